@@ -1,0 +1,17 @@
+"""The three things poplin says when something is not as it should be.
+
+Start at `InputError`: every check at the door raises it, the command line turns it into exit code 2.
+A numerical failure is not an exception but data (`converged_`), told once by `ConvergenceWarning`.
+"""
+
+
+class InputError(ValueError):
+    """A bad input: the message says what was found, where, what is wanted and how to mend it."""
+
+
+class ConvergenceWarning(UserWarning):
+    """A fit stopped before its stopping rule held; the message says what to do."""
+
+
+class DataWarning(UserWarning):
+    """Something in the data that is kept, but that the user should know (by row or column name)."""
