@@ -1,0 +1,191 @@
+"""The checks at the door, one function each: they return what they were given, as arrays, or raise.
+
+Every message says what was found, where (by name), what is wanted and how to mend it. Start at
+`check_counts` for the table itself, `check_covariates` for X, `check_basis` for a borrowed basis V.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from poplin._errors import InputError
+from poplin.data.tables import Names, as_named, listed, place
+
+# A covariate whose part not explained by the others is smaller than this fraction of it is collinear: below
+# it, X'X (condition number squared) has no correct digit left in double precision.
+COLLINEAR = 1e-8
+LARGEST_COUNT = 2.0**53  # above it, neighbouring whole numbers are the same float64
+
+
+def check_names(names: Names, what: str, mend: str) -> Names:
+    """`names`, when no two are equal."""
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise InputError(f"Duplicated {what} names: {listed(twice)}. Every {what} needs its own name; {mend}.")
+    return names
+
+
+def check_counts(y: np.ndarray, rows: Names, columns: Names) -> np.ndarray:
+    """`y` (n, p), when every entry is a whole number from 0 to 2^53 or NaN (missing).
+
+    Raises `InputError` that names the first bad entry and says how many there are.
+    """
+    missing = np.isnan(y)
+    wrong = [
+        (np.isinf(y), "an infinite count", "Mark a missing count as NaN."),
+        (y < 0, "a negative count", "Counts are whole numbers from 0; pass them as counted, not logged or centred."),
+        (
+            ~missing & (y != np.rint(y)),
+            "a fractional count",
+            "Counts are whole numbers; pass them as counted and give depth or effort as `offset` on the log scale.",
+        ),
+        (y > LARGEST_COUNT, "a count above 2^53", "Such a number is no longer exact; check the units of the table."),
+    ]
+    for bad, found, mend in wrong:
+        if bad.any():
+            i, j = np.argwhere(bad)[0]
+            more = f" ({int(bad.sum())} such entries)" if bad.sum() > 1 else ""
+            raise InputError(f"Y holds {found}, {y[i, j]:g},{place((i, j), rows, columns)}{more}. {mend}")
+    return y
+
+
+def check_observed(y: np.ndarray, weights: np.ndarray, columns: Names) -> None:
+    """Every column has at least one observed count in a row of positive weight."""
+    unseen = ~(~np.isnan(y[weights > 0])).any(axis=0)
+    if unseen.any():
+        names = [name for name, empty in zip(columns, unseen, strict=True) if empty]
+        raise InputError(
+            f"No count is observed (all are missing) in the columns {listed(names)}, over the rows of positive weight. "
+            "Nothing can be learned about them: leave them out of Y."
+        )
+
+
+def check_finite(values: np.ndarray, what: str, rows: Names, columns: Names | None, mend: str) -> np.ndarray:
+    """`values`, when none is NaN or infinite."""
+    bad = ~np.isfinite(values)
+    if bad.any():
+        index = np.argwhere(bad)[0]
+        where = place(index, rows, columns)
+        raise InputError(f"{what} is {values[tuple(index)]}{where} ({int(bad.sum())} such entries). {mend}")
+    return values
+
+
+def check_covariates(x: np.ndarray, names: Names, weights: np.ndarray) -> np.ndarray:
+    """`x` (n, d), when d < n and no covariate is a combination of the others, over rows of positive weight.
+
+    The rank is read from a QR decomposition with pivoting of the columns scaled to length one: the names of
+    the covariates that add nothing are in the message. Cost O(n d^2).
+    """
+    x_used = x[weights > 0]
+    n, d = x_used.shape
+    if d >= n:
+        raise InputError(
+            f"X has {d} covariates (with the intercept) for {n} rows of positive weight; fewer covariates than rows are "
+            "needed. Leave covariates out or add rows."
+        )
+    scale = np.linalg.norm(x_used, axis=0)
+    empty = [name for name, size in zip(names, scale, strict=True) if size == 0]
+    if empty:
+        raise InputError(f"The covariates {listed(empty)} are 0 in every row. Leave them out.")
+    constant = [j for j in range(d) if np.ptp(x_used[:, j]) == 0]
+    if len(constant) > 1:
+        kept = next((j for j in constant if names[j] == "Intercept"), constant[0])
+        extra = [names[j] for j in constant if j != kept]
+        raise InputError(
+            f"The covariates {listed(extra)} are constant, as '{names[kept]}' already is: their effects cannot be "
+            "told apart. Leave them out."
+        )
+    _check_rank_of(x_used / scale, names)
+    return x
+
+
+def _check_rank_of(x: np.ndarray, names: Names) -> None:
+    from scipy.linalg import qr, solve_triangular
+
+    r, pivot = qr(x, mode="r", pivoting=True)  # x[:, pivot] = Q r
+    size = np.abs(np.diag(r))
+    rank = int((size > COLLINEAR * size[0]).sum())
+    if rank == x.shape[1]:
+        return
+    # x[:, pivot[rank:]] = x[:, pivot[:rank]] @ share
+    share = solve_triangular(r[:rank, :rank], r[:rank, rank:])
+    told = []
+    for k, j in enumerate(pivot[rank:]):
+        partners = [names[pivot[i]] for i in range(rank) if abs(share[i, k]) > 1e-6]
+        told.append(f"'{names[j]}' is a combination of {listed(partners)}")
+    raise InputError(
+        f"The covariates are collinear: {'; '.join(told[:3])}{'; and more' if len(told) > 3 else ''}. "
+        "Their effects cannot be told apart: leave out one of each set (or, for tiny spread on a large mean, centre it)."
+    )
+
+
+def check_weights(weights: np.ndarray, rows: Names) -> np.ndarray:
+    """`weights` (n,), when finite, not negative and not all zero."""
+    check_finite(weights, "A weight", rows, None, "Weights are finite numbers from 0; 0 leaves a row out.")
+    if (weights < 0).any():
+        i = int(np.argmax(weights < 0))
+        raise InputError(f"The weight at row '{rows[i]}' is negative, {weights[i]:g}. Weights are numbers from 0.")
+    if not (weights > 0).any():
+        raise InputError("Every weight is 0, so no row is left to fit. Give at least two rows a positive weight.")
+    return weights
+
+
+def check_basis(V: Any, p: int) -> np.ndarray:
+    """A borrowed basis V as a (p, q) array with orthonormal columns, V'V = I within 1e-6, q <= p.
+
+    Raises `InputError` when V has another shape, is not finite or not orthonormal.
+    """
+    basis = as_named(V, "The basis V").values
+    if basis.ndim == 1:
+        basis = basis[:, None]
+    if basis.ndim != 2 or basis.shape[0] != p or not 1 <= basis.shape[1] <= p:
+        turned = " It looks transposed: pass V.T." if basis.ndim == 2 and basis.shape[1] == p else ""
+        raise InputError(
+            f"The basis V has the shape {basis.shape}; wanted is ({p}, q) with 1 <= q <= {p}, one row per column of Y."
+            f"{turned}"
+        )
+    if not np.isfinite(basis).all():
+        raise InputError("The basis V holds entries that are NaN or infinite. Give finite numbers.")
+    gap = float(np.abs(basis.T @ basis - np.eye(basis.shape[1])).max())
+    if gap > 1e-6:
+        raise InputError(
+            f"The columns of the basis V are not orthonormal: max |V'V - I| = {gap:.3g}, wanted at most 1e-6. "
+            "Mend it with V, _ = numpy.linalg.qr(V) (or keep more digits when V is written to a file)."
+        )
+    return basis
+
+
+def check_rank(rank: Any, n: int, p: int) -> int:
+    """The number of latent dimensions as an int in 1..min(n, p)."""
+    whole = isinstance(rank, int | np.integer) and not isinstance(rank, bool | np.bool_)
+    if not whole or not 1 <= int(rank) <= min(n, p):
+        raise InputError(f"rank is {rank!r}; wanted is a whole number from 1 to min(n, p) = min({n}, {p}) = {min(n, p)}.")
+    return int(rank)
+
+
+def check_covariance(covariance: Any, p: int) -> str | np.ndarray:
+    """'full', 'diagonal' or 'spherical', or a fixed Sigma as a symmetric positive definite (p, p) array."""
+    shapes = ("full", "diagonal", "spherical")
+    if isinstance(covariance, str):
+        if covariance not in shapes:
+            raise InputError(f"covariance is '{covariance}'; wanted is one of {listed(shapes)} or a {p} x {p} array.")
+        return covariance
+    sigma = as_named(covariance, "covariance").values
+    if sigma.shape != (p, p):
+        raise InputError(f"The covariance has the shape {sigma.shape}; wanted is ({p}, {p}), as Y has {p} columns.")
+    if not np.isfinite(sigma).all():
+        raise InputError("The covariance holds entries that are NaN or infinite. Give finite numbers.")
+    gap = float(np.abs(sigma - sigma.T).max())
+    if gap > 1e-8 * float(np.abs(sigma).max()):
+        raise InputError(f"The covariance is not symmetric: max |S - S'| = {gap:.3g}. Mend it with (S + S.T) / 2.")
+    sigma = (sigma + sigma.T) / 2
+    smallest, largest = np.linalg.eigvalsh(sigma)[[0, -1]]
+    if smallest <= 1e-14 * p * max(largest, 0.0):
+        raise InputError(
+            f"The covariance is not positive definite: its smallest eigenvalue is {smallest:.3g}. Add a small number to "
+            "its diagonal, or pass its leading eigenvectors as `basis`."
+        )
+    return sigma

@@ -1,0 +1,139 @@
+"""What goes beside the counts: rows matched by name, offsets and weights brought to their full shape.
+
+Start at `aligned`, the one place where rows are put into the order of the counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from poplin._errors import InputError
+from poplin.data.checks import check_finite, check_names
+from poplin.data.tables import (
+    CountTable,
+    Named,
+    Names,
+    as_named,
+    column_defaults,
+    index_names,
+    is_frame,
+    is_path,
+    listed,
+    row_defaults,
+)
+
+Rows = TypeVar("Rows")
+
+
+def as_frame(data: Any, travelling: Any = None) -> Any:
+    """The table of covariates as a DataFrame: `data`, or the one that travels with the counts."""
+    if data is None:
+        data = travelling
+    if data is None:
+        raise InputError("A formula needs the table it is evaluated in: pass it as `data` (a DataFrame or a path).")
+    if is_path(data):
+        from poplin.data.readers import read_table
+
+        data = read_table(data)
+    if is_frame(data):
+        return data
+    import pandas
+
+    if isinstance(data, Mapping):
+        try:
+            return pandas.DataFrame(dict(data))
+        except ValueError as error:
+            raise InputError(f"`data` is no table: {error}. Give columns of equal length.") from error
+    raise InputError(f"`data` is a {type(data).__name__}; wanted is a DataFrame, a mapping of columns or a path.")
+
+
+def aligned(thing: Rows, what: str, rows: Names | None, n: int, notes: list[str]) -> Rows:
+    """`thing` (a `Named` or a DataFrame) with its rows in the order of the counts' n rows.
+
+    Rows are matched by name when both sides have names, else by order. Appends to `notes` what was done.
+    Raises `InputError` when rows are lacking or the lengths differ.
+    """
+    frame = is_frame(thing)
+    own = index_names(thing.index) if frame else thing.row_names  # type: ignore[attr-defined]
+    length = len(thing) if frame else thing.values.shape[0]  # type: ignore[attr-defined, arg-type]
+    if rows is None or own is None:
+        if length != n:
+            raise InputError(f"{what} has {length} rows and Y has {n}. Give one row for each row of Y, in the same order.")
+        if frame and (rows is None) != (own is None):
+            bare = "Y" if rows is None else what
+            notes.append(f"{what} was matched to Y by the order of the rows, as {bare} has no row names.")
+        return thing
+    if own == rows:
+        return thing
+    check_names(own, "row", f"rename or leave out rows of {what}")
+    place = {name: i for i, name in enumerate(own)}
+    lacking = [name for name in rows if name not in place]
+    if lacking:
+        raise InputError(
+            f"{what} lacks {len(lacking)} of the {n} rows of Y: {listed(lacking)}; its own begin with {listed(own, 3)}. "
+            "Rows are matched by name: add them, leave them out of Y, or reset the index to match by order."
+        )
+    order = [place[name] for name in rows]
+    left = len(own) - n
+    notes.append(f"{what} was matched to Y by row name" + (f"; {left} of its rows are not in Y and were left out." if left else "."))
+    if frame:
+        return thing.iloc[order]  # type: ignore[attr-defined]
+    return thing._replace(values=thing.values[order], row_names=rows)  # type: ignore[attr-defined]
+
+
+def row_vector(given: Any, what: str, rows: Names | None, n: int, notes: list[str]) -> np.ndarray:
+    """One number a row as an (n,) array; ones when nothing is given."""
+    if given is None:
+        return np.ones(n)
+    named = as_named(given, what)
+    if named.values.ndim == 2 and named.values.shape[1] == 1:
+        named = named._replace(values=named.values[:, 0])
+    if named.values.ndim != 1:
+        raise InputError(f"{what} has the shape {named.values.shape}; wanted is ({n},), one number for each row of Y.")
+    return aligned(named, what, rows, n, notes).values
+
+
+def offset_matrix(offset: Any, table: CountTable, notes: list[str]) -> np.ndarray:
+    """The offset on the log scale as an (n, p) array (a view that repeats what is smaller; zeros for None)."""
+    n, p = table.values.shape
+    if offset is None:
+        return np.broadcast_to(np.zeros(()), (n, p))
+    if isinstance(offset, str):
+        raise InputError(
+            f"The offset '{offset}' is a name, and named offsets are not available yet. Give numbers on the log scale, for "
+            "example offset=numpy.log(Y.sum(axis=1)), or an offset(...) term in the formula."
+        )
+    named = as_named(offset, "offset")
+    if named.values.ndim == 1:
+        named = named._replace(values=named.values[:, None])
+    if named.values.ndim == 2:
+        if named.values.shape[1] not in (1, p):
+            raise InputError(_offset_shape(np.shape(offset), n, p))
+        named = _offset_columns(aligned(named, "offset", table.row_names, n, notes), table)
+    elif named.values.ndim != 0:
+        raise InputError(_offset_shape(named.values.shape, n, p))
+    rows, columns = table.row_names or row_defaults(n), table.column_names or column_defaults(p)
+    mend = "Give it on the log scale, finite: a missing count is NaN in Y, leave its offset finite."
+    check_finite(named.values, "An offset", rows, columns if named.values.shape[-1:] == (p,) else ("offset",), mend)
+    return np.broadcast_to(named.values, (n, p))
+
+
+def _offset_columns(named: Named, table: CountTable) -> Named:
+    """An (n, p) offset with column names in the order of the counts' columns."""
+    names, wanted = named.column_names, table.column_names
+    if named.values.shape[1] == 1 or names is None or wanted is None or names == wanted:
+        return named
+    lacking = sorted(set(wanted) - set(names))
+    if lacking:
+        raise InputError(f"offset lacks the columns {listed(lacking)} of Y. Give it the same column names, or none.")
+    return named._replace(values=named.values[:, [names.index(name) for name in wanted]], column_names=wanted)
+
+
+def _offset_shape(shape: tuple[int, ...], n: int, p: int) -> str:
+    return (
+        f"offset has the shape {shape}; wanted is one number, ({n},), ({n}, 1) or ({n}, {p}): on the log scale, "
+        "one row for each row of Y."
+    )

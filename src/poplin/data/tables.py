@@ -1,0 +1,208 @@
+"""What came in, and which names it brought: arrays, lists, DataFrames, sparse matrices, AnnData, paths.
+
+Start at `as_table` for counts and at `as_named` for everything that goes with them (X, offset, weights).
+Nothing here imports pandas, scipy.sparse or anndata: an object can only be of one of their types when the
+user has imported them, so `sys.modules` is asked. Names that are only a numbering count as no names.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from poplin._errors import InputError
+
+Names = tuple[str, ...]
+
+
+class CountTable(NamedTuple):
+    """Counts as a file or an object held them, before any check of their values.
+
+    `values` is (n, p), dense or `scipy.sparse`; names are None where there were none; `covariates` is a
+    DataFrame with one row per row of `values`, or None; `notes` say what the reader noticed.
+    """
+
+    values: Any
+    row_names: Names | None = None
+    column_names: Names | None = None
+    covariates: Any = None
+    notes: Names = ()
+
+
+class Named(NamedTuple):
+    """An array of numbers with the names it brought (None where there were none)."""
+
+    values: np.ndarray
+    row_names: Names | None = None
+    column_names: Names | None = None
+
+
+def is_instance(thing: Any, module: str, *kinds: str) -> bool:
+    """Whether `thing` is of one of the `kinds` of `module`, without importing that module."""
+    loaded = sys.modules.get(module)
+    found = tuple(getattr(loaded, kind) for kind in kinds if hasattr(loaded, kind))
+    return bool(found) and isinstance(thing, found)
+
+
+def is_frame(thing: Any) -> bool:
+    """Whether `thing` is a pandas DataFrame."""
+    return is_instance(thing, "pandas", "DataFrame")
+
+
+def is_sparse(thing: Any) -> bool:
+    """Whether `thing` is a scipy.sparse matrix or array, of any format."""
+    return is_instance(thing, "scipy.sparse", "spmatrix", "sparray")
+
+
+def is_path(thing: Any) -> bool:
+    """Whether `thing` is meant as the name of a file."""
+    return isinstance(thing, str | os.PathLike)
+
+
+def row_defaults(n: int) -> Names:
+    """The names of rows that brought none: row1, row2, ..."""
+    return tuple(f"row{i + 1}" for i in range(n))
+
+
+def column_defaults(p: int, letter: str = "Y") -> Names:
+    """The names of columns that brought none: Y1, Y2, ... (X1, X2, ... for covariates)."""
+    return tuple(f"{letter}{j + 1}" for j in range(p))
+
+
+def listed(names: Iterable[Any], shown: int = 5) -> str:
+    """The first few names, quoted, and how many more there are.
+
+    >>> listed(["a", "b", "c"], shown=2)
+    "'a', 'b' and 1 more"
+    """
+    names = [str(name) for name in names]
+    text = ", ".join(f"'{name}'" for name in names[:shown])
+    return text if len(names) <= shown else f"{text} and {len(names) - shown} more"
+
+
+def index_names(index: Any) -> Names | None:
+    """The names in a pandas Index or a sequence, or None when they only number the entries from 0."""
+    names = tuple(_one_name(name) for name in index)
+    return None if names == tuple(str(i) for i in range(len(names))) else names
+
+
+def _one_name(name: Any) -> str:
+    if isinstance(name, tuple):
+        return ":".join(str(part) for part in name)
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def as_table(Y: Any) -> CountTable:
+    """The counts `Y`, whatever they came in, with their names and the covariates that travel with them.
+
+    `Y` is (n, p): array, list of lists, DataFrame, scipy.sparse, AnnData, a path, or a `CountTable`. Values
+    are returned dense, as float64, NaN where a count is missing. Raises `InputError` when `Y` is none of
+    these, is not two-dimensional or holds something that is no number.
+    """
+    if isinstance(Y, CountTable):
+        table = Y
+    elif is_path(Y):
+        from poplin.data.readers import read_counts
+
+        table = read_counts(Y)
+    elif is_instance(Y, "anndata", "AnnData"):
+        if Y.X is None:
+            raise InputError("The AnnData object has no X. Put the raw counts there: adata.X = adata.layers['counts'].")
+        held = Y.to_memory() if Y.isbacked else Y
+        table = CountTable(held.X, index_names(Y.obs_names), index_names(Y.var_names), Y.obs)
+    else:
+        table = CountTable(Y)
+    named = as_named(table.values, "Y", table.row_names, table.column_names)
+    if named.values.ndim != 2:
+        raise InputError(
+            f"Y has the shape {named.values.shape}; counts are a table with rows and columns. "
+            "A single column is Y.reshape(-1, 1) or frame[['name']], a single row Y.reshape(1, -1)."
+        )
+    return table._replace(values=named.values, row_names=named.row_names, column_names=named.column_names)
+
+
+def as_named(
+    thing: Any, what: str, row_names: Names | None = None, column_names: Names | None = None
+) -> Named:
+    """`thing` as float64 numbers with the names it brought; `what` is what the message calls it.
+
+    A DataFrame or Series brings its index and columns. Masked entries become NaN. Raises `InputError` for
+    text, objects, dates and complex numbers, naming the first entry that is no number.
+    """
+    if is_frame(thing):
+        rows, columns = index_names(thing.index), index_names(thing.columns)
+        return Named(_frame_numbers(thing, what), rows, columns)
+    if is_instance(thing, "pandas", "Series"):
+        frame = thing.to_frame(what if thing.name is None else thing.name)
+        return Named(_frame_numbers(frame, what)[:, 0], index_names(thing.index), None)
+    if is_sparse(thing):
+        return Named(np.asarray(thing.toarray(), dtype=np.float64), row_names, column_names)
+    if isinstance(thing, np.ma.MaskedArray):
+        thing = np.ma.filled(thing.astype(np.float64), np.nan)
+    return Named(_array_numbers(thing, what, row_names, column_names), row_names, column_names)
+
+
+def _frame_numbers(frame: Any, what: str) -> np.ndarray:
+    """The numbers of a DataFrame, column by column, so that a message can name the column."""
+    values = np.empty(frame.shape, dtype=np.float64)
+    rows = index_names(frame.index) or row_defaults(frame.shape[0])
+    for j, name in enumerate(frame.columns):
+        column = frame.iloc[:, j]
+        kind = getattr(column.dtype, "kind", "O")
+        if kind in "biuf" and column.isna().any():
+            values[:, j] = column.to_numpy(dtype=np.float64, na_value=np.nan)
+        elif kind in "biuf":
+            values[:, j] = column.to_numpy(dtype=np.float64)
+        else:
+            entries = column.astype(object).where(column.notna(), None).to_numpy(dtype=object)
+            values[:, j] = _array_numbers(entries.reshape(-1, 1), what, rows, (_one_name(name),))[:, 0]
+    return values
+
+
+def _array_numbers(thing: Any, what: str, rows: Sequence[str] | None, columns: Sequence[str] | None) -> np.ndarray:
+    try:
+        array = np.asarray(thing)
+    except ValueError as error:
+        raise InputError(f"{what} is not a table: its rows have different lengths. Make them equally long.") from error
+    if array.dtype.kind in "biuf":
+        return array.astype(np.float64)
+    if array.dtype.kind in "OUS":
+        try:
+            return _from_objects(array)
+        except (TypeError, ValueError):
+            raise InputError(_no_number(array, what, rows, columns)) from None
+    raise InputError(f"{what} holds values of type {array.dtype}; numbers are wanted.")
+
+
+def _from_objects(array: np.ndarray) -> np.ndarray:
+    return np.where(array == None, np.nan, array).astype(np.float64)  # noqa: E711  (element by element)
+
+
+def _no_number(array: np.ndarray, what: str, rows: Sequence[str] | None, columns: Sequence[str] | None) -> str:
+    """The message for the first entry of `array` that is no number."""
+    for index in np.ndindex(array.shape):
+        try:
+            _from_objects(np.asarray([array[index]], dtype=object))
+        except (TypeError, ValueError):
+            where = place(index, rows, columns)
+            return (
+                f"{what} holds {array[index]!r}{where}, which is no number. Leave text out (row names belong in "
+                "the index, covariates in `data`) and mark a missing entry as NaN."
+            )
+    return f"{what} holds something that is no number (it is a {type(array).__name__} of {array.dtype})."
+
+
+def place(index: Sequence[int], rows: Sequence[str] | None, columns: Sequence[str] | None) -> str:
+    """Where an entry is, in words that go into a message: ` at row 'leaf3', column 'b_OTU_12'`."""
+    parts = []
+    if len(index) > 0:
+        i = int(index[0])
+        parts.append(f"row '{rows[i] if rows is not None else row_defaults(i + 1)[-1]}'")
+    if len(index) > 1:
+        j = int(index[1])
+        parts.append(f"column '{columns[j] if columns is not None else column_defaults(j + 1)[-1]}'")
+    return f" at {', '.join(parts)}" if parts else ""
