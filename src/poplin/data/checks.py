@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from poplin._errors import InputError
-from poplin.data.tables import Names, as_named, listed, place
+from poplin.data.tables import Names, and_more, as_named, listed, place
 
 # A covariate whose part not explained by the others is smaller than this fraction of it is collinear: below
 # it, X'X (condition number squared) has no correct digit left in double precision.
@@ -47,8 +47,7 @@ def check_counts(y: np.ndarray, rows: Names, columns: Names) -> np.ndarray:
     for bad, found, mend in wrong:
         if bad.any():
             i, j = np.argwhere(bad)[0]
-            more = f" ({int(bad.sum())} such entries)" if bad.sum() > 1 else ""
-            raise InputError(f"Y holds {found}, {y[i, j]:g},{place((i, j), rows, columns)}{more}. {mend}")
+            raise InputError(f"Y holds {found}, {y[i, j]:g},{place((i, j), rows, columns)}{and_more(bad)}. {mend}")
     return y
 
 
@@ -69,7 +68,7 @@ def check_finite(values: np.ndarray, what: str, rows: Names, columns: Names | No
     if bad.any():
         index = np.argwhere(bad)[0]
         where = place(index, rows, columns)
-        raise InputError(f"{what} is {values[tuple(index)]}{where} ({int(bad.sum())} such entries). {mend}")
+        raise InputError(f"{what} is {values[tuple(index)]}{where}{and_more(bad)}. {mend}")
     return values
 
 

@@ -117,7 +117,8 @@ def offset_matrix(offset: Any, table: CountTable, notes: list[str]) -> np.ndarra
         raise InputError(_offset_shape(named.values.shape, n, p))
     rows, columns = table.row_names or row_defaults(n), table.column_names or column_defaults(p)
     mend = "Give it on the log scale, finite: a missing count is NaN in Y, leave its offset finite."
-    check_finite(named.values, "An offset", rows, columns if named.values.shape[-1:] == (p,) else ("offset",), mend)
+    values = named.values[:, 0] if named.values.shape == (n, 1) else named.values
+    check_finite(values, "An offset", rows, columns, mend)
     return np.broadcast_to(named.values, (n, p))
 
 

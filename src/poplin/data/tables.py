@@ -84,6 +84,12 @@ def listed(names: Iterable[Any], shown: int = 5) -> str:
     return text if len(names) <= shown else f"{text} and {len(names) - shown} more"
 
 
+def and_more(bad: np.ndarray) -> str:
+    """How many bad entries there are beside the first, as the end of a phrase; nothing for one."""
+    count = int(np.count_nonzero(bad))
+    return f" (and {count - 1} more)" if count > 1 else ""
+
+
 def index_names(index: Any) -> Names | None:
     """The names in a pandas Index or a sequence, or None when they only number the entries from 0."""
     names = tuple(_one_name(name) for name in index)
@@ -188,12 +194,16 @@ def _no_number(array: np.ndarray, what: str, rows: Sequence[str] | None, columns
         try:
             _from_objects(np.asarray([array[index]], dtype=object))
         except (TypeError, ValueError):
-            where = place(index, rows, columns)
+            entry = array[index]
             return (
-                f"{what} holds {array[index]!r}{where}, which is no number. Leave text out (row names belong in "
+                f"{what} holds {_plain(entry)!r}{place(index, rows, columns)}, which is no number. Leave text out (row names belong in "
                 "the index, covariates in `data`) and mark a missing entry as NaN."
             )
     return f"{what} holds something that is no number (it is a {type(array).__name__} of {array.dtype})."
+
+
+def _plain(entry: Any) -> Any:
+    return entry.item() if isinstance(entry, np.generic) else entry
 
 
 def place(index: Sequence[int], rows: Sequence[str] | None, columns: Sequence[str] | None) -> str:

@@ -1,0 +1,155 @@
+"""A formula taken apart: its terms, its offset(...) terms, and a check of every expression in them.
+
+Start at `parse`. An expression is evaluated as Python in the end, and a saved model brings its own, so
+`names_in` lets through arithmetic, columns and the functions that formulaic knows, nothing else.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from poplin._errors import InputError
+from poplin.data.tables import Names, listed
+
+# A factor is (expression, how it is evaluated: "literal", "lookup" or "python"), a term is a product of factors.
+Factor = tuple[str, str]
+Term = tuple[Factor, ...]
+
+_OFFSET = "offset("
+# lag looks at neighbouring rows, of which a table of independent rows has none; Q reads a name from a string.
+_LEFT_OUT = {"lag", "Q", "np", "contr"}
+_ALLOWED_NODES = (
+    ast.Expression,
+    ast.BinOp,
+    ast.UnaryOp,
+    ast.BoolOp,
+    ast.Compare,
+    ast.operator,
+    ast.unaryop,
+    ast.boolop,
+    ast.cmpop,
+    ast.Call,
+    ast.keyword,
+    ast.Name,
+    ast.Load,
+    ast.Constant,
+    ast.List,
+    ast.Tuple,
+    ast.Dict,
+)
+
+
+def parse(formula: str, columns: Sequence[str]) -> tuple[tuple[Term, ...], tuple[str, ...]]:
+    """The terms of `formula` and the expressions inside its offset(...) terms.
+
+    `columns` are what `.` stands for. Raises `InputError` for a formula that cannot be read, has a response
+    on the left, or uses offset(...) inside another term.
+    """
+    from formulaic import Formula
+    from formulaic.errors import FormulaicError
+    from formulaic.formula import SimpleFormula
+
+    if not isinstance(formula, str):
+        raise InputError(f"formula is a {type(formula).__name__}; wanted is text such as '~ tree + offset(log(reads))'.")
+    try:
+        parsed = Formula(formula, _context={"__formulaic_variables_available__": list(columns)})
+    except (FormulaicError, SyntaxError, ValueError) as error:
+        raise InputError(f"The formula '{formula}' cannot be read: {plain_message(error)}.") from error
+    if not isinstance(parsed, SimpleFormula):
+        raise InputError(
+            f"The formula '{formula}' has a left side or several parts. The counts are the response: write only the "
+            "covariates, as in '~ tree + depth'."
+        )
+    terms, offsets = [], []
+    for term in parsed:
+        factors = tuple((factor.expr, factor.eval_method.value) for factor in term.factors)
+        held = [expression for expression, _ in factors if expression.startswith(_OFFSET)]
+        if held and len(factors) > 1:
+            raise InputError(f"The formula '{formula}' has {held[0]} inside the term '{term}'. An offset stands alone.")
+        if held:
+            offsets.append(held[0][len(_OFFSET) : -1])
+        else:
+            terms.append(factors)
+    return tuple(terms), tuple(offsets)
+
+
+def plain_message(error: Exception) -> str:
+    """The first line of what another library says, without terminal colours."""
+    text = re.sub(r"\x1b\[[0-9;]*m|⧛\[[0-9;]*m|⧚|⧛", "", str(error)).strip()
+    return (text.splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def columns_in(terms: Iterable[Term], offsets: Iterable[str], columns: Sequence[str]) -> Names:
+    """The columns that the terms and offsets use, each once, in the order of their first use.
+
+    Raises `InputError` when one is not among `columns`, or when an expression does what is not allowed.
+    """
+    factors = [factor for term in terms for factor in term] + [(expression, "python") for expression in offsets]
+    used: dict[str, None] = {}
+    for expression, how in factors:
+        found = () if how == "literal" else (expression,) if how == "lookup" else names_in(expression, columns)
+        used.update(dict.fromkeys(found))
+    for name in used:
+        if name not in columns:
+            near = difflib.get_close_matches(name, columns, n=3, cutoff=0.6)
+            hint = f"Did you mean {listed(near)}? " if near else ""
+            raise InputError(f"The formula uses '{name}', which the table lacks. {hint}The table has {listed(columns, 12)}.")
+    return tuple(used)
+
+
+def names_in(expression: str, columns: Sequence[str]) -> Names:
+    """The columns used in a Python `expression`, which is checked to hold nothing but arithmetic and known functions."""
+    from formulaic.utils.code import sanitize_variable_names
+
+    aliases: dict[str, str] = {}
+    try:
+        tree = ast.parse(sanitize_variable_names(expression, {}, aliases), mode="eval")
+    except (SyntaxError, ValueError) as error:
+        raise InputError(f"The expression '{expression}' in the formula cannot be read: {plain_message(error)}.") from error
+    functions = _functions()
+    called: set[int] = set()
+    found: dict[str, None] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called.add(id(node.func))
+            _check_function(node.func, expression, functions, columns)
+        elif isinstance(node, ast.Attribute):
+            name = ast.unparse(node)
+            if name not in functions:
+                raise InputError(f"'{name}' in '{expression}' is not known. {_USE}")
+            called.add(id(node.value))
+        elif isinstance(node, ast.Name):
+            name = aliases.get(node.id, node.id)
+            if id(node) not in called and (name in columns or name not in functions):
+                found[name] = None
+        elif not isinstance(node, _ALLOWED_NODES):
+            raise InputError(f"'{ast.unparse(node)}' in '{expression}' is not allowed in a formula. {_USE}")
+    return tuple(found)
+
+
+_USE = (
+    "A formula holds columns, arithmetic and functions such as log, sqrt, center, scale, poly, bs, C, np.sqrt; compute "
+    "anything else in the table first."
+)
+
+
+def _check_function(function: ast.expr, expression: str, functions: dict[str, Callable[..., Any]], columns: Sequence[str]) -> None:
+    name = ast.unparse(function)
+    if name not in functions:
+        raise InputError(f"The function '{name}' in '{expression}' is not known. {_USE}")
+    if name in columns:
+        raise InputError(f"The column '{name}' hides the function {name}() used in '{expression}'. Rename the column.")
+
+
+def _functions() -> dict[str, Callable[..., Any]]:
+    """What may be called, by the name under which a formula calls it."""
+    import numpy
+    from formulaic.transforms import TRANSFORMS, ContrastsRegistry
+
+    ufuncs = {f"np.{name}": value for name, value in vars(numpy).items() if isinstance(value, numpy.ufunc)}
+    contrasts = {f"contr.{name}": getattr(ContrastsRegistry, name) for name in vars(ContrastsRegistry) if name[0] != "_"}
+    return {name: value for name, value in TRANSFORMS.items() if name not in _LEFT_OUT} | ufuncs | contrasts
