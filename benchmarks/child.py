@@ -1,0 +1,101 @@
+"""One run in its own process: `python -m benchmarks.child TASK.json RESULT.json SHARED` (started by `measure.py`).
+
+Times construction and fit twice on the same arrays (the first call also compiles, or warms up: the difference is told
+as `compile_s`), notes CPU time and the peak memory of the process, and only then recomputes bounds and errors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import math
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.contenders import CONTENDERS, Fitter, Outcome, Task, package_versions
+from benchmarks.designs import Design, load, truth_errors
+
+SECOND_CALL_BELOW = 60.0  # seconds: a longer first call is not repeated, its compile time is not told apart
+
+
+def main(task_path: str, result_path: str, shared: str) -> None:
+    """Run the task and write its result, one flat JSON object."""
+    task = Task(**json.loads(Path(task_path).read_text()))
+    pin(task.threads)
+    design = load(task.design, Path(shared))
+    with contextlib.redirect_stdout(sys.stderr):
+        result = run(task, design)
+    Path(result_path).write_text(json.dumps({key: _plain(value) for key, value in result.items()}))
+
+
+def run(task: Task, design: Design) -> dict[str, Any]:
+    """Measure, then score."""
+    fit = CONTENDERS[task.contender].prepare(task, design)
+    outcome, first_wall, first_cpu = timed(fit, task.limit)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+    wall, cpu, compile_seconds = first_wall, first_cpu, None
+    if first_wall < SECOND_CALL_BELOW:
+        outcome, wall, cpu = timed(fit, task.limit)
+        compile_seconds = first_wall - wall
+    result = {
+        "status": "done",
+        "rows": design.counts.shape[0],
+        "columns": design.counts.shape[1],
+        "source": design.source,
+        "wall_s": wall,
+        "cpu_s": cpu,
+        "first_call_s": first_wall,
+        "compile_s": compile_seconds,
+        "peak_mib": peak,
+        "iterations": outcome.iterations,
+        "converged": outcome.converged,
+        "notes": outcome.notes,
+        "versions": package_versions(task.contender),
+    }
+    return result | scores(task, design, outcome)
+
+
+def pin(threads: int) -> None:
+    """Keep the process on that many cores, which bounds thread pools that follow no environment variable (XLA's)."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+
+
+def timed(fit: Fitter, limit: float) -> tuple[Outcome, float, float]:
+    """One call: its outcome, wall seconds and CPU seconds of all threads; past the limit the process ends at once."""
+    faulthandler.dump_traceback_later(limit, exit=True)
+    wall, cpu = time.perf_counter(), time.process_time()
+    outcome = fit()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    faulthandler.cancel_dump_traceback_later()
+    return outcome, wall, cpu
+
+
+def scores(task: Task, design: Design, outcome: Outcome) -> dict[str, Any]:
+    """Recomputed bound, the package's own, errors against the truth, the trace, and the likelihood where asked for."""
+    seconds, values = outcome.trace
+    result: dict[str, Any] = {
+        "bound": outcome.bound(),
+        "reported_bound": outcome.reported(),
+        "trace": [[float(s), float(v)] for s, v in zip(seconds, values, strict=True)],
+    }
+    if task.loglik and task.contender.startswith("poplin"):
+        result |= {"loglik": float(outcome.fit.loglik_), "loglik_se": float(outcome.fit.loglik_se_)}
+    return result | truth_errors(design, outcome.coef, outcome.covariance)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
