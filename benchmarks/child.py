@@ -14,14 +14,16 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from benchmarks.contenders import CONTENDERS, Fitter, Outcome, Task, package_versions
+from benchmarks.contenders import CONTENDERS, Outcome, Task, package_versions
 from benchmarks.designs import Design, load, truth_errors
 
+Result = TypeVar("Result")
 SECOND_CALL_BELOW = 60.0  # seconds: a longer first call is not repeated, its compile time is not told apart
 
 
@@ -38,20 +40,21 @@ def main(task_path: str, result_path: str, shared: str) -> None:
 def run(task: Task, design: Design) -> dict[str, Any]:
     """Measure, then score."""
     fit = CONTENDERS[task.contender].prepare(task, design)
-    outcome, first_wall, first_cpu = timed(fit, task.limit)
+    outcome, first = timed(fit, task.limit)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
-    wall, cpu, compile_seconds = first_wall, first_cpu, None
-    if first_wall < SECOND_CALL_BELOW:
-        outcome, wall, cpu = timed(fit, task.limit)
-        compile_seconds = first_wall - wall
+    clock, compile_seconds = first, None
+    if first.wall < SECOND_CALL_BELOW:
+        outcome, clock = timed(fit, task.limit)
+        compile_seconds = first.wall - clock.wall
     result = {
         "status": "done",
         "rows": design.counts.shape[0],
         "columns": design.counts.shape[1],
         "source": design.source,
-        "wall_s": wall,
-        "cpu_s": cpu,
-        "first_call_s": first_wall,
+        "wall_s": clock.wall,
+        "cpu_s": clock.processor,
+        "others": clock.others,
+        "first_call_s": first.wall,
         "compile_s": compile_seconds,
         "peak_mib": peak,
         "iterations": outcome.iterations,
@@ -68,14 +71,35 @@ def pin(threads: int) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
-def timed(fit: Fitter, limit: float) -> tuple[Outcome, float, float]:
-    """One call: its outcome, wall seconds and CPU seconds of all threads; past the limit the process ends at once."""
+class Clock(NamedTuple):
+    """Seconds of one call: wall, CPU of all threads, and the share of the machine that others used meanwhile."""
+
+    wall: float
+    processor: float
+    others: float | None
+
+
+def timed(fit: Callable[[], Result], limit: float) -> tuple[Result, Clock]:
+    """One call and its clock; past the limit the process ends at once."""
     faulthandler.dump_traceback_later(limit, exit=True)
-    wall, cpu = time.perf_counter(), time.process_time()
+    busy, wall, processor = machine_busy(), time.perf_counter(), time.process_time()
     outcome = fit()
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    wall, processor = time.perf_counter() - wall, time.process_time() - processor
     faulthandler.cancel_dump_traceback_later()
-    return outcome, wall, cpu
+    after, others = machine_busy(), None
+    if busy is not None and after is not None:
+        others = max(0.0, (after - busy - processor) / (wall * (os.cpu_count() or 1)))
+    return outcome, Clock(wall, processor, others)
+
+
+def machine_busy() -> float | None:
+    """CPU seconds that the whole machine has spent since it started, stolen ones included; None where it does not say."""
+    try:
+        fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+    except OSError:
+        return None
+    user, nice, system, _idle, _wait, interrupts, soft, stolen = map(int, fields)
+    return (user + nice + system + interrupts + soft + stolen) / os.sysconf("SC_CLK_TCK")
 
 
 def scores(task: Task, design: Design, outcome: Outcome) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from benchmarks import records
 from benchmarks.measure import REPOSITORY, facts
 
 LIMIT = 6.0  # seconds, the target
-COLUMNS = ("run", "wall_s", "cpu_s", "exit_code", "commit", "date", "cpu", "cores", "load", "python")
+COLUMNS = ("run", "wall_s", "cpu_s", "exit_code", "commit", "date", "cpu", "cores", "python")
 
 
 def main(arguments: list[str] | None = None) -> None:

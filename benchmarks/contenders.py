@@ -55,11 +55,11 @@ Fitter = Callable[[], Outcome]
 
 def prepare_peer(task: Task, design: Design) -> Fitter:
     """pyPLNmodels: Pln or PlnPCA on the same arrays, `options` given to its `fit` (none: its default 400 steps)."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
     from pyPLNmodels import Pln, PlnPCA  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(task.threads)
-    data = {"exog": design.covariates, "offsets": design.offsets, "add_const": False}
+    data: dict[str, Any] = {"exog": design.covariates, "offsets": design.offsets, "add_const": False}
 
     def fit() -> Outcome:
         torch.manual_seed(0)
@@ -96,7 +96,7 @@ def _peer_outcome(model: Any, task: Task, design: Design) -> Outcome:
 
 def prepare_poplin(task: Task, design: Design) -> Fitter:
     """poplin.PLN with `method` taken from the contender's name (poplin-variational, poplin-ml) and options as given."""
-    import poplin
+    import poplin  # pyright: ignore[reportMissingImports]
 
     method = task.contender.removeprefix("poplin-")
 
@@ -148,7 +148,7 @@ def _recompute(
     design: Design, mean: Array, variance: Array, coef: Array, *, covariance: Array | None, loadings: Array | None
 ) -> float:
     offsets = 0.0 if design.offsets is None else design.offsets
-    shared = {"offsets": offsets, "mean": mean, "variance": variance, "coef": coef}
+    shared: dict[str, Any] = {"offsets": offsets, "mean": mean, "variance": variance, "coef": coef}
     if loadings is not None:
         return factor_bound(design.counts, design.covariates, loadings=loadings, **shared)
     assert covariance is not None

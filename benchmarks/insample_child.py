@@ -34,7 +34,7 @@ def run(table: Table, task: dict[str, Any]) -> dict[str, Any]:
     import poplin
 
     model = poplin.PLN(method=task["estimator"], rank=task["rank"], shrinkage=0)
-    fit, wall, cpu = timed(lambda: model.fit(table.counts, X=table.covariates, offset=table.offsets), task["limit"])
+    fit, clock = timed(lambda: model.fit(table.counts, X=table.covariates, offset=table.offsets), task["limit"])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
     eigenvalues = np.linalg.eigvalsh(fit.covariance_)[-(task["rank"] or len(fit.covariance_)) :]
     return {
@@ -46,8 +46,8 @@ def run(table: Table, task: dict[str, Any]) -> dict[str, Any]:
         "finite": bool(np.isfinite(fit.covariance_).all() and np.isfinite(fit.coef_).all()),
         "converged": bool(fit.converged_),
         "iterations": int(fit.n_iter_),
-        "wall_s": wall,
-        "cpu_s": cpu,
+        "wall_s": clock.wall,
+        "cpu_s": clock.processor,
         "peak_mib": peak,
         "versions": package_versions("poplin-ml"),
     }

@@ -53,13 +53,12 @@ def _environment(threads: int) -> dict[str, str]:
 
 
 def facts() -> dict[str, Any]:
-    """Commit, date and machine, as columns; `load` is the mean number of waiting processes of the last minute."""
+    """Commit, date and machine, as columns."""
     return {
         "commit": commit(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
         "cpu": processor(),
         "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
         "python": platform.python_version(),
     }
 

@@ -14,11 +14,11 @@ from typing import Any
 # fmt: off
 COLUMNS = (
     "design", "model", "contender", "options", "threads", "status",
-    "wall_s", "cpu_s", "first_call_s", "compile_s", "peak_mib",
+    "wall_s", "cpu_s", "others", "first_call_s", "compile_s", "peak_mib",
     "bound", "reported_bound", "best", "gap", "best_peer", "best_peer_by", "best_peer_cpu_s",
     "seconds_to_peer", "seconds_past_peer", "iterations", "converged", "loglik", "loglik_se",
     "coef_error", "coef_error_abs", "lag1", "lag1_truth", "frobenius", "frobenius_oracle",
-    "rows", "columns", "source", "notes", "commit", "date", "cpu", "cores", "load", "python", "versions",
+    "rows", "columns", "source", "notes", "commit", "date", "cpu", "cores", "python", "versions",
 )
 TEXT = (
     "design", "model", "contender", "options", "status", "best_peer_by", "source", "notes",

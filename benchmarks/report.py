@@ -8,12 +8,14 @@ from typing import Any
 from benchmarks.records import Line
 from benchmarks.targets import TOLERANCE, peer_seconds, verdicts
 
+DISTURBED = 0.05
 NOTES = f"""\
 Wall and CPU seconds are those of the second of two identical calls in a fresh process (construction and fit; of the only
 call where it took over a minute); "first" is how much longer the first took (compilation, warming up). Peak memory is
 the process's after the first call. "Bound" is recomputed from the returned parameters in double precision with every
 constant (nats, higher is better), "gap" is relative to the best value known. "To peer" is when the trace comes within
 {TOLERANCE:g} (relative) of the best value that a peer was recorded to reach, "past peer" when it is above that value.
+Seconds marked * were measured while other work used more than {DISTURBED:.0%} of the machine.
 """
 
 
@@ -48,7 +50,8 @@ def _run_row(line: Line) -> Sequence[str]:
         line["model"],
         line["contender"],
         line["status"],
-        *(number(line.get(name), ".2f") for name in ("wall_s", "cpu_s", "compile_s")),
+        number(line.get("wall_s"), ".2f") + ("*" if disturbed(line) else ""),
+        *(number(line.get(name), ".2f") for name in ("cpu_s", "compile_s")),
         number(line.get("peak_mib"), ".0f"),
         number(line.get("bound"), ".2f"),
         number(line.get("gap"), "+.1e"),
@@ -84,6 +87,11 @@ def _ratio_rows(line: Line, lines: list[Line]) -> list[Sequence[str]]:
     seconds, source = peer_seconds(line, lines)
     to_peer = f"{seconds / reached:.1f}" if seconds is not None and reached else ""
     return [(*row, "".join(both), source, number(seconds, ".2f"), to_peer)]
+
+
+def disturbed(line: Line) -> bool:
+    """Other work used more than `DISTURBED` of the machine while the clock ran."""
+    return (line.get("others") or 0.0) > DISTURBED
 
 
 def _where(lines: list[Line]) -> str:

@@ -7,7 +7,6 @@ Interrupt it at will: finished lines are kept and skipped the next time (`--agai
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     known = designs.known(chosen.shared)
     for task in tasks(chosen):
         label = (task.design, designs.model_label(task.rank), task.contender, str(task.threads))
-        if not chosen.again and any(records.key(line) == label and records.finished(line) for line in lines):
+        if not chosen.again and any(records.key(line) == label and settled(line, chosen.quiet) for line in lines):
             continue
         print(" | ".join(label[:3]), end=" ... ", flush=True)
         python = chosen.peer_python if task.contender.startswith("pyPLNmodels") else sys.executable
@@ -46,6 +45,11 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"written: {path}, {chosen.out / 'runs.md'}")
 
 
+def settled(line: Line, quiet: bool) -> bool:
+    """Finished, and, where quiet is asked for, hardly disturbed."""
+    return records.finished(line) and not (quiet and report.disturbed(line))
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line; names are checked here."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
@@ -57,6 +61,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--n-init", type=int, default=1, help="starts of poplin's low-rank fits")
     parser.add_argument("--loglik", action="store_true", help="also the log-likelihood of poplin's fits (untimed)")
     parser.add_argument("--again", action="store_true", help="measure finished lines anew")
+    parser.add_argument("--quiet", action="store_true", help="measure anew what other work on the machine disturbed")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "out")
     parser.add_argument("--shared", type=Path, default=REPOSITORY.parent / "shared")
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has pyPLNmodels")
@@ -82,11 +87,12 @@ def tasks(chosen: argparse.Namespace) -> Iterator[Task]:
     for design in chosen.designs:
         ranks: list[int | None] = [None] if "full" in chosen.models else []
         ranks += designs.RANKS[design] if "pca" in chosen.models else ()
-        for rank, contender in itertools.product(ranks, chosen.contenders):
-            options = dict(CONTENDERS[contender].options)
-            if rank is not None and chosen.n_init > 1 and contender.startswith("poplin"):
-                options["n_init"] = chosen.n_init
-            yield Task(design, rank, contender, chosen.threads, chosen.limit, options, chosen.loglik)
+        for rank in ranks:
+            for contender in chosen.contenders:
+                options = dict(CONTENDERS[contender].options)
+                if rank is not None and chosen.n_init > 1 and contender.startswith("poplin"):
+                    options["n_init"] = chosen.n_init
+                yield Task(design, rank, contender, chosen.threads, chosen.limit, options, chosen.loglik)
 
 
 def complete(task: Task, result: dict[str, Any], known: dict[str, Any]) -> Line:

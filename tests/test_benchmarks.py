@@ -92,6 +92,7 @@ def test_log_factorial_and_what_stirling_leaves_out(count):
 @pytest.mark.parametrize("name", ["scenario1", "scenario2"])
 def test_drawn_designs_follow_their_law(name):
     design, law = simulate(name), LAWS[name]
+    assert design.covariance is not None
     assert design.counts.shape == (law.rows, law.columns)
     assert np.linalg.matrix_rank(design.covariance) == law.rank
     # E y = exp(sigma_jj / 2), up to the error of a mean over the rows (its own standard error, 5 of them).
