@@ -1,0 +1,50 @@
+# Two commands for everybody, one for those who doubt us. Each does all its set-up in .venv, so that a fresh
+# machine needs only python3 and make; a stamp file remembers what pyproject.toml asked for.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help demo test bench clean
+
+help:
+	@echo "make demo    install, fit a real table of counts, write poplin-demo/report.html"
+	@echo "make test    install, then ruff, pyright, the tests and the examples in the docstrings"
+	@echo "make bench   install pyPLNmodels too and run poplin and it side by side"
+
+demo: $(VENV)/.ready
+	$(BIN)/poplin demo --out poplin-demo
+
+test: $(VENV)/.ready-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright src
+	$(BIN)/python -m pytest $(PYTEST)
+
+bench: $(VENV)/.ready-bench
+	$(BIN)/python -m benchmarks.run $(BENCH)
+
+clean:
+	rm -rf $(VENV) poplin-demo .pytest_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "poplin needs Python 3.11 or newer; say which with make PYTHON=python3.12" >&2; exit 1; }
+	@echo "Making a virtual environment in $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready: pyproject.toml | $(BIN)/python
+	@echo "Installing poplin and what it needs into $(VENV) (a minute or two the first time) ..."
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.ready-test: $(VENV)/.ready
+	@echo "Installing what the tests need ..."
+	@$(PIP) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.ready-bench: $(VENV)/.ready
+	@echo "Installing pyPLNmodels to compare with ..."
+	@$(PIP) --editable '.[bench]'
+	@touch $@

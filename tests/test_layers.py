@@ -1,0 +1,191 @@
+"""The structure of the code, held by reading the code: who imports whom, how long files are, who may print.
+
+Start at `ROOMS`: a room imports only rooms to its left. Imports inside functions count as well, since a hidden
+circle is a circle. What `import poplin` does to the user's process is looked at in a fresh interpreter.
+"""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import io
+import subprocess
+import sys
+import tokenize
+import tomllib
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PACKAGE = REPOSITORY / "src" / "poplin"
+ROOMS = (
+    "_errors | _axes | _precision < data < models < rows < updates | starts < methods < store < fit < inference < "
+    "estimators < poplin < studies | report | tl < demo < cli < __main__"
+)
+FLOOR = {room: i for i, rooms in enumerate(ROOMS.split(" < ")) for room in rooms.split(" | ")}
+HEAVY = {"sklearn", "anndata", "pandas", "matplotlib", "rich", "typer"}
+HEAVY_ALLOWED = {"data/readers.py", "data/formula.py"}
+LONGEST_FILE, LONGEST_FUNCTION = 300, 40
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+EVERYTHING = sorted(
+    path for top in ("src", "tests", "benchmarks") for path in (REPOSITORY / top).rglob("*.py")
+)
+
+
+def label(path: Path) -> str:
+    """How a file is called in the list of tests."""
+    return path.relative_to(REPOSITORY).as_posix()
+
+
+def module_of(path: Path) -> str:
+    """The dotted name of a file of the package."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str) -> str:
+    """The first part of a name below `poplin`; `poplin` itself is the room of the public names."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "poplin"
+
+
+MODULES = {module_of(path): path for path in SOURCES}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every module that a file imports, also inside functions, as absolute dotted names."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, (
+                f"{label(path)}: line {node.lineno}: say the full name of what is imported"
+            )
+            base = node.module or ""
+            yield from (_target(f"{base}.{alias.name}", base) for alias in node.names)
+
+
+def _target(longer: str, base: str) -> str:
+    """`from poplin.data import counts` means the module poplin.data.counts, `import Counts` from it does not."""
+    return longer if longer in MODULES else base
+
+
+def own_imports(path: Path) -> set[str]:
+    """The modules of the package that a file imports."""
+    return {name for name in imported(path) if name.split(".")[0] == "poplin"}
+
+
+def code_lines(source: str) -> set[int]:
+    """The numbers of the lines that hold code: no blank lines, comments or docstrings."""
+    quiet = {
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENDMARKER,
+    }
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in quiet:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                lines.difference_update(range(first.lineno, (first.end_lineno or first.lineno) + 1))
+    return lines
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=label)
+def test_a_room_imports_only_rooms_to_its_left(path: Path) -> None:
+    room = room_of(module_of(path))
+    assert room in FLOOR, f"{label(path)}: the room '{room}' is not in the plan; give it a place in ROOMS"
+    for target in own_imports(path):
+        other = room_of(target)
+        assert other == room or FLOOR[other] < FLOOR[room], f"{label(path)} imports {target}, to its right"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=label)
+def test_heavy_libraries_stay_right_of_the_numerics(path: Path) -> None:
+    if (
+        FLOOR[room_of(module_of(path))] >= FLOOR["estimators"]
+        or path.relative_to(PACKAGE).as_posix() in HEAVY_ALLOWED
+    ):
+        return
+    heavy = {name for name in imported(path) if name.split(".")[0] in HEAVY}
+    assert not heavy, f"{label(path)} imports {sorted(heavy)}; that belongs into estimators or right of it"
+
+
+def test_no_circle() -> None:
+    graph = {module_of(path): own_imports(path) - {module_of(path), "poplin"} for path in SOURCES}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"these files import one another in a circle: {' <- '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=label)
+def test_only_the_face_prints(path: Path) -> None:
+    if FLOOR[room_of(module_of(path))] >= FLOOR["report"]:
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        prints = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+        assert not prints, f"{label(path)}: line {node.lineno} prints"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=label)
+def test_every_library_is_declared(path: Path) -> None:
+    asked = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
+    declared = {_import_name(line) for line in asked} | set(sys.stdlib_module_names) | {"poplin"}
+    loose = {name.split(".")[0] for name in imported(path)} - declared
+    assert not loose, f"{label(path)} imports {sorted(loose)}, which pyproject.toml does not ask for"
+
+
+def _import_name(requirement: str) -> str:
+    name = next(requirement[:i] for i in count(1) if i >= len(requirement) or requirement[i] in "<>=~![; ")
+    return {"scikit-learn": "sklearn"}.get(name, name.replace("-", "_"))
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=label)
+def test_a_file_says_what_it_is_for_and_is_short(path: Path) -> None:
+    source = path.read_text()
+    tree = ast.parse(source)
+    assert ast.get_docstring(tree), f"{label(path)} does not open with a docstring"
+    length = len(source.splitlines())
+    assert length <= LONGEST_FILE, f"{label(path)} has {length} lines, more than {LONGEST_FILE}"
+    lines = code_lines(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            size = len(lines & set(range(node.lineno, (node.end_lineno or node.lineno) + 1)))
+            assert size <= LONGEST_FUNCTION, f"{label(path)}: {node.name} has {size} lines of code"
+
+
+def run_python(code: str) -> str:
+    """What a fresh interpreter prints."""
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_importing_poplin_loads_nothing_heavy() -> None:
+    heavy = sorted(HEAVY | {"formulaic", "scipy.sparse", "jinja2"})
+    loaded = run_python(f"import sys, poplin; print(*[name for name in {heavy} if name in sys.modules])")
+    assert loaded == "", f"import poplin loads {loaded}"
+
+
+def test_importing_poplin_changes_no_jax_flag() -> None:
+    code = """
+import jax, importlib, pkgutil
+before = dict(jax.config.values)
+import poplin
+for found in pkgutil.walk_packages(poplin.__path__, "poplin."):
+    if not found.name.endswith("__main__"):
+        importlib.import_module(found.name)
+print(*[name for name, value in jax.config.values.items() if before.get(name) != value])
+"""
+    assert run_python(code) == ""
