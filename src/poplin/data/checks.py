@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from poplin._errors import InputError
-from poplin.data.tables import Names, and_more, as_named, listed, place
+from poplin.data.tables import Named, Names, and_more, as_named, listed, place
 
 # A covariate whose part not explained by the others is smaller than this fraction of it is collinear: below
 # it, X'X (condition number squared) has no correct digit left in double precision.
@@ -132,12 +132,28 @@ def check_weights(weights: np.ndarray, rows: Names) -> np.ndarray:
     return weights
 
 
-def check_basis(V: Any, p: int) -> np.ndarray:
+def _in_order(named: Named, columns: Names | None, what: str) -> np.ndarray:
+    """The values with their rows in the order of the counts' columns, where both have names."""
+    if named.row_names is None or columns is None or named.row_names == columns:
+        return named.values
+    check_names(named.row_names, "row", f"rename the rows of {what}")
+    place = {name: i for i, name in enumerate(named.row_names)}
+    lacking = [name for name in columns if name not in place]
+    if lacking or len(place) != len(columns):
+        raise InputError(
+            f"{what} has {len(place)} named rows for the {len(columns)} columns of Y and lacks {listed(lacking)}. Give it one "
+            "row for each column of Y, by the same name."
+        )
+    return named.values[[place[name] for name in columns]]
+
+
+def check_basis(V: Any, p: int, columns: Names | None = None) -> np.ndarray:
     """A borrowed basis V as a (p, q) array with orthonormal columns, V'V = I within 1e-6, q <= p.
 
+    Rows are matched by name when V is a DataFrame with row names and the `columns` of the counts are given.
     Raises `InputError` when V has another shape, is not finite or not orthonormal.
     """
-    basis = as_named(V, "The basis V").values
+    basis = _in_order(as_named(V, "The basis V"), columns, "The basis V")
     if basis.ndim == 1:
         basis = basis[:, None]
     if basis.ndim != 2 or basis.shape[0] != p or not 1 <= basis.shape[1] <= p:
@@ -165,14 +181,21 @@ def check_rank(rank: Any, n: int, p: int) -> int:
     return int(rank)
 
 
-def check_covariance(covariance: Any, p: int) -> str | np.ndarray:
-    """'full', 'diagonal' or 'spherical', or a fixed Sigma as a symmetric positive definite (p, p) array."""
+def check_covariance(covariance: Any, p: int, columns: Names | None = None) -> str | np.ndarray:
+    """'full', 'diagonal' or 'spherical', or a fixed Sigma as a symmetric positive definite (p, p) array.
+
+    Rows and columns are matched by name when it is a DataFrame and the `columns` of the counts are given.
+    """
     shapes = ("full", "diagonal", "spherical")
     if isinstance(covariance, str):
         if covariance not in shapes:
             raise InputError(f"covariance is '{covariance}'; wanted is one of {listed(shapes)} or a {p} x {p} array.")
         return covariance
-    sigma = as_named(covariance, "covariance").values
+    named = as_named(covariance, "The covariance")
+    sigma = _in_order(named, columns, "The covariance")
+    if named.column_names is not None and sigma.ndim == 2:
+        across = Named(sigma.T, named.column_names)
+        sigma = _in_order(across, columns, "The covariance").T
     if sigma.shape != (p, p):
         raise InputError(f"The covariance has the shape {sigma.shape}; wanted is ({p}, {p}), as Y has {p} columns.")
     if not np.isfinite(sigma).all():

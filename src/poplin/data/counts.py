@@ -25,7 +25,7 @@ from poplin.data.checks import (
 )
 from poplin.data.formula import Design
 from poplin.data.sides import aligned, as_frame, offset_matrix, row_vector
-from poplin.data.tables import CountTable, Names, as_named, as_table, column_defaults, listed, row_defaults
+from poplin.data.tables import CountTable, Names, as_named, as_table, column_defaults, is_path, listed, row_defaults
 
 __all__ = ["Coding", "Counts", "as_counts", "as_covariates", "as_new_rows", "check_basis", "check_covariance", "check_rank"]
 
@@ -82,9 +82,7 @@ def as_counts(
     check_observed(y, weight, columns)
     x, names, added, design = _covariates(table, rows, X, data, formula, notes)
     check_covariates(x, names, weight)
-    offsets = offset_matrix(offset, table, notes)
-    if added is not None:
-        offsets = offsets + added[:, None]
+    offsets = _offsets(offset, table, added, notes)
     counts = Counts(y, x, offsets, weight, rows, columns, names, design, ())
     return counts._replace(notes=tuple(notes) + _noticed(counts))
 
@@ -103,9 +101,7 @@ def as_new_rows(
     y, rows, columns = _checked_table(table)
     weight = check_weights(row_vector(weights, "weights", table.row_names, y.shape[0], notes), rows)
     x, added = _covariates_like(like, table, X, data, notes)
-    offsets = offset_matrix(offset, table, notes)
-    if added is not None:
-        offsets = offsets + added[:, None]
+    offsets = _offsets(offset, table, added, notes)
     return Counts(y, x, offsets, weight, rows, columns, like.covariate_names, like.design, tuple(notes))
 
 
@@ -115,8 +111,7 @@ def as_covariates(
     """Covariates x (n, d) and offset (n, p) of rows without counts, coded as the training rows of `like` were."""
     table = CountTable(np.empty((n, len(like.column_names))), None, like.column_names)
     x, added = _covariates_like(like, table, X, data, [])
-    offsets = offset_matrix(offset, table, [])
-    return x, offsets if added is None else offsets + added[:, None]
+    return x, _offsets(offset, table, added, [])
 
 
 def _checked_table(table: CountTable) -> tuple[np.ndarray, Names, Names]:
@@ -173,7 +168,20 @@ def _covariates_like(
     return _same_covariates(like, named), None
 
 
+def _offsets(offset: Any, table: CountTable, added: np.ndarray | None, notes: list[str]) -> np.ndarray:
+    """The sum of what is given, what travels with the counts and what the formula adds, (n, p)."""
+    total = offset_matrix(offset, table, notes)
+    if table.offset is not None:
+        total = total + offset_matrix(table.offset, table, notes)
+        notes.append("The log offset that came with the counts was used.")
+    return total if added is None else total + added[:, None]
+
+
 def _given_covariates(X: Any, table: CountTable, n: int, notes: list[str]) -> Any:
+    if is_path(X):
+        from poplin.data.readers import read_table
+
+        X = read_table(X)
     named = as_named(X, "X")
     if named.values.ndim == 1:
         named = named._replace(values=named.values[:, None])

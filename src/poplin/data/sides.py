@@ -78,7 +78,11 @@ def aligned(thing: Rows, what: str, rows: Names | None, n: int, notes: list[str]
         )
     order = [place[name] for name in rows]
     left = len(own) - n
-    notes.append(f"{what} was matched to Y by row name" + (f"; {left} of its rows are not in Y and were left out." if left else "."))
+    notes.append(
+        f"{what} holds the rows of Y among others, {left} of which were left out; rows were matched by name."
+        if left
+        else f"The rows of {what} come in another order than those of Y; they were matched by name."
+    )
     if frame:
         return thing.iloc[order]  # type: ignore[attr-defined]
     return thing._replace(values=thing.values[order], row_names=rows)  # type: ignore[attr-defined]

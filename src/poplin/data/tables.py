@@ -23,7 +23,8 @@ class CountTable(NamedTuple):
     """Counts as a file or an object held them, before any check of their values.
 
     `values` is (n, p), dense or `scipy.sparse`; names are None where there were none; `covariates` is a
-    DataFrame with one row per row of `values`, or None; `notes` say what the reader noticed.
+    DataFrame with one row per row of `values`, or None; `notes` say what the reader noticed; `offset` is on
+    the log scale, as `as_counts` takes it, or None.
     """
 
     values: Any
@@ -31,6 +32,7 @@ class CountTable(NamedTuple):
     column_names: Names | None = None
     covariates: Any = None
     notes: Names = ()
+    offset: Any = None
 
 
 class Named(NamedTuple):

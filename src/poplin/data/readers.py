@@ -1,0 +1,228 @@
+"""Files to tables, by suffix: csv, tsv, txt (also .gz), parquet, npz, mtx, h5ad.
+
+Start at `read_counts`, whose `CountTable` goes straight into `as_counts`; `read_table` reads covariates,
+`read_basis` a borrowed basis. No pickle is ever loaded. Whatever a file lacks is an `InputError`.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poplin._errors import InputError
+from poplin.data.tables import CountTable, Names, as_table, index_names, listed
+from poplin.data.textfiles import name_rows, read_text
+
+_TEXT = (".csv", ".tsv", ".txt")
+_SPARSE_KEYS = {"format", "shape", "data"}
+
+
+def read_counts(path: str | os.PathLike[str], *, row_names: str | None = None) -> CountTable:
+    """The counts in a file, with the names and covariates it holds.
+
+    .csv, .tsv, .txt (also .gz), .parquet: rows are rows, with a header; `row_names` is the column of row names
+    ("none": there is none), else see `textfiles.name_rows`. .npz: `counts` or `Y`, or the layout of
+    scipy.sparse.save_npz, with optional obs_names, var_names, cov_<name> and log_offset. .mtx: with barcodes.tsv and
+    features.tsv beside it, the matrix is turned so that barcodes are rows. .h5ad: X, with obs as covariates.
+
+    Raises `InputError` when there is no such file, or it is none of these.
+    """
+    file, kind = _found(path, (*_TEXT, ".parquet", ".npz", ".mtx", ".h5ad"))
+    if kind == ".npz":
+        return _npz_counts(file)
+    if kind == ".mtx":
+        return _mtx_counts(file)
+    if kind == ".h5ad":
+        return as_table(_h5ad(file))
+    frame = name_rows(_frame(file, kind), row_names, file.name, counts=True)
+    if frame.shape[1] == 0:
+        raise InputError(f"{file.name} has no column of numbers, so it is no table of counts. Check that it is the right file.")
+    return as_table(frame)
+
+
+def read_table(path: str | os.PathLike[str], *, row_names: str | None = None) -> Any:
+    """A table of covariates as a DataFrame, its index the row names (a plain numbering if it has none).
+
+    Reads the same files as `read_counts`; of .npz the cov_<name> arrays, of .h5ad obs.
+    """
+    file, kind = _found(path, (*_TEXT, ".parquet", ".npz", ".h5ad"))
+    if kind == ".npz":
+        covariates = _npz_counts(file).covariates
+        if covariates is None:
+            raise InputError(f"{file.name} holds no covariates: none of its arrays is named cov_<name>.")
+        return covariates
+    if kind == ".h5ad":
+        return _h5ad(file).obs
+    return name_rows(_frame(file, kind), row_names, file.name, counts=False)
+
+
+def read_basis(path: str | os.PathLike[str]) -> Any:
+    """A basis V as a DataFrame of p rows and q columns; row names, if it has them, are the names of the counts' columns.
+
+    Text with or without a header, .parquet, .npy, or .npz holding one array (or one named V or basis) and
+    optional var_names.
+    """
+    import pandas
+
+    file, kind = _found(path, (*_TEXT, ".parquet", ".npz", ".npy"))
+    if kind == ".npy":
+        return pandas.DataFrame(_loaded(file, lambda: np.load(file, allow_pickle=False)))
+    if kind == ".npz":
+        arrays = _npz(file)
+        matrices = [name for name, array in arrays.items() if array.ndim == 2]
+        chosen = [name for name in ("V", "basis") if name in matrices] or matrices
+        if len(chosen) != 1:
+            raise InputError(f"{file.name} holds the arrays {listed(arrays)}; wanted is one two-dimensional array, named V.")
+        names = arrays.get("var_names")
+        frame = pandas.DataFrame(arrays[chosen[0]])
+        return frame if names is None else frame.set_axis([str(name) for name in names], axis=0)
+    frame = read_text(file, header=None) if kind in _TEXT else _frame(file, kind)
+    return name_rows(frame, None, file.name, counts=True)
+
+
+def _found(path: str | os.PathLike[str], known: tuple[str, ...]) -> tuple[Path, str]:
+    """The file and its kind, which is its suffix without .gz."""
+    file = Path(path)
+    suffixes = [suffix.lower() for suffix in file.suffixes]
+    packed = suffixes[-1:] == [".gz"]
+    kind = (suffixes[-2:-1] if packed else suffixes[-1:] or [""])[0] if suffixes[: -1 if packed else None] else ""
+    if file.is_dir():
+        raise InputError(f"{file} is a folder. Give a file: {listed(known, 12)}.")
+    if not file.exists():
+        raise InputError(f"There is no file {file}. Check the path (relative to {Path.cwd().name}/).")
+    if kind not in known or (packed and kind not in (*_TEXT, ".mtx")):
+        raise InputError(f"{file.name} is of no known kind. Known endings are {listed(known, 12)} (.gz after text or .mtx).")
+    if file.stat().st_size == 0:
+        raise InputError(f"{file.name} is empty.")
+    if not os.access(file, os.R_OK):
+        raise InputError(f"{file.name} may not be read. Check its permissions.")
+    return file, kind
+
+
+def _loaded(file: Path, load: Callable[[], Any]) -> Any:
+    """What `load` gives; another library's failure on a broken file becomes an `InputError`."""
+    try:
+        return load()
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{file.name} cannot be read as {file.suffix} file: {text.rstrip('.')}.") from error
+
+
+def _frame(file: Path, kind: str) -> Any:
+    if kind in _TEXT:
+        return read_text(file)
+    import pandas
+
+    frame = _loaded(file, lambda: pandas.read_parquet(file))
+    if index_names(frame.index) is None:
+        return frame.reset_index(drop=True)
+    return frame.reset_index(names=[""]) if frame.index.nlevels == 1 else frame.reset_index(drop=True)
+
+
+def _npz(file: Path) -> dict[str, np.ndarray]:
+    if not zipfile.is_zipfile(file):
+        raise InputError(f"{file.name} is no .npz file. Write it with numpy.savez or scipy.sparse.save_npz.")
+
+    def load() -> dict[str, np.ndarray]:
+        with np.load(file, allow_pickle=False) as held:
+            return {name: held[name] for name in held.files}
+
+    return _loaded(file, load)
+
+
+def _npz_counts(file: Path) -> CountTable:
+    """Counts from .npz, dense or sparse, with names and covariates where they fit."""
+    arrays = _npz(file)
+    given = [name for name in ("counts", "Y") if name in arrays]
+    if given:
+        values: Any = arrays[given[0]]
+    elif set(arrays) >= _SPARSE_KEYS:
+        from scipy import sparse
+
+        values = _loaded(file, lambda: sparse.load_npz(file))
+    else:
+        raise InputError(
+            f"{file.name} holds the arrays {listed(arrays)}; wanted is `counts` (or `Y`), rows by columns, or the layout of "
+            "scipy.sparse.save_npz."
+        )
+    if values.ndim != 2:
+        raise InputError(f"The counts in {file.name} have the shape {values.shape}; wanted is rows by columns.")
+    n, p = values.shape
+    rows = _names(arrays, "obs_names", n, file)
+    columns = _names(arrays, "var_names", p, file)
+    notes = tuple(
+        f"{file.name} holds '{name}', which was not used, as it may be on the scale of counts; offsets are on the log scale "
+        "(in .npz under the name log_offset)."
+        for name in ("offset", "coverage")
+        if name in arrays
+    )
+    table = CountTable(values, rows, columns, _npz_covariates(arrays, rows, n, file), notes, arrays.get("log_offset"))
+    return as_table(table)
+
+
+def _names(arrays: dict[str, np.ndarray], key: str, length: int, file: Path) -> Names | None:
+    if key not in arrays:
+        return None
+    names = arrays[key]
+    if names.shape != (length,):
+        raise InputError(f"'{key}' in {file.name} has the shape {names.shape}; wanted is ({length},), one name each.")
+    return index_names(names)
+
+
+def _npz_covariates(arrays: dict[str, np.ndarray], rows: Names | None, n: int, file: Path) -> Any:
+    found = {name.removeprefix("cov_"): array for name, array in arrays.items() if name.startswith("cov_")}
+    wrong = [name for name, array in found.items() if array.shape != (n,)]
+    if wrong:
+        raise InputError(f"The covariates {listed(wrong)} in {file.name} do not have {n} values, one for each row.")
+    if not found:
+        return None
+    import pandas
+
+    return pandas.DataFrame(found, index=None if rows is None else list(rows))
+
+
+def _mtx_counts(file: Path) -> CountTable:
+    """Counts in Matrix Market format, turned so that barcodes are rows when the names beside it say so."""
+    from scipy.io import mmread
+
+    values: Any = _loaded(file, lambda: mmread(file))
+    prefix = file.name.split("matrix")[0] if "matrix" in file.name else ""
+    cells, genes = _beside(file, prefix, ("barcodes",)), _beside(file, prefix, ("features", "genes"))
+    shape = values.shape
+    if cells is not None and genes is not None and shape == (len(genes), len(cells)):
+        note = f"{file.name} holds features by barcodes; it was turned so that barcodes are rows."
+        return as_table(CountTable(values.T, index_names(cells), index_names(genes), None, (note,)))
+    rows = index_names(cells) if cells is not None and len(cells) == shape[0] else None
+    columns = index_names(genes) if genes is not None and len(genes) == shape[1] else None
+    notes = []
+    for names, found, what in ((cells, rows, "barcodes"), (genes, columns, "features")):
+        if names is not None and found is None and len(names) not in shape:
+            notes.append(f"The {len(names)} {what} beside {file.name} fit no side of its {shape[0]} x {shape[1]} matrix.")
+    return as_table(CountTable(values, rows, columns, None, tuple(notes)))
+
+
+def _beside(file: Path, prefix: str, names: tuple[str, ...]) -> list[str] | None:
+    """The names in a file beside a .mtx: the second column where it holds distinct names, else the first."""
+    import pandas
+
+    for name in names:
+        for ending in (".tsv", ".tsv.gz"):
+            beside = file.with_name(prefix + name + ending)
+            if beside.is_file():
+                frame = _loaded(beside, lambda: pandas.read_csv(beside, sep="\t", header=None, dtype=str, keep_default_na=False))  # noqa: B023
+                column = 1 if frame.shape[1] > 1 and frame[1].is_unique else 0
+                return list(frame[column])
+    return None
+
+
+def _h5ad(file: Path) -> Any:
+    import anndata
+
+    return _loaded(file, lambda: anndata.read_h5ad(file))
