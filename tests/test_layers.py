@@ -1,7 +1,7 @@
 """The structure of the code, held by reading the code: who imports whom, how long files are, who may print.
 
-Start at `ROOMS`: a room imports only rooms to its left. Imports inside functions count as well, since a hidden
-circle is a circle. What `import poplin` does to the user's process is looked at in a fresh interpreter.
+Start at `ROOMS`: a room imports only rooms to its left. Imports inside functions count as well, since a
+hidden circle is a circle. What `import poplin` does to a user's process is looked at in a fresh interpreter.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "src" / "poplin"
 ROOMS = (
-    "_errors | _axes | _precision < data < models < rows < updates | starts < methods < store < fit < inference < "
-    "estimators < poplin < studies | report | tl < demo < cli < __main__"
+    "_errors | _axes | _precision < data < models < rows < updates | starts < methods < store < fit < "
+    "inference < estimators < poplin < studies | report | tl < demo < cli < __main__"
 )
 FLOOR = {room: i for i, rooms in enumerate(ROOMS.split(" < ")) for room in rooms.split(" | ")}
 HEAVY = {"sklearn", "anndata", "pandas", "matplotlib", "rich", "typer"}
@@ -63,14 +63,14 @@ def imported(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, (
-                f"{label(path)}: line {node.lineno}: say the full name of what is imported"
+                f"{label(path)}: line {node.lineno} imports by a relative name"
             )
             base = node.module or ""
             yield from (_target(f"{base}.{alias.name}", base) for alias in node.names)
 
 
 def _target(longer: str, base: str) -> str:
-    """`from poplin.data import counts` means the module poplin.data.counts, `import Counts` from it does not."""
+    """`from poplin.data import counts` means a module, `from poplin.data.counts import Counts` a thing in one."""
     return longer if longer in MODULES else base
 
 

@@ -15,7 +15,7 @@ STANDARD_ERRORS = 4.0  # one false alarm in 16 000 comparisons of a normal estim
 
 
 def close(actual: Any, expected: Any, scale: float = 1.0) -> bool:
-    """Whether both are equal up to `scale` times the tolerance of their types, relative to the largest entry."""
+    """Whether both are equal up to `scale` times the tolerance of their types, relative to the largest."""
     actual, expected = np.asarray(actual), np.asarray(expected)
     if actual.shape != expected.shape:
         return False
