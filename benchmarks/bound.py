@@ -1,8 +1,9 @@
-"""The diagonal-Gaussian bound of the Poisson-lognormal model in plain NumPy, double precision, every constant.
+"""The diagonal-Gaussian bound of the Poisson-lognormal model in plain NumPy, with every constant.
 
-It knows nothing of poplin or of any other package: each contender's bound is recomputed here from the parameters that
-it returns, so that all are on one scale (nats, higher is better). `direct_bound` is the form that approximates Z
-itself (full, diagonal or fixed covariance), `factor_bound` the one that approximates the factors w (low rank).
+It knows nothing of poplin or of any other package: each contender's bound is recomputed here from the
+parameters that it returns, so that all are on one scale (nats, higher is better). `direct_bound` is the form
+that approximates Z itself (full, diagonal or fixed covariance), `factor_bound` the one that approximates the
+factors w (low rank).
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ def log_factorials(counts: ArrayLike) -> float:
 
 
 def stirling_excess(counts: ArrayLike) -> float:
-    """How far a bound lies too high when log y! is replaced by log sqrt(2 pi y) + y log(y / e) (1 for y = 0), in nats.
+    """How far a bound lies too high, in nats, when log y! is taken by Stirling's formula.
 
-    0.081 for each count of 0 or 1, about 1/(12 y) for larger ones.
+    log y! ~ log sqrt(2 pi y) + y log(y / e), with y = 1 in place of 0: too low by 0.081 for a count of 0 or 1
+    and by about 1/(12 y) for larger ones.
     """
     positive = np.maximum(_double(counts), 1.0)
     stirling = 0.5 * np.log(2.0 * np.pi * positive) + positive * (np.log(positive) - 1.0)
@@ -46,12 +48,12 @@ def direct_bound(
 ) -> float:
     """The bound with q(Z_i) = N(m_i, diag S_i), for any B and positive definite Sigma.
 
-    A_ij = exp(o_ij + m_ij + S_ij/2), R = M - X B, Omega = Sigma^-1:
     sum_ij [y_ij (o_ij + m_ij) - A_ij - log y_ij!]
-    - 1/2 sum_i [r_i' Omega r_i + tr(Omega S_i) - log det S_i + log det Sigma - p].
+    - 1/2 sum_i [r_i' Omega r_i + tr(Omega S_i) - log det S_i + log det Sigma - p],
+    with A_ij = exp(o_ij + m_ij + S_ij / 2), R = M - X B, Omega = Sigma^-1.
 
-    counts, offsets, mean (M, of Z, not of Z - XB) and variance (S) are n x p, covariates (X) n x d, coef (B) d x p.
-    Returns nats. Cost n p^2.
+    counts, offsets, mean (M, of Z, not of Z - XB) and variance (S) are n x p, covariates (X) n x d, coef (B)
+    d x p. Returns nats. Cost n p^2.
     """
     mean, variance = _double(mean), _double(variance)
     residual = mean - _double(covariates) @ _double(coef)
@@ -79,8 +81,9 @@ def factor_bound(
 ) -> float:
     """The bound with q(w_i) = N(m_i, diag S_i), Z_i = B' x_i + C w_i, w_i ~ N(0, I).
 
-    A_ij = exp(o_ij + x_i' B_j + c_j' m_i + c_j' S_i c_j / 2):
-    sum_ij [y_ij (o_ij + x_i' B_j + c_j' m_i) - A_ij - log y_ij!] - 1/2 sum_i [|m_i|^2 + tr S_i - log det S_i - q].
+    sum_ij [y_ij (o_ij + x_i' B_j + c_j' m_i) - A_ij - log y_ij!]
+    - 1/2 sum_i [|m_i|^2 + tr S_i - log det S_i - q],
+    with A_ij = exp(o_ij + x_i' B_j + c_j' m_i + c_j' S_i c_j / 2).
 
     counts and offsets are n x p, mean (M) and variance (S) n x q, covariates (X) n x d, coef (B) d x p,
     loadings (C) p x q. Returns nats. Cost n p q.

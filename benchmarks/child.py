@@ -1,7 +1,8 @@
-"""One run in its own process: `python -m benchmarks.child TASK.json RESULT.json SHARED` (started by `measure.py`).
+"""One run in its own process (started by `measure.py`): `python -m benchmarks.child TASK RESULT SHARED`.
 
-Times construction and fit twice on the same arrays (the first call also compiles, or warms up: the difference is told
-as `compile_s`), notes CPU time and the peak memory of the process, and only then recomputes bounds and errors.
+Times construction and fit twice on the same arrays (the first call also compiles, or warms up: the difference
+is told as `compile_s`), notes CPU time and the peak memory of the process, and only then recomputes bounds
+and errors.
 """
 
 from __future__ import annotations
@@ -66,13 +67,13 @@ def run(task: Task, design: Design) -> dict[str, Any]:
 
 
 def pin(threads: int) -> None:
-    """Keep the process on that many cores, which bounds thread pools that follow no environment variable (XLA's)."""
+    """Keep the process on that many cores: XLA's thread pool follows this and no environment variable."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
 class Clock(NamedTuple):
-    """Seconds of one call: wall, CPU of all threads, and the share of the machine that others used meanwhile."""
+    """Seconds of one call: wall, CPU of all threads, share of the machine that others used meanwhile."""
 
     wall: float
     processor: float
@@ -93,7 +94,7 @@ def timed(fit: Callable[[], Result], limit: float) -> tuple[Result, Clock]:
 
 
 def machine_busy() -> float | None:
-    """CPU seconds that the whole machine has spent since it started, stolen ones included; None where it does not say."""
+    """CPU seconds that the machine spent since it started, stolen ones too; None where it is not told."""
     try:
         fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
     except OSError:
@@ -103,7 +104,7 @@ def machine_busy() -> float | None:
 
 
 def scores(task: Task, design: Design, outcome: Outcome) -> dict[str, Any]:
-    """Recomputed bound, the package's own, errors against the truth, the trace, and the likelihood where asked for."""
+    """Recomputed bound, the package's own, trace, errors against the truth, likelihood where asked for."""
     seconds, values = outcome.trace
     result: dict[str, Any] = {
         "bound": outcome.bound(),

@@ -1,7 +1,7 @@
 """The packages that are compared, each as one function `(task, design) -> Outcome` that constructs and fits.
 
-Imports happen in `prepare_*`, outside the clock; the function given back is what is timed. Nothing here may import what
-the other package's interpreter lacks: NumPy and SciPy only, beside the package itself.
+Imports happen in `prepare_*`, outside the clock; the function given back is what is timed. Nothing here may
+import what the other package's interpreter lacks: NumPy and SciPy only, beside the package itself.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Task(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a contender hands back, in NumPy: parameters, and the trace (seconds from the start, bound in nats).
+    """What a contender hands back, in NumPy: parameters, and the trace (seconds, bound in nats).
 
-    `bound` recomputes the diagonal-Gaussian bound from returned parameters (None where there is none to recompute);
-    `reported` is the package's own value, None where it has none.
+    `bound` recomputes the diagonal-Gaussian bound from returned parameters (None where there is none to
+    recompute); `reported` is the package's own value, None where it has none.
     """
 
     coef: Array
@@ -54,7 +54,7 @@ Fitter = Callable[[], Outcome]
 
 
 def prepare_peer(task: Task, design: Design) -> Fitter:
-    """pyPLNmodels: Pln or PlnPCA on the same arrays, `options` given to its `fit` (none: its default 400 steps)."""
+    """pyPLNmodels: Pln or PlnPCA on the same arrays, the options given to its `fit` (default: 400 steps)."""
     import torch  # pyright: ignore[reportMissingImports]
     from pyPLNmodels import Pln, PlnPCA  # pyright: ignore[reportMissingImports]
 
@@ -63,7 +63,9 @@ def prepare_peer(task: Task, design: Design) -> Fitter:
 
     def fit() -> Outcome:
         torch.manual_seed(0)
-        model = Pln(design.counts, **data) if task.rank is None else PlnPCA(design.counts, rank=task.rank, **data)
+        model = (
+            Pln(design.counts, **data) if task.rank is None else PlnPCA(design.counts, rank=task.rank, **data)
+        )
         model.fit(**task.options)
         return _peer_outcome(model, task, design)
 
@@ -95,7 +97,7 @@ def _peer_outcome(model: Any, task: Task, design: Design) -> Outcome:
 
 
 def prepare_poplin(task: Task, design: Design) -> Fitter:
-    """poplin.PLN with `method` taken from the contender's name (poplin-variational, poplin-ml) and options as given."""
+    """poplin.PLN with `method` taken from the contender's name (poplin-variational, poplin-ml)."""
     import poplin  # pyright: ignore[reportMissingImports]
 
     method = task.contender.removeprefix("poplin-")
@@ -105,7 +107,9 @@ def prepare_poplin(task: Task, design: Design) -> Fitter:
             warnings.simplefilter("always")
             model = poplin.PLN(method=method, rank=task.rank, **task.options)
             model.fit(design.counts, X=design.covariates, offset=design.offsets)
-        return _poplin_outcome(model, method, design, "; ".join(sorted({str(each.message)[:160] for each in told})))
+        return _poplin_outcome(
+            model, method, design, "; ".join(sorted({str(each.message)[:160] for each in told}))
+        )
 
     return fit
 
@@ -145,7 +149,13 @@ def _poplin_bound(model: Any, design: Design) -> float:
 
 
 def _recompute(
-    design: Design, mean: Array, variance: Array, coef: Array, *, covariance: Array | None, loadings: Array | None
+    design: Design,
+    mean: Array,
+    variance: Array,
+    coef: Array,
+    *,
+    covariance: Array | None,
+    loadings: Array | None,
 ) -> float:
     offsets = 0.0 if design.offsets is None else design.offsets
     shared: dict[str, Any] = {"offsets": offsets, "mean": mean, "variance": variance, "coef": coef}
@@ -156,7 +166,7 @@ def _recompute(
 
 
 class Contender(NamedTuple):
-    """How a contender is prepared, its options beside the defaults, and the packages whose versions are noted."""
+    """How a contender is prepared, its options beside the defaults, the packages whose versions are noted."""
 
     prepare: Callable[[Task, Design], Fitter]
     options: dict[str, Any]
@@ -167,7 +177,9 @@ CONTENDERS = {
     "poplin-variational": Contender(prepare_poplin, {}, ("poplin", "jax", "numpy")),
     "poplin-ml": Contender(prepare_poplin, {}, ("poplin", "jax", "numpy")),
     "pyPLNmodels": Contender(prepare_peer, {}, ("pyPLNmodels", "torch", "numpy")),
-    "pyPLNmodels-long": Contender(prepare_peer, {"maxiter": 4000, "tol": 1e-30}, ("pyPLNmodels", "torch", "numpy")),
+    "pyPLNmodels-long": Contender(
+        prepare_peer, {"maxiter": 4000, "tol": 1e-30}, ("pyPLNmodels", "torch", "numpy")
+    ),
 }
 
 

@@ -1,8 +1,8 @@
-"""What is fitted: named arrays (Y, X, O and, for simulated ones, the true B and Sigma), and what is known about them.
+"""What is fitted: named arrays (Y, X, O, for simulated ones the true B and Sigma), and what is known of them.
 
-`load(name, shared)` reads `<shared>/reference/designs/<name>.npz` where that folder exists and draws the same law from
-a seed where it does not (simulated designs only: real tables are not ours to ship). `known(shared)` gives the recorded
-best bounds and the peers' seconds, or nothing.
+`load(name, shared)` reads `<shared>/reference/designs/<name>.npz` where that folder exists and draws the same
+law from a seed where it does not (simulated designs only: real tables are not ours to ship). `known(shared)`
+gives the recorded best bounds and the peers' seconds, or nothing.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ LONG = ("scRNA", "lowrank_50k")  # minutes a fit: only when asked for
 class Design(NamedTuple):
     """One count table and what is known of its truth.
 
-    counts n x p, covariates n x d, offsets n x p or None (log scale), coef d x p and covariance p x p (truth) or None,
-    latent n x p (the drawn Z) or None.
+    counts n x p, covariates n x d, offsets n x p or None (log scale), coef d x p and covariance p x p (truth)
+    or None, latent n x p (the drawn Z) or None.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Design(NamedTuple):
 
 
 def load(name: str, shared: Path) -> Design:
-    """The design of that name, from the shared folder or else drawn; KeyError for a real table without the folder."""
+    """The design of that name, from the shared folder or else drawn (KeyError for a real table)."""
     path = shared / "reference" / "designs" / f"{name}.npz"
     if not path.is_file():
         return simulate(name)
@@ -115,13 +115,13 @@ def model_label(rank: int | None) -> str:
 
 
 def known(shared: Path) -> dict[str, Any]:
-    """Recorded baselines: `best`, `best_peer` (by "design | model") and oracle errors; empty where there are none."""
+    """Recorded baselines: `best` and `best_peer` by "design | model", oracle errors; {} where none are."""
     path = shared / "reference" / "baselines.json"
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def truth_errors(design: Design, coef: Array, covariance: Array) -> dict[str, float]:
-    """Errors against the truth, and the same error for the drawn Z itself (oracle) where it is kept; {} for real data.
+    """Errors against the truth, with the drawn Z's own (oracle) where it is kept; {} for real data.
 
     lag1 is the mean of Sigma_{j,j+1}; frobenius is |Sigma_hat - Sigma| / |Sigma|.
     """

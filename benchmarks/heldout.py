@@ -1,8 +1,9 @@
-"""`python -m benchmarks.heldout`: which estimator predicts rows that it has not seen, on real tables, in five folds.
+"""`python -m benchmarks.heldout`: which estimator predicts unseen rows of real tables best, in five folds.
 
-Each fold is one fresh process that fits, on the same rows, default `ml`, `variational`, and `variational` with the
-shrinkage that ml chose (free covariance only), and scores the left-out rows by the importance-sampled log-likelihood.
-Finished folds are kept in `heldout.csv`'s folder; the pooled sums and paired differences go to CSV and Markdown.
+Each fold is one fresh process that fits, on the same rows, default `ml`, `variational`, and `variational`
+with the shrinkage that ml chose (free covariance only), and scores the left-out rows by the
+importance-sampled log-likelihood. Finished folds are kept in `heldout.csv`'s folder; the pooled sums and
+paired differences go to CSV and Markdown.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ ESTIMATORS = ("ml", "variational", "variational, shrunk")
 FOLDS = 5
 # fmt: off
 COLUMNS = (
-    "table", "covariates", "rank", "estimator", "rows", "loglik", "monte_carlo_se", "difference", "difference_se",
-    "shrinkage", "converged", "lost", "seconds", "commit", "date", "cpu", "cores", "python", "versions",
+    "table", "covariates", "rank", "estimator", "rows", "loglik", "monte_carlo_se", "difference",
+    "difference_se", "shrinkage", "converged", "lost", "seconds", "commit", "date", "cpu", "cores", "python",
+    "versions",
 )
 # fmt: on
 HEADER = (
@@ -54,8 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
             if path.is_file() and not chosen.again:
                 continue
             print(f"{name}, {covariates}, fold {fold + 1} of {FOLDS}", end=" ... ", flush=True)
-            task = {"table": name, "rank": HELDOUT[name], "fold": fold, "folds": FOLDS, "threads": chosen.threads,
-                    "limit": chosen.limit, "intercept_only": chosen.intercept_only}  # fmt: skip
+            task = {"table": name, "rank": HELDOUT[name], "fold": fold, "folds": FOLDS}
+            task |= {name: getattr(chosen, name) for name in ("threads", "limit", "intercept_only")}
             where = facts()
             result = in_child(sys.executable, "benchmarks.heldout_child", task, chosen.shared)
             print(result["status"])
@@ -75,7 +77,9 @@ def main(arguments: list[str] | None = None) -> None:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.heldout", description=__doc__)
-    parser.add_argument("--tables", type=lambda text: text.split(","), default=list(HELDOUT), help=", ".join(HELDOUT))
+    parser.add_argument(
+        "--tables", type=lambda text: text.split(","), default=list(HELDOUT), help=", ".join(HELDOUT)
+    )
     parser.add_argument("--intercept-only", action="store_true", help="leave the designs' covariates out")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit", type=float, default=600.0, help="seconds a fit may take")
@@ -110,7 +114,7 @@ def write_json(path: Path, result: dict[str, Any]) -> None:
 
 
 def compare(name: str, covariates: str, folds: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line an estimator: pooled sum over left-out rows, and ml's paired difference with its standard error."""
+    """One line an estimator: sum over left-out rows, ml's paired difference and its standard error."""
     lines = []
     for estimator in ESTIMATORS:
         held = [fold["estimators"][estimator] for fold in folds if estimator in fold["estimators"]]
@@ -157,16 +161,18 @@ def markdown(lines: list[dict[str, Any]]) -> str:
              f"{line['difference_se']:.1f}", {"True": "yes", "False": "**no**"}.get(worse, ""),
              f"{line['shrinkage']:.3f}", f"{line['seconds']:.1f}")
         )  # fmt: skip
-    parts = ["# Log-likelihood of left-out rows, five folds (nats, higher is better)", report.table(HEADER, rows)]
+    parts = [
+        "# Log-likelihood of left-out rows, five folds (nats, higher is better)",
+        report.table(HEADER, rows),
+    ]
     for kind in ("design", "intercept"):
         for estimator in ESTIMATORS[1:]:
             same = [line for line in lines if line["covariates"] == kind and line["estimator"] == estimator]
             if same:
                 total = sum(line["difference"] for line in same)
                 error = math.sqrt(sum(line["difference_se"] ** 2 for line in same))
-                parts.append(
-                    f"Pooled over {len(same)} tables ({kind} covariates), ml minus {estimator}: {total:+.1f} ± {error:.1f}."
-                )
+                pooled = f"Pooled over {len(same)} tables ({kind} covariates), ml minus {estimator}"
+                parts.append(f"{pooled}: {total:+.1f} ± {error:.1f}.")
     return "\n\n".join(parts) + "\n"
 
 

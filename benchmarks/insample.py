@@ -1,7 +1,8 @@
-"""`python -m benchmarks.insample`: without shrinkage, is ml's likelihood on the fitted rows above the bound's optimum's?
+"""`python -m benchmarks.insample`: does ml without shrinkage beat the bound on the fitted rows?
 
-Each (table, rank) is fitted by ml (shrinkage 0) and by the bound in fresh processes; the importance-sampled log-
-likelihood of the fitted rows, time and peak memory go to `insample.csv` and `insample.md`. Finished lines are kept.
+Each (table, rank) is fitted by ml (shrinkage 0) and by the bound in fresh processes; the importance-sampled
+log-likelihood of the fitted rows, time and peak memory go to `insample.csv` and `insample.md`. Finished
+lines are kept.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from benchmarks.tables import INSAMPLE
 SHORT = ("trichoptera", "barents", "mollusk", "oaks", "microcosm")
 # fmt: off
 COLUMNS = (
-    "table", "rank", "estimator", "status", "loglik", "loglik_se", "elbo", "smallest_eigenvalue", "finite", "converged",
-    "iterations", "wall_s", "cpu_s", "peak_mib", "notes", "commit", "date", "cpu", "cores", "python", "versions",
+    "table", "rank", "estimator", "status", "loglik", "loglik_se", "elbo", "smallest_eigenvalue", "finite",
+    "converged", "iterations", "wall_s", "cpu_s", "peak_mib", "notes", "commit", "date", "cpu", "cores",
+    "python", "versions",
 )
 HEADER = (
     "table", "rank", "status", "variational", "ml", "ml minus variational", "ml >= variational - 3 se",
@@ -31,7 +33,9 @@ HEADER = (
 def main(arguments: list[str] | None = None) -> None:
     """Fit what is missing, then write the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.insample", description=__doc__)
-    parser.add_argument("--tables", type=lambda text: text.split(","), default=list(SHORT), help=", ".join(INSAMPLE))
+    parser.add_argument(
+        "--tables", type=lambda text: text.split(","), default=list(SHORT), help=", ".join(INSAMPLE)
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit", type=float, default=600.0, help="seconds a fit may take")
     parser.add_argument("--again", action="store_true", help="measure finished lines anew")
@@ -57,7 +61,13 @@ def main(arguments: list[str] | None = None) -> None:
 def tasks(chosen: argparse.Namespace) -> list[dict[str, Any]]:
     """Both estimators of every (table, rank)."""
     return [
-        {"table": name, "rank": rank, "estimator": estimator, "threads": chosen.threads, "limit": chosen.limit}
+        {
+            "table": name,
+            "rank": rank,
+            "estimator": estimator,
+            "threads": chosen.threads,
+            "limit": chosen.limit,
+        }
         for name in chosen.tables
         for rank in INSAMPLE[name]
         for estimator in ("variational", "ml")
@@ -82,12 +92,12 @@ def markdown(lines: list[dict[str, Any]]) -> str:
             continue
         difference = line["loglik"] - other["loglik"]
         error = (line["loglik_se"] ** 2 + other["loglik_se"] ** 2) ** 0.5
-        rows.append(
-            (*name, f"{other['loglik']:.1f} ± {other['loglik_se']:.1f}", f"{line['loglik']:.1f} ± {line['loglik_se']:.1f}",
-             f"{difference:+.1f}", "yes" if difference >= -3.0 * error else "**no**",
-             report.number(line["smallest_eigenvalue"], ".2g"), f"{other['wall_s']:.1f}", f"{line['wall_s']:.1f}",
-             f"{line['peak_mib']:.0f}")
-        )  # fmt: skip
+        values = [f"{each['loglik']:.1f} ± {each['loglik_se']:.1f}" for each in (other, line)]
+        verdict = "yes" if difference >= -3.0 * error else "**no**"
+        eigenvalue = report.number(line["smallest_eigenvalue"], ".2g")
+        seconds = [f"{each['wall_s']:.1f}" for each in (other, line)]
+        memory = f"{line['peak_mib']:.0f}"
+        rows.append((*name, *values, f"{difference:+.1f}", verdict, eigenvalue, *seconds, memory))
     return "# Log-likelihood of the fitted rows, no shrinkage (nats)\n\n" + report.table(HEADER, rows) + "\n"
 
 

@@ -34,7 +34,9 @@ def run(table: Table, task: dict[str, Any]) -> dict[str, Any]:
     import poplin
 
     model = poplin.PLN(method=task["estimator"], rank=task["rank"], shrinkage=0)
-    fit, clock = timed(lambda: model.fit(table.counts, X=table.covariates, offset=table.offsets), task["limit"])
+    fit, clock = timed(
+        lambda: model.fit(table.counts, X=table.covariates, offset=table.offsets), task["limit"]
+    )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
     eigenvalues = np.linalg.eigvalsh(fit.covariance_)[-(task["rank"] or len(fit.covariance_)) :]
     return {

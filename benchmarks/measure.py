@@ -1,6 +1,7 @@
-"""Runs one task in a fresh process with a fixed number of threads, and says what came back; `facts` describes where.
+"""Runs one task in a fresh process with a fixed number of threads; `facts` says where.
 
-`in_child` never raises for a failed run: a run that dies, or passes the limit and is stopped, is a result with a status.
+`in_child` never raises for a failed run: a run that dies, or passes the limit and is stopped, is a result
+with a status.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def in_child(python: str, module: str, task: dict[str, Any], shared: Path) -> di
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """The caller's environment with every thread pool at `threads` (XLA's follows the child's own affinity)."""
+    """The caller's environment with every thread pool at `threads` (XLA's follows the child's affinity)."""
     return dict(os.environ) | {name: str(threads) for name in THREAD_VARIABLES} | {"PYTHONWARNINGS": "ignore"}
 
 
@@ -64,11 +65,13 @@ def facts() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Short hash of the checkout, with + when the package or the benchmarks differ from it; '' outside a checkout."""
+    """Short hash of the checkout, + when the package or the benchmarks differ from it; '' outside one."""
 
     def git(*arguments: str) -> str:
         try:
-            answer = subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+            answer = subprocess.run(
+                ["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True
+            )
         except (OSError, subprocess.CalledProcessError):
             return ""
         return answer.stdout.strip()
@@ -83,4 +86,6 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )

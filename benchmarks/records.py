@@ -1,6 +1,7 @@
 """Finished runs as lines of one CSV: read, replaced, written whole, so that an interrupted benchmark goes on.
 
-A line's key is (design, model, contender, threads); a failed line is tried again, a done or stopped one is kept.
+A line's key is (design, model, contender, threads); a failed line is tried again, a done or stopped one is
+kept.
 """
 
 from __future__ import annotations

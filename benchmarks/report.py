@@ -1,4 +1,4 @@
-"""Markdown from finished lines: one table of runs, one of ratios, one of verdicts, and where they were measured."""
+"""Markdown from finished lines: tables of runs, ratios and verdicts, and where they were measured."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from benchmarks.targets import TOLERANCE, peer_seconds, verdicts
 
 DISTURBED = 0.05
 NOTES = f"""\
-Wall and CPU seconds are those of the second of two identical calls in a fresh process (construction and fit; of the only
-call where it took over a minute); "first" is how much longer the first took (compilation, warming up). Peak memory is
-the process's after the first call. "Bound" is recomputed from the returned parameters in double precision with every
-constant (nats, higher is better), "gap" is relative to the best value known. "To peer" is when the trace comes within
-{TOLERANCE:g} (relative) of the best value that a peer was recorded to reach, "past peer" when it is above that value.
+Wall and CPU seconds are those of the second of two identical calls in a fresh process (construction and fit;
+of the only call where it took over a minute); "first" is how much longer the first took (compilation, warming
+up). Peak memory is the process's after the first call. "Bound" is recomputed from the returned parameters in
+double precision with every constant (nats, higher is better), "gap" is relative to the best value known. "To
+peer" is when the trace comes within {TOLERANCE:g} (relative) of the best value that a peer was recorded to
+reach, "past peer" when it is above that value.
 Seconds marked * were measured while other work used more than {DISTURBED:.0%} of the machine.
 """
 
@@ -33,12 +34,13 @@ def markdown(lines: list[Line]) -> str:
 
 
 RUN_HEADER = (
-    "design", "model", "contender", "status", "wall s", "CPU s", "first s", "peak MiB", "bound", "gap", "to peer s",
-    "past peer s", "iterations", "converged", "mean B error", "lag 1", "Sigma error", "oracle", "log-likelihood",
+    "design", "model", "contender", "status", "wall s", "CPU s", "first s", "peak MiB", "bound", "gap",
+    "to peer s", "past peer s", "iterations", "converged", "mean B error", "lag 1", "Sigma error", "oracle",
+    "log-likelihood",
 )  # fmt: skip
 RATIO_HEADER = (
-    "design", "model", "contender", "pyPLNmodels wall / wall", "pyPLNmodels CPU / CPU", "pyPLNmodels to peer / to peer",
-    "best peer", "its seconds", "its seconds / to peer",
+    "design", "model", "contender", "pyPLNmodels wall / wall", "pyPLNmodels CPU / CPU",
+    "pyPLNmodels to peer / to peer", "best peer", "its seconds", "its seconds / to peer",
 )  # fmt: skip
 TARGET_HEADER = ("design", "model", "claim", "measured", "wanted", "met")
 
@@ -75,7 +77,9 @@ def _ratio_rows(line: Line, lines: list[Line]) -> list[Sequence[str]]:
         for other in lines
         if other["contender"] == "pyPLNmodels"
         and other["status"] == "done"
-        and all(other[name] == line[name] for name in ("design", "model", "threads", "cpu", "cores", "source"))
+        and all(
+            other[name] == line[name] for name in ("design", "model", "threads", "cpu", "cores", "source")
+        )
     ]
     walls = [f"{peer['wall_s'] / line['wall_s']:.1f}" for peer in peers]
     processors = [f"{peer['cpu_s'] / line['cpu_s']:.1f}" for peer in peers]
@@ -83,7 +87,9 @@ def _ratio_rows(line: Line, lines: list[Line]) -> list[Sequence[str]]:
     if line["contender"] != "poplin-variational":
         return [(*row, "", "", "", "")]
     reached = line["seconds_to_peer"]
-    both = [f"{peer['seconds_to_peer'] / reached:.1f}" for peer in peers if peer["seconds_to_peer"] and reached]
+    both = [
+        f"{peer['seconds_to_peer'] / reached:.1f}" for peer in peers if peer["seconds_to_peer"] and reached
+    ]
     seconds, source = peer_seconds(line, lines)
     to_peer = f"{seconds / reached:.1f}" if seconds is not None and reached else ""
     return [(*row, "".join(both), source, number(seconds, ".2f"), to_peer)]
@@ -98,10 +104,18 @@ def _where(lines: list[Line]) -> str:
     """One line a distinct machine and day."""
     seen = {}
     for line in lines:
-        place = (line["cpu"], line["cores"], line["threads"], line["python"], str(line["date"])[:10], line["commit"])
+        place = (
+            line["cpu"],
+            line["cores"],
+            line["threads"],
+            line["python"],
+            str(line["date"])[:10],
+            line["commit"],
+        )
         seen.setdefault(place, set()).update(filter(None, [line.get("versions")]))
     return "\n".join(
-        f"- {cpu}, {cores} cores, {threads} threads, Python {python}, {date}, commit {commit}: {'; '.join(sorted(packages))}"
+        f"- {cpu}, {cores} cores, {threads} threads, Python {python}, {date}, commit {commit}: "
+        + "; ".join(sorted(packages))
         for (cpu, cores, threads, python, date, commit), packages in seen.items()
     )
 

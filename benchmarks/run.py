@@ -1,7 +1,8 @@
-"""`python -m benchmarks.run`: every (design, model, contender) once, then `runs.csv` and `runs.md` in the output folder.
+"""`python -m benchmarks.run`: every (design, model, contender) once, then `runs.csv` and `runs.md`.
 
-Interrupt it at will: finished lines are kept and skipped the next time (`--again` measures them anew). A run above
-`--limit` seconds is stopped and told as such. Without the shared folder the simulated designs are drawn from a seed.
+Interrupt it at will: finished lines are kept and skipped the next time (`--again` measures them anew). A run
+above `--limit` seconds is stopped and told as such. Without the shared folder the simulated designs are drawn
+from a seed.
 """
 
 from __future__ import annotations
@@ -29,16 +30,17 @@ def main(arguments: list[str] | None = None) -> None:
     known = designs.known(chosen.shared)
     for task in tasks(chosen):
         label = (task.design, designs.model_label(task.rank), task.contender, str(task.threads))
-        if not chosen.again and any(records.key(line) == label and settled(line, chosen.quiet) for line in lines):
+        if not chosen.again and any(
+            records.key(line) == label and settled(line, chosen.quiet) for line in lines
+        ):
             continue
         print(" | ".join(label[:3]), end=" ... ", flush=True)
         python = chosen.peer_python if task.contender.startswith("pyPLNmodels") else sys.executable
         where = facts()
         result = in_child(python, "benchmarks.child", task._asdict(), chosen.shared)
         line = complete(task, result, known) | where
-        print(
-            f"{line['status']}, {report.number(line['wall_s'], '.2f')} s, bound {report.number(line['bound'], '.2f')}"
-        )
+        seconds, bound = report.number(line["wall_s"], ".2f"), report.number(line["bound"], ".2f")
+        print(f"{line['status']}, {seconds} s, bound {bound}")
         lines = records.put(lines, line)
         records.write(path, lines)
     (chosen.out / "runs.md").write_text(report.markdown(in_order(lines)))
@@ -55,13 +57,19 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--designs", type=_names, default=["short"], help="names, 'short' (default) or 'all'")
     parser.add_argument("--models", type=_names, default=["full", "pca"], help="full, pca (default: both)")
-    parser.add_argument("--contenders", type=_names, default=["poplin", "pyPLNmodels"], help=", ".join(CONTENDERS))
+    parser.add_argument(
+        "--contenders", type=_names, default=["poplin", "pyPLNmodels"], help=", ".join(CONTENDERS)
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit", type=float, default=600.0, help="seconds a fit may take")
     parser.add_argument("--n-init", type=int, default=1, help="starts of poplin's low-rank fits")
-    parser.add_argument("--loglik", action="store_true", help="also the log-likelihood of poplin's fits (untimed)")
+    parser.add_argument(
+        "--loglik", action="store_true", help="also the log-likelihood of poplin's fits (untimed)"
+    )
     parser.add_argument("--again", action="store_true", help="measure finished lines anew")
-    parser.add_argument("--quiet", action="store_true", help="measure anew what other work on the machine disturbed")
+    parser.add_argument(
+        "--quiet", action="store_true", help="measure anew what other work on the machine disturbed"
+    )
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "out")
     parser.add_argument("--shared", type=Path, default=REPOSITORY.parent / "shared")
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has pyPLNmodels")
@@ -128,7 +136,8 @@ def in_order(lines: list[Line]) -> list[Line]:
     names, rivals = list(designs.RANKS), list(CONTENDERS)
     ranks = {line["model"]: int(line["model"].partition("=")[2] or 0) for line in lines}
     return sorted(
-        lines, key=lambda line: (names.index(line["design"]), ranks[line["model"]], rivals.index(line["contender"]))
+        lines,
+        key=lambda line: (names.index(line["design"]), ranks[line["model"]], rivals.index(line["contender"])),
     )
 
 

@@ -1,6 +1,7 @@
 """Real count tables for the likelihood comparisons, with the covariates and offsets of the recorded designs.
 
-`real_table(name, shared)` gives a `Table`; microcosm and kang are read from the data folder (intercept, log offset).
+`real_table(name, shared)` gives a `Table`; microcosm and kang are read from the data folder (intercept, log
+offset).
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ def real_table(name: str, shared: Path, *, intercept_only: bool = False) -> Tabl
     """The named table; FileNotFoundError where the shared folder lacks it."""
     if name in ("trichoptera", "barents", "mollusk", "oaks", "scRNA"):
         if not (shared / "reference" / "designs" / f"{name}.npz").is_file():
-            raise FileNotFoundError(f"{name} is a real table and lies in the shared folder only, not in {shared}")
+            raise FileNotFoundError(
+                f"{name} is a real table and lies in the shared folder only, not in {shared}"
+            )
         design = load(name, shared)
         offsets = np.zeros(design.counts.shape) if design.offsets is None else design.offsets
         table = Table(design.counts, design.covariates, offsets)

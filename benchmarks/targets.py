@@ -1,8 +1,9 @@
 """What the numbers have to reach, and whether they do: one `Verdict` a claim, from finished lines alone.
 
-Bounds count as reached within 1e-6 of the recorded value, relative (recorded values hold two decimals: not within less
-than half a unit of the last); the same tolerance holds for the time at which a trace reaches the best peer's value. That peer's seconds are those of the same run where it is pyPLNmodels, else the CPU
-seconds that were recorded for it on another day (marked "recorded").
+Bounds count as reached within 1e-6 of the recorded value, relative (recorded values hold two decimals: not
+within less than half a unit of the last); the same tolerance holds for the time at which a trace reaches the
+best peer's value. That peer's seconds are those of the same run where it is pyPLNmodels, else the CPU seconds
+that were recorded for it on another day (marked "recorded").
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ PEERS = {
 
 
 class Verdict(NamedTuple):
-    """A claim about one line: what was measured, what is wanted, and whether it is met (None: not measured)."""
+    """A claim about one line: what was measured, what is wanted, whether it is met (None: not measured)."""
 
     design: str
     model: str
@@ -104,7 +105,9 @@ def truths(lines: list[Line]) -> Iterator[Verdict]:
             yield _within(name, "relative Frobenius error of Sigma", line["frobenius"], 0.0, 0.11)
             for peer in _by("pyPLNmodels", lines):
                 if _name(peer) == name and peer["threads"] == line["threads"]:
-                    yield _within(name, "seconds (the peer's variational fit)", line["wall_s"], 0.0, peer["wall_s"])
+                    yield _within(
+                        name, "seconds (the peer's variational fit)", line["wall_s"], 0.0, peer["wall_s"]
+                    )
         elif name == ("scenario2", "PCA q=12"):
             yield _within(name, "relative Frobenius error of CC'", line["frobenius"], 0.0, 0.075)
         elif name == ("lowrank_10k", "PCA q=10"):

@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic: the bound in NumPy against sums written out, and the verdicts on made-up lines."""
+"""The benchmarks' own arithmetic: the bound in NumPy against sums written out, verdicts on made-up lines."""
 
 import math
 
