@@ -62,15 +62,13 @@ def imported(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, (
-                f"{label(path)}: line {node.lineno} imports by a relative name"
-            )
+            assert node.level == 0, f"{label(path)}: line {node.lineno} imports by a relative name"
             base = node.module or ""
             yield from (_target(f"{base}.{alias.name}", base) for alias in node.names)
 
 
 def _target(longer: str, base: str) -> str:
-    """`from poplin.data import counts` means a module, `from poplin.data.counts import Counts` a thing in one."""
+    """`from poplin.data import counts` is a module, `from poplin.data.counts import Counts` is not."""
     return longer if longer in MODULES else base
 
 
