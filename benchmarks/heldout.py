@@ -70,7 +70,10 @@ def main(arguments: list[str] | None = None) -> None:
         for line in compare(name, kind, read_folds(chosen.out, name, kind))
     ]
     records.write(chosen.out / "heldout.csv", lines, COLUMNS)
-    (chosen.out / "heldout.md").write_text(markdown(lines))
+    missing = [name for name in chosen.tables if not read_folds(chosen.out, name, covariates)]
+    told = f"\nNot complete, and not in any sum: {', '.join(missing)} ({covariates}).\n" if missing else ""
+    (chosen.out / "heldout.md").write_text(markdown(lines) + told)
+    print(told, end="")
     print(f"written: {chosen.out / 'heldout.csv'}, {chosen.out / 'heldout.md'}")
 
 

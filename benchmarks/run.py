@@ -120,9 +120,10 @@ def complete(task: Task, result: dict[str, Any], known: dict[str, Any]) -> Line:
     peer = known.get("best_peer", {}).get(f"{task.design} | {model}")
     if peer is not None:
         line |= {"best_peer": peer["elbo"], "best_peer_by": peer["by"], "best_peer_cpu_s": peer["cpu_s"]}
-        trace = result.get("trace", [])
-        line["seconds_to_peer"] = seconds_to(trace, peer["elbo"] - slack(peer["elbo"]))
-        line["seconds_past_peer"] = seconds_to(trace, peer["elbo"])
+        for column, value in (("to", peer["elbo"] - slack(peer["elbo"])), ("past", peer["elbo"])):
+            # A trace is believed only as far as the recomputed bound confirms it.
+            if line["bound"] is not None and line["bound"] >= value:
+                line[f"seconds_{column}_peer"] = seconds_to(result.get("trace", []), value)
     return line
 
 

@@ -84,7 +84,8 @@ def peer_seconds(line: Line, lines: list[Line]) -> tuple[float | None, str]:
     if by is None:
         return None, ""
     for other in _by(PEERS.get(by, ""), lines):
-        if _name(other) == _name(line) and other["threads"] == line["threads"]:
+        same = all(other[name] == line[name] for name in ("design", "model", "threads", "cpu", "cores"))
+        if same and other["status"] == "done":
             return other["wall_s"], f"{by}, wall, same run"
     return line["best_peer_cpu_s"], f"{by}, CPU, recorded"
 

@@ -125,6 +125,10 @@ def test_verdicts_compare_with_the_peer_of_the_same_run():
     assert decided["bound against the best known, relative"].met
     speed = decided["times faster to the best peer's bound"]
     assert (speed.measured, speed.met) == ("21.0", True)
+    # A trace that the recomputed bound does not confirm counts for nothing.
+    assert (
+        complete(task, fitted | {"bound": -101.0, "trace": [[0.1, -99.0]]}, known)["seconds_to_peer"] is None
+    )
     worse = ours | {"bound": -100.1, "seconds_to_peer": None}
     assert [verdict.met for verdict in verdicts([worse, peer])] == [False, False]
 
