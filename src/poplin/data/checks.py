@@ -24,7 +24,9 @@ def check_names(names: Names, what: str, mend: str) -> Names:
     """`names`, when no two are equal."""
     twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
-        raise InputError(f"Duplicated {what} names: {listed(twice)}. Every {what} needs its own name; {mend}.")
+        raise InputError(
+            f"Duplicated {what} names: {listed(twice)}. Every {what} needs its own name; {mend}."
+        )
     return names
 
 
@@ -36,29 +38,40 @@ def check_counts(y: np.ndarray, rows: Names, columns: Names) -> np.ndarray:
     missing = np.isnan(y)
     wrong = [
         (np.isinf(y), "an infinite count", "Mark a missing count as NaN."),
-        (y < 0, "a negative count", "Counts are whole numbers from 0; pass them as counted, not logged or centred."),
+        (
+            y < 0,
+            "a negative count",
+            "Counts are whole numbers from 0; pass them as counted, not logged or centred.",
+        ),
         (
             ~missing & (y != np.rint(y)),
             "a fractional count",
-            "Counts are whole numbers; pass them as counted and give depth or effort as `offset` on the log scale.",
+            "Counts are whole numbers; pass them as counted and give depth or effort as `offset` on the log "
+            "scale.",
         ),
-        (y > LARGEST_COUNT, "a count above 2^53", "Such a number is no longer exact; check the units of the table."),
+        (
+            y > LARGEST_COUNT,
+            "a count above 2^53",
+            "Such a number is no longer exact; check the units of the table.",
+        ),
     ]
     for bad, found, mend in wrong:
         if bad.any():
             i, j = np.argwhere(bad)[0]
-            raise InputError(f"Y holds {found}, {y[i, j]:g},{place((i, j), rows, columns)}{and_more(bad)}. {mend}")
+            raise InputError(
+                f"Y holds {found}, {y[i, j]:g},{place((i, j), rows, columns)}{and_more(bad)}. {mend}"
+            )
     return y
 
 
 def check_observed(y: np.ndarray, weights: np.ndarray, columns: Names) -> None:
     """Every column has at least one observed count in a row of positive weight."""
-    unseen = ~(~np.isnan(y[weights > 0])).any(axis=0)
-    if unseen.any():
-        names = [name for name, empty in zip(columns, unseen, strict=True) if empty]
+    seen = (~np.isnan(y[weights > 0])).sum(axis=0)
+    names = [name for name, count in zip(columns, seen, strict=True) if count == 0]
+    if names:
         raise InputError(
-            f"No count is observed (all are missing) in the columns {listed(names)}, over the rows of positive weight. "
-            "Nothing can be learned about them: leave them out of Y."
+            f"No count is observed (all are missing) in the columns {listed(names)}, over the rows of "
+            "positive weight. Nothing can be learned about them: leave them out of Y."
         )
 
 
@@ -82,8 +95,8 @@ def check_covariates(x: np.ndarray, names: Names, weights: np.ndarray) -> np.nda
     n, d = x_used.shape
     if d >= n:
         raise InputError(
-            f"X has {d} covariates (with the intercept) for {n} rows of positive weight; fewer covariates than rows are "
-            "needed. Leave covariates out or add rows."
+            f"X has {d} covariates (with the intercept) for {n} rows of positive weight; fewer covariates "
+            "than rows are needed. Leave covariates out or add rows."
         )
     scale = np.linalg.norm(x_used, axis=0)
     empty = [name for name, size in zip(names, scale, strict=True) if size == 0]
@@ -94,8 +107,8 @@ def check_covariates(x: np.ndarray, names: Names, weights: np.ndarray) -> np.nda
         kept = next((j for j in constant if names[j] == "Intercept"), constant[0])
         extra = [names[j] for j in constant if j != kept]
         raise InputError(
-            f"The covariates {listed(extra)} are constant, as '{names[kept]}' already is: their effects cannot be "
-            "told apart. Leave them out."
+            f"The covariates {listed(extra)} are constant, as '{names[kept]}' already is: their effects "
+            "cannot be told apart. Leave them out."
         )
     _check_rank_of(x_used / scale, names)
     return x
@@ -104,7 +117,8 @@ def check_covariates(x: np.ndarray, names: Names, weights: np.ndarray) -> np.nda
 def _check_rank_of(x: np.ndarray, names: Names) -> None:
     from scipy.linalg import qr, solve_triangular
 
-    r, pivot = qr(x, mode="r", pivoting=True)  # x[:, pivot] = Q r
+    factors: Any = qr(x, mode="r", pivoting=True)
+    r, pivot = factors  # x[:, pivot] = Q r
     size = np.abs(np.diag(r))
     rank = int((size > COLLINEAR * size[0]).sum())
     if rank == x.shape[1]:
@@ -117,7 +131,8 @@ def _check_rank_of(x: np.ndarray, names: Names) -> None:
         told.append(f"'{names[j]}' is a combination of {listed(partners)}")
     raise InputError(
         f"The covariates are collinear: {'; '.join(told[:3])}{'; and more' if len(told) > 3 else ''}. "
-        "Their effects cannot be told apart: leave out one of each set (or, for tiny spread on a large mean, centre it)."
+        "Their effects cannot be told apart: leave out one of each set (or, for tiny spread on a large "
+        "mean, centre it)."
     )
 
 
@@ -126,9 +141,13 @@ def check_weights(weights: np.ndarray, rows: Names) -> np.ndarray:
     check_finite(weights, "A weight", rows, None, "Weights are finite numbers from 0; 0 leaves a row out.")
     if (weights < 0).any():
         i = int(np.argmax(weights < 0))
-        raise InputError(f"The weight at row '{rows[i]}' is negative, {weights[i]:g}. Weights are numbers from 0.")
+        raise InputError(
+            f"The weight at row '{rows[i]}' is negative, {weights[i]:g}. Weights are numbers from 0."
+        )
     if not (weights > 0).any():
-        raise InputError("Every weight is 0, so no row is left to fit. Give at least two rows a positive weight.")
+        raise InputError(
+            "Every weight is 0, so no row is left to fit. Give at least two rows a positive weight."
+        )
     return weights
 
 
@@ -141,8 +160,8 @@ def _in_order(named: Named, columns: Names | None, what: str) -> np.ndarray:
     lacking = [name for name in columns if name not in place]
     if lacking or len(place) != len(columns):
         raise InputError(
-            f"{what} has {len(place)} named rows for the {len(columns)} columns of Y and lacks {listed(lacking)}. Give it one "
-            "row for each column of Y, by the same name."
+            f"{what} has {len(place)} named rows for the {len(columns)} columns of Y and lacks "
+            f"{listed(lacking)}. Give it one row for each column of Y, by the same name."
         )
     return named.values[[place[name] for name in columns]]
 
@@ -159,16 +178,16 @@ def check_basis(V: Any, p: int, columns: Names | None = None) -> np.ndarray:
     if basis.ndim != 2 or basis.shape[0] != p or not 1 <= basis.shape[1] <= p:
         turned = " It looks transposed: pass V.T." if basis.ndim == 2 and basis.shape[1] == p else ""
         raise InputError(
-            f"The basis V has the shape {basis.shape}; wanted is ({p}, q) with 1 <= q <= {p}, one row per column of Y."
-            f"{turned}"
+            f"The basis V has the shape {basis.shape}; wanted is ({p}, q) with 1 <= q <= {p}, one row per "
+            f"column of Y.{turned}"
         )
     if not np.isfinite(basis).all():
         raise InputError("The basis V holds entries that are NaN or infinite. Give finite numbers.")
     gap = float(np.abs(basis.T @ basis - np.eye(basis.shape[1])).max())
     if gap > 1e-6:
         raise InputError(
-            f"The columns of the basis V are not orthonormal: max |V'V - I| = {gap:.3g}, wanted at most 1e-6. "
-            "Mend it with V, _ = numpy.linalg.qr(V) (or keep more digits when V is written to a file)."
+            f"The columns of the basis V are not orthonormal: max |V'V - I| = {gap:.3g}, wanted at most "
+            "1e-6. Mend it with V, _ = numpy.linalg.qr(V) (or keep more digits when V is written to a file)."
         )
     return basis
 
@@ -177,7 +196,9 @@ def check_rank(rank: Any, n: int, p: int) -> int:
     """The number of latent dimensions as an int in 1..min(n, p)."""
     whole = isinstance(rank, int | np.integer) and not isinstance(rank, bool | np.bool_)
     if not whole or not 1 <= int(rank) <= min(n, p):
-        raise InputError(f"rank is {rank!r}; wanted is a whole number from 1 to min(n, p) = min({n}, {p}) = {min(n, p)}.")
+        raise InputError(
+            f"rank is {rank!r}; wanted is a whole number from 1 to min(n, p) = min({n}, {p}) = {min(n, p)}."
+        )
     return int(rank)
 
 
@@ -189,7 +210,9 @@ def check_covariance(covariance: Any, p: int, columns: Names | None = None) -> s
     shapes = ("full", "diagonal", "spherical")
     if isinstance(covariance, str):
         if covariance not in shapes:
-            raise InputError(f"covariance is '{covariance}'; wanted is one of {listed(shapes)} or a {p} x {p} array.")
+            raise InputError(
+                f"covariance is '{covariance}'; wanted is one of {listed(shapes)} or a {p} x {p} array."
+            )
         return covariance
     named = as_named(covariance, "The covariance")
     sigma = _in_order(named, columns, "The covariance")
@@ -197,17 +220,21 @@ def check_covariance(covariance: Any, p: int, columns: Names | None = None) -> s
         across = Named(sigma.T, named.column_names)
         sigma = _in_order(across, columns, "The covariance").T
     if sigma.shape != (p, p):
-        raise InputError(f"The covariance has the shape {sigma.shape}; wanted is ({p}, {p}), as Y has {p} columns.")
+        raise InputError(
+            f"The covariance has the shape {sigma.shape}; wanted is ({p}, {p}), as Y has {p} columns."
+        )
     if not np.isfinite(sigma).all():
         raise InputError("The covariance holds entries that are NaN or infinite. Give finite numbers.")
     gap = float(np.abs(sigma - sigma.T).max())
     if gap > 1e-8 * float(np.abs(sigma).max()):
-        raise InputError(f"The covariance is not symmetric: max |S - S'| = {gap:.3g}. Mend it with (S + S.T) / 2.")
+        raise InputError(
+            f"The covariance is not symmetric: max |S - S'| = {gap:.3g}. Mend it with (S + S.T) / 2."
+        )
     sigma = (sigma + sigma.T) / 2
     smallest, largest = np.linalg.eigvalsh(sigma)[[0, -1]]
     if smallest <= 1e-14 * p * max(largest, 0.0):
         raise InputError(
-            f"The covariance is not positive definite: its smallest eigenvalue is {smallest:.3g}. Add a small number to "
-            "its diagonal, or pass its leading eigenvectors as `basis`."
+            f"The covariance is not positive definite: its smallest eigenvalue is {smallest:.3g}. Add a "
+            "small number to its diagonal, or pass its leading eigenvectors as `basis`."
         )
     return sigma

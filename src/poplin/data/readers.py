@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from poplin._errors import InputError
 from poplin.data.tables import CountTable, Names, as_table, index_names, listed
-from poplin.data.textfiles import name_rows, read_text
+from poplin.data.textfiles import layout, name_rows, opened
 
 _TEXT = (".csv", ".tsv", ".txt")
 _SPARSE_KEYS = {"format", "shape", "data"}
@@ -25,10 +26,11 @@ _SPARSE_KEYS = {"format", "shape", "data"}
 def read_counts(path: str | os.PathLike[str], *, row_names: str | None = None) -> CountTable:
     """The counts in a file, with the names and covariates it holds.
 
-    .csv, .tsv, .txt (also .gz), .parquet: rows are rows, with a header; `row_names` is the column of row names
-    ("none": there is none), else see `textfiles.name_rows`. .npz: `counts` or `Y`, or the layout of
-    scipy.sparse.save_npz, with optional obs_names, var_names, cov_<name> and log_offset. .mtx: with barcodes.tsv and
-    features.tsv beside it, the matrix is turned so that barcodes are rows. .h5ad: X, with obs as covariates.
+    .csv, .tsv, .txt (also .gz), .parquet: rows are rows, with a header; `row_names` is the column of row
+    names ("none": there is none), else see `textfiles.name_rows`. .npz: `counts` or `Y`, or the layout of
+    scipy.sparse.save_npz, with optional obs_names, var_names, cov_<name> and log_offset. .mtx: with
+    barcodes.tsv and features.tsv beside it, the matrix is turned so that barcodes are rows. .h5ad: X, with
+    obs as covariates.
 
     Raises `InputError` when there is no such file, or it is none of these.
     """
@@ -41,7 +43,10 @@ def read_counts(path: str | os.PathLike[str], *, row_names: str | None = None) -
         return as_table(_h5ad(file))
     frame = name_rows(_frame(file, kind), row_names, file.name, counts=True)
     if frame.shape[1] == 0:
-        raise InputError(f"{file.name} has no column of numbers, so it is no table of counts. Check that it is the right file.")
+        raise InputError(
+            f"{file.name} has no column of numbers, so it is no table of counts. Check that it is the right "
+            "file."
+        )
     return as_table(frame)
 
 
@@ -62,7 +67,7 @@ def read_table(path: str | os.PathLike[str], *, row_names: str | None = None) ->
 
 
 def read_basis(path: str | os.PathLike[str]) -> Any:
-    """A basis V as a DataFrame of p rows and q columns; row names, if it has them, are the names of the counts' columns.
+    """A basis V as a DataFrame of p rows and q columns, its row names (if any) those of the counts' columns.
 
     Text with or without a header, .parquet, .npy, or .npz holding one array (or one named V or basis) and
     optional var_names.
@@ -77,11 +82,14 @@ def read_basis(path: str | os.PathLike[str]) -> Any:
         matrices = [name for name, array in arrays.items() if array.ndim == 2]
         chosen = [name for name in ("V", "basis") if name in matrices] or matrices
         if len(chosen) != 1:
-            raise InputError(f"{file.name} holds the arrays {listed(arrays)}; wanted is one two-dimensional array, named V.")
+            raise InputError(
+                f"{file.name} holds the arrays {listed(arrays)}; wanted is one two-dimensional array, named "
+                "V."
+            )
         names = arrays.get("var_names")
         frame = pandas.DataFrame(arrays[chosen[0]])
         return frame if names is None else frame.set_axis([str(name) for name in names], axis=0)
-    frame = read_text(file, header=None) if kind in _TEXT else _frame(file, kind)
+    frame = _text(file, header=None) if kind in _TEXT else _frame(file, kind)
     return name_rows(frame, None, file.name, counts=True)
 
 
@@ -90,13 +98,20 @@ def _found(path: str | os.PathLike[str], known: tuple[str, ...]) -> tuple[Path, 
     file = Path(path)
     suffixes = [suffix.lower() for suffix in file.suffixes]
     packed = suffixes[-1:] == [".gz"]
-    kind = (suffixes[-2:-1] if packed else suffixes[-1:] or [""])[0] if suffixes[: -1 if packed else None] else ""
+    kind = (
+        (suffixes[-2:-1] if packed else suffixes[-1:] or [""])[0]
+        if suffixes[: -1 if packed else None]
+        else ""
+    )
     if file.is_dir():
         raise InputError(f"{file} is a folder. Give a file: {listed(known, 12)}.")
     if not file.exists():
         raise InputError(f"There is no file {file}. Check the path (relative to {Path.cwd().name}/).")
     if kind not in known or (packed and kind not in (*_TEXT, ".mtx")):
-        raise InputError(f"{file.name} is of no known kind. Known endings are {listed(known, 12)} (.gz after text or .mtx).")
+        raise InputError(
+            f"{file.name} is of no known kind. Known endings are {listed(known, 12)} (.gz after text or "
+            ".mtx)."
+        )
     if file.stat().st_size == 0:
         raise InputError(f"{file.name} is empty.")
     if not os.access(file, os.R_OK):
@@ -117,13 +132,37 @@ def _loaded(file: Path, load: Callable[[], Any]) -> Any:
 
 def _frame(file: Path, kind: str) -> Any:
     if kind in _TEXT:
-        return read_text(file)
+        return _text(file)
     import pandas
 
     frame = _loaded(file, lambda: pandas.read_parquet(file))
     if index_names(frame.index) is None:
         return frame.reset_index(drop=True)
     return frame.reset_index(names=[""]) if frame.index.nlevels == 1 else frame.reset_index(drop=True)
+
+
+def _text(file: Path, *, header: bool | None = True) -> Any:
+    """A text table with its columns as they are headed, the first one still a column."""
+    import pandas
+
+    how = layout(file, header=header)
+    read_csv: Any = pandas.read_csv  # its stubs do not know float_precision="round_trip"
+    with opened(file) as handle:
+        try:
+            frame = read_csv(
+                handle,
+                sep=how.delimiter,
+                header=None,
+                skiprows=how.skipped,
+                decimal=how.decimal,
+                float_precision="round_trip",
+                low_memory=False,
+            )
+        except pandas.errors.EmptyDataError:
+            frame = pandas.DataFrame(columns=range(len(how.columns or ())))
+        except (pandas.errors.ParserError, UnicodeDecodeError) as error:
+            raise InputError(f"{file.name} cannot be read as a table: {str(error).strip()}.") from error
+    return frame if how.columns is None else frame.set_axis(list(how.columns), axis=1)
 
 
 def _npz(file: Path) -> dict[str, np.ndarray]:
@@ -149,21 +188,25 @@ def _npz_counts(file: Path) -> CountTable:
         values = _loaded(file, lambda: sparse.load_npz(file))
     else:
         raise InputError(
-            f"{file.name} holds the arrays {listed(arrays)}; wanted is `counts` (or `Y`), rows by columns, or the layout of "
-            "scipy.sparse.save_npz."
+            f"{file.name} holds the arrays {listed(arrays)}; wanted is `counts` (or `Y`), rows by columns, "
+            "or the layout of scipy.sparse.save_npz."
         )
     if values.ndim != 2:
-        raise InputError(f"The counts in {file.name} have the shape {values.shape}; wanted is rows by columns.")
+        raise InputError(
+            f"The counts in {file.name} have the shape {values.shape}; wanted is rows by columns."
+        )
     n, p = values.shape
     rows = _names(arrays, "obs_names", n, file)
     columns = _names(arrays, "var_names", p, file)
     notes = tuple(
-        f"{file.name} holds '{name}', which was not used, as it may be on the scale of counts; offsets are on the log scale "
-        "(in .npz under the name log_offset)."
+        f"{file.name} holds '{name}', which was not used, as it may be on the scale of counts; offsets are "
+        "on the log scale (in .npz under the name log_offset)."
         for name in ("offset", "coverage")
         if name in arrays
     )
-    table = CountTable(values, rows, columns, _npz_covariates(arrays, rows, n, file), notes, arrays.get("log_offset"))
+    table = CountTable(
+        values, rows, columns, _npz_covariates(arrays, rows, n, file), notes, arrays.get("log_offset")
+    )
     return as_table(table)
 
 
@@ -172,7 +215,9 @@ def _names(arrays: dict[str, np.ndarray], key: str, length: int, file: Path) -> 
         return None
     names = arrays[key]
     if names.shape != (length,):
-        raise InputError(f"'{key}' in {file.name} has the shape {names.shape}; wanted is ({length},), one name each.")
+        raise InputError(
+            f"'{key}' in {file.name} has the shape {names.shape}; wanted is ({length},), one name each."
+        )
     return index_names(names)
 
 
@@ -180,12 +225,15 @@ def _npz_covariates(arrays: dict[str, np.ndarray], rows: Names | None, n: int, f
     found = {name.removeprefix("cov_"): array for name, array in arrays.items() if name.startswith("cov_")}
     wrong = [name for name, array in found.items() if array.shape != (n,)]
     if wrong:
-        raise InputError(f"The covariates {listed(wrong)} in {file.name} do not have {n} values, one for each row.")
+        raise InputError(
+            f"The covariates {listed(wrong)} in {file.name} do not have {n} values, one for each row."
+        )
     if not found:
         return None
     import pandas
 
-    return pandas.DataFrame(found, index=None if rows is None else list(rows))
+    frame = pandas.DataFrame(found)
+    return frame if rows is None else frame.set_axis(list(rows), axis=0)
 
 
 def _mtx_counts(file: Path) -> CountTable:
@@ -204,7 +252,10 @@ def _mtx_counts(file: Path) -> CountTable:
     notes = []
     for names, found, what in ((cells, rows, "barcodes"), (genes, columns, "features")):
         if names is not None and found is None and len(names) not in shape:
-            notes.append(f"The {len(names)} {what} beside {file.name} fit no side of its {shape[0]} x {shape[1]} matrix.")
+            notes.append(
+                f"The {len(names)} {what} beside {file.name} fit no side of its {shape[0]} x {shape[1]} "
+                "matrix."
+            )
     return as_table(CountTable(values, rows, columns, None, tuple(notes)))
 
 
@@ -216,7 +267,10 @@ def _beside(file: Path, prefix: str, names: tuple[str, ...]) -> list[str] | None
         for ending in (".tsv", ".tsv.gz"):
             beside = file.with_name(prefix + name + ending)
             if beside.is_file():
-                frame = _loaded(beside, lambda: pandas.read_csv(beside, sep="\t", header=None, dtype=str, keep_default_na=False))  # noqa: B023
+                read = partial(
+                    pandas.read_csv, beside, sep="\t", header=None, dtype=str, keep_default_na=False
+                )
+                frame = _loaded(beside, read)
                 column = 1 if frame.shape[1] > 1 and frame[1].is_unique else 0
                 return list(frame[column])
     return None

@@ -1,11 +1,11 @@
-"""What goes beside the counts: rows matched by name, offsets and weights brought to their full shape.
+"""What goes beside the counts: rows matched by name, offsets and weights checked.
 
-Start at `aligned`, the one place where rows are put into the order of the counts.
+Start at `aligned`, the one place where rows are put into the order of the counts. `row_vector` and
+`log_offset` take weights and offsets in the shapes in which users have them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,34 +20,11 @@ from poplin.data.tables import (
     column_defaults,
     index_names,
     is_frame,
-    is_path,
     listed,
     row_defaults,
 )
 
 Rows = TypeVar("Rows")
-
-
-def as_frame(data: Any, travelling: Any = None) -> Any:
-    """The table of covariates as a DataFrame: `data`, or the one that travels with the counts."""
-    if data is None:
-        data = travelling
-    if data is None:
-        raise InputError("A formula needs the table it is evaluated in: pass it as `data` (a DataFrame or a path).")
-    if is_path(data):
-        from poplin.data.readers import read_table
-
-        data = read_table(data)
-    if is_frame(data):
-        return data
-    import pandas
-
-    if isinstance(data, Mapping):
-        try:
-            return pandas.DataFrame(dict(data))
-        except ValueError as error:
-            raise InputError(f"`data` is no table: {error}. Give columns of equal length.") from error
-    raise InputError(f"`data` is a {type(data).__name__}; wanted is a DataFrame, a mapping of columns or a path.")
 
 
 def aligned(thing: Rows, what: str, rows: Names | None, n: int, notes: list[str]) -> Rows:
@@ -61,7 +38,9 @@ def aligned(thing: Rows, what: str, rows: Names | None, n: int, notes: list[str]
     length = len(thing) if frame else thing.values.shape[0]  # type: ignore[attr-defined, arg-type]
     if rows is None or own is None:
         if length != n:
-            raise InputError(f"{what} has {length} rows and Y has {n}. Give one row for each row of Y, in the same order.")
+            raise InputError(
+                f"{what} has {length} rows and Y has {n}. Give one row for each row of Y, in the same order."
+            )
         if frame and (rows is None) != (own is None):
             bare = "Y" if rows is None else what
             notes.append(f"{what} was matched to Y by the order of the rows, as {bare} has no row names.")
@@ -73,8 +52,9 @@ def aligned(thing: Rows, what: str, rows: Names | None, n: int, notes: list[str]
     lacking = [name for name in rows if name not in place]
     if lacking:
         raise InputError(
-            f"{what} lacks {len(lacking)} of the {n} rows of Y: {listed(lacking)}; its own begin with {listed(own, 3)}. "
-            "Rows are matched by name: add them, leave them out of Y, or reset the index to match by order."
+            f"{what} lacks {len(lacking)} of the {n} rows of Y: {listed(lacking)}; its own begin with "
+            f"{listed(own, 3)}. Rows are matched by name: add them, leave them out of Y, or reset the index "
+            "to match by order."
         )
     order = [place[name] for name in rows]
     left = len(own) - n
@@ -96,19 +76,21 @@ def row_vector(given: Any, what: str, rows: Names | None, n: int, notes: list[st
     if named.values.ndim == 2 and named.values.shape[1] == 1:
         named = named._replace(values=named.values[:, 0])
     if named.values.ndim != 1:
-        raise InputError(f"{what} has the shape {named.values.shape}; wanted is ({n},), one number for each row of Y.")
+        raise InputError(
+            f"{what} has the shape {named.values.shape}; wanted is ({n},), one number for each row of Y."
+        )
     return aligned(named, what, rows, n, notes).values
 
 
-def offset_matrix(offset: Any, table: CountTable, notes: list[str]) -> np.ndarray:
-    """The offset on the log scale as an (n, p) array (a view that repeats what is smaller; zeros for None)."""
+def log_offset(offset: Any, table: CountTable, notes: list[str]) -> np.ndarray:
+    """The offset on the log scale, as a number, (n, 1) or (n, p); zero for None."""
     n, p = table.values.shape
     if offset is None:
-        return np.broadcast_to(np.zeros(()), (n, p))
+        return np.zeros(())
     if isinstance(offset, str):
         raise InputError(
-            f"The offset '{offset}' is a name, and named offsets are not available yet. Give numbers on the log scale, for "
-            "example offset=numpy.log(Y.sum(axis=1)), or an offset(...) term in the formula."
+            f"The offset '{offset}' is a name, and named offsets are not available yet. Give numbers on the "
+            "log scale, for example offset=numpy.log(Y.sum(axis=1)), or an offset(...) term in the formula."
         )
     named = as_named(offset, "offset")
     if named.values.ndim == 1:
@@ -123,7 +105,7 @@ def offset_matrix(offset: Any, table: CountTable, notes: list[str]) -> np.ndarra
     mend = "Give it on the log scale, finite: a missing count is NaN in Y, leave its offset finite."
     values = named.values[:, 0] if named.values.shape == (n, 1) else named.values
     check_finite(values, "An offset", rows, columns, mend)
-    return np.broadcast_to(named.values, (n, p))
+    return named.values
 
 
 def _offset_columns(named: Named, table: CountTable) -> Named:
@@ -133,12 +115,14 @@ def _offset_columns(named: Named, table: CountTable) -> Named:
         return named
     lacking = sorted(set(wanted) - set(names))
     if lacking:
-        raise InputError(f"offset lacks the columns {listed(lacking)} of Y. Give it the same column names, or none.")
+        raise InputError(
+            f"offset lacks the columns {listed(lacking)} of Y. Give it the same column names, or none."
+        )
     return named._replace(values=named.values[:, [names.index(name) for name in wanted]], column_names=wanted)
 
 
 def _offset_shape(shape: tuple[int, ...], n: int, p: int) -> str:
     return (
-        f"offset has the shape {shape}; wanted is one number, ({n},), ({n}, 1) or ({n}, {p}): on the log scale, "
-        "one row for each row of Y."
+        f"offset has the shape {shape}; wanted is one number, ({n},), ({n}, 1) or ({n}, {p}): on the log "
+        "scale, one row for each row of Y."
     )

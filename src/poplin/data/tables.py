@@ -107,19 +107,17 @@ def _one_name(name: Any) -> str:
 def as_table(Y: Any) -> CountTable:
     """The counts `Y`, whatever they came in, with their names and the covariates that travel with them.
 
-    `Y` is (n, p): array, list of lists, DataFrame, scipy.sparse, AnnData, a path, or a `CountTable`. Values
+    `Y` is (n, p): array, list of lists, DataFrame, scipy.sparse, AnnData or a `CountTable`. Values
     are returned dense, as float64, NaN where a count is missing. Raises `InputError` when `Y` is none of
     these, is not two-dimensional or holds something that is no number.
     """
     if isinstance(Y, CountTable):
         table = Y
-    elif is_path(Y):
-        from poplin.data.readers import read_counts
-
-        table = read_counts(Y)
     elif is_instance(Y, "anndata", "AnnData"):
         if Y.X is None:
-            raise InputError("The AnnData object has no X. Put the raw counts there: adata.X = adata.layers['counts'].")
+            raise InputError(
+                "The AnnData object has no X. Put the raw counts there: adata.X = adata.layers['counts']."
+            )
         held = Y.to_memory() if Y.isbacked else Y
         table = CountTable(held.X, index_names(Y.obs_names), index_names(Y.var_names), Y.obs)
     else:
@@ -171,11 +169,15 @@ def _frame_numbers(frame: Any, what: str) -> np.ndarray:
     return values
 
 
-def _array_numbers(thing: Any, what: str, rows: Sequence[str] | None, columns: Sequence[str] | None) -> np.ndarray:
+def _array_numbers(
+    thing: Any, what: str, rows: Sequence[str] | None, columns: Sequence[str] | None
+) -> np.ndarray:
     try:
         array = np.asarray(thing)
     except ValueError as error:
-        raise InputError(f"{what} is not a table: its rows have different lengths. Make them equally long.") from error
+        raise InputError(
+            f"{what} is not a table: its rows have different lengths. Make them equally long."
+        ) from error
     if array.dtype.kind in "biuf":
         return array.astype(np.float64)
     if array.dtype.kind in "OUS":
@@ -190,7 +192,9 @@ def _from_objects(array: np.ndarray) -> np.ndarray:
     return np.where(array == None, np.nan, array).astype(np.float64)  # noqa: E711  (element by element)
 
 
-def _no_number(array: np.ndarray, what: str, rows: Sequence[str] | None, columns: Sequence[str] | None) -> str:
+def _no_number(
+    array: np.ndarray, what: str, rows: Sequence[str] | None, columns: Sequence[str] | None
+) -> str:
     """The message for the first entry of `array` that is no number."""
     for index in np.ndindex(array.shape):
         try:
@@ -198,8 +202,9 @@ def _no_number(array: np.ndarray, what: str, rows: Sequence[str] | None, columns
         except (TypeError, ValueError):
             entry = array[index]
             return (
-                f"{what} holds {_plain(entry)!r}{place(index, rows, columns)}, which is no number. Leave text out (row names belong in "
-                "the index, covariates in `data`) and mark a missing entry as NaN."
+                f"{what} holds {_plain(entry)!r}{place(index, rows, columns)}, which is no number. Leave "
+                "text out (row names belong in the index, covariates in `data`) and mark a missing entry as "
+                "NaN."
             )
     return f"{what} holds something that is no number (it is a {type(array).__name__} of {array.dtype})."
 

@@ -15,7 +15,7 @@ from typing import Any
 from poplin._errors import InputError
 from poplin.data.tables import Names, listed
 
-# A factor is (expression, how it is evaluated: "literal", "lookup" or "python"), a term is a product of factors.
+# A factor is (expression, how it is evaluated: "literal", "lookup" or "python"), a term a product of factors.
 Factor = tuple[str, str]
 Term = tuple[Factor, ...]
 
@@ -54,22 +54,26 @@ def parse(formula: str, columns: Sequence[str]) -> tuple[tuple[Term, ...], tuple
     from formulaic.formula import SimpleFormula
 
     if not isinstance(formula, str):
-        raise InputError(f"formula is a {type(formula).__name__}; wanted is text such as '~ tree + offset(log(reads))'.")
+        raise InputError(
+            f"formula is a {type(formula).__name__}; wanted is text such as '~ tree + offset(log(reads))'."
+        )
     try:
-        parsed = Formula(formula, _context={"__formulaic_variables_available__": list(columns)})
+        parsed = Formula.from_spec(formula, context={"__formulaic_variables_available__": list(columns)})
     except (FormulaicError, SyntaxError, ValueError) as error:
         raise InputError(f"The formula '{formula}' cannot be read: {plain_message(error)}.") from error
     if not isinstance(parsed, SimpleFormula):
         raise InputError(
-            f"The formula '{formula}' has a left side or several parts. The counts are the response: write only the "
-            "covariates, as in '~ tree + depth'."
+            f"The formula '{formula}' has a left side or several parts. The counts are the response: write "
+            "only the covariates, as in '~ tree + depth'."
         )
     terms, offsets = [], []
     for term in parsed:
         factors = tuple((factor.expr, factor.eval_method.value) for factor in term.factors)
         held = [expression for expression, _ in factors if expression.startswith(_OFFSET)]
         if held and len(factors) > 1:
-            raise InputError(f"The formula '{formula}' has {held[0]} inside the term '{term}'. An offset stands alone.")
+            raise InputError(
+                f"The formula '{formula}' has {held[0]} inside the term '{term}'. An offset stands alone."
+            )
         if held:
             offsets.append(held[0][len(_OFFSET) : -1])
         else:
@@ -88,28 +92,37 @@ def columns_in(terms: Iterable[Term], offsets: Iterable[str], columns: Sequence[
 
     Raises `InputError` when one is not among `columns`, or when an expression does what is not allowed.
     """
-    factors = [factor for term in terms for factor in term] + [(expression, "python") for expression in offsets]
+    factors = [factor for term in terms for factor in term] + [
+        (expression, "python") for expression in offsets
+    ]
     used: dict[str, None] = {}
     for expression, how in factors:
-        found = () if how == "literal" else (expression,) if how == "lookup" else names_in(expression, columns)
+        found = (
+            () if how == "literal" else (expression,) if how == "lookup" else names_in(expression, columns)
+        )
         used.update(dict.fromkeys(found))
     for name in used:
         if name not in columns:
             near = difflib.get_close_matches(name, columns, n=3, cutoff=0.6)
             hint = f"Did you mean {listed(near)}? " if near else ""
-            raise InputError(f"The formula uses '{name}', which the table lacks. {hint}The table has {listed(columns, 12)}.")
+            raise InputError(
+                f"The formula uses '{name}', which the table lacks. {hint}The table has "
+                f"{listed(columns, 12)}."
+            )
     return tuple(used)
 
 
 def names_in(expression: str, columns: Sequence[str]) -> Names:
-    """The columns used in a Python `expression`, which is checked to hold nothing but arithmetic and known functions."""
+    """The columns used in a Python `expression`, which may hold only arithmetic and known functions."""
     from formulaic.utils.code import sanitize_variable_names
 
     aliases: dict[str, str] = {}
     try:
         tree = ast.parse(sanitize_variable_names(expression, {}, aliases), mode="eval")
     except (SyntaxError, ValueError) as error:
-        raise InputError(f"The expression '{expression}' in the formula cannot be read: {plain_message(error)}.") from error
+        raise InputError(
+            f"The expression '{expression}' in the formula cannot be read: {plain_message(error)}."
+        ) from error
     functions = _functions()
     called: set[int] = set()
     found: dict[str, None] = {}
@@ -132,17 +145,21 @@ def names_in(expression: str, columns: Sequence[str]) -> Names:
 
 
 _USE = (
-    "A formula holds columns, arithmetic and functions such as log, sqrt, center, scale, poly, bs, C, np.sqrt; compute "
-    "anything else in the table first."
+    "A formula holds columns, arithmetic and functions such as log, sqrt, center, scale, poly, bs, C, "
+    "np.sqrt; compute anything else in the table first."
 )
 
 
-def _check_function(function: ast.expr, expression: str, functions: dict[str, Callable[..., Any]], columns: Sequence[str]) -> None:
+def _check_function(
+    function: ast.expr, expression: str, functions: dict[str, Callable[..., Any]], columns: Sequence[str]
+) -> None:
     name = ast.unparse(function)
     if name not in functions:
         raise InputError(f"The function '{name}' in '{expression}' is not known. {_USE}")
     if name in columns:
-        raise InputError(f"The column '{name}' hides the function {name}() used in '{expression}'. Rename the column.")
+        raise InputError(
+            f"The column '{name}' hides the function {name}() used in '{expression}'. Rename the column."
+        )
 
 
 def _functions() -> dict[str, Callable[..., Any]]:
@@ -151,5 +168,9 @@ def _functions() -> dict[str, Callable[..., Any]]:
     from formulaic.transforms import TRANSFORMS, ContrastsRegistry
 
     ufuncs = {f"np.{name}": value for name, value in vars(numpy).items() if isinstance(value, numpy.ufunc)}
-    contrasts = {f"contr.{name}": getattr(ContrastsRegistry, name) for name in vars(ContrastsRegistry) if name[0] != "_"}
+    contrasts = {
+        f"contr.{name}": getattr(ContrastsRegistry, name)
+        for name in vars(ContrastsRegistry)
+        if name[0] != "_"
+    }
     return {name: value for name, value in TRANSFORMS.items() if name not in _LEFT_OUT} | ufuncs | contrasts
