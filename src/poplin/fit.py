@@ -1,0 +1,123 @@
+"""THE loop: sweeps over the rows, a sum, an update, until the method says it is done.
+
+Start at `run`. Steps are compiled together into chunks (one `while_loop`), so that nothing crosses to the host
+inside an iteration; between chunks the callback is told and Ctrl-C is heard.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from poplin.data.blocks import Block
+from poplin.methods.method import AbstractMethod
+
+CHUNK = 128  # most steps between two looks at the clock
+LOOK = 0.3  # seconds that a chunk should take
+
+
+class Progress(NamedTuple):
+    """What the callback is told between chunks; the objective is in nats, higher is better."""
+
+    phase: str
+    iteration: int
+    max_iter: int
+    objective: float
+    seconds: float
+
+
+class Trace(NamedTuple):
+    """One entry a step: phase, step within the phase, objective (nats), seconds since the fit began."""
+
+    phase: np.ndarray
+    iteration: np.ndarray
+    objective: np.ndarray
+    seconds: np.ndarray
+
+
+class Outcome(NamedTuple):
+    """Where a phase ended: shared state, row states, whether the stopping rule held, whether it was interrupted."""
+
+    state: Any
+    rows: Any
+    converged: bool
+    interrupted: bool
+    trace: Trace
+
+
+@jax.jit
+def _begin(method: AbstractMethod, first: Any, block: Block) -> tuple[Any, Any]:
+    return method.start(first, block)
+
+
+@partial(jax.jit, donate_argnums=(1, 2))
+def _advance(method: AbstractMethod, state: Any, rows: Any, block: Block, budget: Any):
+    """At most `budget` steps, with the objective after each."""
+
+    def going(carry):
+        state, _, _, k = carry
+        return (k < budget) & ~method.done(state) & ~method.failed(state)
+
+    def step(carry):
+        state, rows, objectives, k = carry
+        for local, update in method.sweeps():
+            rows, total = local(state, rows, block)
+            state = update(state, total)
+        return state, rows, objectives.at[k].set(state.objective), k + 1
+
+    state, rows, objectives, k = jax.lax.while_loop(
+        going, step, (state, rows, jnp.full(CHUNK, jnp.nan), jnp.asarray(0))
+    )
+    return state, rows, objectives, k, method.done(state), method.failed(state)
+
+
+def run(
+    method: AbstractMethod,
+    first: Any,
+    block: Block,
+    *,
+    phase: str,
+    max_iter: int,
+    began: float,
+    callback: Callable[[Progress], None] | None = None,
+) -> Outcome:
+    """Run one phase to its stopping rule, `max_iter` steps, or Ctrl-C (which keeps the last whole chunk)."""
+    state, rows = _begin(method, first, block)
+    steps, budget, objectives, seconds = 0, 8, [], []
+    converged = failed = interrupted = False
+    while steps < max_iter and not (converged or failed or interrupted):
+        entered = time.perf_counter()
+        try:
+            state, rows, values, taken, converged, failed = _advance(
+                method, state, rows, block, jnp.asarray(min(budget, max_iter - steps, CHUNK))
+            )
+            taken, converged, failed = int(taken), bool(converged), bool(failed)
+            left = time.perf_counter()
+            objectives.append(np.asarray(values)[:taken])
+            seconds.append(np.linspace(entered, left, taken + 1)[1:] - began)
+            steps += taken
+            budget = int(np.clip(budget * LOOK / max(left - entered, 1e-3), 1, CHUNK))
+            if callback is not None:
+                callback(Progress(phase, steps, max_iter, float(values[taken - 1]), left - began))
+        except KeyboardInterrupt:
+            interrupted = True
+    return Outcome(state, rows, converged, interrupted, _trace(phase, objectives, seconds))
+
+
+def _trace(phase: str, objectives: list[np.ndarray], seconds: list[np.ndarray]) -> Trace:
+    values = np.concatenate([np.zeros(0), *objectives])
+    return Trace(
+        np.full(len(values), phase),
+        np.arange(1, len(values) + 1),
+        values,
+        np.concatenate([np.zeros(0), *seconds]),
+    )
+
+
+def joined(traces: list[Trace]) -> dict[str, np.ndarray]:
+    """The traces of consecutive phases as one table of columns."""
+    return {name: np.concatenate([getattr(t, name) for t in traces]) for name in Trace._fields}

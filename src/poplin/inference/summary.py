@@ -1,0 +1,217 @@
+"""What a fit says of itself, in plain words and in plain text.
+
+Start at `summary`. `Fitted` lists what is read of a fit; `verdict`, `method_words` and `shape_words` are the
+sentences that the screen and the report share. Nothing is computed that is not there: a log-likelihood is
+told when it has been asked for before.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from poplin.data.counts import Counts
+
+METHODS = {
+    "ml": "maximum likelihood (stochastic-approximation EM)",
+    "variational": "the variational bound (Gaussian approximation of each row's latent position)",
+}
+_WIDTH = 110
+
+
+class Fitted(Protocol):
+    """What the face of poplin reads of a fitted model; axis letters as everywhere (n, p, d, q)."""
+
+    coef_: np.ndarray
+    covariance_: np.ndarray
+    loadings_: np.ndarray | None
+    components_: np.ndarray
+    eigenvalues_: np.ndarray
+    latent_mean_: np.ndarray
+    latent_variance_: np.ndarray
+    elbo_: float
+    shrinkage_: float
+    trace_: Mapping[str, np.ndarray]
+    converged_: bool
+    n_iter_: int
+    seconds_: float
+    counts_: Counts
+    messages_: tuple[str, ...]
+
+    def get_params(self) -> dict[str, Any]:
+        """The settings, by name."""
+        ...
+
+    def save(self, path: Any) -> None:
+        """Write the fit to one file."""
+        ...
+
+
+def summary(fit: Fitted, *, shown: int = 8) -> str:
+    """A fit as plain text, as statisticians expect it: call, data, convergence, estimates, what to know.
+
+    `shown` is the number of coefficients and eigenvalues listed. Bounds and likelihoods are in nats, with
+    every constant; higher is better. The log-likelihood is there only if it has been computed before.
+    """
+    lines = [f"Poisson-lognormal model, fitted by {method_words(fit)}", ""]
+    lines += _two_columns(facts(fit))
+    lines += ["", *_coefficient_lines(fit, shown), "", *_covariance_lines(fit, shown)]
+    told = (*fit.counts_.notes, *fit.messages_)
+    if told:
+        lines += ["", "To know", *(line for note in told for line in _wrapped(note, "  - "))]
+    return "\n".join(lines)
+
+
+def facts(fit: Fitted) -> dict[str, str]:
+    """The head of the summary: what is fitted to what, how, and how far it came."""
+    told = {
+        "call": call(fit),
+        "data": data_words(fit),
+        "covariance": shape_words(fit),
+        "shrinkage": shrinkage_words(fit),
+        "converged": verdict(fit),
+        "bound": f"{fit.elbo_:.2f} nats (evidence lower bound, all constants, higher is better)",
+    }
+    held = vars(fit).get("loglik_")  # a cached property: there once it has been asked for
+    if held is not None:
+        error = vars(fit).get("loglik_se_")
+        told["log-likelihood"] = f"{held:.2f} nats" + (f" (Monte-Carlo error {error:.2f})" if error else "")
+    return told
+
+
+def call(fit: Fitted) -> str:
+    """The constructor call with every setting that is not the default."""
+    defaults = {
+        name: parameter.default for name, parameter in inspect.signature(type(fit)).parameters.items()
+    }
+    changed = [
+        f"{name}={_brief(value)}"
+        for name, value in fit.get_params().items()
+        if name != "callback" and not _same(value, defaults.get(name))
+    ]
+    return f"{type(fit).__name__}({', '.join(changed)})"
+
+
+def data_words(fit: Fitted) -> str:
+    """Size, share of zeros and what else entered, in one line."""
+    counts = fit.counts_
+    n, p = counts.y.shape
+    zeros = float(np.mean(counts.y == 0))
+    words = f"{n} rows, {p} columns, {np.nansum(counts.y):.0f} counted, {zeros:.0%} zeros"
+    words += f"; {len(counts.covariate_names)} covariates" if len(counts.covariate_names) != 1 else ""
+    words += "" if not np.any(counts.offset) else "; with an offset"
+    return words + ("" if np.all(counts.weights == 1) else "; weighted rows")
+
+
+def method_words(fit: Fitted) -> str:
+    """The method in words; an object with options goes by the name of its class."""
+    method = fit.get_params().get("method", "ml")
+    return METHODS.get(method, method) if isinstance(method, str) else type(method).__name__
+
+
+def shape_words(fit: Fitted) -> str:
+    """The shape of the residual covariance in words."""
+    settings = fit.get_params()
+    p, q = fit.components_.shape
+    if settings.get("basis") is not None:
+        return f"borrowed basis V ({p} x {q}): Sigma = V Lambda V', {q} scales estimated"
+    if settings.get("rank") is not None:
+        return f"rank {q}: Sigma = C C', C {p} x {q}, reported in principal axes"
+    if not isinstance(settings.get("covariance"), str):
+        return f"fixed Sigma, {p} x {p}, as given"
+    free = {"full": f"{p * (p + 1) // 2} free", "diagonal": f"{p} variances", "spherical": "one variance"}
+    return f"{settings['covariance']}, {p} x {p} ({free[settings['covariance']]})"
+
+
+def shrinkage_words(fit: Fitted) -> str:
+    """How far Sigma was pulled toward its diagonal."""
+    if fit.shrinkage_ == 0:
+        return "none"
+    chosen = " (chosen from the data)" if fit.get_params().get("shrinkage") == "auto" else ""
+    return f"Sigma pulled {fit.shrinkage_:.3g} of the way to its diagonal{chosen}"
+
+
+def verdict(fit: Fitted) -> str:
+    """Whether the fit converged, and what to do if not."""
+    spent = f"{fit.n_iter_} iterations ({fit.seconds_:.1f} s)"
+    if getattr(fit, "interrupted_", False):
+        return f"no: interrupted after {spent}; these are the estimates reached by then. Run it to the end."
+    if fit.converged_:
+        return f"yes, the stopping rule held after {spent}"
+    return (
+        f"no: stopped after {spent} before the stopping rule held. Estimates may still move: allow more "
+        "iterations (max_iter, --max-iter) before reading them, or fit a smaller model (a rank)."
+    )
+
+
+def largest_effects(fit: Fitted, shown: int) -> Iterator[tuple[str, str, float]]:
+    """(covariate, column, estimate) of the largest coefficients, the intercept left out if there is more."""
+    names = fit.counts_.covariate_names
+    effects = [k for k, name in enumerate(names) if name != "Intercept"] or list(range(len(names)))
+    flat = fit.coef_[effects]
+    for place in np.argsort(-np.abs(flat), axis=None, kind="stable")[:shown]:
+        k, j = np.unravel_index(place, flat.shape)
+        yield names[effects[k]], fit.counts_.column_names[j], float(flat[k, j])
+
+
+def residual_range(fit: Fitted) -> str:
+    """Smallest, median and largest variance, and the range of the correlations."""
+    sigma = fit.covariance_
+    variance = np.diag(sigma)
+    words = f"variances {variance.min():.3g} to {variance.max():.3g} (median {np.median(variance):.3g})"
+    if sigma.shape[0] > 1:
+        deviation = np.sqrt(variance)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            correlation = (sigma / deviation / deviation[:, None])[np.triu_indices_from(sigma, 1)]
+        words += f", correlations {np.nanmin(correlation):.2f} to {np.nanmax(correlation):.2f}"
+    return words
+
+
+def _coefficient_lines(fit: Fitted, shown: int) -> list[str]:
+    rows = list(largest_effects(fit, shown))
+    d, p = fit.coef_.shape
+    wide = [
+        max(len("covariate"), *(len(row[0]) for row in rows)),
+        max(len("column"), *(len(row[1]) for row in rows)),
+    ]
+    head = f"Coefficients on the log scale, the {len(rows)} largest of {d * p}"
+    table = [f"  {'covariate':<{wide[0]}}  {'column':<{wide[1]}}  estimate"]
+    return [head, *table, *(f"  {a:<{wide[0]}}  {b:<{wide[1]}}  {value:8.3f}" for a, b, value in rows)]
+
+
+def _covariance_lines(fit: Fitted, shown: int) -> list[str]:
+    total = float(np.trace(fit.covariance_)) or 1.0
+    head = [f"{value:.3g} ({value / total:.0%})" for value in fit.eigenvalues_[:shown]]
+    more = len(fit.eigenvalues_) - len(head)
+    listed = ", ".join(head) + (f" and {more} more" if more > 0 else "")
+    return [
+        "Residual covariance (what goes together beyond the covariates)",
+        f"  {residual_range(fit)}",
+        *_wrapped(f"eigenvalues {listed}", "  "),
+    ]
+
+
+def _two_columns(told: Mapping[str, str]) -> list[str]:
+    wide = max(len(name) for name in told) + 2
+    return [line for name, words in told.items() for line in _wrapped(words, f"{name:<{wide}}")]
+
+
+def _wrapped(text: str, head: str) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, _WIDTH, initial_indent=head, subsequent_indent=" " * len(head)) or [head]
+
+
+def _brief(value: Any) -> str:
+    """A setting as it is written in a call; arrays by their shape."""
+    shape = getattr(value, "shape", None)
+    return f"<{' x '.join(map(str, shape))}>" if shape else repr(value)
+
+
+def _same(value: Any, default: Any) -> bool:
+    return value is default or (
+        type(value) is type(default) and not hasattr(value, "shape") and value == default
+    )

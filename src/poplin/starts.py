@@ -1,0 +1,88 @@
+"""First values: least squares on log(y + 1/2), and the singular vectors of what it leaves.
+
+Start at `direct_start` and `factor_start`. Both also give each unknown's curvature, the diagonal scaling that
+makes a first L-BFGS step of length one sensible.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from poplin._axes import Coefficients, Counts, Loadings
+from poplin._precision import solve_gram
+from poplin.data.blocks import NO_EXPOSURE, Block
+from poplin.models.loadings import AbstractLoadings
+
+
+class First(NamedTuple):
+    """Where a variational fit begins: the unknowns, and for each the square root of its curvature."""
+
+    shared: object
+    shared_scale: object
+    rows: tuple[Array, Array]
+    rows_scale: tuple[Array, Array]
+
+
+class Residuals(NamedTuple):
+    """Least squares on the log scale: B (d, p), z (n, p) with missing counts at their fit, z - XB."""
+
+    coef: Coefficients
+    position: Counts
+    residual: Counts
+
+
+def log_residuals(block: Block) -> Residuals:
+    """Regress log(y + 1/2) - o on x by weighted least squares, column by column; missing counts count as their fit."""
+    observed = block.offset > NO_EXPOSURE / 2
+    position = jnp.where(observed, jnp.log(block.y + 0.5) - jnp.where(observed, block.offset, 0.0), 0.0)
+    gram = block.x.T @ (block.weights[:, None] * block.x)
+    coef = jnp.zeros((block.x.shape[1], block.y.shape[1]))
+    for _ in range(3):  # fill in, fit again: exact at once where nothing is missing
+        position = jnp.where(observed, position, block.x @ coef)
+        coef = solve_gram(gram, block.x.T @ (block.weights[:, None] * position))
+    return Residuals(coef, position, position - block.x @ coef)
+
+
+def row_weights(block: Block) -> Array:
+    """Weights as a column, with one for rows of weight zero, whose unknowns do not move."""
+    return jnp.where(block.weights > 0, block.weights, 1.0)[:, None]
+
+
+def direct_start(block: Block) -> First:
+    """M = log(y + 1/2) - o, s^-2 = y + 1/2 + omega with omega the residuals' inverse variance."""
+    _, position, residual = log_residuals(block)
+    total = jnp.sum(block.weights)
+    precision = 1 / (block.weights @ residual**2 / total + 1e-3)
+    exposed = jnp.where(block.offset > NO_EXPOSURE / 2, block.y + 0.5, 0.0)
+    curvature = exposed + precision
+    weights = row_weights(block)
+    scales = jnp.sqrt(weights * curvature), jnp.broadcast_to(jnp.sqrt(2 * weights), curvature.shape)
+    return First((), (), (position, -0.5 * jnp.log(curvature)), scales)
+
+
+def factor_start(block: Block, free: AbstractLoadings, *, rank: int) -> First:
+    """C and w from the leading eigenvectors of the residuals' covariance, B by least squares."""
+    coef, _, residual = log_residuals(block)
+    total = jnp.sum(block.weights)
+    values, vectors = jnp.linalg.eigh(residual.T @ (block.weights[:, None] * residual) / total)
+    spread = jnp.sqrt(jnp.maximum(values[::-1][:rank], 1e-6 * values[-1]))
+    axes = vectors[:, ::-1][:, :rank]
+    shared = free.collapse(coef, axes * spread)
+    coef, loadings = free.expand(shared)
+    scores = residual @ loadings / (jnp.sum(loadings**2, axis=0) + 1e-9)
+    return scaled_factor_start(block, free, coef=coef, loadings=loadings, scores=scores)
+
+
+def scaled_factor_start(
+    block: Block, free: AbstractLoadings, *, coef: Coefficients, loadings: Loadings, scores: Array
+) -> First:
+    """A factor-form start at given (B, C, w): s^-2 = 1 + Y(C*C), the same curvature for w."""
+    curvature = 1 + block.y @ loadings**2
+    weighted = block.weights[:, None] * block.y
+    for_coef = 1 + (block.x**2).T @ weighted
+    for_loadings = 1 + weighted.T @ scores**2
+    weights = row_weights(block)
+    rows_scale = jnp.sqrt(weights * curvature), jnp.broadcast_to(jnp.sqrt(2 * weights), curvature.shape)
+    shared_scale = tuple(jnp.sqrt(c) for c in free.curvature(for_coef, for_loadings))
+    return First(free.collapse(coef, loadings), shared_scale, (scores, -0.5 * jnp.log(curvature)), rows_scale)
