@@ -17,7 +17,7 @@ import numpy as np
 
 from poplin._errors import InputError
 from poplin.data.tables import CountTable, Names, as_table, index_names, listed
-from poplin.data.textfiles import layout, name_rows, opened
+from poplin.data.textfiles import Layout, layout, name_rows, opened
 
 _TEXT = (".csv", ".tsv", ".txt")
 _SPARSE_KEYS = {"format", "shape", "data"}
@@ -41,7 +41,7 @@ def read_counts(path: str | os.PathLike[str], *, row_names: str | None = None) -
         return _mtx_counts(file)
     if kind == ".h5ad":
         return as_table(_h5ad(file))
-    frame = name_rows(_frame(file, kind), row_names, file.name, counts=True)
+    frame = _frame(file, kind, row_names, counts=True)
     if frame.shape[1] == 0:
         raise InputError(
             f"{file.name} has no column of numbers, so it is no table of counts. Check that it is the right "
@@ -63,7 +63,7 @@ def read_table(path: str | os.PathLike[str], *, row_names: str | None = None) ->
         return covariates
     if kind == ".h5ad":
         return _h5ad(file).obs
-    return name_rows(_frame(file, kind), row_names, file.name, counts=False)
+    return _frame(file, kind, row_names, counts=False)
 
 
 def read_basis(path: str | os.PathLike[str]) -> Any:
@@ -89,8 +89,7 @@ def read_basis(path: str | os.PathLike[str]) -> Any:
         names = arrays.get("var_names")
         frame = pandas.DataFrame(arrays[chosen[0]])
         return frame if names is None else frame.set_axis([str(name) for name in names], axis=0)
-    frame = _text(file, header=None) if kind in _TEXT else _frame(file, kind)
-    return name_rows(frame, None, file.name, counts=True)
+    return _frame(file, kind, None, counts=True, header=None)
 
 
 def _found(path: str | os.PathLike[str], known: tuple[str, ...]) -> tuple[Path, str]:
@@ -130,26 +129,39 @@ def _loaded(file: Path, load: Callable[[], Any]) -> Any:
         raise InputError(f"{file.name} cannot be read as {file.suffix} file: {text.rstrip('.')}.") from error
 
 
-def _frame(file: Path, kind: str) -> Any:
+def _frame(file: Path, kind: str, row_names: str | None, *, counts: bool, header: bool | None = True) -> Any:
+    """A text table or a Parquet file with its row names in the index."""
     if kind in _TEXT:
-        return _text(file)
+        return _named_text(file, row_names, counts=counts, header=header)
     import pandas
 
     frame = _loaded(file, lambda: pandas.read_parquet(file))
     if index_names(frame.index) is None:
-        return frame.reset_index(drop=True)
-    return frame.reset_index(names=[""]) if frame.index.nlevels == 1 else frame.reset_index(drop=True)
+        return name_rows(frame.reset_index(drop=True), row_names, file.name, counts=counts)
+    return frame if row_names is None else name_rows(frame.reset_index(), row_names, file.name, counts=counts)
 
 
-def _text(file: Path, *, header: bool | None = True) -> Any:
-    """A text table with its columns as they are headed, the first one still a column."""
+def _named_text(file: Path, row_names: str | None, *, counts: bool, header: bool | None = True) -> Any:
+    """A text table with its row names in the index, spelled as in the file."""
+    how = layout(file, header=header)
+    frame = _text(file, how)
+    if how.columns is not None:
+        frame = frame.set_axis(list(how.columns), axis=1)
+
+    def spelled(place: int) -> Any:
+        return _text(file, how, usecols=[place], dtype=str, keep_default_na=False).iloc[:, 0]
+
+    return name_rows(frame, row_names, file.name, counts=counts, spelled=spelled)
+
+
+def _text(file: Path, how: Layout, **options: Any) -> Any:
+    """A text table as pandas reads it, its columns numbered."""
     import pandas
 
-    how = layout(file, header=header)
     read_csv: Any = pandas.read_csv  # its stubs do not know float_precision="round_trip"
     with opened(file) as handle:
         try:
-            frame = read_csv(
+            return read_csv(
                 handle,
                 sep=how.delimiter,
                 header=None,
@@ -157,12 +169,12 @@ def _text(file: Path, *, header: bool | None = True) -> Any:
                 decimal=how.decimal,
                 float_precision="round_trip",
                 low_memory=False,
+                **options,
             )
         except pandas.errors.EmptyDataError:
-            frame = pandas.DataFrame(columns=range(len(how.columns or ())))
+            return pandas.DataFrame(columns=range(len(how.columns or ())))
         except (pandas.errors.ParserError, UnicodeDecodeError) as error:
             raise InputError(f"{file.name} cannot be read as a table: {str(error).strip()}.") from error
-    return frame if how.columns is None else frame.set_axis(list(how.columns), axis=1)
 
 
 def _npz(file: Path) -> dict[str, np.ndarray]:

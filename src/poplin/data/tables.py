@@ -154,6 +154,8 @@ def as_named(
 
 def _frame_numbers(frame: Any, what: str) -> np.ndarray:
     """The numbers of a DataFrame, column by column, so that a message can name the column."""
+    if all(isinstance(kind, np.dtype) and kind.kind in "biuf" for kind in frame.dtypes):
+        return frame.to_numpy(dtype=np.float64)
     values = np.empty(frame.shape, dtype=np.float64)
     rows = index_names(frame.index) or row_defaults(frame.shape[0])
     for j, name in enumerate(frame.columns):
@@ -189,7 +191,8 @@ def _array_numbers(
 
 
 def _from_objects(array: np.ndarray) -> np.ndarray:
-    return np.where(array == None, np.nan, array).astype(np.float64)  # noqa: E711  (element by element)
+    objects = array.astype(object)
+    return np.where(objects == None, np.nan, objects).astype(np.float64)  # noqa: E711  (element by element)
 
 
 def _no_number(
@@ -202,11 +205,10 @@ def _no_number(
         except (TypeError, ValueError):
             entry = array[index]
             return (
-                f"{what} holds {_plain(entry)!r}{place(index, rows, columns)}, which is no number. Leave "
-                "text out (row names belong in the index, covariates in `data`) and mark a missing entry as "
-                "NaN."
+                f"{what} holds {_plain(entry)!r}{place(index, rows, columns)}, which is no number. Row names go "
+                "into the index, text covariates into a table with a formula; a missing entry is NaN."
             )
-    return f"{what} holds something that is no number (it is a {type(array).__name__} of {array.dtype})."
+    return f"{what} holds something that is no number, of type {array.dtype}."
 
 
 def _plain(entry: Any) -> Any:

@@ -11,7 +11,7 @@ import csv
 import difflib
 import gzip
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -54,12 +54,20 @@ def layout(path: Path, *, header: bool | None = True) -> Layout:
     return Layout(delimiter, tuple(unnamed + [field.strip() for field in head]), line, decimal)
 
 
-def name_rows(frame: Any, row_names: str | None, source: str, *, counts: bool) -> Any:
+def name_rows(
+    frame: Any,
+    row_names: str | None,
+    source: str,
+    *,
+    counts: bool,
+    spelled: Callable[[int], Sequence[str]] | None = None,
+) -> Any:
     """`frame` with its row names moved from a column into the index.
 
     `row_names` is the column that holds them, or "none" for no names. Otherwise the first column does if it
     is headed by nothing, `id` or `*_id`, or is not numeric (in a table of covariates: and without repeats).
-    Raises `InputError` that asks when it holds distinct integers under another name.
+    `spelled` gives a column as the file spells it, so that 007 stays a name. Raises `InputError` that asks
+    when the first column holds distinct integers under another name.
     """
     names = [str(name) for name in frame.columns]
     if row_names is not None and row_names not in names:
@@ -81,7 +89,7 @@ def name_rows(frame: Any, row_names: str | None, source: str, *, counts: bool) -
         line = int(labels.isna().to_numpy().argmax()) + 1
         raise InputError(f"{source} has no row name in its data row {line}. Every row needs its own name.")
     kept = frame.iloc[:, [j for j in range(frame.shape[1]) if j != place]]
-    return kept.set_axis([str(label) for label in labels], axis=0)
+    return kept.set_axis([str(label) for label in (labels if spelled is None else spelled(place))], axis=0)
 
 
 def _first_names_rows(frame: Any, name: str, source: str, counts: bool) -> bool:
