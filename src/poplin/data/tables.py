@@ -205,8 +205,8 @@ def _no_number(
         except (TypeError, ValueError):
             entry = array[index]
             return (
-                f"{what} holds {_plain(entry)!r}{place(index, rows, columns)}, which is no number. Row names go "
-                "into the index, text covariates into a table with a formula; a missing entry is NaN."
+                f"{what} holds {_plain(entry)!r}{place(index, rows, columns)}, which is no number. Row names "
+                "go into the index, text covariates into a table with a formula; a missing entry is NaN."
             )
     return f"{what} holds something that is no number, of type {array.dtype}."
 
