@@ -83,7 +83,7 @@ _TABLE: dict[str, tuple[dict, tuple[str, ...]]] = {
         _one("counts.csv", "Dear all,\nthis is, as you see, no table\nyours\n"),
         ("counts.csv is no table", "line 3"),
     ),
-    "prose": (_one("counts.txt", "Dear all\nthis is\nno table\n"), ("no column of numbers",)),
+    "prose": (_one("counts.txt", "Dear all\nthis is no table\n"), ("no column of numbers",)),
     "cut off": (_one("counts.csv", COUNTS[:-4]), ("no table", "line 7 has 3 fields where 4")),
     "a field too many": (_one("counts.csv", COUNTS + "leaf7,1,2,3,4\n"), ("line 8 has 5 fields where 4",)),
     "binary": (_one("counts.csv", b"\x00\x01\x02" * 99), ("binary",)),

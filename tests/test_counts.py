@@ -11,6 +11,7 @@ from typing import Any
 import anndata
 import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,6 +45,7 @@ FORMS = {
     "frame of objects": lambda y: pd.DataFrame(y, dtype=object),
     "frame of nullable": lambda y: pd.DataFrame(y).convert_dtypes(),
     "frame with names": named,
+    "arrow": lambda y: pyarrow.table(pd.DataFrame(y)),
     "csr": sparse.csr_matrix,
     "csc": sparse.csc_array,
     "coo": sparse.coo_matrix,
@@ -181,8 +183,9 @@ X_FORMS = {
 def test_covariates_are_used_as_given(form: Any) -> None:
     x = np.c_[np.ones(6), np.arange(6.0)]
     counts = as_counts(good_counts(), X=form(x))
-    assert np.array_equal(counts.x, x) and counts.covariate_names == ("X1", "X2")
-    assert as_counts(good_counts(), X=np.arange(6.0)).x.shape == (6, 1)
+    assert np.array_equal(counts.x, x) and counts.covariate_names == ("X1", "X2") and counts.notes == ()
+    single = as_counts(good_counts(), X=np.arange(6.0))
+    assert single.x.shape == (6, 1) and "no intercept" in single.notes[0]
 
 
 OFFSETS = {

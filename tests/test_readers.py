@@ -23,6 +23,12 @@ from tests.bad_files import BAD_FILES, BadFile, door
 from tests.bad_inputs import LEAVES, TAXA, good_counts, good_covariates
 
 
+def as_r(frame: pd.DataFrame) -> str:
+    """What write.table(frame) gives: quoted names, spaces, a header that is one field short."""
+    rows = [f'"{name}" ' + " ".join(str(count) for count in row) for name, *row in frame.itertuples()]
+    return "\n".join([" ".join(f'"{name}"' for name in frame.columns), *rows, ""])
+
+
 def packed(path: Path, frame: pd.DataFrame, **options: Any) -> None:
     """Write a text table through gzip."""
     with gzip.open(path, "wt") as handle:
@@ -62,6 +68,7 @@ FORMATS = {
     "blank lines": ("y.csv", lambda path, frame: path.write_text(f"\n{frame.to_csv()}\n\n")),
     "quoted": ("y.csv", lambda path, frame: frame.to_csv(path, quoting=1)),
     "as R writes it": ("y.tsv", lambda path, frame: path.write_text(frame.to_csv(sep="\t")[1:])),
+    "as R writes it by default": ("y.txt", lambda path, frame: path.write_text(as_r(frame))),
     "packed comma": ("y.csv.gz", packed),
     "packed tab": ("y.tsv.gz", lambda path, frame: packed(path, frame, sep="\t")),
     "parquet with index": ("y.parquet", lambda path, frame: frame.to_parquet(path)),

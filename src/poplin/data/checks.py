@@ -46,8 +46,8 @@ def check_counts(y: np.ndarray, rows: Names, columns: Names) -> np.ndarray:
         (
             ~missing & (y != np.rint(y)),
             "a fractional count",
-            "Counts are whole numbers; pass them as counted and give depth or effort as `offset` on the log "
-            "scale.",
+            "Counts are whole numbers; pass them as counted (AnnData often keeps them in a layer) and give "
+            "depth or effort as `offset` on the log scale.",
         ),
         (
             y > LARGEST_COUNT,
@@ -112,6 +112,12 @@ def check_covariates(x: np.ndarray, names: Names, weights: np.ndarray) -> np.nda
         )
     _check_rank_of(x_used / scale, names)
     return x
+
+
+def has_intercept(x: np.ndarray) -> bool:
+    """Whether some combination of the covariates is the same for every row."""
+    ones = np.ones(len(x))
+    return bool(np.allclose(x @ np.linalg.lstsq(x, ones, rcond=None)[0], ones, rtol=0, atol=1e-6))
 
 
 def _check_rank_of(x: np.ndarray, names: Names) -> None:

@@ -21,6 +21,7 @@ from poplin.data.checks import (
     check_observed,
     check_rank,
     check_weights,
+    has_intercept,
 )
 from poplin.data.coding import Coding, columns_like, covariates_like, given_covariates
 from poplin.data.design import Design
@@ -174,6 +175,8 @@ def _covariates(
         return np.ones((n, 1)), ("Intercept",), None, None
     named = given_covariates(X, table, n, notes)
     names = named.column_names or column_defaults(named.values.shape[1], "X")
+    if not has_intercept(named.values):
+        notes.append("X holds no intercept and none was added: X is used as it is given.")
     return named.values, check_names(names, "covariate", "rename them"), None, None
 
 

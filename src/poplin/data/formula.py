@@ -17,7 +17,7 @@ import numpy as np
 from poplin._errors import InputError
 from poplin.data.design import Design, Level, design_from_json, design_to_json, from_plain, to_plain
 from poplin.data.readers import read_table
-from poplin.data.tables import Names, and_more, is_frame, is_path, listed, place
+from poplin.data.tables import Names, and_more, as_pandas, is_frame, is_path, listed, place
 from poplin.data.terms import Term, columns_in, parse, plain_message
 
 __all__ = ["Design", "apply", "as_frame", "design", "design_from_json", "design_to_json"]
@@ -70,6 +70,7 @@ def as_frame(data: Any, travelling: Any = None) -> Any:
         )
     if is_path(data):
         data = read_table(data)
+    data = as_pandas(data)
     if is_frame(data):
         return data
     import pandas

@@ -166,6 +166,7 @@ def _text(file: Path, how: Layout, **options: Any) -> Any:
                 sep=how.delimiter,
                 header=None,
                 skiprows=how.skipped,
+                skipinitialspace=how.delimiter == " ",
                 decimal=how.decimal,
                 float_precision="round_trip",
                 low_memory=False,

@@ -8,6 +8,7 @@ user has imported them, so `sys.modules` is asked. Names that are only a numberi
 from __future__ import annotations
 
 import os
+import reprlib
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -53,6 +54,12 @@ def is_instance(thing: Any, module: str, *kinds: str) -> bool:
 def is_frame(thing: Any) -> bool:
     """Whether `thing` is a pandas DataFrame."""
     return is_instance(thing, "pandas", "DataFrame")
+
+
+def as_pandas(thing: Any) -> Any:
+    """A table of another library (polars, pyarrow) as a DataFrame; anything else as it is."""
+    convert = getattr(thing, "to_pandas", None)
+    return convert() if callable(convert) else thing
 
 
 def is_sparse(thing: Any) -> bool:
@@ -136,9 +143,10 @@ def as_named(
 ) -> Named:
     """`thing` as float64 numbers with the names it brought; `what` is what the message calls it.
 
-    A DataFrame or Series brings its index and columns. Masked entries become NaN. Raises `InputError` for
-    text, objects, dates and complex numbers, naming the first entry that is no number.
+    A DataFrame or Series (also of polars or pyarrow) brings its index and columns. Masked entries become NaN.
+    Raises `InputError` for text, objects, dates and complex numbers, naming the first entry that is no number.
     """
+    thing = as_pandas(thing)
     if is_frame(thing):
         rows, columns = index_names(thing.index), index_names(thing.columns)
         return Named(_frame_numbers(thing, what), rows, columns)
@@ -205,8 +213,9 @@ def _no_number(
         except (TypeError, ValueError):
             entry = array[index]
             return (
-                f"{what} holds {_plain(entry)!r}{place(index, rows, columns)}, which is no number. Row names "
-                "go into the index, text covariates into a table with a formula; a missing entry is NaN."
+                f"{what} holds {reprlib.repr(_plain(entry))}{place(index, rows, columns)}, which is no "
+                "number. Row names go into the index, text covariates into a table with a formula; a "
+                "missing entry is NaN."
             )
     return f"{what} holds something that is no number, of type {array.dtype}."
 

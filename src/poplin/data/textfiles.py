@@ -11,15 +11,14 @@ import csv
 import difflib
 import gzip
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from poplin._errors import InputError
 from poplin.data.tables import Names, listed
 
-_DELIMITERS = (",", ";", "\t")
-_NAMED = {",": "comma", ";": "semicolon", "\t": "tab"}
+_NAMED = {",": "comma", ";": "semicolon", "\t": "tab", " ": "space"}
 _HEAD_LINES = 50
 
 
@@ -35,9 +34,10 @@ class Layout(NamedTuple):
 def layout(path: Path, *, header: bool | None = True) -> Layout:
     """The layout of a text table, after a check that every line has as many fields.
 
-    The delimiter is a tab in .tsv, else the one of comma, semicolon and tab that cuts the lines evenly. A
-    header that is one field short, as R writes it, leaves the first column unnamed. `header` None: a first
-    line of numbers is data. Raises `InputError` when it is no text, no table, or lines differ in length.
+    The delimiter is a tab in .tsv, else the one of comma, semicolon and tab (in .txt: and space) that cuts
+    the lines evenly. A header that is one field short, as R writes it, leaves the first column unnamed.
+    `header` None: a first line of numbers is data. Raises `InputError` when the file is no text, no table, or
+    lines differ in length.
     """
     delimiter = _delimiter(path)
     head, width, line = _checked_lines(path, delimiter)
@@ -140,13 +140,18 @@ def _delimiter(path: Path) -> str:
     if ".tsv" in (suffix.lower() for suffix in path.suffixes):
         return "\t"
     best, most = ",", 1
-    for delimiter in _DELIMITERS:
-        widths = [len(fields) for fields in csv.reader(lines, delimiter=delimiter)]
+    spaces = ".txt" in (suffix.lower() for suffix in path.suffixes)  # as R writes a table by default
+    for delimiter in _NAMED if spaces else ",;\t":
+        widths = [len(fields) for fields in _fields(lines, delimiter)]
         body = set(widths[1:]) or {widths[0]}
         even = len(body) == 1 and widths[0] in (max(body), max(body) - 1)
         if even and max(body) > most:
             best, most = delimiter, max(body)
     return best
+
+
+def _fields(lines: Iterable[str], delimiter: str) -> Any:
+    return csv.reader(lines, delimiter=delimiter, skipinitialspace=delimiter == " ")
 
 
 def _checked_lines(path: Path, delimiter: str) -> tuple[list[str], int, int]:
@@ -155,7 +160,7 @@ def _checked_lines(path: Path, delimiter: str) -> tuple[list[str], int, int]:
     width, header_line = None, 1
     try:
         with opened(path) as handle:
-            reader = csv.reader(handle, delimiter=delimiter)
+            reader = _fields(handle, delimiter)
             for fields in reader:
                 if not fields:
                     continue
