@@ -170,6 +170,7 @@ def test_numbers_are_read_to_the_last_digit(tmp_path: Path) -> None:
     }.items():
         write(tmp_path / name)
         assert np.array_equal(check_basis(read_basis(tmp_path / name), 7), basis), name
+        assert np.array_equal(check_basis(tmp_path / name, 7), basis), name
     assert list(read_basis(tmp_path / "named.csv").index) == list(read_basis(tmp_path / "V.npz").index)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from poplin._errors import InputError
-from poplin.data.tables import Named, Names, and_more, as_named, listed, place
+from poplin.data.readers import read_basis
+from poplin.data.tables import Named, Names, and_more, as_named, is_path, listed, place
 
 # A covariate whose part not explained by the others is smaller than this fraction of it is collinear: below
 # it, X'X (condition number squared) has no correct digit left in double precision.
@@ -175,9 +176,10 @@ def _in_order(named: Named, columns: Names | None, what: str) -> np.ndarray:
 def check_basis(V: Any, p: int, columns: Names | None = None) -> np.ndarray:
     """A borrowed basis V as a (p, q) array with orthonormal columns, V'V = I within 1e-6, q <= p.
 
-    Rows are matched by name when V is a DataFrame with row names and the `columns` of the counts are given.
+    V may be a path. Rows are matched by name when V has row names and the `columns` of the counts are given.
     Raises `InputError` when V has another shape, is not finite or not orthonormal.
     """
+    V = read_basis(V) if is_path(V) else V
     basis = _in_order(as_named(V, "The basis V"), columns, "The basis V")
     if basis.ndim == 1:
         basis = basis[:, None]

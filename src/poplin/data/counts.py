@@ -147,10 +147,9 @@ def _checked_table(table: CountTable) -> tuple[np.ndarray, Names, Names]:
         raise InputError(
             f"Y is empty: it has {n} rows and {p} columns. Give at least two rows and one column of counts."
         )
-    rows = check_names(table.row_names or row_defaults(n), "row", "rename or add up the rows that share one")
-    columns = check_names(
-        table.column_names or column_defaults(p), "column", "rename or add up the columns that share one"
-    )
+    mend = "rename or add up the {}s that share one (AnnData: {}_names_make_unique())"
+    rows = check_names(table.row_names or row_defaults(n), "row", mend.format("row", "obs"))
+    columns = check_names(table.column_names or column_defaults(p), "column", mend.format("column", "var"))
     return check_counts(y, rows, columns), rows, columns
 
 

@@ -143,7 +143,7 @@ def as_named(
 ) -> Named:
     """`thing` as float64 numbers with the names it brought; `what` is what the message calls it.
 
-    A DataFrame or Series (also of polars or pyarrow) brings its index and columns. Masked entries become NaN.
+    A DataFrame or Series (also of polars or pyarrow) brings its index and columns. Masked entries are NaN.
     Raises `InputError` for text, objects, dates and complex numbers, naming the first entry that is no number.
     """
     thing = as_pandas(thing)
