@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from poplin._errors import InputError
 from poplin.data.counts import Coding, Counts, as_counts, as_covariates, as_new_rows
-from tests.bad_inputs import good_counts, good_covariates, matrix
+from tests.bad_inputs import LEAVES, TAXA, good_counts, good_covariates, matrix
 
 
 def coding(counts: Counts) -> Coding:
@@ -39,6 +40,31 @@ def test_training_rows_come_back_as_they_were(fit: dict[str, Any], rows: list[in
         assert np.array_equal(found, counts.offset[rows])
 
 
+FULL = np.arange(18.0).reshape(6, 3)
+NEW_OFFSETS = {
+    "in the order of Y": FULL[:, ::-1],
+    "by name": pd.DataFrame(FULL, list(LEAVES), list(TAXA)),
+    "a row": FULL[:, 0],
+}
+
+
+@pytest.mark.parametrize("name", NEW_OFFSETS)
+def test_offsets_follow_the_columns_of_new_rows(name: str) -> None:
+    like = coding(as_counts(good_counts()))
+    expected = np.tile(FULL[:, :1], 3) if name == "a row" else FULL
+    new = as_new_rows(like, good_counts().iloc[:, ::-1], offset=NEW_OFFSETS[name])
+    assert np.array_equal(new.offset, expected)
+    if name != "in the order of Y":
+        part = as_new_rows(like, good_counts()[["birch"]], offset=NEW_OFFSETS[name], partial=True)
+        assert np.array_equal(part.offset, expected)
+
+
+def test_columns_by_position_when_the_fit_had_no_names() -> None:
+    like = coding(as_counts(good_counts().to_numpy()))
+    new = as_new_rows(like, good_counts(), offset=pd.DataFrame(FULL, list(LEAVES), list(TAXA)).iloc[:, ::-1])
+    assert np.array_equal(new.y, good_counts()) and np.array_equal(new.offset, FULL)
+
+
 def test_columns_not_given_are_missing_counts_when_allowed() -> None:
     like = coding(as_counts(good_counts()))
     new = as_new_rows(like, good_counts()[["cedar", "alder"]], partial=True)
@@ -58,6 +84,12 @@ WRONG_ROWS = {
     "no columns shared": (
         lambda like: as_new_rows(like, good_counts().add_prefix("x"), partial=True),
         ("lacks", "'alder'"),
+    ),
+    "offset for some columns": (
+        lambda like: as_new_rows(
+            like, good_counts()[["cedar", "alder"]], offset=np.ones((6, 2)), partial=True
+        ),
+        ("offset", "(6, 2)", "(6, 3)"),
     ),
     "negative": (lambda like: as_new_rows(like, -good_counts()), ("negative", "'leaf1'")),
     "X lacking": (

@@ -59,8 +59,13 @@ def covariates_like(
     return _same_covariates(like, named), None
 
 
-def columns_like(like: Coding, table: CountTable, partial: bool) -> CountTable:
-    """`table` with the columns of `like`, in their order."""
+def columns_like(
+    like: Coding, table: CountTable, partial: bool
+) -> tuple[CountTable, slice | np.ndarray | None]:
+    """`table` with the columns of `like`, in their order, and where each of them stood before.
+
+    The places are None when `partial` let the table lack some, which are then missing counts.
+    """
     names, wanted = table.column_names, like.column_names
     p = table.values.shape[1]
     if names is None or wanted == column_defaults(len(wanted)):
@@ -68,7 +73,7 @@ def columns_like(like: Coding, table: CountTable, partial: bool) -> CountTable:
             raise InputError(
                 f"Y has {p} columns; the model was fitted on {len(wanted)}: {listed(wanted)}. Give the same."
             )
-        return table._replace(column_names=wanted)
+        return table._replace(column_names=wanted), slice(None)
     check_names(names, "column", "rename or add up the columns that share one")
     place = {name: j for j, name in enumerate(names)}
     lacking = [name for name in wanted if name not in place]
@@ -82,11 +87,12 @@ def columns_like(like: Coding, table: CountTable, partial: bool) -> CountTable:
         raise InputError(
             f"Y has the columns {listed(extra)} that the model was not fitted on. Leave them out."
         )
-    values = np.full((table.values.shape[0], len(wanted)), np.nan)
-    for j, name in enumerate(wanted):
-        if name in place:
-            values[:, j] = table.values[:, place[name]]
-    return table._replace(values=values, column_names=wanted)
+    if lacking:
+        values = np.full((table.values.shape[0], len(wanted)), np.nan)
+        values[:, [wanted.index(name) for name in names]] = table.values
+        return table._replace(values=values, column_names=wanted), None
+    order = slice(None) if names == wanted else np.array([place[name] for name in wanted])
+    return table._replace(values=table.values[:, order], column_names=wanted), order
 
 
 def given_covariates(X: Any, table: CountTable, n: int, notes: list[str]) -> Named:

@@ -122,12 +122,15 @@ def as_new_rows(
     counts. X or `data` must be given as it was in the fit. One row is enough, all-zero columns are fine.
     Raises `InputError` when columns or covariates do not fit the model's.
     """
-    table = columns_like(like, read_counts(Y) if is_path(Y) else as_table(Y), partial)
+    given = read_counts(Y) if is_path(Y) else as_table(Y)
+    table, order = columns_like(like, given, partial)
     notes = list(table.notes)
     y, rows, columns = _checked_table(table)
     weight = check_weights(row_vector(weights, "weights", table.row_names, y.shape[0], notes), rows)
     x, added = covariates_like(like, table, X, data, notes)
-    offsets = _offsets(offset, table, added, notes)
+    # An offset for each entry stands in the order of the columns of Y; where Y lacks some, in the model's.
+    offsets = _offsets(offset, table if order is None else given, added, notes)
+    offsets = offsets if order is None else offsets[:, order]
     return Counts(y, x, offsets, weight, rows, columns, like.covariate_names, like.design, tuple(notes))
 
 

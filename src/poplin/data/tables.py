@@ -144,7 +144,7 @@ def as_named(
     """`thing` as float64 numbers with the names it brought; `what` is what the message calls it.
 
     A DataFrame or Series (also of polars or pyarrow) brings its index and columns. Masked entries are NaN.
-    Raises `InputError` for text, objects, dates and complex numbers, naming the first entry that is no number.
+    Raises `InputError` for text, objects, dates and complex numbers, naming the first that is none.
     """
     thing = as_pandas(thing)
     if is_frame(thing):
