@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "src" / "poplin"
 ROOMS = (
     "_errors | _axes | _precision < data < models < rows < updates | starts < methods < store < fit < "
-    "inference < estimators < poplin < studies | report | tl < demo < cli < __main__"
+    "inference < estimators < poplin < studies | report | tl < progress < demo | job < cli < __main__"
 )
 FLOOR = {room: i for i, rooms in enumerate(ROOMS.split(" < ")) for room in rooms.split(" | ")}
 HEAVY = {"sklearn", "anndata", "pandas", "matplotlib", "rich", "typer"}
@@ -146,7 +146,7 @@ def test_every_library_is_declared(path: Path) -> None:
 
 def _import_name(requirement: str) -> str:
     name = next(requirement[:i] for i in count(1) if i >= len(requirement) or requirement[i] in "<>=~![; ")
-    return {"scikit-learn": "sklearn"}.get(name, name.replace("-", "_"))
+    return {"scikit-learn": "sklearn", "pillow": "PIL"}.get(name, name.replace("-", "_"))
 
 
 @pytest.mark.parametrize("path", EVERYTHING, ids=label)

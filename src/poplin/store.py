@@ -131,5 +131,6 @@ def _damage(path: Path, error: Exception) -> str:
     except OSError:
         return f"{path} cannot be read: {error}."
     if not begins.startswith(b"PK"):
-        return f"{path} was not saved by poplin: its {size} bytes begin not as those of .npz but with {begins!r}."
+        begun = f"its {size} bytes begin not as those of .npz but with {begins!r}"
+        return f"{path} was not saved by poplin: {begun}."
     return f"{path} is cut short or damaged ({size} bytes; {error}). Restore it from a copy or fit again."

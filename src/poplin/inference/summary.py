@@ -72,7 +72,7 @@ def facts(fit: Fitted) -> dict[str, str]:
         "data": data_words(fit),
         "covariance": shape_words(fit),
         "shrinkage": shrinkage_words(fit),
-        "converged": verdict(fit),
+        "outcome": verdict(fit),
         "bound": f"{fit.elbo_:.2f} nats (evidence lower bound, all constants, higher is better)",
     }
     held = vars(fit).get("loglik_")  # a cached property: there once it has been asked for
@@ -138,11 +138,11 @@ def verdict(fit: Fitted) -> str:
     """Whether the fit converged, and what to do if not."""
     spent = f"{fit.n_iter_} iterations ({fit.seconds_:.1f} s)"
     if getattr(fit, "interrupted_", False):
-        return f"no: interrupted after {spent}; these are the estimates reached by then. Run it to the end."
+        return f"interrupted: after {spent}; these are the estimates reached by then. Run it to the end."
     if fit.converged_:
-        return f"yes, the stopping rule held after {spent}"
+        return f"converged: the stopping rule held after {spent}"
     return (
-        f"no: stopped after {spent} before the stopping rule held. Estimates may still move: allow more "
+        f"not converged: stopped after {spent} before the stopping rule held. Estimates may still move: allow more "
         "iterations (max_iter, --max-iter) before reading them, or fit a smaller model (a rank)."
     )
 

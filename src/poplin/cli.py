@@ -1,0 +1,229 @@
+"""The command `poplin`: each command reads its options and hands a job on; nothing numerical is here.
+
+Start at `main`. Exit codes: 0 done; 2 bad input or usage, nothing written; 3 finished but not converged,
+results written; 130 interrupted, results so far written. Start-up stays light: heavy libraries load when a
+fit begins.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from poplin import job as jobs
+from poplin._errors import InputError
+from poplin.data.readers import read_basis
+from poplin.report.files import check_folder
+
+app = typer.Typer(
+    help="Fit Poisson-lognormal models to tables of counts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DATA, MODEL, RESULT = "Data", "Model", "Results"
+CountsFile = Annotated[
+    Path,
+    typer.Argument(metavar="COUNTS", help="Rows by columns: csv, tsv, txt (.gz), parquet, npz, mtx or h5ad."),
+]
+Covariates = Annotated[
+    Path | None,
+    typer.Option(metavar="TABLE", help="One line a row, matched by row name.", rich_help_panel=DATA),
+]
+Formula = Annotated[
+    str | None,
+    typer.Option(
+        help='For example "~ tree + offset(log(reads))", over the covariates.', rich_help_panel=DATA
+    ),
+]
+Offset = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMN", help="Covariate to add to the log rate as it is.", rich_help_panel=DATA),
+]
+Weights = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="Covariate that weighs the rows.", rich_help_panel=DATA)
+]
+RowNames = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMN", help="Column that names the rows, or none.", rich_help_panel=DATA),
+]
+Rank = Annotated[
+    str | None,
+    typer.Option(metavar="K", help="Latent dimensions of a low-rank Sigma.", rich_help_panel=MODEL),
+]
+Basis = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="V.csv",
+        help="Orthonormal axes from elsewhere; only scales are fitted.",
+        rich_help_panel=MODEL,
+    ),
+]
+Shape = Annotated[
+    Literal["full", "diagonal", "spherical"],
+    typer.Option(help="The shape of the residual covariance Sigma.", rich_help_panel=MODEL),
+]
+Method = Annotated[
+    Literal["ml", "variational"],
+    typer.Option(help="Maximum likelihood, or the bound.", rich_help_panel=MODEL),
+]
+Posterior = Annotated[
+    Literal["diagonal", "full"],
+    typer.Option(help="Gaussian of each row in the bound.", rich_help_panel=MODEL),
+]
+Shrinkage = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|0..1", help="How far Sigma is pulled to its diagonal; 0: not.", rich_help_panel=MODEL
+    ),
+]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same numbers.", rich_help_panel=MODEL)]
+MaxIter = Annotated[
+    int | None, typer.Option(min=1, help="Iterations at most, of the main phase.", rich_help_panel=MODEL)
+]
+Out = Annotated[
+    Path, typer.Option(metavar="DIR", help="Folder for the results, made if need be.", rich_help_panel=RESULT)
+]
+H5adOut = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Copy of an h5ad input with obsm['X_poplin'].", rich_help_panel=RESULT),
+]
+Colour = Annotated[
+    str | None,
+    typer.Option(
+        "--colour",
+        "--color",
+        metavar="COLUMN",
+        help="Covariate that colours the report's points.",
+        rich_help_panel=RESULT,
+    ),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Say nothing unless something is wrong.", rich_help_panel=RESULT)
+]
+
+
+def main() -> None:
+    """Run the command line; ends the process with its exit code. A bad input is a message, no traceback."""
+    try:
+        app(prog_name="poplin")
+    except InputError as error:
+        _complain(str(error))
+        sys.exit(2)
+
+
+@app.command()
+def fit(
+    counts: CountsFile,
+    *,
+    covariates: Covariates = None,
+    formula: Formula = None,
+    offset: Offset = None,
+    weights: Weights = None,
+    row_names: RowNames = None,
+    rank: Rank = None,
+    basis: Basis = None,
+    covariance: Shape = "full",
+    method: Method = "ml",
+    posterior: Posterior = "diagonal",
+    shrinkage: Shrinkage = "auto",
+    seed: Seed = 0,
+    max_iter: MaxIter = None,
+    out: Out,
+    h5ad_out: H5adOut = None,
+    colour: Colour = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fit a table of counts: effects, residual covariance, a position for each row."""
+    inputs = jobs.Inputs(counts, covariates, row_names, formula, offset, weights, colour, h5ad_out)
+    settings = {
+        **{"covariance": covariance, "method": method, "posterior": posterior, "random_state": seed},
+        **{"rank": _rank(rank), "shrinkage": _shrinkage(shrinkage), "max_iter": max_iter},
+        "basis": None if basis is None else read_basis(basis),
+    }
+    job = jobs.prepare(inputs, settings, out)._replace(command=_command(), quiet=quiet)
+    raise typer.Exit(jobs.carry_out(job, typer.echo, _complain))
+
+
+@app.command()
+def demo(out: Out = Path("poplin-demo"), quiet: Quiet = False) -> None:
+    """Fit a real table that comes with scikit-learn: the ink in 1797 handwritten digits."""
+    from poplin.demo import digits
+    from poplin.report.views import Colour as Colouring
+
+    check_folder(out)
+    table, shown = digits()
+    if not quiet:
+        typer.echo(f"Handwritten digits: {len(table.values)} images, ink counted (0 to 16) in 8 x 8 pixels.")
+    job = jobs.Job(table, {"random_state": 0}, out, "Handwritten digits", _command(), quiet=quiet)
+    raise typer.Exit(jobs.carry_out(job._replace(colour=Colouring("digit", shown)), typer.echo, _complain))
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option(metavar="FILE.npz", help="File for the counts and the truth.")],
+    rows: Annotated[int, typer.Option(min=1)] = 1000,
+    columns: Annotated[int, typer.Option(min=1)] = 20,
+    covariance: Annotated[
+        Literal["ar1", "spherical", "diagonal"], typer.Option(help="Shape of Sigma.")
+    ] = "ar1",
+    correlation: Annotated[float, typer.Option(help="Of neighbours under ar1.")] = 0.8,
+    rank: Annotated[
+        int | None, typer.Option(metavar="K", help="A random Sigma of this rank instead.")
+    ] = None,
+    mean: Annotated[float, typer.Option(help="Mean of every column on the log scale.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same table.")] = 0,
+) -> None:
+    """Draw a table of counts whose truth is known, for poplin fit."""
+    from poplin.studies import simulate as studies
+
+    if out.suffix != ".npz":
+        raise InputError(f"--out {out}: wanted is a name that ends in .npz.")
+    table = studies.simulate(
+        rows, columns, covariance=covariance, rank=rank, correlation=correlation, mean=mean, seed=seed
+    )
+    studies.write(table, out)
+    typer.echo(f"Written: {out}, {rows} x {columns} counts and the truth.")
+    typer.echo(f"Next: poplin fit {shlex.quote(str(out))} --out DIR")
+
+
+@app.callback(invoke_without_command=True)
+def _face(
+    version: Annotated[bool, typer.Option("--version", help="Say the version and end.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"poplin {installed('poplin')}")
+        raise typer.Exit
+
+
+def _rank(text: str | None) -> int | str | None:
+    if text is None or text == "auto":
+        return text
+    if not text.isdigit():
+        raise InputError(f"--rank is '{text}'; wanted is a whole number, for example --rank 10.")
+    return int(text)
+
+
+def _shrinkage(text: str) -> float | str:
+    if text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"--shrinkage is '{text}'; wanted is auto or a number from 0 to 1.") from None
+
+
+def _command() -> str:
+    return shlex.join(["poplin", *sys.argv[1:]])
+
+
+def _complain(words: str) -> None:
+    typer.echo(f"poplin: {words}", err=True)

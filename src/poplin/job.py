@@ -1,0 +1,176 @@
+"""A fit from files to files: what the commands have in common once their options are read.
+
+Start at `carry_out`, which fits, writes and tells how it ended; `prepare` opens the files that it needs.
+Nothing is written before the fit has ended, so a bad input leaves no trace.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from poplin._errors import ConvergenceWarning, DataWarning, InputError
+from poplin.data.readers import read_counts, read_table
+from poplin.data.sides import aligned
+from poplin.data.tables import CountTable, listed
+from poplin.data.terms import columns_in, parse
+from poplin.inference import summary
+from poplin.progress import watch
+from poplin.report import files, html, views
+
+DONE, NOT_CONVERGED, INTERRUPTED = 0, 3, 130
+
+
+class Job(NamedTuple):
+    """Everything a fit from the command line needs: the table, the estimator's settings, where results go.
+
+    `data` is the table for a formula; `offset` and `weights` are columns of it, or None; `colour` is what the
+    points of the report show; `h5ad` the AnnData file to copy and the name of the copy.
+    """
+
+    table: CountTable
+    settings: dict[str, Any]
+    out: Path
+    source: str
+    command: str = ""
+    data: Any = None
+    offset: Any = None
+    weights: Any = None
+    colour: views.Colour | None = None
+    h5ad: tuple[Path, Path] | None = None
+    quiet: bool = False
+
+
+class Inputs(NamedTuple):
+    """What the options say of the data: files, and columns of the covariates."""
+
+    counts: Path
+    covariates: Path | None = None
+    row_names: str | None = None
+    formula: str | None = None
+    offset: str | None = None
+    weights: str | None = None
+    colour: str | None = None
+    h5ad_out: Path | None = None
+
+
+def prepare(given: Inputs, settings: dict[str, Any], out: Path) -> Job:
+    """Open the files and find the columns; raises `InputError` before anything long begins."""
+    _check_options(given)
+    files.check_folder(out)
+    table, data = _read(given)
+    if given.formula is not None and data is None:
+        raise InputError(
+            f"--formula needs covariates, and {given.counts.name} brings none. Give them with --covariates."
+        )
+    job = Job(table, settings | {"formula": given.formula}, out, given.counts.name)
+    return job._replace(
+        data=None if given.formula is None else data,
+        offset=_column(data, given.offset, "--offset"),
+        weights=_column(data, given.weights, "--weights"),
+        colour=_colour(table, data, given),
+        h5ad=None if given.h5ad_out is None else (given.counts, given.h5ad_out),
+    )
+
+
+def carry_out(job: Job, say: Callable[[str], None], complain: Callable[[str], None]) -> int:
+    """Fit, write, tell; returns the exit code (0 done, 3 not converged, 130 interrupted).
+
+    `say` takes what is told to the reader (nothing if the job is quiet), `complain` what must not be missed.
+    """
+    import poplin
+
+    files.check_folder(job.out)
+    with warnings.catch_warnings():
+        # The summary says both, once; here they would be said twice, with a line of our code.
+        warnings.simplefilter("ignore", DataWarning)
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        with watch(quiet=job.quiet) as callback:
+            model = poplin.PLN(**job.settings, callback=callback)
+            fit = model.fit(job.table, data=job.data, offset=job.offset, weights=job.weights)
+    origin = html.Origin(job.source, job.command, job.colour)
+    written = files.write_results(fit, job.out, origin)
+    if job.h5ad is not None:
+        files.write_h5ad(fit, *job.h5ad)
+        written.insert(-1, job.h5ad[1])
+    if not job.quiet:
+        say(summary.summary(fit))
+        say(f"\nWritten: {', '.join(str(path) for path in written[:-1])}\nThe report: {written[-1]}")
+    return _ending(fit, complain)
+
+
+def _ending(fit: Any, complain: Callable[[str], None]) -> int:
+    if getattr(fit, "interrupted_", False):
+        complain(summary.verdict(fit))
+        return INTERRUPTED
+    if not fit.converged_:
+        complain(summary.verdict(fit))
+        return NOT_CONVERGED
+    return DONE
+
+
+def _check_options(given: Inputs) -> None:
+    """What can be said of the options before any file is read."""
+    uses = (given.formula, given.offset, given.weights, given.colour)
+    if given.covariates is not None and not any(uses):
+        raise InputError(
+            "--covariates is given but not used. Say which to use, for example --formula '~ tree' "
+            "(or --offset, --weights, --colour)."
+        )
+    if given.h5ad_out is not None:
+        if given.counts.suffix != ".h5ad":
+            raise InputError(f"--h5ad-out copies an AnnData file, and {given.counts.name} is none (.h5ad).")
+        files.check_folder(given.h5ad_out.parent)
+
+
+def _read(given: Inputs) -> tuple[CountTable, Any]:
+    """The counts, and the covariates as a DataFrame: from their own file, else those that travel with counts.
+
+    `row_names` names a column in either file, or in both.
+    """
+    counts, covariates, name = given.counts, given.covariates, given.row_names
+    if covariates is None:
+        table = read_counts(counts, row_names=name)
+        return table, table.covariates
+    theirs = ours = name
+    if name not in (None, "none"):
+        theirs = name if name in _columns(covariates) else None
+        ours = name if theirs is None or name in _columns(counts) else None
+    return read_counts(counts, row_names=ours), read_table(covariates, row_names=theirs)
+
+
+def _column(data: Any, name: str | None, option: str) -> Any:
+    """A column of the covariates, as a Series, so that its rows are matched by name."""
+    if name is None:
+        return None
+    if data is None:
+        raise InputError(
+            f"{option} {name} is a column of the covariates, and there are none. Give --covariates."
+        )
+    if name not in data.columns:
+        held = listed(data.columns, 12)
+        raise InputError(f"{option} {name}: the covariates have no such column; they have {held}.")
+    return data[name]
+
+
+def _colour(table: CountTable, data: Any, given: Inputs) -> views.Colour | None:
+    """What the points of the report show: the column asked for, else the first one that the formula uses."""
+    name = given.colour
+    if name is None and data is not None and given.formula is not None:
+        columns = tuple(str(column) for column in data.columns)
+        used = columns_in(parse(given.formula, columns)[0], (), columns)
+        name = used[0] if used else None
+    if name is None:
+        return None
+    frame = _column(data, name, "--colour").to_frame()
+    matched = aligned(frame, "The table of covariates", table.row_names, len(table.values), [])
+    return views.Colour(name, matched.iloc[:, 0].to_numpy())
+
+
+def _columns(path: Path) -> list[str]:
+    """The names at the head of a table, whatever it holds; nothing for files that have no such head."""
+    if path.suffix in (".mtx", ".h5ad", ".npz"):
+        return []
+    return [str(name) for name in read_table(path, row_names="none").columns]

@@ -1,0 +1,114 @@
+"""What the screen shows while a fit is at work: a live line on a terminal, else a plain one now and then.
+
+Start at `watch`. The estimator tells where it is between compiled chunks; rates and the time that is left are
+worked out here. The time left is an upper bound: a fit that converges ends earlier.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TextIO
+
+PLAIN_EVERY = 5.0  # seconds between lines when the screen is a file or a pipe
+
+
+class Pace(NamedTuple):
+    """How fast a phase goes: iterations a second, and seconds left at most (None before that can be said)."""
+
+    rate: float | None
+    left: float | None
+
+
+class Pacer:
+    """Measures the pace of the present phase, from its first report on (the time before is compiling)."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._phase, self._first, self._since = "", 0, 0.0
+
+    def __call__(self, progress: Any) -> Pace:
+        """The pace after this report."""
+        now = self._clock()
+        if progress.phase != self._phase:
+            self._phase, self._first, self._since = progress.phase, progress.iteration, now
+        done, spent = progress.iteration - self._first, now - self._since
+        if done <= 0 or spent <= 0:
+            return Pace(None, None)
+        rate = done / spent
+        return Pace(rate, max(progress.max_iter - progress.iteration, 0) / rate)
+
+
+@contextlib.contextmanager
+def watch(*, quiet: bool = False, screen: TextIO | None = None) -> Iterator[Callable[[Any], None] | None]:
+    """A callback for the estimator that shows how far it is; None when nothing is to be shown.
+
+    On a terminal it is one live line, removed at the end; elsewhere a plain line every five seconds.
+    """
+    screen = screen or sys.stderr
+    if quiet or screen is None:  # there is no screen under some services
+        yield None
+    elif screen.isatty() and sys.stdout.isatty():
+        yield from _live(screen)
+    else:
+        yield _plain(screen)
+
+
+def _live(screen: TextIO) -> Iterator[Callable[[Any], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[words]}", markup=False),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(file=screen), transient=True) as shown:
+        task = shown.add_task("starting (compiling the first time)", total=None, words="")
+        pace = Pacer()
+
+        def tell(progress: Any) -> None:
+            total, done = progress.max_iter, progress.iteration
+            words = _words(progress, pace(progress))
+            shown.update(task, description=progress.phase, total=total, completed=done, words=words)
+
+        yield tell
+
+
+def _plain(screen: TextIO) -> Callable[[Any], None]:
+    pace = Pacer()
+    told = time.perf_counter()
+
+    def tell(progress: Any) -> None:
+        nonlocal told
+        words = _words(progress, pace(progress))
+        if time.perf_counter() - told >= PLAIN_EVERY:
+            told = time.perf_counter()
+            screen.write(f"{progress.phase}: {words}, {progress.seconds:.0f} s so far\n")
+            screen.flush()
+
+    return tell
+
+
+def _words(progress: Any, pace: Pace) -> str:
+    words = (
+        f"iteration {progress.iteration} of at most {progress.max_iter}, objective {progress.objective:.2f}"
+    )
+    if pace.rate is not None and pace.left is not None:
+        words += f", {pace.rate:.3g} its/s, at most {_duration(pace.left)} left"
+    return words
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds) // 60
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{minutes} min"
+        if minutes < 100
+        else f"{minutes / 60:.1f} h"
+    )

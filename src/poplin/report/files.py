@@ -1,0 +1,109 @@
+"""The files that a fit leaves behind: tables for any program, the model for poplin, the page for a person.
+
+Start at `write_results`. Names in the files are the input's; every file is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poplin._errors import InputError
+from poplin.inference.summary import Fitted
+from poplin.report import html, views
+from poplin.store import written_whole
+
+SQUARE_UP_TO = 2000  # columns; above, a square table of the covariance is more than anybody reads
+MOST_FACTORS = 100  # of a direct form above that, by size
+
+
+def check_folder(out: Path) -> Path:
+    """`out`, when results can be written there later; nothing is made yet.
+
+    Raises `InputError` when it is a file, or lies where nothing may be written.
+    """
+    import os
+
+    there = next((place for place in (out, *out.absolute().parents) if place.exists()), Path("/"))
+    if not there.is_dir():
+        raise InputError(f"--out {out}: {there} is a file; wanted is a folder (made if need be).")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"--out {out}: nothing may be written in {there}. Choose another folder.")
+    return out
+
+
+def write_results(fit: Fitted, out: Path, origin: html.Origin | None = None) -> list[Path]:
+    """Write coef.csv, covariance.csv, embedding.csv, trace.csv, model.npz and report.html into `out`.
+
+    The folder is made if need be. Files of the same names from an earlier fit are replaced one by one.
+    Returns the paths, the page last.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    tables = {
+        "coef.csv": _coefficients(fit),
+        "covariance.csv": _covariance(fit),
+        "embedding.csv": _embedding(fit),
+        "trace.csv": _trace(fit),
+    }
+    for name, lines in tables.items():
+        with written_whole(out / name) as handle:
+            csv.writer(handle, lineterminator="\n").writerows(lines)
+    fit.save(out / "model.npz")
+    with written_whole(out / "report.html") as handle:
+        handle.write(html.page(fit, origin))
+    return [out / name for name in (*tables, "model.npz", "report.html")]
+
+
+def write_h5ad(fit: Fitted, source: Path, target: Path) -> None:
+    """Copy the AnnData file `source` to `target` with the rows' embedding in obsm["X_poplin"]."""
+    import anndata
+
+    data = anndata.read_h5ad(source)
+    data.obsm["X_poplin"] = views.embedding(fit).scores
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    try:
+        data.write_h5ad(unfinished)
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _coefficients(fit: Fitted) -> Iterable[Sequence[Any]]:
+    """One line a coefficient, on the log scale."""
+    counts = fit.counts_
+    yield "covariate", "column", "estimate"
+    for covariate, row in zip(counts.covariate_names, fit.coef_.tolist(), strict=True):
+        yield from (
+            (covariate, column, value) for column, value in zip(counts.column_names, row, strict=True)
+        )
+
+
+def _covariance(fit: Fitted) -> Iterable[Sequence[Any]]:
+    """Sigma as a square with names on both sides; above 2000 columns the factors F, Sigma = F F'."""
+    names = fit.counts_.column_names
+    if len(names) <= SQUARE_UP_TO:
+        yield "column", *names
+        values = fit.covariance_
+    else:
+        values = (fit.components_ * np.sqrt(fit.eigenvalues_))[:, :MOST_FACTORS]
+        yield "column", *_numbered("factor", values.shape[1])
+    yield from ((name, *row) for name, row in zip(names, values.tolist(), strict=True))
+
+
+def _embedding(fit: Fitted) -> Iterable[Sequence[Any]]:
+    seen = views.embedding(fit)
+    yield "row", *_numbered("axis", seen.scores.shape[1])
+    yield from ((name, *row) for name, row in zip(seen.names, seen.scores.tolist(), strict=True))
+
+
+def _trace(fit: Fitted) -> Iterable[Sequence[Any]]:
+    yield tuple(fit.trace_)
+    yield from zip(*(np.asarray(column).tolist() for column in fit.trace_.values()), strict=True)
+
+
+def _numbered(word: str, count: int) -> list[str]:
+    return [f"{word}{k + 1}" for k in range(count)]

@@ -1,0 +1,137 @@
+"""One page that says what was fitted, what came out and what not to trust; it needs nothing beside itself.
+
+Start at `page`. The words are in `page.html.j2` and `inference/summary.py`, the figures in `figures.py`.
+Names that come from the data are escaped by jinja2: a column called <script> is shown, not run.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from poplin.inference import summary
+from poplin.inference.summary import Fitted
+from poplin.report import figures, views
+
+MOST_EFFECTS = 60
+REFERENCES = {
+    "model": "Aitchison J, Ho CH (1989) The multivariate Poisson-log normal distribution. Biometrika 76, "
+    "643-653.",
+    "ml": "Delyon B, Lavielle M, Moulines E (1999) Convergence of a stochastic approximation version of the "
+    "EM algorithm. Annals of Statistics 27, 94-128.",
+    "variational": "Chiquet J, Mariadassou M, Robin S (2021) The Poisson-lognormal model as a versatile "
+    "framework for the joint analysis of species abundances. Frontiers in Ecology and Evolution 9, 588292.",
+}
+
+
+class Origin(NamedTuple):
+    """Where a fit comes from: the name of its table, the command that remakes it, what the points show."""
+
+    source: str = "a table of counts"
+    command: str = ""
+    colour: views.Colour | None = None
+
+
+def page(fit: Fitted, origin: Origin | None = None) -> str:
+    """The report of a fit as one HTML page, self-contained, for light and dark themes.
+
+    `origin` says where it comes from; without it the call in Python stands in for the command.
+    """
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    rules = {"autoescape": True, "undefined": jinja2.StrictUndefined}
+    made = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, **rules)
+    made.filters["number"] = _number
+    return made.get_template("page.html.j2").render(**_content(fit, origin or Origin()))
+
+
+def _content(fit: Fitted, origin: Origin) -> dict[str, Any]:
+    """Everything that the template says, by the name that it uses."""
+    counts = fit.counts_
+    effects = list(summary.largest_effects(fit, MOST_EFFECTS))
+    return {
+        "origin": origin,
+        "facts": {name: told for name, told in summary.facts(fit).items() if name not in ("call", "outcome")},
+        "verdict": summary.verdict(fit).partition(": "),
+        "converged": fit.converged_,
+        "method": summary.method_words(fit),
+        "exp": lambda value: float(np.exp(value)),
+        "equation": _equation(fit),
+        "notes": (*counts.notes, *fit.messages_),
+        "effects": effects,
+        "effects_of": fit.coef_.shape[1]
+        * max(len(counts.covariate_names) - ("Intercept" in counts.covariate_names), 1),
+        "only_intercept": counts.covariate_names == ("Intercept",),
+        "residuals": summary.residual_range(fit),
+        "pairs": views.strongest_pairs(fit),
+        "scatter": figures.scatter(fit, origin.colour),
+        "heat_map": figures.heat_map(fit),
+        "traces": figures.traces(fit),
+        "frame": {name: getattr(figures, name) for name in ("WIDTH", "HEIGHT", "LEFT", "BOTTOM", "PAD")},
+        "command": origin.command or summary.call(fit),
+        "versions": _versions(),
+        "seed": fit.get_params().get("random_state"),
+        "methods": _methods_paragraph(fit),
+        "references": _references(fit),
+    }
+
+
+def _equation(fit: Fitted) -> list[str]:
+    """The model in symbols, one line each, for the form that was fitted."""
+    factor = fit.loadings_ is not None
+    offset = "o_ij + " if np.any(fit.counts_.offset) else ""
+    latent = "c_j' w_i" if factor else "z_ij"
+    law = "w_i ~ N(0, I)" if factor else "z_i ~ N(0, Sigma)"
+    return [f"count_ij ~ Poisson(exp({offset}x_i' b_j + {latent}))", law]
+
+
+def _methods_paragraph(fit: Fitted) -> str:
+    """A paragraph for a paper, with the software, its version and the seed."""
+    counts = fit.counts_
+    n, p = counts.y.shape
+    formula = fit.get_params().get("formula")
+    given = ", ".join(counts.covariate_names)
+    covariates = (
+        f"the formula {formula}" if formula else f"the covariates {given}" if given != "Intercept" else ""
+    )
+    seed = fit.get_params().get("random_state")
+    words = [
+        f"Counts of {p} columns in {n} rows were modelled by a Poisson-lognormal model",
+        "(Aitchison and Ho 1989)",
+        f"with {covariates}" if covariates else "with an intercept for each column",
+        "and log-scale offsets" if np.any(counts.offset) else "",
+        f"and a residual covariance of the form: {summary.shape_words(fit)}.",
+        f"It was fitted by {summary.method_words(fit)} with poplin {_version('poplin')} (seed {seed});",
+        f"shrinkage of the covariance: {summary.shrinkage_words(fit)}.",
+        "" if fit.converged_ else "THE FIT DID NOT CONVERGE.",
+    ]
+    return " ".join(word for word in words if word)
+
+
+def _references(fit: Fitted) -> list[str]:
+    method = fit.get_params().get("method")
+    software = f"poplin {_version('poplin')}: Poisson-lognormal latent-variable models in Python (2026)."
+    chosen = [REFERENCES["model"], REFERENCES.get(method, "") if isinstance(method, str) else ""]
+    return [software, *(reference for reference in chosen if reference)]
+
+
+def _versions() -> str:
+    named = [f"{name} {_version(name)}" for name in ("poplin", "jax", "equinox", "numpy")]
+    return ", ".join([*named, f"Python {platform.python_version()} on {platform.machine()}"])
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed as a package)"
+
+
+def _number(value: float, digits: int = 3) -> str:
+    """A number for a table, with a true minus sign so that columns line up."""
+    return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")

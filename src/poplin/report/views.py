@@ -1,0 +1,113 @@
+"""What each figure shows, as plain arrays: the page and the matplotlib plots draw the same.
+
+Start at `embedding` (rows as points in principal axes), `heat_map` (correlations, neighbours alike) or
+`trace` (the objective as the fit went on).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from poplin.inference.summary import Fitted
+
+AXES_OF_A_DIRECT_FORM = 10  # of its p axes, how many go into the files and the figures
+
+
+class Embedding(NamedTuple):
+    """Rows in principal axes: scores (n, k), and each axis' share of the residual variance (k,)."""
+
+    scores: np.ndarray
+    share: np.ndarray
+    names: tuple[str, ...]
+
+
+class Colour(NamedTuple):
+    """What the points are coloured by: a name and one value a row, numbers or labels."""
+
+    name: str
+    values: np.ndarray
+
+
+class HeatMap(NamedTuple):
+    """Residual correlations (m, m) of the columns named, in an order that puts similar ones side by side."""
+
+    correlation: np.ndarray
+    names: tuple[str, ...]
+    of: int
+
+
+class Curve(NamedTuple):
+    """One phase of a fit: seconds since the start, and the objective then."""
+
+    phase: str
+    seconds: np.ndarray
+    objective: np.ndarray
+
+
+def embedding(fit: Fitted) -> Embedding:
+    """The rows' latent means in principal axes of Sigma.
+
+    A factor form has them already (n, q). In a direct form `latent_mean_` is Z - XB (n, p), and the scores
+    are its coordinates on the leading axes: latent_mean_ @ components_[:, :10].
+    """
+    total = float(np.trace(fit.covariance_)) or 1.0
+    if fit.loadings_ is not None:
+        return Embedding(fit.latent_mean_, fit.eigenvalues_ / total, fit.counts_.row_names)
+    axes = fit.components_[:, :AXES_OF_A_DIRECT_FORM]
+    scores = fit.latent_mean_ @ axes
+    return Embedding(scores, fit.eigenvalues_[: axes.shape[1]] / total, fit.counts_.row_names)
+
+
+def heat_map(fit: Fitted, *, most: int = 300) -> HeatMap:
+    """Residual correlations of at most `most` columns (those with the most counts), alike ones side by side.
+
+    The order is by the angle of each column in the plane of the two leading eigenvectors of the correlation
+    matrix (Friendly 2002), cut at its widest gap.
+    """
+    p = fit.covariance_.shape[0]
+    seen = np.sort(np.argsort(-np.nansum(fit.counts_.y, axis=0), kind="stable")[:most])
+    correlation = correlations(fit.covariance_[np.ix_(seen, seen)])
+    order = _by_angle(correlation) if len(seen) > 2 else np.arange(len(seen))
+    names = tuple(fit.counts_.column_names[seen[j]] for j in order)
+    return HeatMap(correlation[np.ix_(order, order)], names, p)
+
+
+def correlations(sigma: np.ndarray) -> np.ndarray:
+    """Sigma scaled to a unit diagonal; a column without variance is correlated with nothing."""
+    deviation = np.sqrt(np.maximum(np.diag(sigma), 0))
+    scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=deviation > 0)
+    scaled = np.clip(sigma * scale * scale[:, None], -1, 1)
+    np.fill_diagonal(scaled, 1.0)
+    return scaled
+
+
+def strongest_pairs(fit: Fitted, *, shown: int = 20) -> list[tuple[str, str, float]]:
+    """The pairs of columns whose residual correlation is largest in size, with it."""
+    correlation = correlations(fit.covariance_)
+    first, second = np.triu_indices_from(correlation, 1)
+    values = correlation[first, second]
+    names = fit.counts_.column_names
+    chosen = np.argsort(-np.abs(values), kind="stable")[:shown]
+    return [(names[first[k]], names[second[k]], float(values[k])) for k in chosen if values[k] != 0]
+
+
+def trace(fit: Fitted) -> list[Curve]:
+    """The objective against time, one curve a phase, in the order of the phases."""
+    phases = np.asarray(fit.trace_["phase"]).astype(str)
+    seconds = np.asarray(fit.trace_["seconds"], dtype=float)
+    objective = np.asarray(fit.trace_["objective"], dtype=float)
+    kept = np.isfinite(objective)
+    return [
+        Curve(name, seconds[kept & (phases == name)], objective[kept & (phases == name)])
+        for name in dict.fromkeys(phases[kept])
+    ]
+
+
+def _by_angle(correlation: np.ndarray) -> np.ndarray:
+    _, vectors = np.linalg.eigh(correlation)
+    angle = np.arctan2(vectors[:, -2], vectors[:, -1])
+    order = np.argsort(angle, kind="stable")
+    gaps = np.diff(angle[order], append=angle[order[0]] + 2 * np.pi)
+    return np.roll(order, -(int(np.argmax(gaps)) + 1))

@@ -1,0 +1,282 @@
+"""The command line: what it reads, what it writes, how it ends, and that a bad input leaves nothing behind.
+
+Most tests put `tests.standin.StandIn` in the place of the estimator, as a real fit compiles for seconds.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+
+import poplin.cli
+from poplin import progress, store
+from tests.standin import Progress, StandIn
+from tests.test_layers import run_python
+
+FILES = {"coef.csv", "covariance.csv", "embedding.csv", "trace.csv", "model.npz", "report.html"}
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Run `poplin ...` in an empty folder with the stand-in as estimator; gives the exit code."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("poplin.PLN", StandIn, raising=False)
+    monkeypatch.setattr(StandIn, "ending", "converged")
+
+    def call(*words: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["poplin", *words])
+        with pytest.raises(SystemExit) as ended:
+            poplin.cli.main()
+        return int(ended.value.code or 0)
+
+    return call
+
+
+def leaves(rows: int = 12) -> tuple[pandas.DataFrame, pandas.DataFrame]:
+    """A small table of counts and its covariates, with names, the covariates in another order."""
+    random = np.random.default_rng(3)
+    names = [f"leaf{i}" for i in range(rows)]
+    counts = pandas.DataFrame(random.poisson(4.0, (rows, 3)), index=names, columns=["Picea", "Ä, b", "<i>"])
+    facts = {"tree": np.resize(["elm", "oak"], rows), "reads": random.integers(50, 90, rows), "half": 0.5}
+    covariates = pandas.DataFrame(facts, index=names)
+    return counts, covariates.iloc[::-1]
+
+
+def write_leaves(folder: Path) -> None:
+    """counts.csv and leaves.csv."""
+    counts, covariates = leaves()
+    counts.to_csv(folder / "counts.csv")
+    covariates.to_csv(folder / "leaves.csv")
+
+
+def table(path: Path) -> list[list[str]]:
+    """The lines of a csv file."""
+    with open(path, newline="", encoding="utf-8") as handle:
+        return list(csv.reader(handle))
+
+
+def test_results_carry_the_names_of_the_input(run: Run, tmp_path: Path, capsys: Any) -> None:
+    write_leaves(tmp_path)
+    formula = "~ tree + offset(log(reads))"
+    assert run("fit", "counts.csv", "--covariates", "leaves.csv", "--formula", formula, "--out", "a/b") == 0
+    assert {path.name for path in Path("a/b").iterdir()} == FILES
+    coef = table(Path("a/b/coef.csv"))
+    assert coef[0] == ["covariate", "column", "estimate"]
+    assert [line[:2] for line in coef[1:]] == [
+        [covariate, column] for covariate in ("Intercept", "tree[T.oak]") for column in leaves()[0].columns
+    ]
+    covariance = table(Path("a/b/covariance.csv"))
+    assert (
+        covariance[0] == ["column", *leaves()[0].columns]
+        and [line[0] for line in covariance[1:]] == covariance[0][1:]
+    )
+    assert [line[0] for line in table(Path("a/b/embedding.csv"))[1:]] == list(leaves()[0].index)
+    assert table(Path("a/b/trace.csv"))[0] == ["phase", "iteration", "objective", "seconds"]
+    page = Path("a/b/report.html").read_text()
+    assert "&lt;i&gt;" in page and "<i>" not in page.replace('<i style="', "")
+    assert "Poisson-lognormal" in (said := capsys.readouterr()).out and "a/b/report.html" in said.out
+    assert said.err == ""
+
+
+def test_numbers_in_the_files_are_exact(run: Run, tmp_path: Path) -> None:
+    write_leaves(tmp_path)
+    assert run("fit", "counts.csv", "--out", "out") == 0
+    arrays, _ = store.read_npz("out/model.npz")
+    coef = np.array([float(line[2]) for line in table(Path("out/coef.csv"))[1:]])
+    sigma = np.array([[float(value) for value in line[1:]] for line in table(Path("out/covariance.csv"))[1:]])
+    np.testing.assert_array_equal(coef, arrays["coef"].ravel())
+    np.testing.assert_array_equal(sigma, arrays["covariance"])
+
+
+@pytest.mark.parametrize(("ending", "code"), [("converged", 0), ("budget", 3), ("interrupted", 130)])
+def test_the_exit_code_says_how_it_ended(
+    run: Run, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, ending: str, code: int
+) -> None:
+    monkeypatch.setattr(StandIn, "ending", ending)
+    write_leaves(tmp_path)
+    assert run("fit", "counts.csv", "--out", "out", "--quiet") == code
+    assert {path.name for path in Path("out").iterdir()} == FILES
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert (said.err == "") == (code == 0)
+    assert ("Converged" in Path("out/report.html").read_text()) == (code == 0)
+
+
+def test_covariates_that_travel_with_the_counts_serve_a_formula(run: Run, tmp_path: Path) -> None:
+    counts, covariates = leaves()
+    np.savez(
+        tmp_path / "leaves.npz", counts=counts.to_numpy(), cov_tree=covariates["tree"].to_numpy(dtype="U3")
+    )
+    assert run("fit", "leaves.npz", "--formula", "~ tree", "--out", "out", "--quiet") == 0
+    assert {line[0] for line in table(Path("out/coef.csv"))[1:]} == {"Intercept", "tree[T.oak]"}
+
+
+def test_offset_and_weights_are_columns_matched_by_name(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
+    write_leaves(tmp_path)
+    fitted: list[Any] = []
+    fit = StandIn.fit
+    monkeypatch.setattr(
+        StandIn, "fit", lambda self, Y, **more: fitted.append(fit(self, Y, **more)) or fitted[0]
+    )
+    options = ("--covariates", "leaves.csv", "--offset", "half", "--weights", "reads", "--out", "out")
+    assert run("fit", "counts.csv", *options) == 0
+    counts = fitted[0].counts_
+    np.testing.assert_array_equal(counts.offset, np.full((12, 3), 0.5))
+    np.testing.assert_array_equal(counts.weights, leaves()[1]["reads"].loc[list(counts.row_names)])
+
+
+@pytest.mark.parametrize("where", ["counts", "covariates", "both"])
+def test_row_names_may_be_named_in_either_file(run: Run, tmp_path: Path, where: str) -> None:
+    counts, covariates = leaves()
+    numbers = {name: 100 + i for i, name in enumerate(counts.index)}
+    for frame, file, named in ((counts, "c.csv", "counts"), (covariates, "x.csv", "covariates")):
+        plain = "plot" if where in (named, "both") else ""
+        frame.rename(index=numbers).rename_axis(plain).to_csv(tmp_path / file)
+    options = ("--covariates", "x.csv", "--formula", "~ tree", "--row-names", "plot", "--out", "out", "-q")
+    assert run("fit", "c.csv", *options) == 0
+    assert [line[0] for line in table(Path("out/embedding.csv"))[1:]] == [str(100 + i) for i in range(12)]
+
+
+def test_an_anndata_file_gets_its_embedding(run: Run, tmp_path: Path) -> None:
+    import anndata
+
+    counts, covariates = leaves()
+    anndata.AnnData(counts.to_numpy(dtype=float), covariates.loc[counts.index]).write_h5ad(
+        tmp_path / "a.h5ad"
+    )
+    assert run("fit", "a.h5ad", "--rank", "2", "--h5ad-out", "b.h5ad", "--out", "out", "--quiet") == 0
+    assert anndata.read_h5ad(tmp_path / "b.h5ad").obsm["X_poplin"].shape == (12, 2)
+
+
+def negative(folder: Path) -> None:
+    """A count below zero."""
+    counts, _ = leaves()
+    counts.iloc[2, 1] = -1
+    counts.to_csv(folder / "counts.csv")
+
+
+BAD: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
+    "no such file": (lambda folder: None, ("other.csv",), "There is no file other.csv"),
+    "a negative count": (negative, ("counts.csv",), "negative count, -1, at row 'leaf2', column 'Ä, b'"),
+    "covariates unused": (write_leaves, ("counts.csv", "--covariates", "leaves.csv"), "given but not used"),
+    "a formula alone": (write_leaves, ("counts.csv", "--formula", "~ tree"), "counts.csv brings none"),
+    "an unknown covariate": (
+        write_leaves,
+        ("counts.csv", "--covariates", "leaves.csv", "--formula", "~ bush"),
+        "bush",
+    ),
+    "an unknown offset": (
+        write_leaves,
+        ("counts.csv", "--covariates", "leaves.csv", "--offset", "depth"),
+        "--offset depth: the covariates have no such column; they have 'tree', 'reads', 'half'",
+    ),
+    "an offset alone": (write_leaves, ("counts.csv", "--offset", "reads"), "Give --covariates"),
+    "a rank in words": (write_leaves, ("counts.csv", "--rank", "five"), "--rank is 'five'"),
+    "a shrinkage in words": (write_leaves, ("counts.csv", "--shrinkage", "much"), "--shrinkage is 'much'"),
+    "no AnnData to copy": (write_leaves, ("counts.csv", "--h5ad-out", "b.h5ad"), "counts.csv is none"),
+    "an unknown colour": (
+        write_leaves,
+        ("counts.csv", "--covariates", "leaves.csv", "--formula", "~ tree", "--colour", "bark"),
+        "--colour bark",
+    ),
+    "an unknown method": (write_leaves, ("counts.csv", "--method", "magic"), "magic"),
+    "an unknown option": (write_leaves, ("counts.csv", "--rnak", "3"), "--rnak"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_input_is_told_and_leaves_nothing(run: Run, tmp_path: Path, capsys: Any, kind: str) -> None:
+    prepare, words, said = BAD[kind]
+    prepare(tmp_path)
+    before = set(tmp_path.iterdir())
+    assert run("fit", *words, "--out", "out") == 2
+    told = capsys.readouterr()
+    assert said in " ".join(told.err.split()) and "Traceback" not in told.err
+    assert told.out == "" and set(tmp_path.iterdir()) == before
+
+
+def test_a_file_in_the_place_of_the_folder_is_told_before_the_fit(
+    run: Run, tmp_path: Path, capsys: Any
+) -> None:
+    write_leaves(tmp_path)
+    assert run("fit", "counts.csv", "--out", "leaves.csv/deep") == 2
+    assert "leaves.csv is a file" in capsys.readouterr().err
+
+
+def test_ctrl_c_before_there_is_anything_to_keep(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    write_leaves(tmp_path)
+    monkeypatch.setattr(StandIn, "fit", interrupted)
+    assert run("fit", "counts.csv", "--out", "out") == 130
+    assert not Path("out").exists()
+
+
+def test_the_demonstration_says_where_the_report_is(run: Run, capsys: Any) -> None:
+    assert run("demo", "--out", "shown") == 0
+    said = capsys.readouterr().out
+    assert said.rstrip().endswith("The report: shown/report.html")
+    assert "Left out, as no image has ink there: 'pixel_1_1', 'pixel_5_1', 'pixel_5_8'." in " ".join(
+        said.split()
+    )
+    assert len(table(Path("shown/embedding.csv"))) == 1798
+
+
+def test_what_is_simulated_can_be_fitted(run: Run) -> None:
+    assert run("simulate", "--rows", "30", "--columns", "4", "--seed", "7", "--out", "drawn.npz") == 0
+    assert run("fit", "drawn.npz", "--out", "out", "--quiet") == 0
+    with np.load("drawn.npz", allow_pickle=False) as held:
+        assert held["counts"].shape == (30, 4)
+        np.testing.assert_allclose(held["true_covariance"][0], 0.8 ** np.arange(4))
+    assert run("simulate", "--out", "drawn.csv") == 2
+
+
+def test_starting_is_light() -> None:
+    heavy = ["pandas", "sklearn", "matplotlib", "anndata", "jax", "scipy", "formulaic", "jinja2"]
+    assert run_python(f"import sys, poplin.cli; print(*[x for x in {heavy} if x in sys.modules])") == ""
+
+
+def test_the_pace_counts_from_the_first_report_of_a_phase() -> None:
+    times = iter([10.0, 12.0, 20.0, 21.0])
+    pace = progress.Pacer(clock=lambda: next(times))
+    steps = [("start", 5, 50), ("start", 25, 50), ("ml", 100, 400), ("ml", 200, 400)]
+    told = [pace(Progress(phase, at, most, -1.0, 0.0)) for phase, at, most in steps]
+    assert told == [(None, None), (10.0, 2.5), (None, None), (100.0, 2.0)]
+
+
+def test_a_pipe_gets_a_plain_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "PLAIN_EVERY", 0.0)
+    screen = io.StringIO()
+    with progress.watch(screen=screen) as tell:
+        assert tell is not None
+        tell(Progress("ml", 10, 400, -1234.567, 2.0))
+    assert screen.getvalue() == "ml: iteration 10 of at most 400, objective -1234.57, 2 s so far\n"
+
+
+def test_a_terminal_gets_a_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    with progress.watch(screen=screen) as tell:
+        assert tell is not None
+        tell(Progress("ml", 10, 400, -1234.567, 2.0))
+    assert "iteration 10 of at most 400" in " ".join(screen.getvalue().split())
+
+
+def test_quiet_shows_nothing() -> None:
+    with progress.watch(quiet=True) as tell:
+        assert tell is None
