@@ -1,4 +1,4 @@
-"""The report, the summary and the figures: what is in the data is shown and not run, at any size and shape."""
+"""The report, the summary and the figures: what is in the data is shown and not run, whatever its size."""
 
 from __future__ import annotations
 
