@@ -16,6 +16,7 @@ import tomllib
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -147,6 +148,55 @@ def test_every_library_is_declared(path: Path) -> None:
 def _import_name(requirement: str) -> str:
     name = next(requirement[:i] for i in count(1) if i >= len(requirement) or requirement[i] in "<>=~![; ")
     return {"scikit-learn": "sklearn", "pillow": "PIL"}.get(name, name.replace("-", "_"))
+
+
+class Kind(NamedTuple):
+    """A class as it is written: its own bases, and its methods, documented or not, abstract or not."""
+
+    bases: tuple[str, ...]
+    documented: dict[str, bool]
+    abstract: set[str]
+
+
+def kinds() -> dict[str, Kind]:
+    """Every class of the package by its name."""
+    nodes = [
+        node
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    ]
+    names = {node.name for node in nodes}
+    found = {}
+    for node in nodes:
+        methods = [part for part in node.body if isinstance(part, ast.FunctionDef)]
+        found[node.name] = Kind(
+            tuple(base.id for base in node.bases if isinstance(base, ast.Name) and base.id in names),
+            {method.name: ast.get_docstring(method) is not None for method in methods},
+            {
+                method.name
+                for method in methods
+                if "abstract" in "".join(map(ast.unparse, method.decorator_list))
+            },
+        )
+    return found
+
+
+def test_a_class_is_abstract_or_final_and_a_method_is_told_once() -> None:
+    every = kinds()
+    for name, kind in every.items():
+        for method, documented in kind.documented.items():
+            told = documented or any(every[base].documented.get(method) for base in kind.bases)
+            assert told or method.startswith("_"), (
+                f"{name}.{method} has no docstring, nor has what it implements"
+            )
+        for base in kind.bases:
+            concrete = {method for method in every[base].documented if not method.startswith("_")}
+            again = (concrete - every[base].abstract) & set(kind.documented)
+            assert not again, f"{name} overrides {sorted(again)}, which {base} already implements"
+            assert not every[base].bases, (
+                f"{name} < {base} < {every[base].bases}: a class is abstract or final"
+            )
 
 
 @pytest.mark.parametrize("path", EVERYTHING, ids=label)
