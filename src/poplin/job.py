@@ -94,10 +94,12 @@ def carry_out(job: Job, say: Callable[[str], None], complain: Callable[[str], No
     written = files.write_results(fit, job.out, origin)
     if job.h5ad is not None:
         files.write_h5ad(fit, *job.h5ad)
-        written.insert(-1, job.h5ad[1])
     if not job.quiet:
         say(summary.summary(fit))
-        say(f"\nWritten: {', '.join(str(path) for path in written[:-1])}\nThe report: {written[-1]}")
+        say(f"\nWritten to {job.out}: {', '.join(path.name for path in written)}")
+        if job.h5ad is not None:
+            say(f"A copy of {job.h5ad[0]} with the embedding: {job.h5ad[1]}")
+        say(f"The report: {written[-1]}")
     return _ending(fit, complain)
 
 

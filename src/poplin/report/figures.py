@@ -96,7 +96,7 @@ def traces(fit: Fitted) -> list[Chart]:
         below = 2 * HEIGHT  # what lies under the frame is cut off, not drawn far outside
         pairs = zip(x_at(curve.seconds), np.minimum(y_at(curve.objective), below), strict=True)
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in pairs)
-        charts.append(Chart(curve.phase, "seconds", "objective (nats)", x_ticks, y_ticks, [], line, [], ""))
+        charts.append(Chart(curve.phase, "seconds", "", x_ticks, y_ticks, [], line, [], ""))
     return charts
 
 
