@@ -260,7 +260,7 @@ def test_a_pipe_gets_a_plain_line_now_and_then(monkeypatch: pytest.MonkeyPatch) 
     with progress.watch(screen=screen) as tell:
         assert tell is not None
         tell(Progress("ml", 10, 400, -1234.567, 2.0))
-    assert screen.getvalue() == "ml: iteration 10 of at most 400, objective -1234.57, 2 s so far\n"
+    assert screen.getvalue() == "ml: iteration 10/400, objective -1234.57, 2 s so far\n"
 
 
 def test_a_terminal_gets_a_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +274,7 @@ def test_a_terminal_gets_a_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with progress.watch(screen=screen) as tell:
         assert tell is not None
         tell(Progress("ml", 10, 400, -1234.567, 2.0))
-    assert "iteration 10 of at most 400" in " ".join(screen.getvalue().split())
+    assert "iteration 10/400" in " ".join(screen.getvalue().split())
 
 
 def test_quiet_shows_nothing() -> None:

@@ -7,12 +7,14 @@ worked out here. The time left is an upper bound: a fit that converges ends earl
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TextIO
 
 PLAIN_EVERY = 5.0  # seconds between lines when the screen is a file or a pipe
+WIDE = 110  # characters from which there is room for a bar
 
 
 class Pace(NamedTuple):
@@ -60,14 +62,11 @@ def _live(screen: TextIO) -> Iterator[Callable[[Any], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
-        TextColumn("{task.fields[words]}", markup=False),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(file=screen), transient=True) as shown:
+    console = Console(file=screen)
+    bar = [BarColumn(bar_width=20)] if console.width >= WIDE else []
+    words = [TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[words]")]
+    columns = (SpinnerColumn(), words[0], *bar, words[1], TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as shown:
         task = shown.add_task("starting (compiling the first time)", total=None, words="")
         pace = Pacer()
 
@@ -95,11 +94,11 @@ def _plain(screen: TextIO) -> Callable[[Any], None]:
 
 
 def _words(progress: Any, pace: Pace) -> str:
-    words = (
-        f"iteration {progress.iteration} of at most {progress.max_iter}, objective {progress.objective:.2f}"
-    )
+    words = f"iteration {progress.iteration}/{progress.max_iter}"
+    if math.isfinite(progress.objective):  # it is not before the first one has been averaged
+        words += f", objective {progress.objective:.2f}"
     if pace.rate is not None and pace.left is not None:
-        words += f", {pace.rate:.3g} its/s, at most {_duration(pace.left)} left"
+        words += f", {pace.rate:.3g}/s, at most {_duration(pace.left)} left"
     return words
 
 
