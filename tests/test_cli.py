@@ -29,7 +29,7 @@ Run = Callable[..., int]
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Run `poplin ...` in an empty folder with the stand-in as estimator; gives the exit code."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("poplin.PLN", StandIn, raising=False)
+    monkeypatch.setitem(vars(poplin), "PLN", StandIn)
     monkeypatch.setattr(StandIn, "ending", "converged")
 
     def call(*words: str) -> int:
@@ -212,13 +212,16 @@ def test_a_file_in_the_place_of_the_folder_is_told_before_the_fit(
     assert "leaves.csv is a file" in capsys.readouterr().err
 
 
-def test_ctrl_c_before_there_is_anything_to_keep(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
+def test_ctrl_c_before_there_is_anything_to_keep(
+    run: Run, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     write_leaves(tmp_path)
     monkeypatch.setattr(StandIn, "fit", interrupted)
     assert run("fit", "counts.csv", "--out", "out") == 130
+    assert "nothing is written" in capsys.readouterr().err
     assert not Path("out").exists()
 
 

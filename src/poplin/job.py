@@ -87,9 +87,13 @@ def carry_out(job: Job, say: Callable[[str], None], complain: Callable[[str], No
         # The summary says both, once; here they would be said twice, with a line of our code.
         warnings.simplefilter("ignore", DataWarning)
         warnings.simplefilter("ignore", ConvergenceWarning)
-        with watch(quiet=job.quiet) as callback:
-            model = poplin.PLN(**job.settings, callback=callback)
-            fit = model.fit(job.table, data=job.data, offset=job.offset, weights=job.weights)
+        try:
+            with watch(quiet=job.quiet) as callback:
+                model = poplin.PLN(**job.settings, callback=callback)
+                fit = model.fit(job.table, data=job.data, offset=job.offset, weights=job.weights)
+        except KeyboardInterrupt:  # the estimator keeps what there is; here there was nothing yet
+            complain("interrupted before there was anything to keep; nothing is written.")
+            return INTERRUPTED
     origin = html.Origin(job.source, job.command, job.colour)
     written = files.write_results(fit, job.out, origin)
     if job.h5ad is not None:
