@@ -30,9 +30,6 @@ class Fitted(Protocol):
     loadings_: np.ndarray | None
     components_: np.ndarray
     eigenvalues_: np.ndarray
-    latent_mean_: np.ndarray
-    latent_variance_: np.ndarray
-    elbo_: float
     shrinkage_: float
     trace_: Mapping[str, np.ndarray]
     converged_: bool
@@ -40,6 +37,16 @@ class Fitted(Protocol):
     seconds_: float
     counts_: Counts
     messages_: tuple[str, ...]
+
+    @property
+    def latent_mean_(self) -> np.ndarray:
+        """Where each row lies: w in principal axes (n, q), or Z - XB (n, p); computed when asked for."""
+        ...
+
+    @property
+    def elbo_(self) -> float:
+        """The bound in nats; computed when asked for."""
+        ...
 
     def get_params(self) -> dict[str, Any]:
         """The settings, by name."""
