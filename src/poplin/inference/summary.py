@@ -30,23 +30,15 @@ class Fitted(Protocol):
     loadings_: np.ndarray | None
     components_: np.ndarray
     eigenvalues_: np.ndarray
+    latent_mean_: Any  # an array, and a number below: Any, as they may be cached properties
+    elbo_: Any
     shrinkage_: float
-    trace_: Mapping[str, np.ndarray]
+    trace_: dict[str, np.ndarray]
     converged_: bool
     n_iter_: int
     seconds_: float
     counts_: Counts
     messages_: tuple[str, ...]
-
-    @property
-    def latent_mean_(self) -> np.ndarray:
-        """Where each row lies: w in principal axes (n, q), or Z - XB (n, p); computed when asked for."""
-        ...
-
-    @property
-    def elbo_(self) -> float:
-        """The bound in nats; computed when asked for."""
-        ...
 
     def get_params(self) -> dict[str, Any]:
         """The settings, by name."""
@@ -149,8 +141,8 @@ def verdict(fit: Fitted) -> str:
     if fit.converged_:
         return f"converged: the stopping rule held after {spent}"
     return (
-        f"not converged: stopped after {spent} before the stopping rule held. Estimates may still move: allow more "
-        "iterations (max_iter, --max-iter) before reading them, or fit a smaller model (a rank)."
+        f"not converged: stopped after {spent} before the stopping rule held. Estimates may still move: "
+        "allow more iterations (max_iter, --max-iter) before reading them, or fit a smaller model (a rank)."
     )
 
 
