@@ -1,7 +1,7 @@
 """THE loop: sweeps over the rows, a sum, an update, until the method says it is done.
 
-Start at `run`. Steps are compiled together into chunks (one `while_loop`), so that nothing crosses to the host
-inside an iteration; between chunks the callback is told and Ctrl-C is heard.
+Start at `run`. Steps are compiled together into chunks (one `while_loop`), so that nothing crosses to the
+host inside an iteration; between chunks the callback is told and Ctrl-C is heard.
 """
 
 import time
@@ -51,7 +51,11 @@ class Outcome(NamedTuple):
 
 @jax.jit
 def _begin(method: AbstractMethod, first: Any, block: Block) -> tuple[Any, Any]:
-    return method.start(first, block)
+    # strong types, as the steps return them: a weak one would compile `_advance` a second time
+    def strong(a):
+        return jnp.asarray(a, a.dtype) if jnp.issubdtype(a.dtype, jnp.number) or a.dtype == bool else a
+
+    return jax.tree.map(strong, method.start(first, block))
 
 
 @partial(jax.jit, donate_argnums=(1, 2))

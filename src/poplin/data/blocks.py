@@ -31,8 +31,9 @@ class Block(NamedTuple):
 def half_a_count(y: np.ndarray, offset: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Spread half a count over each column that has none: y_ij = 0.5 e^o_ij / sum_i w_i e^o_ij.
 
-    The weak prior that keeps a coefficient finite when a column (of this fold, of this table) is all zero: it adds
-    sum_i y_ij (o_ij + Z_ij) to the log density, as a gamma prior of shape 1/2 on the column's rate would.
+    The weak prior that keeps a coefficient finite when a column (of this fold, of this table) is all zero:
+    it adds sum_i y_ij (o_ij + Z_ij) to the log density, as a gamma prior of shape 1/2 on the column's rate
+    would.
     """
     empty = (weights @ y) == 0
     if not empty.any():
@@ -53,4 +54,5 @@ def as_block(y, x, offset, weights, *, first: int = 0, prior: bool = True) -> Bl
     if prior:
         seen = half_a_count(seen, exposed, weights)
     arrays = (seen, x, exposed, weights, constant)
-    return Block(*(jnp.asarray(a, dtype=jnp.float64) for a in arrays), jnp.arange(first, first + len(y)))
+    on_device = [jnp.asarray(a, dtype=jnp.float64) for a in arrays]
+    return Block(*on_device, index=jnp.arange(first, first + len(y)))

@@ -1,0 +1,1 @@
+"""After the fit: likelihoods and words. Start at `summary.summary`."""

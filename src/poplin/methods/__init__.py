@@ -1,0 +1,1 @@
+"""Methods on the one loop: start, sweeps, done. Start at `method.AbstractMethod`."""

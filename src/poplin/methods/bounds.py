@@ -19,9 +19,10 @@ from poplin.updates.covariance import AbstractShape, Profile
 
 
 class AbstractBound(eqx.Module):
-    """A bound in two sweeps: `measure` (rows) and `value` (sum), then `slope` (rows) and `shared_slope` (sum).
+    """A bound in two sweeps: `measure` (rows), `value` (sum), then `slope` (rows), `shared_slope` (sum).
 
-    Unknowns are pytrees: `shared`, and per row a pair (mean, log standard deviation). To be maximised, in nats.
+    Unknowns are pytrees: `shared`, and per row a pair (mean, log standard deviation). To be maximised, in
+    nats.
     """
 
     @abstractmethod

@@ -1,7 +1,8 @@
 """L-BFGS whose vectors never leave the rows: only inner products are summed (Chen, Wang & Zhou 2014).
 
-Start at `direction`. The history is kept as arrays of 2m past steps and gradient changes (single precision: it
-only shapes the direction), split between rows and shared unknowns; their Gram matrix is an additive statistic.
+Start at `direction`. The history is kept as arrays of 2m past steps and gradient changes (single precision:
+it only shapes the direction), split between rows and shared unknowns; their Gram matrix is an additive
+statistic.
 """
 
 from typing import Any

@@ -1,7 +1,8 @@
 """Variational fit with diagonal Gaussians: one L-BFGS over all unknowns, whose vectors stay with the rows.
 
 Start at `Variational`. A step is two sweeps: move along the direction and measure the bound there; then, at
-the accepted point, the gradient and the inner products that give the next direction. The bound never decreases.
+the accepted point, the gradient and the inner products that give the next direction. The bound never
+decreases.
 """
 
 from typing import Any, NamedTuple
@@ -85,8 +86,8 @@ class Variational(AbstractMethod):
     """Maximise a diagonal bound from given unknowns.
 
     `tol`: stop when the expected gain of a step stays below tol * (1 + |bound|) for three accepted steps.
-    Cost of a step: two passes of the bound and two over 2 m = 12 single-precision vectors. Memory per unknown: 48
-    bytes of history beside five doubles.
+    Cost of a step: two passes of the bound and two over 2 m = 12 single-precision vectors. Memory per
+    unknown: 48 bytes of history beside five doubles.
     """
 
     bound: AbstractBound

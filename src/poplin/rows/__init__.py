@@ -1,0 +1,1 @@
+"""What a row knows about its hidden position. Start at `chains.move` or `gaussian.fit_rows`."""

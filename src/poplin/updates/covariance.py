@@ -1,7 +1,7 @@
 """What is free in Sigma, and its closed-form M-step: one final class per shape.
 
-Start at `AbstractShape`. Each shape turns the mean second moment S (p x p) of N rows' residuals Z - XB into Sigma.
-`Full(kappa)` shrinks: kappa pseudo-rows with the covariance diag(S).
+Start at `AbstractShape`. Each shape turns the mean second moment S (p x p) of N rows' residuals Z - XB into
+Sigma. `Full(kappa)` shrinks: kappa pseudo-rows with the covariance diag(S).
 """
 
 from abc import abstractmethod
@@ -18,7 +18,8 @@ class Profile(NamedTuple):
     """Sigma profiled out of an objective, at the second moment S of N rows.
 
     `value` = max over Sigma of -N/2 [log det Sigma + tr(Sigma^-1 S) - p] - penalty; `pull` is -2/N times its
-    derivative in S, the matrix that takes the place of Sigma^-1 in the rows' gradients (equal to it unshrunk).
+    derivative in S, the matrix that takes the place of Sigma^-1 in the rows' gradients (equal to it
+    unshrunk).
     """
 
     covariance: Covariance
@@ -56,8 +57,8 @@ class AbstractShape(eqx.Module):
 class Full(AbstractShape):
     """Every entry free. Sigma = (N S + kappa T) / (N + kappa), T = diag(S).
 
-    The penalty is kappa times the Kullback-Leibler divergence of N(0, Sigma) from N(0, T): zero for independent
-    columns, free of the columns' scales, and without force on the variances themselves.
+    The penalty is kappa times the Kullback-Leibler divergence of N(0, Sigma) from N(0, T): zero for
+    independent columns, free of the columns' scales, and without force on the variances themselves.
     """
 
     kappa: Scalar

@@ -1,0 +1,192 @@
+"""What can be asked of a fit: positions of rows, bounds, likelihoods, in the fit's own axes.
+
+Start at `latent`. Every fitted model is Z = XB + C w, so one set of row routines serves both forms; results
+are turned here into what is reported (w in principal axes, or Z - XB).
+"""
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from poplin import starts
+from poplin._errors import InputError
+from poplin.data.blocks import NO_EXPOSURE, Block, as_block
+from poplin.data.counts import Counts
+from poplin.estimators.driver import Result, training_block
+from poplin.fit import run
+from poplin.methods.bounds import DirectBound, FactorBound
+from poplin.methods.variational import Variational
+from poplin.models.loadings import FrozenLoadings, principal_axes
+from poplin.rows.gaussian import fit_rows
+from poplin.updates.covariance import Fixed
+
+Moments = tuple[np.ndarray, np.ndarray]
+DRAWS = 1000  # importance draws of a row
+
+
+def attributes(result: Result) -> dict[str, Any]:
+    """The fitted attributes that cost nothing more."""
+    axes, eigenvalues, _ = (np.asarray(a) for a in principal_axes(jnp.asarray(result.loadings)))
+    return {
+        "coef_": result.coef,
+        "covariance_": result.loadings @ result.loadings.T,
+        "loadings_": None if result.direct else axes * np.sqrt(eigenvalues),
+        "components_": axes,
+        "eigenvalues_": eigenvalues,
+        "shrinkage_": result.shrinkage,
+        "trace_": result.trace,
+        "converged_": result.converged,
+        "interrupted_": result.interrupted,
+        "n_iter_": len(result.trace["iteration"]),
+        "messages_": result.messages,
+    }
+
+
+def not_converged(fit: Any) -> str:
+    """What to say, and to do, when the stopping rule did not hold."""
+    if fit.interrupted_:
+        return f"The fit was interrupted after {fit.n_iter_} iterations; the estimates are those reached by then."
+    return (
+        f"The fit stopped after {fit.n_iter_} iterations before its stopping rule held. Raise max_iter, fit a "
+        "smaller model (a rank), or let Sigma be shrunk (shrinkage='auto')."
+    )
+
+
+def new_block(counts: Counts) -> Block:
+    """Rows of a fitted model on the device: no prior for empty columns, weights as given."""
+    return as_block(counts.y, counts.x, counts.offset, counts.weights, prior=False)
+
+
+def _arrays(result: Result) -> tuple[jax.Array, jax.Array]:
+    return jnp.asarray(result.coef), jnp.asarray(result.loadings)
+
+
+def _frozen(result: Result) -> DirectBound | FactorBound:
+    coef, loadings = _arrays(result)
+    if result.direct:
+        return DirectBound(Fixed(loadings @ loadings.T), coef)
+    return FactorBound(FrozenLoadings(coef, loadings))
+
+
+def _uses_diagonal(result: Result) -> bool:
+    """Whether the rows of this fit are the bound's own diagonal Gaussians."""
+    return result.rows is not None and result.posterior == "diagonal"
+
+
+def diagonal_rows(result: Result, block: Block) -> tuple[jax.Array, jax.Array, float]:
+    """Means, variances and bound of the best diagonal Gaussians under the fitted parameters."""
+    coef, loadings = _arrays(result)
+    bound = _frozen(result)
+    if result.direct:
+        first = starts.direct_start(block)
+    else:
+        observed = block.offset > NO_EXPOSURE / 2
+        residual = jnp.where(observed, jnp.log(block.y + 0.5) - block.offset - block.x @ coef, 0.0)
+        scores = jnp.linalg.solve(
+            jnp.eye(loadings.shape[1]) + loadings.T @ loadings, loadings.T @ residual.T
+        ).T
+        first = starts.scaled_factor_start(
+            block, FrozenLoadings(coef, loadings), coef=coef, loadings=loadings, scores=scores
+        )
+    outcome = run(
+        Variational(bound, 1e-10), first, block, phase="rows", max_iter=2000, began=time.perf_counter()
+    )
+    mean, log_sd = outcome.rows.unknown
+    return mean, jnp.exp(2 * log_sd), float(outcome.state.objective)
+
+
+def _reported(result: Result, mean: jax.Array, variance: jax.Array, x: jax.Array) -> Moments:
+    """Diagonal Gaussians of the bound as reported: Z - XB, or w in principal axes."""
+    coef, loadings = _arrays(result)
+    if result.direct:
+        return np.asarray(mean - x @ coef), np.asarray(variance)
+    _, _, rotation = principal_axes(loadings)
+    return np.asarray(mean @ rotation), np.asarray(variance @ rotation**2)
+
+
+def _full_moments(result: Result, block: Block, turn: jax.Array) -> Moments:
+    """Mean and variance of turn' w under each row's full Gaussian, for turn (q, r)."""
+    rows = fit_rows(block, *_arrays(result))
+    return np.asarray(rows.mean @ turn), np.asarray(jnp.einsum("qr,nqs,sr->nr", turn, rows.covariance, turn))
+
+
+def _axes_of(result: Result) -> jax.Array:
+    """What turns w into the reported latent: C' (direct form) or the rotation to principal axes."""
+    _, loadings = _arrays(result)
+    return loadings.T if result.direct else principal_axes(loadings)[2]
+
+
+def training_latent(result: Result, counts: Counts) -> Moments:
+    """`latent_mean_` and `latent_variance_`."""
+    block = training_block(counts)
+    if _uses_diagonal(result) and result.rows is not None and (counts.weights > 0).all():
+        mean, variance = (jnp.asarray(a) for a in result.rows)
+        return _reported(result, mean, variance, block.x)
+    return _latent(result, block)
+
+
+def latent(result: Result, counts: Counts) -> Moments:
+    """Mean and variance of rows' latent positions under the fitted parameters."""
+    return _latent(result, new_block(counts._replace(weights=np.ones_like(counts.weights))))
+
+
+def _latent(result: Result, block: Block) -> Moments:
+    if _uses_diagonal(result):
+        mean, variance, _ = diagonal_rows(result, block)
+        return _reported(result, mean, variance, block.x)
+    return _full_moments(result, block, _axes_of(result))
+
+
+def position(result: Result, counts: Counts) -> Moments:
+    """Mean and variance of Z of every column, seen or not, by the full Gaussian of each row, (n, p)."""
+    block = new_block(counts)
+    mean, variance = _full_moments(result, block, _arrays(result)[1].T)
+    return mean + np.asarray(block.x) @ result.coef, variance
+
+
+def bound(result: Result, counts: Counts) -> float:
+    """The bound of the training rows at the fitted parameters, in the fit's Gaussian family."""
+    block = training_block(counts)
+    if result.posterior == "full":
+        return float(block.weights @ fit_rows(block, *_arrays(result)).bound)
+    if result.rows is not None:
+        mean, variance = (jnp.asarray(a) for a in result.rows)
+        frozen = _frozen(result)
+        return float(frozen.value(frozen.measure((), (mean, 0.5 * jnp.log(variance)), block))[0])
+    return diagonal_rows(result, block)[2]
+
+
+RowScores = Any
+
+
+def row_scores(result: Result, counts: Counts, *, seed: int) -> RowScores:
+    """Importance-sampled log-likelihood of each row."""
+    from poplin.inference.marginal import row_loglik
+
+    return row_loglik(jax.random.key(seed), new_block(counts), *_arrays(result), draws=DRAWS)
+
+
+def bound_frame(result: Result) -> dict[str, np.ndarray]:
+    """The bound's own unknowns (diagonal variational fits): mean and variance of Z, or of w beside `loadings`."""
+    if result.rows is None:
+        raise AttributeError("variational_: only a fit by method='variational' has unknowns of the bound.")
+    mean, variance = result.rows
+    kind = (
+        {"covariance": result.loadings @ result.loadings.T}
+        if result.direct
+        else {"loadings": result.loadings}
+    )
+    return {"mean": mean, "variance": variance, "coef": result.coef, **kind}
+
+
+def row_count(X: Any, offset: Any, data: Any, n: int | None) -> int:
+    """How many rows a prediction has: said by X, data, a row-wise offset, or n."""
+    told = next((a for a in (X, data, offset) if a is not None and np.ndim(a) > 0), None)
+    if told is not None:
+        return len(told)
+    if n is None:
+        raise InputError("predict: nothing says how many rows. Give X, data, an offset for each row, or n.")
+    return n

@@ -1,0 +1,130 @@
+"""From a checked table and settings to a fitted result: which phases run, how often, how much is shrunk.
+
+Start at `fit`.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from poplin._errors import InputError
+from poplin._precision import double_precision
+from poplin.data.blocks import Block, as_block
+from poplin.data.counts import Counts
+from poplin.estimators import phases, recipes
+from poplin.estimators.phases import Fitted, Recipe, Settings
+from poplin.fit import joined
+from poplin.updates.covariance import Full
+
+ITERATIONS = {"variational": 20_000, "ml": 1_000}
+TOLERANCE = {"variational": 1e-9, "ml": 0.2}
+PILOT_ROWS = 2.0  # pseudo-rows behind Sigma while the data are asked how many there should be
+PILOT_STEPS = 64
+START = Settings(100, 1e-6, 0.0)  # the short variational fit that chains begin from
+
+
+class Result(NamedTuple):
+    """A fit as arrays: B, C (direct form: a Cholesky factor of Sigma), and how it was reached."""
+
+    coef: np.ndarray
+    loadings: np.ndarray
+    direct: bool
+    posterior: str
+    shrinkage: float
+    rows: (
+        tuple[np.ndarray, np.ndarray] | None
+    )  # mean and variance of the rows' own Gaussians (variational fits)
+    objective: float | None  # their bound
+    converged: bool
+    interrupted: bool
+    trace: dict[str, np.ndarray]
+    messages: tuple[str, ...]
+
+
+def training_block(counts: Counts) -> Block:
+    """The rows of a fit on the device, with half a count in columns that have none."""
+    return as_block(counts.y, counts.x, counts.offset, counts.weights)
+
+
+def fit(counts: Counts, settings: dict[str, Any], began: float) -> Result:
+    """Run the phases that the settings ask for."""
+    method = recipes.one_of(settings["method"], recipes.METHODS, "method")
+    posterior = recipes.one_of(settings["posterior"], recipes.POSTERIORS, "posterior")
+    weight = recipes.shrinkage_weight(settings["shrinkage"])
+    starts = recipes.count(settings["n_init"], "n_init", least=1)
+    seed = recipes.count(settings["random_state"], "random_state", least=0)
+    limit = settings["max_iter"]
+    limit = ITERATIONS[method] if limit is None else recipes.count(limit, "max_iter", least=1)
+    tol = TOLERANCE[method] if settings["tol"] is None else float(settings["tol"])
+    if not tol > 0:
+        raise InputError(f"tol={settings['tol']!r}: wanted is a positive number.")
+    with double_precision():
+        model = recipes.recipe(counts, **{k: settings[k] for k in ("covariance", "rank", "basis")})
+        main = Settings(limit, tol, began, settings["callback"])
+        block = training_block(counts)
+        key = jax.random.key(seed)
+        if method == "variational":
+            return _variational(model, block, main, weight or 0.0, starts, posterior, key)
+        return _ml(model, block, main, weight, posterior, key)
+
+
+def _kappa(weight: float, block: Block) -> float:
+    return weight / (1 - weight) * float(block.weights.sum())
+
+
+def _variational(
+    model: Recipe, block: Block, main: Settings, weight: float, starts: int, posterior: str, key
+) -> Result:
+    model = phases.with_shrinkage(model, _kappa(weight, block))
+    fits = [phases.fit_variational(model, block, main)]
+    for k in range(1, starts):
+        fits.append(phases.fit_variational(model, block, main, key=jax.random.fold_in(key, k)))
+    best = max(fits, key=lambda f: float(f.outcome.state.objective))
+    done = [best]
+    if posterior == "full" and not best.outcome.interrupted:
+        done.append(phases.fit_full(model, block, best, main))
+    return _result(model, done[-1], done, posterior, weight, block)
+
+
+def _ml(model: Recipe, block: Block, main: Settings, weight: float | None, posterior: str, key) -> Result:
+    start = phases.fit_variational(model, block, START._replace(began=main.began, callback=main.callback))
+    done = [start]
+    where = phases.chain_start(model, block, start, key)
+    rows = float(block.weights.sum())
+    kappa = _kappa(weight or 0.0, block)
+    if weight is None and isinstance(model.shape, Full) and not start.outcome.interrupted:
+        pilot, where = phases.ml_phase(
+            phases.with_shrinkage(model, PILOT_ROWS),
+            where,
+            main._replace(max_iter=PILOT_STEPS),
+            phase="pilot",
+        )
+        done.append(pilot)
+        sigma = np.asarray(pilot.model.loadings @ pilot.model.loadings.T)
+        kappa = phases.pseudo_rows(sigma, rows, pilot=PILOT_ROWS)
+    if not done[-1].outcome.interrupted:
+        end, _ = phases.ml_phase(phases.with_shrinkage(model, kappa), where, main, phase="ml")
+        done.append(end)
+    return _result(model, done[-1], done, posterior, kappa / (rows + kappa), block)
+
+
+def _result(
+    model: Recipe, end: Fitted, fits: list[Fitted], posterior: str, weight: float, block: Block
+) -> Result:
+    outcome = end.outcome
+    shrunk = weight if isinstance(model.shape, Full) else 0.0
+    rows = None if end.rows is None else tuple(np.asarray(a) for a in end.rows)
+    return Result(
+        coef=np.asarray(end.model.coef),
+        loadings=np.asarray(end.model.loadings),
+        direct=model.loadings is None,
+        posterior=posterior,
+        shrinkage=shrunk,
+        rows=rows,  # type: ignore[arg-type]
+        objective=None if rows is None else float(outcome.state.objective),
+        converged=outcome.converged,
+        interrupted=outcome.interrupted,
+        trace=joined([f.outcome.trace for f in fits]),
+        messages=(),
+    )

@@ -1,0 +1,90 @@
+"""A fit on disk and back: arrays and plain settings in one file, no pickle.
+
+Start at `save` and `load`. The training rows' names, covariates and notes are kept, and their counts, so
+that what is computed when asked for (`loglik_`, `latent_mean_`) can still be asked of a loaded fit.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from poplin._errors import InputError
+from poplin.data.counts import Counts
+from poplin.data.formula import design_from_json, design_to_json
+from poplin.estimators.driver import Result
+from poplin.store import read_npz, write_npz
+
+WORDS = ("direct", "posterior", "shrinkage", "objective", "converged", "interrupted")
+
+
+def save(fit: Any, path: Any) -> None:
+    """Write a fitted model to `path` (.npz)."""
+    result, counts = fit.result_, fit.counts_
+    arrays = {"coef": result.coef, "loadings": result.loadings}
+    arrays |= {f"counts_{name}": np.asarray(getattr(counts, name)) for name in ("y", "x", "weights")}
+    arrays["counts_offset"] = _smallest(counts.offset)
+    if result.rows is not None:
+        arrays |= {"rows_mean": result.rows[0], "rows_variance": result.rows[1]}
+    arrays |= {f"trace_{name}": column for name, column in result.trace.items()}
+    settings = {k: v for k, v in fit.get_params().items() if k != "callback"}
+    for name in ("covariance", "basis"):
+        if settings[name] is not None and not isinstance(settings[name], str):
+            arrays[f"setting_{name}"] = np.asarray(settings[name], dtype=float)
+            settings[name] = None
+    meta = {word: getattr(result, word) for word in WORDS}
+    meta |= {"messages": list(result.messages), "settings": settings, "seconds": fit.seconds_}
+    meta |= {
+        name: list(getattr(counts, name))
+        for name in ("row_names", "column_names", "covariate_names", "notes")
+    }
+    meta["design"] = None if counts.design is None else design_to_json(counts.design)
+    write_npz(path, arrays, meta)
+
+
+def _smallest(offset: np.ndarray) -> np.ndarray:
+    """An offset without the repetition of a broadcast view."""
+    return offset[tuple(slice(0, 1) if s == 0 else slice(None) for s in offset.strides)]
+
+
+def load(path: Any) -> Any:
+    """A fitted `PLN` from a file that `PLN.save` wrote.
+
+    Raises `InputError` for a file that is foreign, damaged or of a newer format. Costs no fit.
+    """
+    from poplin.estimators.pln import PLN
+
+    arrays, meta = read_npz(path)
+    try:
+        return _rebuilt(PLN, arrays, meta)
+    except KeyError as missing:
+        raise InputError(f"{path}: not a fit that poplin saved; {missing} is not in it.") from None
+
+
+def _rebuilt(face: type, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Any:
+    settings = dict(meta["settings"])
+    for name in ("covariance", "basis"):
+        settings[name] = arrays.get(f"setting_{name}", settings[name])
+    y = arrays["counts_y"]
+    names = {k: tuple(meta[k]) for k in ("row_names", "column_names", "covariate_names", "notes")}
+    counts = Counts(
+        y=y,
+        x=arrays["counts_x"],
+        offset=np.broadcast_to(arrays["counts_offset"], y.shape),
+        weights=arrays["counts_weights"],
+        design=None if meta["design"] is None else design_from_json(meta["design"]),
+        **names,
+    )
+    rows = (arrays["rows_mean"], arrays["rows_variance"]) if "rows_mean" in arrays else None
+    trace = {k.removeprefix("trace_"): v for k, v in arrays.items() if k.startswith("trace_")}
+    result = Result(
+        coef=arrays["coef"],
+        loadings=arrays["loadings"],
+        rows=rows,
+        trace=trace,
+        messages=tuple(meta["messages"]),
+        **{word: meta[word] for word in WORDS},
+    )
+    fit = face(**settings)
+    fit._take(result, counts)
+    fit.seconds_ = meta["seconds"]
+    return fit

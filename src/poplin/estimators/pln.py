@@ -1,0 +1,246 @@
+"""`PLN`, the Poisson-lognormal model as users meet it: settings, fit, and what a fit can be asked.
+
+Start at `PLN.fit`. The numbers come from `phases.py` (how it is fitted) and `after.py` (what is asked of a
+fit); here they get names, NumPy arrays and words.
+"""
+
+import time
+import warnings
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+
+from poplin._errors import ConvergenceWarning
+from poplin._precision import double_precision
+from poplin.data.counts import Coding, Counts, as_counts, as_covariates, as_new_rows
+from poplin.estimators import after, driver, keeping
+from poplin.estimators.parameters import AbstractEstimator
+from poplin.inference.summary import summary
+
+
+class PLN(AbstractEstimator):
+    """Poisson-lognormal model of a table of counts, by maximum likelihood or by the bound.
+
+    Y_ij | Z_ij ~ Poisson(exp(o_ij + Z_ij)), Z_i = B'x_i + C w_i, w_i ~ N(0, I_q), Sigma = C C'.
+
+    Settings
+        rank: q < p for a low-rank Sigma = C C'; None: Sigma is p x p.
+        covariance: "full", "diagonal", "spherical", or a p x p array (Sigma known, only B is fitted).
+        basis: V (p x q, orthonormal columns) from elsewhere; Sigma = V Lambda V', only Lambda's diagonal is
+        fitted. method: "ml" (maximum likelihood by stochastic-approximation EM) or "variational" (the bound).
+        posterior: "diagonal" or "full" Gaussian of each row in the bound; under "ml" it serves `elbo_` only.
+        shrinkage: weight in [0, 1) by which a free Sigma is pulled to its diagonal; "auto": under "ml" the
+        data
+            choose it (it vanishes as n grows), under "variational" it is 0.
+        formula: covariates from `data`, such as "~ tree + offset(log(reads))".
+        n_init: starts of a variational fit; the best bound is kept.
+        max_iter, tol: iterations of the main phase at most, and its tolerance (None: 20000 and 1e-9 of the
+        bound
+            for "variational", 1000 and 0.2 complete-data standard errors for "ml").
+        callback: called between compiled chunks with `poplin.fit.Progress`.
+        random_state: the seed; the same seed gives the same numbers.
+
+    Attributes (NumPy): `coef_` B (d, p); `covariance_` Sigma (p, p); `loadings_` C in principal axes (p,
+    q), None in the direct form; `components_` (p, q) and `eigenvalues_` (q,) of Sigma; `latent_mean_`,
+    `latent_variance_` (factor form: w in principal axes, n x q; direct form: Z - XB, n x p); `elbo_`,
+    `loglik_`, `loglik_se_` (nats, every constant, higher is better), `khat_` (n,); `shrinkage_`; `trace_`;
+    `converged_`, `n_iter_`, `seconds_`.
+
+    Raises `InputError` for what cannot be fitted. Cost of an iteration: n p exponentials and n p q
+    products, a handful of times.
+
+    >>> import numpy as np, poplin
+    >>> counts = np.random.default_rng(0).poisson(3.0, (60, 4))
+    >>> fit = poplin.PLN(method="variational").fit(counts)
+    >>> fit.coef_.shape, fit.covariance_.shape, fit.converged_
+    ((1, 4), (4, 4), True)
+    """
+
+    coef_: np.ndarray
+    covariance_: np.ndarray
+    loadings_: np.ndarray | None
+    components_: np.ndarray
+    eigenvalues_: np.ndarray
+    shrinkage_: float
+    trace_: dict[str, np.ndarray]
+    converged_: bool
+    interrupted_: bool
+    n_iter_: int
+    seconds_: float
+    messages_: tuple[str, ...]
+    counts_: Counts
+
+    def __init__(
+        self,
+        rank: Any = None,
+        covariance: Any = "full",
+        basis: Any = None,
+        method: Any = "ml",
+        posterior: str = "diagonal",
+        shrinkage: Any = "auto",
+        formula: str | None = None,
+        n_init: int = 1,
+        max_iter: int | None = None,
+        tol: float | None = None,
+        callback: Any = None,
+        random_state: int = 0,
+    ) -> None:
+        self.rank = rank
+        self.covariance = covariance
+        self.basis = basis
+        self.method = method
+        self.posterior = posterior
+        self.shrinkage = shrinkage
+        self.formula = formula
+        self.n_init = n_init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.callback = callback
+        self.random_state = random_state
+
+    def fit(
+        self,
+        Y: Any,
+        y: Any = None,
+        *,
+        X: Any = None,
+        offset: Any = None,
+        weights: Any = None,
+        data: Any = None,
+    ) -> Self:
+        """Fit to counts Y (n, p): array, DataFrame, scipy.sparse, AnnData or a path; `y` is ignored.
+
+        X (n, d) is used as given (None: an intercept); offset on the log scale; weights (n,); `data` holds
+        the formula's covariates. Ctrl-C keeps what there is (`interrupted_`). Warns `ConvergenceWarning` if
+        the stopping rule did not hold.
+        """
+        began = time.perf_counter()
+        counts = as_counts(Y, X=X, offset=offset, weights=weights, data=data, formula=self.formula)
+        result = driver.fit(counts, self.get_params(), began)
+        self._take(result, counts)
+        self.seconds_ = time.perf_counter() - began
+        if not self.converged_:
+            warnings.warn(after.not_converged(self), ConvergenceWarning, stacklevel=2)
+        return self
+
+    def _take(self, result: driver.Result, counts: Counts) -> None:
+        for name in [n for n, v in vars(type(self)).items() if isinstance(v, cached_property)]:
+            vars(self).pop(name, None)
+        self.result_ = result
+        self.counts_ = counts
+        self.coding_ = Coding(counts.column_names, counts.covariate_names, counts.design)
+        self.n_features_in_ = len(counts.column_names)
+        for name, value in after.attributes(result).items():
+            setattr(self, name, value)
+
+    @cached_property
+    def latent_mean_(self) -> np.ndarray:
+        """Posterior means of the training rows: w in principal axes (n, q), or Z - XB (n, p)."""
+        return self._latent[0]
+
+    @cached_property
+    def latent_variance_(self) -> np.ndarray:
+        """Posterior variances that go with `latent_mean_`."""
+        return self._latent[1]
+
+    @cached_property
+    def _latent(self) -> tuple[np.ndarray, np.ndarray]:
+        with double_precision():
+            return after.training_latent(self.result_, self.counts_)
+
+    @cached_property
+    def elbo_(self) -> float:
+        """The bound at the fitted parameters with the Gaussian family `posterior`, in nats, all constants."""
+        with double_precision():
+            return after.bound(self.result_, self.counts_)
+
+    @cached_property
+    def _marginal(self) -> after.RowScores:
+        return self._scores(self.counts_)
+
+    @cached_property
+    def loglik_(self) -> float:
+        """Importance-sampled log-likelihood of the training rows, weighted sum, in nats."""
+        return float(self.counts_.weights @ self._marginal.value)
+
+    @cached_property
+    def loglik_se_(self) -> float:
+        """Monte-Carlo standard error of `loglik_`."""
+        return float(np.linalg.norm(self.counts_.weights * self._marginal.standard_error))
+
+    @cached_property
+    def khat_(self) -> np.ndarray:
+        """Pareto k-hat of each training row's importance weights (n,); above 0.7 a row is not to be trusted."""
+        return self._marginal.khat()
+
+    def _scores(self, counts: Counts) -> after.RowScores:
+        with double_precision():
+            return after.row_scores(self.result_, counts, seed=self.random_state)
+
+    def transform(
+        self, Y: Any, *, X: Any = None, offset: Any = None, data: Any = None, return_variance: bool = False
+    ):
+        """Positions of rows, new or old, under the fitted model: as `latent_mean_` (and `latent_variance_`)."""
+        counts = as_new_rows(self.coding_, Y, X=X, offset=offset, data=data)
+        with double_precision():
+            mean, variance = after.latent(self.result_, counts)
+        return (mean, variance) if return_variance else mean
+
+    def fit_transform(self, Y: Any, y: Any = None, **others: Any) -> np.ndarray:
+        """Fit, then the positions of the training rows."""
+        return self.fit(Y, y, **others).latent_mean_
+
+    def predict(
+        self, X: Any = None, offset: Any = None, *, data: Any = None, n: int | None = None
+    ) -> np.ndarray:
+        """Marginal mean counts exp(o + XB + diag(Sigma) / 2), (n, p); n rows if neither X nor data says how many."""
+        rows = after.row_count(X, offset, data, n)
+        x, o = as_covariates(self.coding_, rows, X=X, offset=offset, data=data)
+        return np.exp(o + x @ self.coef_ + 0.5 * np.diag(self.covariance_))
+
+    def predict_conditional(
+        self, Y: Any, *, X: Any = None, offset: Any = None, data: Any = None, latent: bool = False
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Mean counts of every column given those seen: NaN entries and absent columns of Y are unknown.
+
+        E[exp(o + Z) | seen] = exp(o + m + v / 2) with (m, v) of the row's full Gaussian; `latent` returns m
+        and v.
+        """
+        counts = as_new_rows(self.coding_, Y, X=X, offset=offset, data=data, partial=True)
+        with double_precision():
+            mean, variance = after.position(self.result_, counts)
+        return (mean, variance) if latent else np.exp(counts.offset + mean + 0.5 * variance)
+
+    def sample(
+        self, n: int, *, X: Any = None, offset: Any = None, data: Any = None, random_state: int = 0
+    ) -> np.ndarray:
+        """Draw n rows of counts from the fitted model, (n, p)."""
+        x, o = as_covariates(self.coding_, n, X=X, offset=offset, data=data)
+        random = np.random.default_rng(random_state)
+        noise = random.standard_normal((n, self.result_.loadings.shape[1]))
+        return random.poisson(np.exp(o + x @ self.coef_ + noise @ self.result_.loadings.T))
+
+    def score_samples(
+        self, Y: Any, *, X: Any = None, offset: Any = None, data: Any = None, return_se: bool = False
+    ):
+        """Importance-sampled log-likelihood of each row (n,), in nats; with its standard error if asked."""
+        scores = self._scores(as_new_rows(self.coding_, Y, X=X, offset=offset, data=data))
+        return (scores.value, scores.standard_error) if return_se else scores.value
+
+    def score(self, Y: Any, y: Any = None, **others: Any) -> float:
+        """Mean of `score_samples`, in nats a row: higher is better."""
+        return float(np.mean(self.score_samples(Y, **others)))
+
+    def summary(self) -> str:
+        """The fit as plain text."""
+        return summary(self)
+
+    def save(self, path: Any) -> None:
+        """Write the fit, and what new rows need, to one .npz file (no pickle), whole or not at all."""
+        keeping.save(self, path)
+
+    @property
+    def variational_(self) -> dict[str, np.ndarray]:
+        """The bound's own unknowns, in its own frame: mean, variance, coef, and covariance or loadings."""
+        return after.bound_frame(self.result_)

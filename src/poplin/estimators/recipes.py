@@ -1,0 +1,67 @@
+"""From words to objects: the settings of `PLN`, checked, become a `Recipe` for the numerical rooms.
+
+Start at `recipe`. This is the only place where a string chooses code.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from poplin._errors import InputError
+from poplin.data.counts import Counts, check_basis, check_covariance, check_rank
+from poplin.estimators.phases import Recipe
+from poplin.models.loadings import BorrowedBasis, FreeLoadings
+from poplin.updates.covariance import Diagonal, Fixed, Full, Spherical
+
+METHODS = ("ml", "variational")
+POSTERIORS = ("diagonal", "full")
+
+
+def one_of(value: Any, allowed: tuple[str, ...], name: str) -> str:
+    """The value if it is one of the words allowed, else an `InputError` that lists them."""
+    if not isinstance(value, str) or value not in allowed:
+        raise InputError(f"{name}={value!r}: wanted is one of {', '.join(map(repr, allowed))}.")
+    return value
+
+
+def count(value: Any, name: str, *, least: int) -> int:
+    """A whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise InputError(f"{name}={value!r}: wanted is a whole number, {least} or more.")
+    return int(value)
+
+
+def recipe(counts: Counts, *, covariance: Any, rank: Any, basis: Any) -> Recipe:
+    """The model that covariance, rank and basis name; an `InputError` for combinations that have no meaning."""
+    n, p = counts.y.shape
+    if rank is not None and basis is not None:
+        raise InputError(
+            "Both rank and basis are given: a borrowed basis V has its own rank. Give one of them."
+        )
+    factor = "rank" if rank is not None else "basis" if basis is not None else None
+    if factor and not (isinstance(covariance, str) and covariance == "full"):
+        raise InputError(
+            f"{factor} goes with covariance='full' only: Sigma is then C C'. Leave covariance out."
+        )
+    if rank == "auto":
+        raise InputError("rank='auto' is not available yet: give a whole number.")
+    if rank is not None:
+        return Recipe(None, FreeLoadings(), check_rank(rank, n, p))
+    if basis is not None:
+        axes = check_basis(basis, p, counts.column_names)
+        return Recipe(None, BorrowedBasis(jnp.asarray(axes)), axes.shape[1])
+    known = check_covariance(covariance, p, counts.column_names)
+    if isinstance(known, str):
+        shapes = {"full": Full(jnp.asarray(0.0)), "diagonal": Diagonal(), "spherical": Spherical()}
+        return Recipe(shapes[known], None, p)
+    return Recipe(Fixed(jnp.asarray(known)), None, p)
+
+
+def shrinkage_weight(value: Any) -> float | None:
+    """None for "auto", else the weight in [0, 1)."""
+    if isinstance(value, str) and value == "auto":
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 <= value < 1:
+        raise InputError(f"shrinkage={value!r}: wanted is 'auto', 0, or a weight below 1.")
+    return float(value)

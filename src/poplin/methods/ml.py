@@ -1,0 +1,259 @@
+"""Maximum likelihood by stochastic-approximation EM: one chain per row, one averaged statistic.
+
+Start at `MaximumLikelihood`. A step moves every chain once and lets the model follow with weight gamma.
+Gamma is constant until no drift can be told from noise; then it falls, and the iterates are averaged until
+the average is settled. Sources: Delyon, Lavielle & Moulines (1999); Kuhn & Lavielle (2004); Polyak &
+Juditsky (1992).
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from poplin._axes import Scalar
+from poplin.methods.method import AbstractMethod, Sweep
+from poplin.rows import chains as chain
+from poplin.updates.structure import AbstractStructure, Model, Transport, standard_distance
+
+SEGMENTS = 8  # means of equally many iterations that are kept apart
+LENGTH = 8  # iterations of a segment while gamma is constant
+FLOOR = 0.85  # the warm phase ends when the drift has not fallen below this share in two looks
+DROP = 0.4  # gamma falls to this share at once when it begins to fall
+DECAY = 0.7  # gamma falls as k^-0.7, between 1/2 and 1
+
+
+class First(NamedTuple):
+    """Where the chains begin: a model, the rows' chains, the columns' mean rates, a random key."""
+
+    model: Model
+    chains: chain.Chains
+    mean_rate: Array
+    key: Array
+
+
+class Segments(NamedTuple):
+    """Means of the parameters over `length` iterations each: (SEGMENTS, ...), oldest first."""
+
+    coef: Array
+    other: Array
+    filled: Array  # segments that are complete
+    length: Array  # iterations of each
+    count: Array  # iterations in the one being filled
+
+
+class State(NamedTuple):
+    """Shared state of the approximation."""
+
+    model: Model
+    reference: Model  # toward which free rotations are turned before averaging
+    average: Any
+    frame: chain.Frame
+    transport: Transport
+    mean_rate: Array
+    gram: Array
+    rows: Scalar
+    segments: Segments
+    key: Array
+    iteration: Array
+    settled: Array  # iteration at which gamma began to fall; 0 before
+    drifts: Array  # distances between the halves of the warm segments, two looks back and one
+    error: Scalar  # Monte-Carlo error of the averaged parameters, in complete-data standard errors
+    objective: Scalar
+
+
+def no_segments(parameters: tuple[Array, Array]) -> Segments:
+    """Nothing averaged yet."""
+    zero = jnp.asarray(0)
+    coef, other = (jnp.zeros((SEGMENTS, *a.shape)) for a in parameters)
+    return Segments(coef, other, zero, jnp.asarray(LENGTH), zero)
+
+
+def mean_of(segments: Segments, weights: Array) -> tuple[Array, Array]:
+    """The parameters' mean over the segments, with these weights."""
+    share = weights / jnp.sum(weights)
+    return jnp.tensordot(share, segments.coef, 1), jnp.tensordot(share, segments.other, 1)
+
+
+def add(segments: Segments, parameters: tuple[Array, Array]) -> Segments:
+    """Put one iteration into the segment being filled (which has room)."""
+    k, count = segments.filled, segments.count + 1
+
+    def put(means, value):
+        return means.at[k].add((value - means[k]) / count)
+
+    full = count == segments.length
+    return segments._replace(
+        coef=put(segments.coef, parameters[0]),
+        other=put(segments.other, parameters[1]),
+        filled=k + full,
+        count=jnp.where(full, 0, count),
+    )
+
+
+def merge_pairs(segments: Segments) -> Segments:
+    """When all segments are full: half as many, twice as long."""
+    full = segments.filled == SEGMENTS
+
+    def halve(means):
+        pairs = 0.5 * (means[0::2] + means[1::2])
+        return jnp.where(full, jnp.concatenate([pairs, jnp.zeros_like(pairs)]), means)
+
+    return segments._replace(
+        coef=halve(segments.coef),
+        other=halve(segments.other),
+        filled=jnp.where(full, SEGMENTS // 2, segments.filled),
+        length=jnp.where(full, 2 * segments.length, segments.length),
+    )
+
+
+def shift(segments: Segments) -> Segments:
+    """When all segments are full: drop the oldest."""
+    full = segments.filled == SEGMENTS
+
+    def drop(means):
+        return jnp.where(full, jnp.concatenate([means[1:], jnp.zeros_like(means[:1])]), means)
+
+    return segments._replace(
+        coef=drop(segments.coef), other=drop(segments.other), filled=segments.filled - full.astype(int)
+    )
+
+
+class MaximumLikelihood(AbstractMethod):
+    """Stochastic-approximation EM for one structure.
+
+    `gamma`: weight of the newest draw while it is constant. `tol`: stop when the Monte-Carlo error of the
+    averaged parameters, half the distance between the averages' two halves, is below `tol` complete-data
+    standard errors (root mean square over B, and over Sigma). `leaps`: steps of a Hamiltonian trajectory.
+    """
+
+    structure: AbstractStructure
+    gamma: Scalar = eqx.field(converter=jnp.asarray)
+    tol: Scalar = eqx.field(converter=jnp.asarray)
+    leaps: int = eqx.field(static=True, default=4)
+
+    def start(self, first, block):
+        zero = jnp.zeros(())
+        d, q = first.model.coef.shape[0], first.model.loadings.shape[1]
+        state = State(
+            model=first.model,
+            reference=first.model,
+            average=self.structure.begin(first.model),
+            frame=chain.frame(first.model.loadings, first.mean_rate),
+            transport=Transport(jnp.eye(q), jnp.zeros((d, q))),
+            mean_rate=first.mean_rate,
+            gram=jnp.eye(first.model.coef.shape[0]),
+            rows=zero,
+            segments=no_segments(self.structure.parameters(first.model)),
+            key=first.key,
+            iteration=jnp.asarray(0),
+            settled=jnp.asarray(0),
+            drifts=jnp.full(2, jnp.inf),
+            error=jnp.asarray(jnp.inf),
+            objective=jnp.asarray(jnp.nan),
+        )
+        return state, first.chains
+
+    def sweeps(self):
+        return (Sweep(self.move, self.follow),)
+
+    def decay(self, state):
+        """Share of the constant gamma that the present iteration has."""
+        past = jnp.maximum(state.iteration - state.settled, 0)
+        return jnp.where(state.settled > 0, DROP * (1 + past / 10) ** -DECAY, 1.0)
+
+    def move(self, state, rows, block):
+        """Every chain moves once; the draw's statistic."""
+        kind = rows.position.dtype
+        frame, model, transport = jax.tree.map(
+            lambda a: a.astype(kind), (state.frame, state.model, state.transport)
+        )
+        rows = rows._replace(position=rows.position @ transport.turn + block.x @ transport.shift)
+        key = jax.random.fold_in(state.key, state.iteration)
+        adapt = (1 / (1 + state.iteration / 10)).astype(kind)
+        rows, rate = chain.move(key, rows, block, coef=model.coef, frame=frame, steps=self.leaps, adapt=adapt)
+        accepted = block.weights @ rows.acceptance
+        return rows, (self.structure.statistic(model, rows.position, rate, block), accepted)
+
+    def follow(self, state, total):
+        """The model follows the draw; averages and the stopping rule."""
+        total, accepted = total
+        total = jax.tree.map(lambda a: a.astype(jnp.float64), total)
+        first = state.iteration == 0
+        gamma = self.gamma * self.decay(state)
+        model, average, transport = self.structure.advance(
+            state.model, state.average, total, gamma=gamma, first=first
+        )
+        mean_rate = state.mean_rate + 0.1 * self.decay(state) * (total.rate / total.rows - state.mean_rate)
+        state = state._replace(
+            model=model,
+            average=average,
+            mean_rate=mean_rate,
+            frame=chain.frame(model.loadings, mean_rate),
+            transport=transport,
+            gram=total.gram,
+            rows=total.rows,
+            iteration=state.iteration + 1,
+            objective=accepted / total.rows,
+        )
+        return self.average(state)
+
+    def average(self, state):
+        """Segment means; has the drift settled, and by how much may the average still be wrong?"""
+        aligned = self.structure.aligned(state.model, state.reference)
+        segments = add(state.segments, self.structure.parameters(aligned))
+        ended = segments.count == 0
+        warm = state.settled == 0
+        order = jnp.arange(SEGMENTS)
+
+        def contrast(one, other):
+            first, second = (self.structure.rebuild(mean_of(segments, w * 1.0)) for w in (one, other))
+            return standard_distance(first, second, state.gram, state.rows)
+
+        def drifted(_):
+            return contrast(order >= SEGMENTS // 2, order < SEGMENTS // 2), jnp.asarray(jnp.inf)
+
+        def halves(_):
+            half = segments.filled // 2
+            return jnp.asarray(jnp.inf), 0.5 * contrast(order < half, (order >= half) & (order < 2 * half))
+
+        ready = ended & jnp.where(
+            warm, segments.filled == SEGMENTS, (segments.filled >= 4) & (segments.filled % 2 == 0)
+        )
+        drift, error = jax.lax.cond(
+            ready,
+            lambda _: jax.lax.cond(warm, drifted, halves, None),
+            lambda _: (jnp.asarray(jnp.inf), state.error),
+            None,
+        )
+        # noise leaves a floor under the drift: settled once it no longer falls
+        settled = ready & warm & (drift > FLOOR * state.drifts[0])
+        drifts = jnp.where(ready & warm, jnp.append(state.drifts[1:], drift), state.drifts)
+        kept = jax.tree.map(lambda a, b: jnp.where(warm, a, b), shift(segments), merge_pairs(segments))
+        fresh = no_segments(self.structure.parameters(state.model))
+        segments = jax.tree.map(lambda a, b: jnp.where(settled, a, b), fresh, kept)
+        reference = jax.tree.map(lambda a, b: jnp.where(settled, a, b), state.model, state.reference)
+        return state._replace(
+            segments=segments,
+            reference=reference,
+            settled=jnp.where(settled, state.iteration, state.settled),
+            drifts=drifts,
+            error=error,
+        )
+
+    def done(self, state):
+        return state.error <= self.tol
+
+    def failed(self, state):
+        finite = jnp.all(jnp.isfinite(state.model.loadings)) & jnp.all(jnp.isfinite(state.model.coef))
+        return ~finite
+
+    def estimate(self, state: State) -> Model:
+        """The averaged model; before any segment is complete, the last iterate."""
+        weights = (jnp.arange(SEGMENTS) < state.segments.filled) * 1.0
+        some = state.segments.filled > 0
+        averaged = mean_of(state.segments, jnp.where(some, weights, 1.0))
+        last = self.structure.parameters(state.model)
+        return self.structure.rebuild(jax.tree.map(lambda a, b: jnp.where(some, a, b), averaged, last))

@@ -1,0 +1,75 @@
+"""Every column is a Poisson regression on the rows' features: its gradient, Hessian and Newton step.
+
+Start at `column_statistic` (one draw of the latent) and `newton_columns`. Used where B or C has no closed form.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from poplin._axes import Counts, Latent, Loadings, Scalar
+from poplin.data.blocks import Block
+
+
+class ColumnStatistic(NamedTuple):
+    """N, X'X, rates; each column's gradient (k, p) and Hessian (p, k, k) on its k features; X'W and W'W."""
+
+    rows: Scalar
+    gram: Array
+    rate: Array
+    gradient: Array
+    hessian: Array
+    cross: Array
+    second: Array
+
+
+def column_statistic(features: Array, w: Latent, rate: Counts, block: Block) -> ColumnStatistic:
+    """Poisson regression of every column on the features (n, k): F'(y - rate), sum_i rate_ij f_i f_i'.
+
+    One product of n p k (k + 1) / 2: the pairs of features are formed once for all columns.
+    """
+    k = features.shape[1]
+    upper = jnp.triu_indices(k)
+    weighted_rate = block.weights[:, None] * rate
+    pairs = weighted_rate.T @ (features[:, upper[0]] * features[:, upper[1]])
+    hessian = jnp.zeros((rate.shape[1], k, k), rate.dtype).at[:, upper[0], upper[1]].set(pairs)
+    hessian = hessian + jnp.swapaxes(jnp.triu(hessian, 1), 1, 2)
+    return ColumnStatistic(
+        jnp.sum(block.weights),
+        block.x.T @ (block.weights[:, None] * block.x),
+        jnp.sum(weighted_rate, axis=0),
+        features.T @ (block.weights[:, None] * block.y - weighted_rate),
+        hessian,
+        block.x.T @ (block.weights[:, None] * w),
+        w.T @ (block.weights[:, None] * w),
+    )
+
+
+def expected_columns(
+    loadings: Loadings, with_latent: bool, mean: Latent, covariance: Array, rate: Counts, block: Block
+) -> ColumnStatistic:
+    """`column_statistic` in expectation over w ~ N(m, S): E[e^eta w] = A (m + S c), curvature with m and S."""
+    d = block.x.shape[1]
+    features = jnp.concatenate([block.x, mean], axis=1) if with_latent else block.x
+    total = column_statistic(features, mean, rate, block)
+    spread = jnp.tensordot(block.weights, covariance, 1)
+    total = total._replace(second=total.second + spread)
+    if not with_latent:
+        return total
+    weighted = block.weights[:, None] * rate
+    per_column = jnp.tensordot(weighted.T, covariance, 1)  # (p, q, q): sum_i w_i A_ij S_i
+    tilt = jnp.einsum("pqr,pr->qp", per_column, loadings)
+    return total._replace(
+        gradient=total.gradient.at[d:].add(-tilt), hessian=total.hessian.at[:, d:, d:].add(per_column)
+    )
+
+
+def newton_columns(gradient: Array, hessian: Array, *, gamma: Array) -> Array:
+    """Gamma H_j^-1 g_j for every column j, (k, p), no longer than one standard deviation of log rate on average."""
+    scale = jnp.sqrt(jnp.diagonal(hessian, axis1=1, axis2=2)) + 1e-12
+    unit = hessian / (scale[:, :, None] * scale[:, None, :]) + 1e-8 * jnp.eye(hessian.shape[1])
+    step = jnp.linalg.solve(unit, (gradient.T / scale)[:, :, None])[:, :, 0] / scale
+    weight = jnp.trace(hessian, axis1=1, axis2=2) / hessian.shape[1] + 1e-12
+    length = jnp.sqrt(jnp.einsum("jk,jkl,jl->j", step, hessian, step) / weight)
+    return gamma * (step / jnp.maximum(1.0, gamma * length)[:, None]).T

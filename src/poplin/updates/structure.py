@@ -1,0 +1,249 @@
+"""What is estimated of (B, C), and how it moves on the rows' statistic: stochastic-approximation M-steps.
+
+Start at `AbstractStructure`. Every model is Z = XB + W C' with w ~ N(0, I): `Direct` (C a square root of
+Sigma, closed form from averaged statistics), `LowRank` and `Borrowed` (Robbins-Monro with an averaged
+Hessian).
+"""
+
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.linalg import solve_triangular
+
+from poplin._axes import Coefficients, Counts, Latent, Loadings, Scalar
+from poplin._precision import inverse_and_logdet, solve_gram
+from poplin.data.blocks import Block
+from poplin.updates.columns import column_statistic, expected_columns, newton_columns
+from poplin.updates.covariance import AbstractShape
+
+
+class Model(NamedTuple):
+    """Z = XB + W C': coef B (d, p), loadings C (p, q)."""
+
+    coef: Coefficients
+    loadings: Loadings
+
+
+class Transport(NamedTuple):
+    """How w is written under the next model when the latent itself stays where it is: w <- w turn + x shift."""
+
+    turn: Array
+    shift: Array
+
+
+class AbstractStructure(eqx.Module):
+    """The free part of (B, C). `gamma` in (0, 1] is the weight of the newest statistic."""
+
+    @abstractmethod
+    def statistic(self, model: Model, w: Latent, rate: Counts, block: Block) -> Any:
+        """The additive statistic of one draw of every row."""
+
+    @abstractmethod
+    def expected(self, model: Model, mean: Latent, covariance: Array, rate: Counts, block: Block) -> Any:
+        """The same statistic in expectation under w_i ~ N(mean_i, covariance_i (q, q)), with mean rates `rate`."""
+
+    @abstractmethod
+    def penalty(self, model: Model, total: Any) -> Scalar:
+        """Minus the log prior of the model, in nats, given a statistic."""
+
+    @abstractmethod
+    def begin(self, model: Model) -> Any:
+        """The average that reproduces `model` (before any statistic is seen)."""
+
+    @abstractmethod
+    def advance(
+        self, model: Model, average: Any, total: Any, *, gamma: Array, first: Array
+    ) -> tuple[Model, Any, Transport]:
+        """The next (model, average), and the rows' transport to it.
+
+        The latent that the closed form is about (Z, or Lambda^(1/2) w) must not move with the parameters: a
+        chain that did not mix yet would repeat the parameters' change, and Sigma would collapse.
+        """
+
+    @abstractmethod
+    def parameters(self, model: Model) -> tuple[Coefficients, Array]:
+        """(B, what stands for Sigma): a pair whose mean over iterations is meaningful."""
+
+    @abstractmethod
+    def rebuild(self, parameters: tuple[Coefficients, Array]) -> Model:
+        """The model with these (averaged) parameters."""
+
+    @abstractmethod
+    def aligned(self, model: Model, reference: Model) -> Model:
+        """The same model, rotated toward the reference where a rotation is free."""
+
+
+class DirectStatistic(NamedTuple):
+    """N, X'X, rates; X'W (d, p) and W'W (p, p)."""
+
+    rows: Scalar
+    gram: Array
+    rate: Array
+    cross: Array
+    second: Array
+
+
+class Direct(AbstractStructure):
+    """Free B and a Sigma of some shape: average X'Z/N and Z'Z/N, then the Gaussian closed form."""
+
+    shape: AbstractShape
+
+    def statistic(self, model, w, rate, block):
+        weighted = block.weights[:, None] * w
+        return DirectStatistic(
+            jnp.sum(block.weights),
+            block.x.T @ (block.weights[:, None] * block.x),
+            block.weights @ rate,
+            block.x.T @ weighted,
+            w.T @ weighted,
+        )
+
+    def expected(self, model, mean, covariance, rate, block):
+        total = self.statistic(model, mean, rate, block)
+        return total._replace(second=total.second + jnp.tensordot(block.weights, covariance, 1))
+
+    def penalty(self, model, total):
+        second = model.loadings @ total.second @ model.loadings.T / total.rows
+        precision, logdet = inverse_and_logdet(model.loadings @ model.loadings.T)
+        return self.shape.penalty(second, precision, logdet)
+
+    def begin(self, model):
+        return jnp.zeros_like(model.coef), jnp.zeros((model.coef.shape[1],) * 2)
+
+    def advance(self, model, average, total, *, gamma, first):
+        n = total.rows
+        cross = total.cross @ model.loadings.T  # X'R of this draw, R = Z - XB
+        newest = total.gram @ model.coef + cross  # X'Z
+        half = model.coef.T @ (0.5 * total.gram @ model.coef + cross)
+        second = half + half.T + model.loadings @ total.second @ model.loadings.T  # Z'Z
+        gamma = jnp.where(first, 1.0, gamma)
+        mean_cross = average[0] + gamma * (newest / n - average[0])
+        mean_second = average[1] + gamma * (second / n - average[1])
+        coef = solve_gram(total.gram / n, mean_cross)
+        moment = mean_second - coef.T @ mean_cross
+        covariance = self.shape.estimate(0.5 * (moment + moment.T), n)
+        loadings = jnp.linalg.cholesky(covariance)
+        whiten = solve_triangular(loadings, jnp.eye(len(loadings)), lower=True).T
+        transport = Transport(model.loadings.T @ whiten, (model.coef - coef) @ whiten)
+        return Model(coef, loadings), (mean_cross, mean_second), transport
+
+    def parameters(self, model):
+        return model.coef, model.loadings @ model.loadings.T
+
+    def rebuild(self, parameters):
+        return Model(parameters[0], jnp.linalg.cholesky(parameters[1]))
+
+    def aligned(self, model, reference):
+        return model
+
+
+class LowRank(AbstractStructure):
+    """Free B and C: theta_j += gamma Hbar_j^-1 g_j with this draw's gradient (Gu & Kong 1998).
+
+    The prior of w is expanded to N(x'a, G) and absorbed, B <- B + a C', C <- C G^(1/2), with weight gamma
+    (parameter expansion; Liu, Rubin & Wu 1998): level and scale, which the columns' regressions hardly
+    move, follow at once.
+    """
+
+    def statistic(self, model, w, rate, block):
+        return column_statistic(jnp.concatenate([block.x, w], axis=1), w, rate, block)
+
+    def expected(self, model, mean, covariance, rate, block):
+        return expected_columns(model.loadings, True, mean, covariance, rate, block)
+
+    def penalty(self, model, total):
+        return jnp.zeros(())
+
+    def begin(self, model):
+        k = model.coef.shape[0] + model.loadings.shape[1]
+        return jnp.zeros((model.coef.shape[1], k, k))
+
+    def advance(self, model, average, total, *, gamma, first):
+        d, q = model.coef.shape[0], model.loadings.shape[1]
+        hessian = average + jnp.where(first, 1.0, gamma) * (total.hessian - average)
+        step = newton_columns(total.gradient, hessian, gamma=gamma)
+        level = solve_gram(total.gram, total.cross)
+        spread = (total.second - level.T @ total.cross) / total.rows
+        expansion = jnp.linalg.cholesky((1 - gamma) * jnp.eye(q) + gamma * spread)
+        turn = solve_triangular(expansion, jnp.eye(q), lower=True).T
+        coef = model.coef + step[:d] + gamma * level @ model.loadings.T
+        loadings = (model.loadings + step[d:].T) @ expansion
+        return Model(coef, loadings), hessian, Transport(turn, -gamma * level @ turn)
+
+    def parameters(self, model):
+        return model.coef, model.loadings
+
+    def rebuild(self, parameters):
+        return Model(*parameters)
+
+    def aligned(self, model, reference):
+        left, _, right = jnp.linalg.svd(model.loadings.T @ reference.loadings)
+        return Model(model.coef, model.loadings @ (left @ right))
+
+
+class Borrowed(AbstractStructure):
+    """C = V Lambda^(1/2): Lambda_k is the averaged mean of (Lambda_k^(1/2) w_k)^2.
+
+    B, and the level of w, move as in `LowRank`.
+    """
+
+    basis: Loadings
+
+    def statistic(self, model, w, rate, block):
+        return column_statistic(block.x, w, rate, block)
+
+    def expected(self, model, mean, covariance, rate, block):
+        return expected_columns(model.loadings, False, mean, covariance, rate, block)
+
+    def penalty(self, model, total):
+        return jnp.zeros(())
+
+    def begin(self, model):
+        d, p = model.coef.shape
+        return jnp.zeros((p, d, d)), jnp.sum(model.loadings**2, axis=0)
+
+    def advance(self, model, average, total, *, gamma, first):
+        hessian, variance = average
+        hessian = hessian + jnp.where(first, 1.0, gamma) * (total.hessian - hessian)
+        before = jnp.sum(model.loadings**2, axis=0)
+        level = solve_gram(total.gram, total.cross)
+        spread = jnp.diagonal(total.second - level.T @ total.cross) / total.rows
+        variance = variance + gamma * (before * spread - variance)
+        coef = (
+            model.coef
+            + newton_columns(total.gradient, hessian, gamma=gamma)
+            + gamma * level @ model.loadings.T
+        )
+        turn = jnp.diag(jnp.sqrt(before / variance))
+        return (
+            Model(coef, self.basis * jnp.sqrt(variance)),
+            (hessian, variance),
+            Transport(turn, -gamma * level @ turn),
+        )
+
+    def parameters(self, model):
+        return model.coef, jnp.sum(model.loadings**2, axis=0)
+
+    def rebuild(self, parameters):
+        return Model(parameters[0], self.basis * jnp.sqrt(parameters[1]))
+
+    def aligned(self, model, reference):
+        return model
+
+
+def standard_distance(one: Model, other: Model, gram: Array, rows: Scalar) -> Scalar:
+    """Root mean square difference of B and of Sigma = CC', in standard errors of complete data.
+
+    se(Sigma_jk)^2 = (Sigma_jj Sigma_kk + Sigma_jk^2) / N, se(B_lj)^2 = (Sigma_jj + 1 / rate_j) (X'X)^-1_ll
+    with the rate left out: complete data are the least that a real standard error can be. The larger of the
+    two means.
+    """
+    a, b = one.loadings @ one.loadings.T, other.loadings @ other.loadings.T
+    variance = jnp.diagonal(b)
+    for_sigma = (a - b) ** 2 / ((variance[:, None] * variance[None, :] + b**2) / rows + 1e-300)
+    spread = jnp.diagonal(solve_gram(gram, jnp.eye(gram.shape[0])))
+    for_coef = (one.coef - other.coef) ** 2 / (spread[:, None] * variance[None, :] + 1e-300)
+    return jnp.sqrt(jnp.maximum(jnp.mean(for_sigma), jnp.mean(for_coef)))
