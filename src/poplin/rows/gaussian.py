@@ -1,0 +1,324 @@
+"""The best full Gaussian N(m_i, S_i) for each row's latent position, given (B, C): one concave problem a row.
+
+Start at `fit_rows`; `advance_rows` is one of its steps, the local step of a variational EM with full
+Gaussians. Every model is eta_i = o_i + x_i'B + C w_i with w_i ~ N(0, I): C is the loadings, or the Cholesky
+factor of Sigma. The batch is written out (no `vmap`) because two matrix products with all c_j c_j' then do
+most of the work.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from poplin._axes import Coefficients, Counts, Latent, Loadings, Rows
+from poplin.data.blocks import Block
+
+CHUNK = 1_000_000  # most numbers in one array of a chunk of rows, where a single row allows it
+LARGEST_PAIRS = 8_000_000  # most numbers in the table of all c_j c_j'
+LARGEST_LOG_RATE = 300.0  # keeps hopeless starting points finite; far above any count
+FLAT = 0.2  # a line is followed until its slope is this share of the first
+LONGEST = 50.0  # most Newton steps that the mean may go at once
+LONGEST_SEARCH = 60  # most looks along a line; a handful is usual
+ROOM = 3.0  # a step may bring a log rate this far above that of the count, but not further
+TOLERANCE = 1e-8  # nats a row
+
+
+class Moments(NamedTuple):
+    """Means (n, q), covariances (n, q, q), and log det S (n,), or a value below it after a shortened step."""
+
+    mean: Latent
+    covariance: Array
+    logdet: Rows
+
+
+class GaussianRows(NamedTuple):
+    """Means (n, q), covariances (n, q, q), bound (n,) in nats, and whether it is within tolerance of its best."""
+
+    mean: Latent
+    covariance: Array
+    bound: Rows
+    converged: Array
+
+
+class Fit(NamedTuple):
+    """Moments with what follows from them: log rates at the mean, c_j'S_i c_j, both (n, p)."""
+
+    moments: Moments
+    predictor: Counts
+    spread: Counts
+
+
+def fit_rows(
+    block: Block,
+    coef: Coefficients,
+    loadings: Loadings,
+    *,
+    start: Moments | None = None,
+    tol: float = TOLERANCE,
+    max_iter: int = 50,
+) -> GaussianRows:
+    """The Gaussian that maximises each row's bound on its log-likelihood, given (B, C).
+
+    bound_i = sum_j [y_ij (base_ij + c_j'm_i) - A_ij - log y_ij!] - 1/2 [|m_i|^2 + tr S_i - log det S_i - q],
+    A_ij = exp(base_ij + c_j'm_i + c_j'S_i c_j / 2), base = o + XB; row weights play no part. It is concave
+    in (m, S) together, so `start` (default: `start_rows`) decides only the time. Steps are taken until no
+    row can gain more than `tol` nats to first order. Cost of a step: n q^3 + 2 n p q^2; memory: n q^2 for
+    the result, and a few arrays of `CHUNK` numbers.
+    """
+    return _fit_rows(block, coef, loadings, start, jnp.asarray(tol), jnp.asarray(max_iter))
+
+
+@jax.jit
+def _fit_rows(block, coef, loadings, start, tol, max_iter) -> GaussianRows:
+    pairs = all_pairs(loadings)
+    first = start_rows(block, coef, loadings) if start is None else start
+
+    def fit_chunk(chunk: tuple[Moments, Block]) -> GaussianRows:
+        moments, block = chunk
+
+        def going(carry):
+            _, gain, steps = carry
+            return jnp.any(gain > tol) & (steps < max_iter)
+
+        def step(carry):
+            fit, _, steps = carry
+            fit, gain = _ascend(fit, block, loadings, pairs)
+            return fit, gain, steps + 1
+
+        never = jnp.full(block.y.shape[0], jnp.inf)
+        fit = _placed(moments, block, coef, loadings, pairs)
+        fit, gain, _ = lax.while_loop(going, step, (fit, never, jnp.asarray(0)))
+        return GaussianRows(
+            fit.moments.mean, fit.moments.covariance, _bound(fit, block), jnp.isfinite(gain) & (gain <= tol)
+        )
+
+    return in_chunks(fit_chunk, (first, block), loadings)
+
+
+@jax.jit
+def advance_rows(
+    moments: Moments, block: Block, coef: Coefficients, loadings: Loadings
+) -> tuple[Moments, Counts, Rows]:
+    """One step of every row towards its best Gaussian: new moments, their rates A (n, p) and bound (n,).
+
+    Along the line to N(m + S* g, S*), S* = (I + C' diag(A) C)^-1 at the given moments and g = C'(y - A) -
+    m, each row goes as far as its bound rises, so that no row's bound falls. Cost: n q^3 + 3 n p q^2.
+    """
+    pairs = all_pairs(loadings)
+
+    def advance(chunk: tuple[Moments, Block]) -> tuple[Moments, Counts, Rows]:
+        moments, block = chunk
+        fit, _ = _ascend(_placed(moments, block, coef, loadings, pairs), block, loadings, pairs)
+        return fit.moments, _rate(fit.predictor + 0.5 * fit.spread), _bound(fit, block)
+
+    return in_chunks(advance, (moments, block), loadings)
+
+
+@jax.jit
+def start_rows(block: Block, coef: Coefficients, loadings: Loadings) -> Moments:
+    """A Gaussian near the mode: one scoring step from the rates a = y + min(1/2, exp(base)).
+
+    S = (I + C' diag(a) C)^-1, m = S C' [a (log a - base) + y - a].
+    """
+    pairs = all_pairs(loadings)
+
+    def begin(chunk: tuple[Block]) -> Moments:
+        (block,) = chunk
+        base = block.offset + block.x @ coef
+        low = jnp.minimum(base, jnp.log(0.5))
+        weight = block.y + jnp.exp(low)
+        above = jnp.where(block.y > 0, jnp.log(weight), low) - base
+        pull = (weight * above + block.y - weight) @ loadings
+        covariance, logdet = _inverse(_precision(weight, loadings, pairs))
+        return Moments(jnp.einsum("nkl,nl->nk", covariance, pull), covariance, logdet)
+
+    return in_chunks(begin, (block,), loadings)
+
+
+def _placed(moments: Moments, block: Block, coef, loadings, pairs) -> Fit:
+    """The moments with their log rates and spreads."""
+    predictor = block.offset + block.x @ coef + moments.mean @ loadings.T
+    return Fit(moments, predictor, _spread(moments.covariance, loadings, pairs))
+
+
+def _rate(log_rate: Counts) -> Counts:
+    return jnp.exp(jnp.minimum(log_rate, LARGEST_LOG_RATE))
+
+
+def _bound(fit: Fit, block: Block) -> Rows:
+    mean, covariance, logdet = fit.moments
+    counts = jnp.sum(block.y * fit.predictor - _rate(fit.predictor + 0.5 * fit.spread), axis=1)
+    trace = jnp.trace(covariance, axis1=1, axis2=2)
+    divergence = 0.5 * (jnp.sum(mean**2, axis=1) + trace - logdet - mean.shape[1])
+    return counts - block.log_factorial - divergence
+
+
+def _ascend(fit: Fit, block: Block, loadings: Loadings, pairs: Array | None) -> tuple[Fit, Rows]:
+    """One step of a chunk of rows, and the gain that was to be expected of it in nats."""
+    mean, covariance, logdet = fit.moments
+    rate = _rate(fit.predictor + 0.5 * fit.spread)
+    best, best_logdet = _inverse(_precision(rate, loadings, pairs))
+    gradient = (block.y - rate) @ loadings - mean
+    move = jnp.einsum("nkl,nl->nk", best, gradient)
+    step = Step(
+        move=move,
+        predictor=move @ loadings.T,
+        spread=_spread(best, loadings, pairs) - fit.spread,
+        trace=jnp.trace(best - covariance, axis1=1, axis2=2),
+        logdet=best_logdet - logdet,
+        decrement=jnp.sum(move * gradient, axis=1),
+    )
+    # tr(P* S) - q - log det(P* S) >= 0 is twice the divergence between the old and the new covariance
+    trace = jnp.trace(covariance, axis1=1, axis2=2) + jnp.sum(rate * fit.spread, axis=1)
+    gain = 0.5 * (step.decrement + trace - mean.shape[1] + step.logdet)
+    part, whole = _lengths(fit, step, block.y)
+    along = whole[:, None]
+    moments = Moments(
+        mean + along * move,
+        covariance + part[:, None, None] * (best - covariance),
+        logdet + part * step.logdet,
+    )
+    return Fit(
+        moments, fit.predictor + along * step.predictor, fit.spread + part[:, None] * step.spread
+    ), gain
+
+
+class Step(NamedTuple):
+    """Changes over a whole step: of the mean, of C m, of c_j'S c_j, of tr S and log det S; and g'S*g."""
+
+    move: Latent
+    predictor: Counts
+    spread: Counts
+    trace: Rows
+    logdet: Rows
+    decrement: Rows
+
+
+class Line(NamedTuple):
+    """The bound along a line of length t: its slope is level - sum_j climb_j e^(log_rate_j + t climb_j) - t bend."""
+
+    log_rate: Counts
+    climb: Counts
+    level: Rows
+    bend: Rows
+
+
+def _lengths(fit: Fit, step: Step, y: Counts) -> tuple[Rows, Rows]:
+    """How far along the step covariance and mean go: together up to 1, then the mean alone.
+
+    log det S is replaced by its chord, which lies below it: what rises along the line is below the bound, and
+    meets it after a whole step. Far above the counts a Newton step is one unit of log rate: the mean goes on.
+    """
+    mean = fit.moments.mean
+    level = jnp.sum(y * step.predictor, axis=1) - jnp.sum(mean * step.move, axis=1)
+    bend = jnp.sum(step.move**2, axis=1)
+    ceiling = jnp.log(y + 1) + ROOM
+    log_rate = fit.predictor + 0.5 * fit.spread
+    climb = step.predictor + 0.5 * step.spread
+    both = Line(log_rate, climb, level + 0.5 * (step.logdet - step.trace), bend)
+    part = _length(both, ceiling, longest=1.0, least=jnp.zeros_like(bend))
+    alone = Line(log_rate + climb, step.predictor, level - bend, bend)
+    least = jnp.where(part == 1, FLAT * step.decrement, jnp.inf)
+    return part, part + _length(alone, ceiling, longest=LONGEST, least=least)
+
+
+def _slope(line: Line, length: Rows) -> tuple[Rows, Rows]:
+    """Slope and curvature along the line."""
+    pull = line.climb * _rate(line.log_rate + length[:, None] * line.climb)
+    slope = line.level - jnp.sum(pull, axis=1) - length * line.bend
+    return slope, -jnp.sum(line.climb * pull, axis=1) - line.bend
+
+
+def _length(line: Line, ceiling: Counts, *, longest: float, least: Rows) -> Rows:
+    """A length up to `longest` where the slope has fallen by half but is not yet negative.
+
+    By concavity nothing is lost on the way there. 0 where the slope is at most `least` to begin with.
+    Newton steps inside a bracket.
+    """
+    room = jnp.maximum(ceiling - line.log_rate, 1.0)
+    furthest = jnp.min(jnp.where(line.climb > 0, room / line.climb, jnp.inf), axis=1)
+    furthest = jnp.minimum(longest, furthest)
+    first, _ = _slope(line, jnp.zeros_like(furthest))
+
+    def going(carry):
+        _, _, _, found, steps = carry
+        return ~jnp.all(found) & (steps < LONGEST_SEARCH)
+
+    def step(carry):
+        low, high, length, found, steps = carry
+        slope, curvature = _slope(line, length)
+        rising = slope >= 0
+        low = jnp.where(rising & ~found, length, low)
+        high = jnp.where(~rising & ~found, length, high)
+        found = found | (rising & ((slope <= FLAT * first) | (length >= furthest)))
+        newton = length - slope / curvature
+        inside = (newton > low) & (newton < high)
+        # a little short of the Newton point, so that it lands where the bound still rises
+        following = jnp.where(inside, low + 0.9 * (newton - low), 0.5 * (low + high))
+        return low, high, jnp.where(found, low, following), found, steps + 1
+
+    begin = jnp.zeros_like(furthest), furthest, furthest, ~(first > least), jnp.asarray(0)
+    low, *_ = lax.while_loop(going, step, begin)
+    return low
+
+
+def all_pairs(loadings: Loadings) -> Array | None:
+    """Every c_j c_j' as a row, (p, q^2), or None where that table would be too large."""
+    p, q = loadings.shape
+    if p * q * q > LARGEST_PAIRS:
+        return None
+    return (loadings[:, :, None] * loadings[:, None, :]).reshape(p, q * q)
+
+
+def _precision(weight: Counts, loadings: Loadings, pairs: Array | None) -> Array:
+    """I + C' diag(weight_i) C for every row, (n, q, q)."""
+    q = loadings.shape[1]
+    if pairs is None:
+        gram = jnp.einsum("njk,jl->nkl", weight[:, :, None] * loadings, loadings)
+    else:
+        gram = (weight @ pairs).reshape(-1, q, q)
+    return gram + jnp.eye(q, dtype=gram.dtype)
+
+
+def _spread(covariance: Array, loadings: Loadings, pairs: Array | None) -> Counts:
+    """c_j'S_i c_j for every row and column, (n, p)."""
+    if pairs is None:
+        return jnp.einsum("njk,jk->nj", jnp.einsum("nkl,jl->njk", covariance, loadings), loadings)
+    return covariance.reshape(covariance.shape[0], -1) @ pairs.T
+
+
+def _inverse(precision: Array) -> tuple[Array, Rows]:
+    """Inverses and minus the log-determinants of (n, q, q) precisions.
+
+    Batched LAPACK calls wait for JAX's own threads: two of them that do not depend on each other can wait
+    for one another for ever. So each call here needs the result of the one before it, and there is no other
+    beside it.
+    """
+    root = inverse_root(precision)
+    logdet = 2 * jnp.sum(jnp.log(jnp.diagonal(root, axis1=1, axis2=2)), axis=1)
+    return root @ root.swapaxes(1, 2), logdet
+
+
+def inverse_root(precision: Array) -> Array:
+    """R with R R' = P^-1 for each (q, q) matrix of a batch, upper triangular."""
+    lower = lax.linalg.cholesky(precision, symmetrize_input=False)
+    identity = jnp.broadcast_to(jnp.eye(precision.shape[-1], dtype=precision.dtype), precision.shape)
+    return lax.linalg.triangular_solve(lower, identity, left_side=False, lower=True, transpose_a=True)
+
+
+def in_chunks(function: Callable[[Any], Any], rows: Any, loadings: Loadings) -> Any:
+    """Apply a function of rows to equal chunks of them, one after the other; the last is filled with row 0."""
+    n = jax.tree.leaves(rows)[0].shape[0]
+    p, q = loadings.shape
+    most = max(1, CHUNK // max(q * q, p if p * q * q <= LARGEST_PAIRS else p * q))
+    chunks = -(-n // most)
+    if chunks == 1:
+        return function(rows)
+    size = -(-n // chunks)
+    index = jnp.minimum(jnp.arange(chunks * size), n - 1)
+    index = jnp.where(jnp.arange(chunks * size) < n, index, 0).reshape(chunks, size)
+    done = lax.map(lambda chosen: function(jax.tree.map(lambda a: a[chosen], rows)), index)
+    return jax.tree.map(lambda a: a.reshape(chunks * size, *a.shape[2:])[:n], done)
