@@ -262,8 +262,8 @@ def test_a_pipe_gets_a_plain_line_now_and_then(monkeypatch: pytest.MonkeyPatch) 
     screen = io.StringIO()
     with progress.watch(screen=screen) as tell:
         assert tell is not None
-        tell(Progress("ml", 10, 400, -1234.567, 2.0))
-    assert screen.getvalue() == "ml: iteration 10/400, objective -1234.57, 2 s so far\n"
+        tell(Progress("ml", 10, 400, 0.7654, 2.0))
+    assert screen.getvalue() == "ml: iteration 10/400, share of moves accepted 0.77, 2 s so far\n"
 
 
 def test_a_terminal_gets_a_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +276,7 @@ def test_a_terminal_gets_a_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", Terminal())
     with progress.watch(screen=screen) as tell:
         assert tell is not None
-        tell(Progress("ml", 10, 400, -1234.567, 2.0))
+        tell(Progress("ml", 10, 400, 0.7654, 2.0))
     assert "iteration 10/400" in " ".join(screen.getvalue().split())
 
 

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TextIO
 
+from poplin.inference.summary import measure
+
 PLAIN_EVERY = 5.0  # seconds between lines when the screen is a file or a pipe
 WIDE = 110  # characters from which there is room for a bar
 
@@ -96,7 +98,7 @@ def _plain(screen: TextIO) -> Callable[[Any], None]:
 def _words(progress: Any, pace: Pace) -> str:
     words = f"iteration {progress.iteration}/{progress.max_iter}"
     if math.isfinite(progress.objective):  # it is not before the first one has been averaged
-        words += f", objective {progress.objective:.2f}"
+        words += f", {measure(progress.phase)} {progress.objective:.2f}"
     if pace.rate is not None and pace.left is not None:
         words += f", {pace.rate:.3g}/s, at most {_duration(pace.left)} left"
     return words

@@ -19,6 +19,8 @@ METHODS = {
     "ml": "maximum likelihood (stochastic-approximation EM)",
     "variational": "the variational bound (Gaussian approximation of each row's latent position)",
 }
+# What the phases with chains watch instead of a bound in nats, which costs more than a step to know.
+CHAIN_PHASES = {"pilot", "ml"}
 _WIDTH = 110
 
 
@@ -144,6 +146,11 @@ def verdict(fit: Fitted) -> str:
         f"not converged: stopped after {spent} before the stopping rule held. Estimates may still move: "
         "allow more iterations (max_iter, --max-iter) before reading them, or fit a smaller model (a rank)."
     )
+
+
+def measure(phase: str) -> str:
+    """What the objective of a phase is."""
+    return "share of moves accepted" if phase in CHAIN_PHASES else "bound (nats)"
 
 
 def largest_effects(fit: Fitted, shown: int) -> Iterator[tuple[str, str, float]]:

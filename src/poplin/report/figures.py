@@ -84,19 +84,21 @@ def scatter(fit: Fitted, colour: views.Colour | None) -> Chart:
 
 
 def traces(fit: Fitted) -> list[Chart]:
-    """The objective against time, one chart a phase, as phases may have different objectives.
+    """The objective after each iteration, one chart a phase, as phases have different objectives.
 
     The first steps rise by far more than the rest; the frame begins where the last nine tenths are.
     """
     charts = []
     for curve in views.trace(fit):
         late = curve.objective[len(curve.objective) // 10 :]
-        x_ticks, x_at = _scale(curve.seconds, LEFT, WIDTH - PAD)
+        x_ticks, x_at = _scale(curve.iteration, LEFT, WIDTH - PAD)
         y_ticks, y_at = _scale(late, HEIGHT - BOTTOM, PAD)
         below = 2 * HEIGHT  # what lies under the frame is cut off, not drawn far outside
-        pairs = zip(x_at(curve.seconds), np.minimum(y_at(curve.objective), below), strict=True)
+        pairs = zip(x_at(curve.iteration), np.minimum(y_at(curve.objective), below), strict=True)
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in pairs)
-        charts.append(Chart(curve.phase, "seconds", "", x_ticks, y_ticks, [], line, [], ""))
+        charts.append(
+            Chart(f"{curve.phase}: {curve.measure}", "iteration", "", x_ticks, y_ticks, [], line, [], "")
+        )
     return charts
 
 

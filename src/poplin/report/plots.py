@@ -59,14 +59,12 @@ def heat_map(fit: Fitted, ax: Axes | None = None, *, most: int = 300) -> Axes:
 
 
 def trace(fit: Fitted, ax: Axes | None = None) -> Axes:
-    """The objective against time, one line a phase."""
+    """The objective of the last phase after each iteration; `views.trace` has the others."""
     ax = _axes(ax)
-    for curve in views.trace(fit):
-        ax.plot(curve.seconds, curve.objective, label=curve.phase)
-    ax.set_xlabel("seconds")
-    ax.set_ylabel("objective (nats)")
-    if ax.lines:
-        ax.legend(frameon=False)
+    for curve in views.trace(fit)[-1:]:
+        ax.plot(curve.iteration, curve.objective)
+        ax.set_ylabel(f"{curve.phase}: {curve.measure}")
+    ax.set_xlabel("iteration")
     return ax
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from poplin.inference.summary import Fitted
+from poplin.inference.summary import Fitted, measure
 
 AXES_OF_A_DIRECT_FORM = 10  # of its p axes, how many go into the files and the figures
 
@@ -39,11 +39,12 @@ class HeatMap(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """One phase of a fit: seconds since the start, and the objective then."""
+    """One phase of a fit: its iterations, its objective after each, and what that is."""
 
     phase: str
-    seconds: np.ndarray
+    iteration: np.ndarray
     objective: np.ndarray
+    measure: str
 
 
 def embedding(fit: Fitted) -> Embedding:
@@ -94,14 +95,15 @@ def strongest_pairs(fit: Fitted, *, shown: int = 20) -> list[tuple[str, str, flo
 
 
 def trace(fit: Fitted) -> list[Curve]:
-    """The objective against time, one curve a phase, in the order of the phases."""
+    """The objective after each iteration, one curve a phase, in the order of the phases."""
     phases = np.asarray(fit.trace_["phase"]).astype(str)
-    seconds = np.asarray(fit.trace_["seconds"], dtype=float)
+    iteration = np.asarray(fit.trace_["iteration"], dtype=float)
     objective = np.asarray(fit.trace_["objective"], dtype=float)
     kept = np.isfinite(objective)
     return [
-        Curve(name, seconds[kept & (phases == name)], objective[kept & (phases == name)])
+        Curve(name, iteration[chosen], objective[chosen], measure(name))
         for name in dict.fromkeys(phases[kept])
+        for chosen in [kept & (phases == name)]
     ]
 
 
