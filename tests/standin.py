@@ -8,22 +8,13 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from poplin import store
 from poplin.data.counts import as_counts
-
-
-class Progress(NamedTuple):
-    """What a fit tells between two compiled chunks."""
-
-    phase: str
-    iteration: int
-    max_iter: int
-    objective: float
-    seconds: float
+from poplin.fit import Progress
 
 
 class StandIn:

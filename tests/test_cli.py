@@ -6,7 +6,9 @@ Most tests put `tests.standin.StandIn` in the place of the estimator, as a real 
 from __future__ import annotations
 
 import csv
+import inspect
 import io
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,9 @@ import pytest
 
 import poplin.cli
 from poplin import progress, store
-from tests.standin import Progress, StandIn
+from poplin.estimators.pln import PLN
+from poplin.fit import Progress
+from tests.standin import StandIn
 from tests.test_layers import run_python
 
 FILES = {"coef.csv", "covariance.csv", "embedding.csv", "trace.csv", "model.npz", "report.html"}
@@ -85,6 +89,12 @@ def test_results_carry_the_names_of_the_input(run: Run, tmp_path: Path, capsys: 
     assert "&lt;i&gt;" in page and "<i>" not in page.replace('<i style="', "")
     assert "Poisson-lognormal" in (said := capsys.readouterr()).out and "a/b/report.html" in said.out
     assert said.err == ""
+
+
+def test_the_stand_in_takes_what_the_estimator_takes() -> None:
+    ours, theirs = (inspect.signature(kind).parameters for kind in (StandIn, PLN))
+    assert {name: p.default for name, p in ours.items()} == {name: p.default for name, p in theirs.items()}
+    assert set(inspect.signature(StandIn.fit).parameters) == set(inspect.signature(PLN.fit).parameters)
 
 
 def test_numbers_in_the_files_are_exact(run: Run, tmp_path: Path) -> None:
@@ -283,3 +293,38 @@ def test_a_terminal_gets_a_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_quiet_shows_nothing() -> None:
     with progress.watch(quiet=True) as tell:
         assert tell is None
+
+
+def test_the_whole_of_it_on_a_real_table(shared_data: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "poplin", "fit", str(shared_data / "trichoptera.npz"), "--out", "out"]
+    words += ["--formula", "~ Temperature", "--seed", "1"]
+    ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    assert "maximum likelihood" in ended.stdout and "Temperature" in ended.stdout
+    sigma = np.array([line[1:] for line in table(tmp_path / "out/covariance.csv")[1:]], dtype=float)
+    coef = poplin.load(tmp_path / "out/model.npz").coef_
+    written = [float(line[2]) for line in table(tmp_path / "out/coef.csv")[1:]]
+    np.testing.assert_array_equal(np.ravel(coef), written)
+    assert np.linalg.eigvalsh(sigma).min() > 0
+
+
+def test_a_budget_that_is_too_small_is_told_and_the_results_are_written(tmp_path: Path) -> None:
+    draw = [
+        sys.executable,
+        "-m",
+        "poplin",
+        "simulate",
+        "--rows",
+        "40",
+        "--columns",
+        "3",
+        "--out",
+        "drawn.npz",
+    ]
+    subprocess.run(draw, cwd=tmp_path, check=True, capture_output=True)
+    words = [sys.executable, "-m", "poplin", "fit", "drawn.npz", "--max-iter", "2", "--quiet", "--out", "out"]
+    ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 3 and ended.stdout == ""
+    assert ended.stderr.startswith("poplin: not converged: stopped after")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
