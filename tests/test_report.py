@@ -153,6 +153,12 @@ def test_summary_tells_what_a_statistician_asks_for() -> None:
     assert "log-likelihood -1200.00 nats (Monte-Carlo error 0.25)" in " ".join(summary.summary(fit).split())
 
 
+def test_without_covariates_the_commonest_columns_come_first() -> None:
+    fit = fitted(p=8)
+    told = [value for *_, value in summary.largest_effects(fit, 8)]
+    np.testing.assert_array_equal(told, np.sort(fit.coef_[0])[::-1])
+
+
 def test_largest_effects_leave_the_intercept_out() -> None:
     fit = fitted(formula="~ tree")
     effects = list(summary.largest_effects(fit, 3))

@@ -156,9 +156,13 @@ def measure(phase: str) -> str:
 def largest_effects(fit: Fitted, shown: int) -> Iterator[tuple[str, str, float]]:
     """(covariate, column, estimate) of the largest coefficients, the intercept left out if there is more."""
     names = fit.counts_.covariate_names
-    effects = [k for k, name in enumerate(names) if name != "Intercept"] or list(range(len(names)))
+    effects = [k for k, name in enumerate(names) if name != "Intercept"]
+    size = (
+        np.abs(fit.coef_[effects]) if effects else fit.coef_
+    )  # of intercepts, the commonest columns come first
+    effects = effects or list(range(len(names)))
     flat = fit.coef_[effects]
-    for place in np.argsort(-np.abs(flat), axis=None, kind="stable")[:shown]:
+    for place in np.argsort(-size, axis=None, kind="stable")[:shown]:
         k, j = np.unravel_index(place, flat.shape)
         yield names[effects[k]], fit.counts_.column_names[j], float(flat[k, j])
 

@@ -16,7 +16,7 @@ import numpy as np
 from poplin.inference.summary import Fitted
 from poplin.report import views
 
-WIDTH, HEIGHT, LEFT, BOTTOM, PAD = 640.0, 420.0, 64.0, 44.0, 10.0
+WIDTH, HEIGHT, LEFT, BOTTOM, PAD = 640.0, 420.0, 76.0, 44.0, 10.0
 MOST_POINTS, MOST_LABELS, LONGEST_LABEL = 2000, 40, 18
 GROUPS = (
     *("#4c8bc9", "#e08a1e", "#3ba272", "#c65a5a", "#9a6fc2"),
