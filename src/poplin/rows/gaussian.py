@@ -6,8 +6,7 @@ factor of Sigma. The batch is written out (no `vmap`) because two matrix product
 most of the work.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +14,9 @@ from jax import Array, lax
 
 from poplin._axes import Coefficients, Counts, Latent, Loadings, Rows
 from poplin.data.blocks import Block
+from poplin.rows.batches import all_pairs, in_chunks, inverses, precisions, spreads
 
-CHUNK = 1_000_000  # most numbers in one array of a chunk of rows, where a single row allows it
-LARGEST_PAIRS = 8_000_000  # most numbers in the table of all c_j c_j'
+TRUST = 1e10  # rates beyond this many times the count are no longer curvature: they would swamp the prior
 LARGEST_LOG_RATE = 300.0  # keeps hopeless starting points finite; far above any count
 FLAT = 0.2  # a line is followed until its slope is this share of the first
 LONGEST = 50.0  # most Newton steps that the mean may go at once
@@ -66,7 +65,7 @@ def fit_rows(
     A_ij = exp(base_ij + c_j'm_i + c_j'S_i c_j / 2), base = o + XB; row weights play no part. It is concave
     in (m, S) together, so `start` (default: `start_rows`) decides only the time. Steps are taken until no
     row can gain more than `tol` nats to first order. Cost of a step: n q^3 + 2 n p q^2; memory: n q^2 for
-    the result, and a few arrays of `CHUNK` numbers.
+    the result, and a few arrays of a million numbers.
     """
     return _fit_rows(block, coef, loadings, start, jnp.asarray(tol), jnp.asarray(max_iter))
 
@@ -132,16 +131,26 @@ def start_rows(block: Block, coef: Coefficients, loadings: Loadings) -> Moments:
         weight = block.y + jnp.exp(low)
         above = jnp.where(block.y > 0, jnp.log(weight), low) - base
         pull = (weight * above + block.y - weight) @ loadings
-        covariance, logdet = _inverse(_precision(weight, loadings, pairs))
-        return Moments(jnp.einsum("nkl,nl->nk", covariance, pull), covariance, logdet)
+        prior = jnp.eye(loadings.shape[1], dtype=pull.dtype)
+        covariance, logdet, sound = _inverses_or(prior, 0.0, precisions(weight, loadings, pairs))
+        mean = jnp.einsum("nkl,nl->nk", covariance, pull)
+        return Moments(jnp.where(sound[:, None], mean, 0.0), covariance, logdet)
 
     return in_chunks(begin, (block,), loadings)
+
+
+def _inverses_or(covariance: Array, logdet: Rows | float, precision: Array) -> tuple[Array, Rows, Array]:
+    """Inverses and log-determinants, those given where a matrix cannot be factored, and where it could."""
+    inverse, inverse_logdet = inverses(precision)
+    sound = jnp.isfinite(inverse_logdet)
+    inverse = jnp.where(sound[:, None, None], inverse, covariance)
+    return inverse, jnp.where(sound, inverse_logdet, logdet), sound
 
 
 def _placed(moments: Moments, block: Block, coef, loadings, pairs) -> Fit:
     """The moments with their log rates and spreads."""
     predictor = block.offset + block.x @ coef + moments.mean @ loadings.T
-    return Fit(moments, predictor, _spread(moments.covariance, loadings, pairs))
+    return Fit(moments, predictor, spreads(moments.covariance, loadings, pairs))
 
 
 def _rate(log_rate: Counts) -> Counts:
@@ -160,13 +169,14 @@ def _ascend(fit: Fit, block: Block, loadings: Loadings, pairs: Array | None) -> 
     """One step of a chunk of rows, and the gain that was to be expected of it in nats."""
     mean, covariance, logdet = fit.moments
     rate = _rate(fit.predictor + 0.5 * fit.spread)
-    best, best_logdet = _inverse(_precision(rate, loadings, pairs))
+    weight = jnp.minimum(rate, TRUST * (block.y + 1))
+    best, best_logdet, sound = _inverses_or(covariance, logdet, precisions(weight, loadings, pairs))
     gradient = (block.y - rate) @ loadings - mean
-    move = jnp.einsum("nkl,nl->nk", best, gradient)
+    move = jnp.where(sound[:, None], jnp.einsum("nkl,nl->nk", best, gradient), 0.0)
     step = Step(
         move=move,
         predictor=move @ loadings.T,
-        spread=_spread(best, loadings, pairs) - fit.spread,
+        spread=spreads(best, loadings, pairs) - fit.spread,
         trace=jnp.trace(best - covariance, axis1=1, axis2=2),
         logdet=best_logdet - logdet,
         decrement=jnp.sum(move * gradient, axis=1),
@@ -181,9 +191,8 @@ def _ascend(fit: Fit, block: Block, loadings: Loadings, pairs: Array | None) -> 
         covariance + part[:, None, None] * (best - covariance),
         logdet + part * step.logdet,
     )
-    return Fit(
-        moments, fit.predictor + along * step.predictor, fit.spread + part[:, None] * step.spread
-    ), gain
+    fit = Fit(moments, fit.predictor + along * step.predictor, fit.spread + part[:, None] * step.spread)
+    return fit, jnp.where(sound, gain, jnp.inf)
 
 
 class Step(NamedTuple):
@@ -263,62 +272,3 @@ def _length(line: Line, ceiling: Counts, *, longest: float, least: Rows) -> Rows
     begin = jnp.zeros_like(furthest), furthest, furthest, ~(first > least), jnp.asarray(0)
     low, *_ = lax.while_loop(going, step, begin)
     return low
-
-
-def all_pairs(loadings: Loadings) -> Array | None:
-    """Every c_j c_j' as a row, (p, q^2), or None where that table would be too large."""
-    p, q = loadings.shape
-    if p * q * q > LARGEST_PAIRS:
-        return None
-    return (loadings[:, :, None] * loadings[:, None, :]).reshape(p, q * q)
-
-
-def _precision(weight: Counts, loadings: Loadings, pairs: Array | None) -> Array:
-    """I + C' diag(weight_i) C for every row, (n, q, q)."""
-    q = loadings.shape[1]
-    if pairs is None:
-        gram = jnp.einsum("njk,jl->nkl", weight[:, :, None] * loadings, loadings)
-    else:
-        gram = (weight @ pairs).reshape(-1, q, q)
-    return gram + jnp.eye(q, dtype=gram.dtype)
-
-
-def _spread(covariance: Array, loadings: Loadings, pairs: Array | None) -> Counts:
-    """c_j'S_i c_j for every row and column, (n, p)."""
-    if pairs is None:
-        return jnp.einsum("njk,jk->nj", jnp.einsum("nkl,jl->njk", covariance, loadings), loadings)
-    return covariance.reshape(covariance.shape[0], -1) @ pairs.T
-
-
-def _inverse(precision: Array) -> tuple[Array, Rows]:
-    """Inverses and minus the log-determinants of (n, q, q) precisions.
-
-    Batched LAPACK calls wait for JAX's own threads: two of them that do not depend on each other can wait
-    for one another for ever. So each call here needs the result of the one before it, and there is no other
-    beside it.
-    """
-    root = inverse_root(precision)
-    logdet = 2 * jnp.sum(jnp.log(jnp.diagonal(root, axis1=1, axis2=2)), axis=1)
-    return root @ root.swapaxes(1, 2), logdet
-
-
-def inverse_root(precision: Array) -> Array:
-    """R with R R' = P^-1 for each (q, q) matrix of a batch, upper triangular."""
-    lower = lax.linalg.cholesky(precision, symmetrize_input=False)
-    identity = jnp.broadcast_to(jnp.eye(precision.shape[-1], dtype=precision.dtype), precision.shape)
-    return lax.linalg.triangular_solve(lower, identity, left_side=False, lower=True, transpose_a=True)
-
-
-def in_chunks(function: Callable[[Any], Any], rows: Any, loadings: Loadings) -> Any:
-    """Apply a function of rows to equal chunks of them, one after the other; the last is filled with row 0."""
-    n = jax.tree.leaves(rows)[0].shape[0]
-    p, q = loadings.shape
-    most = max(1, CHUNK // max(q * q, p if p * q * q <= LARGEST_PAIRS else p * q))
-    chunks = -(-n // most)
-    if chunks == 1:
-        return function(rows)
-    size = -(-n // chunks)
-    index = jnp.minimum(jnp.arange(chunks * size), n - 1)
-    index = jnp.where(jnp.arange(chunks * size) < n, index, 0).reshape(chunks, size)
-    done = lax.map(lambda chosen: function(jax.tree.map(lambda a: a[chosen], rows)), index)
-    return jax.tree.map(lambda a: a.reshape(chunks * size, *a.shape[2:])[:n], done)
