@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from poplin._errors import ConvergenceWarning, DataWarning, InputError
 
 if TYPE_CHECKING:
-    from poplin.estimators.keeping import load as load
     from poplin.estimators.pln import PLN as PLN
+    from poplin.estimators.pln import load as load
 
 __version__ = "0.1.0"
 __all__ = ["PLN", "ConvergenceWarning", "DataWarning", "InputError", "load"]
 
-_ROOMS = {"PLN": "poplin.estimators.pln", "load": "poplin.estimators.keeping"}
+_ROOMS = {"PLN": "poplin.estimators.pln", "load": "poplin.estimators.pln"}
 
 
 def __getattr__(name: str) -> Any:

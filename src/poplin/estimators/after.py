@@ -17,6 +17,7 @@ from poplin.data.blocks import NO_EXPOSURE, Block, as_block
 from poplin.data.counts import Counts
 from poplin.estimators.driver import Result, training_block
 from poplin.fit import run
+from poplin.inference.marginal import RowLikelihood, row_loglik
 from poplin.methods.bounds import DirectBound, FactorBound
 from poplin.methods.variational import Variational
 from poplin.models.loadings import FrozenLoadings, principal_axes
@@ -42,7 +43,7 @@ def attributes(result: Result) -> dict[str, Any]:
         "interrupted_": result.interrupted,
         "n_iter_": len(result.trace["iteration"]),
         "messages_": result.messages,
-    }
+    } | ({"elbo_": result.objective} if result.objective is not None and not result.shrinkage else {})
 
 
 def not_converged(fit: Any) -> str:
@@ -159,14 +160,9 @@ def bound(result: Result, counts: Counts) -> float:
     return diagonal_rows(result, block)[2]
 
 
-RowScores = Any
-
-
-def row_scores(result: Result, counts: Counts, *, seed: int) -> RowScores:
+def row_scores(result: Result, counts: Counts, *, seed: int, khat: bool = False) -> RowLikelihood:
     """Importance-sampled log-likelihood of each row."""
-    from poplin.inference.marginal import row_loglik
-
-    return row_loglik(jax.random.key(seed), new_block(counts), *_arrays(result), draws=DRAWS)
+    return row_loglik(jax.random.key(seed), new_block(counts), *_arrays(result), draws=DRAWS, khat=khat)
 
 
 def bound_frame(result: Result) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from poplin.fit import joined
 from poplin.updates.covariance import Full
 
 ITERATIONS = {"variational": 20_000, "ml": 1_000}
-TOLERANCE = {"variational": 1e-9, "ml": 0.2}
+TOLERANCE = {"variational": 1e-10, "ml": 0.2}
 PILOT_ROWS = 2.0  # pseudo-rows behind Sigma while the data are asked how many there should be
 PILOT_STEPS = 64
 START = Settings(100, 1e-6, 0.0)  # the short variational fit that chains begin from

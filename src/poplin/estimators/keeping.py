@@ -46,16 +46,11 @@ def _smallest(offset: np.ndarray) -> np.ndarray:
     return offset[tuple(slice(0, 1) if s == 0 else slice(None) for s in offset.strides)]
 
 
-def load(path: Any) -> Any:
-    """A fitted `PLN` from a file that `PLN.save` wrote.
-
-    Raises `InputError` for a file that is foreign, damaged or of a newer format. Costs no fit.
-    """
-    from poplin.estimators.pln import PLN
-
+def load(face: type, path: Any) -> Any:
+    """A fitted model of class `face` from a file that `save` wrote."""
     arrays, meta = read_npz(path)
     try:
-        return _rebuilt(PLN, arrays, meta)
+        return _rebuilt(face, arrays, meta)
     except KeyError as missing:
         raise InputError(f"{path}: not a fit that poplin saved; {missing} is not in it.") from None
 

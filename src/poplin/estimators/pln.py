@@ -16,6 +16,7 @@ from poplin._precision import double_precision
 from poplin.data.counts import Coding, Counts, as_counts, as_covariates, as_new_rows
 from poplin.estimators import after, driver, keeping
 from poplin.estimators.parameters import AbstractEstimator
+from poplin.inference.marginal import RowLikelihood
 from poplin.inference.summary import summary
 
 
@@ -131,8 +132,7 @@ class PLN(AbstractEstimator):
         self.counts_ = counts
         self.coding_ = Coding(counts.column_names, counts.covariate_names, counts.design)
         self.n_features_in_ = len(counts.column_names)
-        for name, value in after.attributes(result).items():
-            setattr(self, name, value)
+        vars(self).update(after.attributes(result))  # into __dict__: `elbo_` may be among them
 
     @cached_property
     def latent_mean_(self) -> np.ndarray:
@@ -156,7 +156,7 @@ class PLN(AbstractEstimator):
             return after.bound(self.result_, self.counts_)
 
     @cached_property
-    def _marginal(self) -> after.RowScores:
+    def _marginal(self) -> RowLikelihood:
         return self._scores(self.counts_)
 
     @cached_property
@@ -172,9 +172,12 @@ class PLN(AbstractEstimator):
     @cached_property
     def khat_(self) -> np.ndarray:
         """Pareto k-hat of each training row's importance weights (n,); above 0.7 a row is not to be trusted."""
-        return self._marginal.khat()
+        with double_precision():
+            khat = after.row_scores(self.result_, self.counts_, seed=self.random_state, khat=True).khat
+        assert khat is not None
+        return khat
 
-    def _scores(self, counts: Counts) -> after.RowScores:
+    def _scores(self, counts: Counts) -> RowLikelihood:
         with double_precision():
             return after.row_scores(self.result_, counts, seed=self.random_state)
 
@@ -244,3 +247,11 @@ class PLN(AbstractEstimator):
     def variational_(self) -> dict[str, np.ndarray]:
         """The bound's own unknowns, in its own frame: mean, variance, coef, and covariance or loadings."""
         return after.bound_frame(self.result_)
+
+
+def load(path: Any) -> PLN:
+    """A fitted `PLN` from a file that `PLN.save` wrote; new rows can be embedded and scored at once.
+
+    Raises `InputError` for a file that is foreign, damaged or of a newer format. Costs no fit.
+    """
+    return keeping.load(PLN, path)

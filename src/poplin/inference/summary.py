@@ -74,8 +74,12 @@ def facts(fit: Fitted) -> dict[str, str]:
         "covariance": shape_words(fit),
         "shrinkage": shrinkage_words(fit),
         "outcome": verdict(fit),
-        "bound": f"{fit.elbo_:.2f} nats (evidence lower bound, all constants, higher is better)",
     }
+    bound = vars(fit).get(
+        "elbo_"
+    )  # a cached property, as the log-likelihood: there once it has been asked for
+    if bound is not None:
+        told["bound"] = f"{bound:.2f} nats (evidence lower bound, all constants, higher is better)"
     held = vars(fit).get("loglik_")  # a cached property: there once it has been asked for
     if held is not None:
         error = vars(fit).get("loglik_se_")

@@ -120,10 +120,12 @@ class Variational(AbstractMethod):
         return Sweep(self.try_local, self.try_update), Sweep(self.slope_local, self.slope_update)
 
     def try_local(self, state, rows, block):
+        """Move the rows along the direction; the bound's sums there."""
         rows = moved(rows, state)
         return rows, self.bound.measure(moved(state.vector, state).trial, rows.trial, block)
 
     def try_update(self, state, total):
+        """Accept the trial point if the bound rose enough."""
         value, profile = self.bound.value(total)
         # the gain is measured against the slope along the direction: -2 gain = gradient . direction
         enough = state.objective + SUFFICIENT * 2 * state.length * state.gain
@@ -138,11 +140,13 @@ class Variational(AbstractMethod):
         )
 
     def slope_local(self, state, rows, block):
+        """The rows' gradient at the trial point, their newest pair and its inner products."""
         slope, total = self.bound.slope(state.vector.trial, state.profile, rows.trial, block)
         rows, products = settled(rows, slope, state)
         return rows, (total, products)
 
     def slope_update(self, state, total):
+        """The next direction from the Gram matrix; how much it should gain."""
         for_shared, products = total
         slope = self.bound.shared_slope(state.vector.trial, for_shared)
         shared, shared_products = settled(state.vector, slope, state)

@@ -35,31 +35,31 @@ class AbstractShape(eqx.Module):
     def estimate(self, second_moment: Covariance, rows: Scalar) -> Covariance:
         """Sigma from the mean second moment of `rows` (a sum of weights) residuals; O(p^2)."""
 
+    @abstractmethod
+    def pseudo_rows(self) -> Scalar:
+        """kappa, the weight in rows of the pull of Sigma toward T = diag(S); zero without a prior."""
+
     def profile(self, second_moment: Covariance, rows: Scalar) -> Profile:
-        """Sigma and -N/2 [log det Sigma + tr(Sigma^-1 S) - p], less the shape's penalty; O(p^3)."""
+        """Sigma and -N/2 [log det Sigma + tr(Sigma^-1 S) - p], less the penalty; O(p^3)."""
         covariance = self.estimate(second_moment, rows)
         precision, logdet = inverse_and_logdet(covariance)
         gap = jnp.sum(precision * second_moment) - covariance.shape[0]
         value = -0.5 * rows * (logdet + gap) - self.penalty(second_moment, precision, logdet)
-        return Profile(
-            covariance, precision, precision + self.extra_pull(second_moment, precision, rows), value
-        )
+        pull = jnp.diag(jnp.diagonal(precision) - 1 / jnp.diagonal(second_moment))
+        return Profile(covariance, precision, precision + self.pseudo_rows() / rows * pull, value)
 
-    @abstractmethod
     def penalty(self, second_moment: Covariance, precision: Covariance, logdet: Scalar) -> Scalar:
-        """Minus the log prior of Sigma, up to a constant, in nats."""
+        """Penalty kappa KL(N(0, T) || N(0, Sigma)), T = diag(S): minus the log prior of Sigma, in nats.
 
-    @abstractmethod
-    def extra_pull(self, second_moment: Covariance, precision: Covariance, rows: Scalar) -> Covariance:
-        """-2/N times the derivative of -penalty in S at the profiled Sigma."""
+        Zero for independent columns, free of the columns' scales, without force on the variances themselves.
+        """
+        diagonal = jnp.diagonal(second_moment)
+        trace = jnp.sum(jnp.diagonal(precision) * diagonal)
+        return 0.5 * self.pseudo_rows() * (logdet - jnp.sum(jnp.log(diagonal)) + trace - len(diagonal))
 
 
 class Full(AbstractShape):
-    """Every entry free. Sigma = (N S + kappa T) / (N + kappa), T = diag(S).
-
-    The penalty is kappa times the Kullback-Leibler divergence of N(0, Sigma) from N(0, T): zero for
-    independent columns, free of the columns' scales, and without force on the variances themselves.
-    """
+    """Every entry free: Sigma = (N S + kappa T) / (N + kappa), T = diag(S)."""
 
     kappa: Scalar
 
@@ -67,45 +67,38 @@ class Full(AbstractShape):
         diagonal = jnp.diag(jnp.diagonal(second_moment))
         return (rows * second_moment + self.kappa * diagonal) / (rows + self.kappa)
 
-    def penalty(self, second_moment, precision, logdet):
-        diagonal = jnp.diagonal(second_moment)
-        trace = jnp.sum(jnp.diagonal(precision) * diagonal)
-        return 0.5 * self.kappa * (logdet - jnp.sum(jnp.log(diagonal)) + trace - len(diagonal))
-
-    def extra_pull(self, second_moment, precision, rows):
-        return (self.kappa / rows) * jnp.diag(jnp.diagonal(precision) - 1 / jnp.diagonal(second_moment))
+    def pseudo_rows(self):
+        return self.kappa
 
 
-class AbstractUnpenalised(AbstractShape):
-    """A shape without a prior."""
-
-    def penalty(self, second_moment, precision, logdet):
-        return jnp.zeros_like(logdet)
-
-    def extra_pull(self, second_moment, precision, rows):
-        return jnp.zeros_like(precision)
-
-
-class Diagonal(AbstractUnpenalised):
+class Diagonal(AbstractShape):
     """Independent columns: Sigma = diag(S)."""
 
     def estimate(self, second_moment, rows):
         return jnp.diag(jnp.diagonal(second_moment))
 
+    def pseudo_rows(self):
+        return jnp.zeros(())
 
-class Spherical(AbstractUnpenalised):
+
+class Spherical(AbstractShape):
     """One variance: Sigma = tr(S)/p I."""
 
     def estimate(self, second_moment, rows):
-        return jnp.mean(jnp.diagonal(second_moment)) * jnp.eye(
-            second_moment.shape[0], dtype=second_moment.dtype
-        )
+        size = second_moment.shape[0]
+        return jnp.trace(second_moment) / size * jnp.eye(size, dtype=second_moment.dtype)
+
+    def pseudo_rows(self):
+        return jnp.zeros(())
 
 
-class Fixed(AbstractUnpenalised):
+class Fixed(AbstractShape):
     """Sigma known from elsewhere."""
 
     covariance: Covariance
 
     def estimate(self, second_moment, rows):
         return self.covariance
+
+    def pseudo_rows(self):
+        return jnp.zeros(())
