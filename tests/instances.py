@@ -15,6 +15,9 @@ import numpy as np
 import poplin
 from poplin._precision import double_precision
 from poplin.data.blocks import Block, as_block
+from poplin.data.counts import as_counts
+from poplin.estimators.phases import Recipe, with_shrinkage
+from poplin.estimators.recipes import recipe
 
 ROWS, COLUMNS, RANK = 40, 4, 2
 KAPPA_WEIGHT = 0.2  # shrinkage of the shrunk model
@@ -105,6 +108,17 @@ METHODS: dict[str, dict[str, Any]] = {
     "full posterior": {"method": "variational", "posterior": "full"},
     "ml": {"method": "ml"},
 }
+
+
+def recipe_of(model: str, table: Table) -> Recipe:
+    """The objects that the settings of a model stand for."""
+    settings = {"covariance": "full", "rank": None, "basis": None}
+    settings |= {name: value for name, value in MODELS[model].items() if name in settings}
+    weight = MODELS[model].get("shrinkage", 0)
+    with double_precision(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", poplin.DataWarning)
+        made = recipe(as_counts(**table.arguments()), **settings)
+        return with_shrinkage(made, weight / (1 - weight) * table.weights.sum())
 
 
 def block_of(table: Table) -> Block:

@@ -73,11 +73,35 @@ def steps_of(method: Any, first: Any, block: Any, *, steps: int) -> list[tuple[A
     return seen
 
 
-def objective_never_falls(steps: list[tuple[Any, Any]], twin: Any) -> None:
-    """What a method says it has reached is the bound where it stands (the twin's), and does not decrease."""
-    values = np.array([float(state.objective) for state, _ in steps])
+def never_falls(values: Any) -> None:
+    """A sequence does not decrease (1e-10 relative)."""
+    values = np.asarray(values)
     assert len(values) > 3
     fall = np.max(values[:-1] - values[1:] - DECREASE * np.abs(values[1:]))
-    assert fall <= 0, f"the objective fell by {fall:.3g}"
-    for state, rows in steps:
-        value_is_the_twins(float(state.objective), twin(state, rows))
+    assert fall <= 0, f"fell by {fall:.3g} at step {np.argmax(values[:-1] - values[1:])}"
+
+
+def objective_is_reached(objective: Any, twin: Any, *, exactly: bool) -> None:
+    """What a method says it has reached is the twin's bound there; or less at first, but the same in the end."""
+    gap = (np.asarray(twin) - np.asarray(objective)) / (1 + np.abs(twin))
+    assert np.min(gap) >= -1e-11, f"the objective is {-np.min(gap):.3g} (relative) above the bound"
+    limit = np.max(gap) if exactly else gap[-1]
+    assert limit <= 1e-11 if exactly else limit <= 1e-8, (
+        f"the objective is {limit:.3g} (relative) below the bound"
+    )
+
+
+def stopping_rule_holds_at_the_optimum_only(run: Any, optimum: Any, away: Any, *, tol: float) -> None:
+    """`done` is true at once where a fit begins at the optimum, false away from it until the optimum is near.
+
+    `run(first, steps)` gives the outcome of at most so many steps.
+    """
+    best = float(run(optimum, 1000).state.objective)
+    near = tol * (1 + abs(best))
+    at = run(optimum, 8)
+    assert at.converged and abs(float(at.state.objective) - best) <= 10 * near
+    early = run(away, 3)
+    assert float(early.state.objective) < best - 1000 * near, "the start is no start away from the optimum"
+    assert not early.converged
+    late = run(away, 1000)
+    assert late.converged and float(late.state.objective) >= best - 100 * near
