@@ -21,7 +21,10 @@ ITERATIONS = {"variational": 20_000, "ml": 1_000}
 TOLERANCE = {"variational": 1e-10, "ml": 0.2}
 PILOT_ROWS = 2.0  # pseudo-rows behind Sigma while the data are asked how many there should be
 PILOT_STEPS = 64
-START = Settings(100, 1e-6, 0.0)  # the short variational fit that chains begin from
+# The variational fit that chains begin from: short for a free Sigma, which they soon leave; long for loadings,
+# whose likelihood has several optima, the bound's best of which is near a good one.
+DIRECT_START = Settings(100, 1e-6, 0.0)
+FACTOR_START = Settings(5_000, 1e-8, 0.0)
 
 
 class Result(NamedTuple):
@@ -88,7 +91,8 @@ def _variational(
 
 
 def _ml(model: Recipe, block: Block, main: Settings, weight: float | None, posterior: str, key) -> Result:
-    start = phases.fit_variational(model, block, START._replace(began=main.began, callback=main.callback))
+    short = DIRECT_START if model.loadings is None else FACTOR_START
+    start = phases.fit_variational(model, block, short._replace(began=main.began, callback=main.callback))
     done = [start]
     where = phases.chain_start(model, block, start, key)
     rows = float(block.weights.sum())

@@ -15,7 +15,8 @@ from scipy.special import fdtri, gammaln
 
 from poplin._axes import Coefficients, Loadings, Rows
 from poplin.data.blocks import Block
-from poplin.rows.gaussian import LARGEST_LOG_RATE, GaussianRows, fit_rows
+from poplin.rows.gaussian import GaussianRows, fit_rows
+from poplin.rows.plane import LARGEST_LOG_RATE, rates
 
 NUMBERS = 8_000_000  # most numbers in one array of a slice of rows
 BATCH = 512  # most pairs of draws of one row at a time
@@ -104,7 +105,7 @@ def _log_ratios(key, block, gaussians: GaussianRows, coef, loadings, shared: Dra
         index, y, predictor, log_factorial, mean, lower = row
         own = jax.random.fold_in(key, index)
         shift = jax.random.randint(jax.random.fold_in(own, batches), (), 0, SHIFTS)
-        rate = jnp.exp(jnp.minimum(predictor, LARGEST_LOG_RATE))
+        rate = rates(predictor)
         scaled = loadings @ lower
         tilt = y @ scaled - mean @ lower
         both = jnp.concatenate([scaled, lower])
@@ -185,8 +186,7 @@ def _independent(block: Block, coef: Coefficients, scale: Array) -> Rows:
         mean, sd = fitted.mean[:, :1], jnp.sqrt(fitted.covariance[:, 0])
         latent = mean + sd * jnp.sinh(nodes)
         predictor = (offset + block.x @ coef)[:, None] + scale * latent
-        log_rate = jnp.minimum(predictor, LARGEST_LOG_RATE)
-        log_joint = y[:, None] * predictor - jnp.exp(log_rate) - 0.5 * latent**2
+        log_joint = y[:, None] * predictor - rates(predictor) - 0.5 * latent**2
         return jax.nn.logsumexp(log_joint + log_weight, axis=1) + jnp.log(sd[:, 0])
 
     return jnp.sum(lax.map(one_column, (block.y.T, block.offset.T, coef.T, scale)), axis=0)

@@ -208,26 +208,20 @@ class MaximumLikelihood(AbstractMethod):
         warm = state.settled == 0
         order = jnp.arange(SEGMENTS)
 
-        def contrast(one, other):
-            first, second = (self.structure.rebuild(mean_of(segments, w * 1.0)) for w in (one, other))
+        half = jnp.where(warm, SEGMENTS, segments.filled) // 2
+        early, late = order < half, (order >= half) & (order < 2 * half)
+        enough = jnp.where(warm, segments.filled == SEGMENTS, segments.filled >= 4) & (
+            segments.filled % 2 == 0
+        )
+        ready = ended & enough
+
+        def halves_apart(_):
+            first, second = (self.structure.meaning(mean_of(segments, w * 1.0)) for w in (early, late))
             return standard_distance(first, second, state.gram, state.rows)
 
-        def drifted(_):
-            return contrast(order >= SEGMENTS // 2, order < SEGMENTS // 2), jnp.asarray(jnp.inf)
-
-        def halves(_):
-            half = segments.filled // 2
-            return jnp.asarray(jnp.inf), 0.5 * contrast(order < half, (order >= half) & (order < 2 * half))
-
-        ready = ended & jnp.where(
-            warm, segments.filled == SEGMENTS, (segments.filled >= 4) & (segments.filled % 2 == 0)
-        )
-        drift, error = jax.lax.cond(
-            ready,
-            lambda _: jax.lax.cond(warm, drifted, halves, None),
-            lambda _: (jnp.asarray(jnp.inf), state.error),
-            None,
-        )
+        apart = jax.lax.cond(ready, halves_apart, lambda _: jnp.asarray(jnp.inf), None)
+        drift = jnp.where(warm, apart, jnp.inf)
+        error = jnp.where(warm | ~ready, state.error, 0.5 * apart)
         # noise leaves a floor under the drift: settled once it no longer falls
         settled = ready & warm & (drift > FLOOR * state.drifts[0])
         drifts = jnp.where(ready & warm, jnp.append(state.drifts[1:], drift), state.drifts)

@@ -15,12 +15,9 @@ from jax import Array, lax
 from poplin._axes import Coefficients, Counts, Latent, Loadings, Rows
 from poplin.data.blocks import Block
 from poplin.rows.batches import all_pairs, in_chunks, inverses, precisions, spreads
+from poplin.rows.plane import Plane, plane_search, rates
 
 TRUST = 1e10  # rates beyond this many times the count are no longer curvature: they would swamp the prior
-LARGEST_LOG_RATE = 300.0  # keeps hopeless starting points finite; far above any count
-FLAT = 0.2  # a line is followed until its slope is this share of the first
-LONGEST = 50.0  # most Newton steps that the mean may go at once
-LONGEST_SEARCH = 60  # most looks along a line; a handful is usual
 ROOM = 3.0  # a step may bring a log rate this far above that of the count, but not further
 TOLERANCE = 1e-8  # nats a row
 
@@ -111,7 +108,7 @@ def advance_rows(
     def advance(chunk: tuple[Moments, Block]) -> tuple[Moments, Counts, Rows]:
         moments, block = chunk
         fit, _ = _ascend(_placed(moments, block, coef, loadings, pairs), block, loadings, pairs)
-        return fit.moments, _rate(fit.predictor + 0.5 * fit.spread), _bound(fit, block)
+        return fit.moments, rates(fit.predictor + 0.5 * fit.spread), _bound(fit, block)
 
     return in_chunks(advance, (moments, block), loadings)
 
@@ -153,13 +150,9 @@ def _placed(moments: Moments, block: Block, coef, loadings, pairs) -> Fit:
     return Fit(moments, predictor, spreads(moments.covariance, loadings, pairs))
 
 
-def _rate(log_rate: Counts) -> Counts:
-    return jnp.exp(jnp.minimum(log_rate, LARGEST_LOG_RATE))
-
-
 def _bound(fit: Fit, block: Block) -> Rows:
     mean, covariance, logdet = fit.moments
-    counts = jnp.sum(block.y * fit.predictor - _rate(fit.predictor + 0.5 * fit.spread), axis=1)
+    counts = jnp.sum(block.y * fit.predictor - rates(fit.predictor + 0.5 * fit.spread), axis=1)
     trace = jnp.trace(covariance, axis1=1, axis2=2)
     divergence = 0.5 * (jnp.sum(mean**2, axis=1) + trace - logdet - mean.shape[1])
     return counts - block.log_factorial - divergence
@@ -168,107 +161,29 @@ def _bound(fit: Fit, block: Block) -> Rows:
 def _ascend(fit: Fit, block: Block, loadings: Loadings, pairs: Array | None) -> tuple[Fit, Rows]:
     """One step of a chunk of rows, and the gain that was to be expected of it in nats."""
     mean, covariance, logdet = fit.moments
-    rate = _rate(fit.predictor + 0.5 * fit.spread)
+    rate = rates(fit.predictor + 0.5 * fit.spread)
     weight = jnp.minimum(rate, TRUST * (block.y + 1))
     best, best_logdet, sound = _inverses_or(covariance, logdet, precisions(weight, loadings, pairs))
     gradient = (block.y - rate) @ loadings - mean
     move = jnp.where(sound[:, None], jnp.einsum("nkl,nl->nk", best, gradient), 0.0)
-    step = Step(
-        move=move,
-        predictor=move @ loadings.T,
-        spread=spreads(best, loadings, pairs) - fit.spread,
-        trace=jnp.trace(best - covariance, axis1=1, axis2=2),
-        logdet=best_logdet - logdet,
-        decrement=jnp.sum(move * gradient, axis=1),
+    for_predictor = move @ loadings.T
+    for_spread = spreads(best, loadings, pairs) - fit.spread
+    trace = jnp.trace(best - covariance, axis1=1, axis2=2)
+    plane = Plane(
+        log_rate=fit.predictor + 0.5 * fit.spread,
+        ceiling=jnp.log(block.y + 1) + ROOM,
+        by_mean=for_predictor,
+        by_spread=0.5 * for_spread,
+        rise_mean=jnp.sum(block.y * for_predictor, axis=1) - jnp.sum(mean * move, axis=1),
+        rise_spread=0.5 * (best_logdet - logdet - trace),
+        bend=jnp.sum(move**2, axis=1),
     )
-    # tr(P* S) - q - log det(P* S) >= 0 is twice the divergence between the old and the new covariance
-    trace = jnp.trace(covariance, axis1=1, axis2=2) + jnp.sum(rate * fit.spread, axis=1)
-    gain = 0.5 * (step.decrement + trace - mean.shape[1] + step.logdet)
-    part, whole = _lengths(fit, step, block.y)
-    along = whole[:, None]
+    lengths, gain = plane_search(plane)
+    along, part = lengths[0][:, None], lengths[1]
     moments = Moments(
         mean + along * move,
         covariance + part[:, None, None] * (best - covariance),
-        logdet + part * step.logdet,
+        logdet + part * (best_logdet - logdet),
     )
-    fit = Fit(moments, fit.predictor + along * step.predictor, fit.spread + part[:, None] * step.spread)
+    fit = Fit(moments, fit.predictor + along * for_predictor, fit.spread + part[:, None] * for_spread)
     return fit, jnp.where(sound, gain, jnp.inf)
-
-
-class Step(NamedTuple):
-    """Changes over a whole step: of the mean, of C m, of c_j'S c_j, of tr S and log det S; and g'S*g."""
-
-    move: Latent
-    predictor: Counts
-    spread: Counts
-    trace: Rows
-    logdet: Rows
-    decrement: Rows
-
-
-class Line(NamedTuple):
-    """The bound along a line of length t: its slope is level - sum_j climb_j e^(log_rate_j + t climb_j) - t bend."""
-
-    log_rate: Counts
-    climb: Counts
-    level: Rows
-    bend: Rows
-
-
-def _lengths(fit: Fit, step: Step, y: Counts) -> tuple[Rows, Rows]:
-    """How far along the step covariance and mean go: together up to 1, then the mean alone.
-
-    log det S is replaced by its chord, which lies below it: what rises along the line is below the bound, and
-    meets it after a whole step. Far above the counts a Newton step is one unit of log rate: the mean goes on.
-    """
-    mean = fit.moments.mean
-    level = jnp.sum(y * step.predictor, axis=1) - jnp.sum(mean * step.move, axis=1)
-    bend = jnp.sum(step.move**2, axis=1)
-    ceiling = jnp.log(y + 1) + ROOM
-    log_rate = fit.predictor + 0.5 * fit.spread
-    climb = step.predictor + 0.5 * step.spread
-    both = Line(log_rate, climb, level + 0.5 * (step.logdet - step.trace), bend)
-    part = _length(both, ceiling, longest=1.0, least=jnp.zeros_like(bend))
-    alone = Line(log_rate + climb, step.predictor, level - bend, bend)
-    least = jnp.where(part == 1, FLAT * step.decrement, jnp.inf)
-    return part, part + _length(alone, ceiling, longest=LONGEST, least=least)
-
-
-def _slope(line: Line, length: Rows) -> tuple[Rows, Rows]:
-    """Slope and curvature along the line."""
-    pull = line.climb * _rate(line.log_rate + length[:, None] * line.climb)
-    slope = line.level - jnp.sum(pull, axis=1) - length * line.bend
-    return slope, -jnp.sum(line.climb * pull, axis=1) - line.bend
-
-
-def _length(line: Line, ceiling: Counts, *, longest: float, least: Rows) -> Rows:
-    """A length up to `longest` where the slope has fallen by half but is not yet negative.
-
-    By concavity nothing is lost on the way there. 0 where the slope is at most `least` to begin with.
-    Newton steps inside a bracket.
-    """
-    room = jnp.maximum(ceiling - line.log_rate, 1.0)
-    furthest = jnp.min(jnp.where(line.climb > 0, room / line.climb, jnp.inf), axis=1)
-    furthest = jnp.minimum(longest, furthest)
-    first, _ = _slope(line, jnp.zeros_like(furthest))
-
-    def going(carry):
-        _, _, _, found, steps = carry
-        return ~jnp.all(found) & (steps < LONGEST_SEARCH)
-
-    def step(carry):
-        low, high, length, found, steps = carry
-        slope, curvature = _slope(line, length)
-        rising = slope >= 0
-        low = jnp.where(rising & ~found, length, low)
-        high = jnp.where(~rising & ~found, length, high)
-        found = found | (rising & ((slope <= FLAT * first) | (length >= furthest)))
-        newton = length - slope / curvature
-        inside = (newton > low) & (newton < high)
-        # a little short of the Newton point, so that it lands where the bound still rises
-        following = jnp.where(inside, low + 0.9 * (newton - low), 0.5 * (low + high))
-        return low, high, jnp.where(found, low, following), found, steps + 1
-
-    begin = jnp.zeros_like(furthest), furthest, furthest, ~(first > least), jnp.asarray(0)
-    low, *_ = lax.while_loop(going, step, begin)
-    return low

@@ -13,11 +13,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from poplin._axes import Coefficients, Counts, Latent, Loadings, Scalar
+from poplin._axes import Coefficients, Counts, Covariance, Latent, Loadings, Scalar
 from poplin._precision import inverse_and_logdet, solve_gram
 from poplin.data.blocks import Block
 from poplin.updates.columns import column_statistic, expected_columns, newton_columns
 from poplin.updates.covariance import AbstractShape
+
+LOADING_SD = 10.0  # standard deviation of the weak prior of a loading: e^10 from one unit of w
 
 
 class Model(NamedTuple):
@@ -70,6 +72,10 @@ class AbstractStructure(eqx.Module):
     @abstractmethod
     def rebuild(self, parameters: tuple[Coefficients, Array]) -> Model:
         """The model with these (averaged) parameters."""
+
+    @abstractmethod
+    def meaning(self, parameters: tuple[Coefficients, Array]) -> tuple[Coefficients, Covariance]:
+        """(B, Sigma) from such a pair."""
 
     @abstractmethod
     def aligned(self, model: Model, reference: Model) -> Model:
@@ -136,6 +142,9 @@ class Direct(AbstractStructure):
     def rebuild(self, parameters):
         return Model(parameters[0], jnp.linalg.cholesky(parameters[1]))
 
+    def meaning(self, parameters):
+        return parameters
+
     def aligned(self, model, reference):
         return model
 
@@ -145,7 +154,8 @@ class LowRank(AbstractStructure):
 
     The prior of w is expanded to N(x'a, G) and absorbed, B <- B + a C', C <- C G^(1/2), with weight gamma
     (parameter expansion; Liu, Rubin & Wu 1998): level and scale, which the columns' regressions hardly
-    move, follow at once.
+    move, follow at once. A column seen in few rows may have its maximum at infinity: the weak prior
+    c_jk ~ N(0, 10^2) keeps it finite.
     """
 
     def statistic(self, model, w, rate, block):
@@ -155,7 +165,7 @@ class LowRank(AbstractStructure):
         return expected_columns(model.loadings, True, mean, covariance, rate, block)
 
     def penalty(self, model, total):
-        return jnp.zeros(())
+        return 0.5 * jnp.sum((model.loadings / LOADING_SD) ** 2)
 
     def begin(self, model):
         k = model.coef.shape[0] + model.loadings.shape[1]
@@ -164,7 +174,9 @@ class LowRank(AbstractStructure):
     def advance(self, model, average, total, *, gamma, first):
         d, q = model.coef.shape[0], model.loadings.shape[1]
         hessian = average + jnp.where(first, 1.0, gamma) * (total.hessian - average)
-        step = newton_columns(total.gradient, hessian, gamma=gamma)
+        ridge = jnp.where(jnp.arange(d + q) < d, 0.0, LOADING_SD**-2)
+        gradient = total.gradient.at[d:].add(-model.loadings.T / LOADING_SD**2)
+        step = newton_columns(gradient, hessian + jnp.diag(ridge), gamma=gamma)
         level = solve_gram(total.gram, total.cross)
         spread = (total.second - level.T @ total.cross) / total.rows
         expansion = jnp.linalg.cholesky((1 - gamma) * jnp.eye(q) + gamma * spread)
@@ -178,6 +190,9 @@ class LowRank(AbstractStructure):
 
     def rebuild(self, parameters):
         return Model(*parameters)
+
+    def meaning(self, parameters):
+        return parameters[0], parameters[1] @ parameters[1].T
 
     def aligned(self, model, reference):
         left, _, right = jnp.linalg.svd(model.loadings.T @ reference.loadings)
@@ -230,20 +245,24 @@ class Borrowed(AbstractStructure):
     def rebuild(self, parameters):
         return Model(parameters[0], self.basis * jnp.sqrt(parameters[1]))
 
+    def meaning(self, parameters):
+        return parameters[0], (self.basis * parameters[1]) @ self.basis.T
+
     def aligned(self, model, reference):
         return model
 
 
-def standard_distance(one: Model, other: Model, gram: Array, rows: Scalar) -> Scalar:
-    """Root mean square difference of B and of Sigma = CC', in standard errors of complete data.
+Estimates = tuple[Coefficients, Covariance]
 
-    se(Sigma_jk)^2 = (Sigma_jj Sigma_kk + Sigma_jk^2) / N, se(B_lj)^2 = (Sigma_jj + 1 / rate_j) (X'X)^-1_ll
-    with the rate left out: complete data are the least that a real standard error can be. The larger of the
-    two means.
+
+def standard_distance(one: Estimates, other: Estimates, gram: Array, rows: Scalar) -> Scalar:
+    """Root mean square difference of B and of Sigma, in standard errors of complete data.
+
+    se(Sigma_jk)^2 = (Sigma_jj Sigma_kk + Sigma_jk^2) / N, se(B_lj)^2 = Sigma_jj (X'X)^-1_ll: the least that
+    a real standard error can be. The larger of the two means.
     """
-    a, b = one.loadings @ one.loadings.T, other.loadings @ other.loadings.T
-    variance = jnp.diagonal(b)
-    for_sigma = (a - b) ** 2 / ((variance[:, None] * variance[None, :] + b**2) / rows + 1e-300)
+    variance = jnp.diagonal(other[1])
+    for_sigma = (one[1] - other[1]) ** 2 / ((variance[:, None] * variance + other[1] ** 2) / rows + 1e-300)
     spread = jnp.diagonal(solve_gram(gram, jnp.eye(gram.shape[0])))
-    for_coef = (one.coef - other.coef) ** 2 / (spread[:, None] * variance[None, :] + 1e-300)
+    for_coef = (one[0] - other[0]) ** 2 / (spread[:, None] * variance + 1e-300)
     return jnp.sqrt(jnp.maximum(jnp.mean(for_sigma), jnp.mean(for_coef)))
