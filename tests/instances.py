@@ -101,6 +101,18 @@ MODELS: dict[str, dict[str, Any]] = {
     "rank": {"rank": RANK},
     "basis": {"basis": BASIS},
 }
+
+
+def settings_of(model: str, columns: Any = slice(None)) -> dict[str, Any]:
+    """The settings of a model for a table whose columns were chosen or reordered."""
+    settings = dict(MODELS[model])
+    if model == "fixed":
+        settings["covariance"] = settings["covariance"][columns][:, columns]
+    if model == "basis":
+        settings["basis"] = settings["basis"][columns]
+    return settings
+
+
 DIRECT = ("full", "shrunk", "diagonal", "spherical", "fixed")
 
 METHODS: dict[str, dict[str, Any]] = {

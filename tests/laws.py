@@ -25,6 +25,14 @@ def assert_close(actual: Any, expected: Any, scale: float = 1.0, what: str = "")
     assert close(actual, expected, scale), f"{what} differs by {gap:.3g} from {np.asarray(expected)}"
 
 
+def same_fit(one: Any, other: Any, *, scale: float = 10.0) -> None:
+    """Two fits have the same bound (1e-10 relative) and, to the root of that, the same parameters."""
+    assert one.converged_ and other.converged_
+    assert abs(one.elbo_ - other.elbo_) <= 1e-10 * abs(one.elbo_), f"{one.elbo_!r} is not {other.elbo_!r}"
+    assert_close(other.coef_, one.coef_, scale, "coef_")
+    assert_close(other.covariance_, one.covariance_, scale, "covariance_")
+
+
 def value_and_slopes(bound: Any, shared: Any, unknown: Any, block: Any) -> tuple[float, Any, Any, Any]:
     """Value, profile, gradient in the shared unknowns and in the rows', as a method computes them."""
 
