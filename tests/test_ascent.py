@@ -38,6 +38,7 @@ from tests.instances import (
 )
 
 TOLERANCE = 1e-9
+LOADING_SD = 10.0  # of the weak prior of a loading
 
 
 def kappa_of(model: str, table: str) -> float:
@@ -89,9 +90,11 @@ def diagonal_twin(model: str, table: str, state: Any, rows: Any) -> float:
 
 
 def full_twin(model: str, table: str, tried: Model, rows: Any) -> float:
-    """The full bound at the model that was tried, less what shrinkage costs there."""
+    """The full bound at the model that was tried, less what its prior costs there."""
     given, kappa = TABLES[table], kappa_of(model, table)
     value = twins.factor_value(given, rows.mean, rows.covariance, *tried)
+    if model == "rank":
+        return value - 0.5 * np.sum((tried.loadings / LOADING_SD) ** 2)
     if not kappa:
         return value
     moment = (
