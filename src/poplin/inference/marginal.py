@@ -81,9 +81,9 @@ def _slice(block: Block, first: int, size: int) -> Block:
 
 
 def shared_draws(pairs: int, q: int) -> Draws:
-    """Radii with R^2 / q ~ F(q, nu), the law of a Student vector's length: one in each of `pairs` equal strata.
+    """Radii with R^2 / q ~ F(q, nu), the law of a Student vector's length, in `pairs` equal strata.
 
-    Each row takes one of `SHIFTS` places within the strata, the same in all of them, at random.
+    A row's draw takes one of `SHIFTS` places within its stratum at random: as good as any place.
     """
     nu = max(q, FEWEST_DEGREES)
     place = (np.arange(SHIFTS) + 0.5) / SHIFTS
@@ -104,7 +104,7 @@ def _log_ratios(key, block, gaussians: GaussianRows, coef, loadings, shared: Dra
     def one_row(row) -> Array:
         index, y, predictor, log_factorial, mean, lower = row
         own = jax.random.fold_in(key, index)
-        shift = jax.random.randint(jax.random.fold_in(own, batches), (), 0, SHIFTS)
+        shift = jax.random.randint(jax.random.fold_in(own, batches), (1, batches * size), 0, SHIFTS)
         rate = rates(predictor)
         scaled = loadings @ lower
         tilt = y @ scaled - mean @ lower
@@ -128,7 +128,8 @@ def _log_ratios(key, block, gaussians: GaussianRows, coef, loadings, shared: Dra
             odd = draw @ tilt
             return jnp.stack([even + odd - growth @ rate, even - odd - (1 / growth) @ rate])
 
-        parts = (jnp.arange(batches), *(a[shift].reshape(batches, size) for a in shared))
+        chosen = (jnp.take_along_axis(a, shift, axis=0).reshape(batches, size) for a in shared)
+        parts = (jnp.arange(batches), *chosen)
         return lax.map(one_batch, parts).swapaxes(0, 1).reshape(2, batches * size)
 
     # one row at a time: its draws fill the caches, and batches of rows take longer to compile and no less to run
@@ -144,8 +145,8 @@ def _summary(log_ratios: Array) -> tuple[Rows, Rows, Rows]:
     weights = jnp.exp(log_ratios - largest[:, None, None])
     pairs = jnp.mean(weights, axis=1)
     mean = jnp.mean(pairs, axis=1)
-    # neighbouring strata differ by chance only; where there is one pair, nothing is known of the error
-    variance = jnp.mean(jnp.diff(pairs, axis=1) ** 2, axis=1) / (2 * pairs.shape[1] * mean**2)
+    # second differences take out what changes steadily from stratum to stratum; 6 = 1 + 4 + 1 of their variances
+    variance = jnp.mean(jnp.diff(pairs, n=2, axis=1) ** 2, axis=1) / (6 * pairs.shape[1] * mean**2)
     variance = jnp.where(jnp.isnan(variance), jnp.inf, variance)
     effective = jnp.sum(weights, axis=(1, 2)) ** 2 / jnp.sum(weights**2, axis=(1, 2))
     bias = jnp.where(jnp.isfinite(variance), 0.5 * variance, 0.0)

@@ -17,6 +17,9 @@ from poplin.rows.gaussian import Moments, advance_rows
 from poplin.updates.structure import AbstractStructure, Model
 
 
+ROUNDING = 1e-12  # relative fall of the bound that is rounding, not a step too far
+
+
 class First(NamedTuple):
     """Where the rows and the model begin."""
 
@@ -81,13 +84,13 @@ class FullVariational(AbstractMethod):
         """Take the M-step if the last one did not lower the bound; else go back half of it."""
         total, value = total
         value = value - self.structure.penalty(state.model, total)
-        worse = value < state.objective
+        worse = value < state.objective - ROUNDING * jnp.abs(state.objective)
         share = jnp.where(worse, 0.5 * state.share, jnp.minimum(1.0, 2 * state.share))
         model, average, transport = self.structure.advance(
             state.model, state.average, total, gamma=share, first=jnp.asarray(True)
         )
         halved = jax.tree.map(lambda a, b: 0.5 * (a + b), state.model, state.best)
-        gain = value - state.objective
+        gain = jnp.maximum(value - state.objective, 0)
         ratio = jnp.clip(gain / jnp.maximum(state.gain, 1e-300), 0.0, 0.999)
         eye, still = jnp.eye(len(state.turn)), jnp.zeros_like(state.shift)
         return State(

@@ -115,25 +115,43 @@ def advance_rows(
 
 @jax.jit
 def start_rows(block: Block, coef: Coefficients, loadings: Loadings) -> Moments:
-    """A Gaussian near the mode: one scoring step from the rates a = y + min(1/2, exp(base)).
+    """A Gaussian near the best: one scoring step from the rates a_ij that each count would have alone.
 
-    S = (I + C' diag(a) C)^-1, m = S C' [a (log a - base) + y - a].
+    S = (I + C' diag(a) C)^-1, m = S C' [a (eta - base) + y - a], eta the log rate at the mean (see `_alone`).
     """
     pairs = all_pairs(loadings)
+    variance = jnp.sum(loadings**2, axis=1)
 
     def begin(chunk: tuple[Block]) -> Moments:
         (block,) = chunk
         base = block.offset + block.x @ coef
-        low = jnp.minimum(base, jnp.log(0.5))
-        weight = block.y + jnp.exp(low)
-        above = jnp.where(block.y > 0, jnp.log(weight), low) - base
-        pull = (weight * above + block.y - weight) @ loadings
+        rate, predictor = _alone(block.y, base, variance)
+        pull = (rate * (predictor - base) + block.y - rate) @ loadings
         prior = jnp.eye(loadings.shape[1], dtype=pull.dtype)
-        covariance, logdet, sound = _inverses_or(prior, 0.0, precisions(weight, loadings, pairs))
+        covariance, logdet, sound = _inverses_or(prior, 0.0, precisions(rate, loadings, pairs))
         mean = jnp.einsum("nkl,nl->nk", covariance, pull)
         return Moments(jnp.where(sound[:, None], mean, 0.0), covariance, logdet)
 
     return in_chunks(begin, (block,), loadings)
+
+
+def _alone(y: Counts, base: Counts, variance: Array) -> tuple[Counts, Counts]:
+    """Rate a and log rate at the mean of the best Gaussian of a count with a position N(0, v) of its own.
+
+    log a = base + v (y - a) + v / (1 + v a) / 2, by a few Newton steps: a start need not be exact.
+    """
+
+    def step(_, log_rate):
+        rate = rates(log_rate)
+        spread = variance / (1 + variance * rate)
+        off = log_rate - base - variance * (y - rate) - 0.5 * spread
+        slope = 1 + variance * rate + 0.5 * rate * spread**2
+        return log_rate - jnp.clip(off / slope, -3.0, 5.0)
+
+    first = jnp.minimum(jnp.log(y + 0.5), base + variance * (y + 0.5))
+    log_rate = lax.fori_loop(0, 6, step, first)
+    rate = rates(log_rate)
+    return rate, log_rate - 0.5 * variance / (1 + variance * rate)
 
 
 def _inverses_or(covariance: Array, logdet: Rows | float, precision: Array) -> tuple[Array, Rows, Array]:
