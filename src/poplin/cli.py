@@ -7,6 +7,7 @@ fit begins.
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -111,11 +112,22 @@ Quiet = Annotated[
 
 def main() -> None:
     """Run the command line; ends the process with its exit code. A bad input is a message, no traceback."""
+    _keep_compiled_programs()
     try:
         app(prog_name="poplin")
     except InputError as error:
         _complain(str(error))
         sys.exit(2)
+
+
+def _keep_compiled_programs() -> None:
+    """Let JAX keep what it compiles between runs: a table of a shape seen before then starts at once.
+
+    Only in this process, which is the command's own, and only where the user has not said otherwise.
+    """
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(caches / "poplin"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
 @app.command()

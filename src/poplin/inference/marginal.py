@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.scipy.special import ndtr
 from scipy.special import fdtri, gammaln
 
 from poplin._axes import Coefficients, Loadings, Rows
@@ -38,7 +39,7 @@ class RowLikelihood(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """What all rows share: radii (SHIFTS, pairs) of the draws, and the log density of the proposal at them."""
+    """What all rows share: radii (pairs, SHIFTS) of the draws, and the log density of the proposal at them."""
 
     radius: Array
     log_density: Array
@@ -77,7 +78,7 @@ def _slice(block: Block, first: int, size: int) -> Block:
     """`size` rows from `first` on, filled up with row 0, so that one compilation serves all slices."""
     chosen = np.arange(first, first + size)
     chosen = np.where(chosen < len(block.index), chosen, 0)
-    return jax.tree.map(lambda a: a[chosen], block)
+    return jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[chosen]), block)
 
 
 def shared_draws(pairs: int, q: int) -> Draws:
@@ -87,7 +88,7 @@ def shared_draws(pairs: int, q: int) -> Draws:
     """
     nu = max(q, FEWEST_DEGREES)
     place = (np.arange(SHIFTS) + 0.5) / SHIFTS
-    squared = q * fdtri(q, nu, (np.arange(pairs) + place[:, None]) / pairs)
+    squared = q * fdtri(q, nu, (np.arange(pairs)[:, None] + place) / pairs)
     constant = gammaln((nu + q) / 2) - gammaln(nu / 2) - 0.5 * q * np.log(nu * np.pi)
     log_density = constant - 0.5 * (nu + q) * np.log1p(squared / nu)
     return Draws(jnp.asarray(np.sqrt(squared)), jnp.asarray(log_density))
@@ -99,12 +100,11 @@ def _log_ratios(key, block, gaussians: GaussianRows, coef, loadings, shared: Dra
     lower = jnp.linalg.cholesky(gaussians.covariance)
     predictor = block.offset + block.x @ coef + gaussians.mean @ loadings.T
     p, q = loadings.shape
-    size = shared.radius.shape[1] // batches
+    size = shared.radius.shape[0] // batches
 
     def one_row(row) -> Array:
         index, y, predictor, log_factorial, mean, lower = row
         own = jax.random.fold_in(key, index)
-        shift = jax.random.randint(jax.random.fold_in(own, batches), (1, batches * size), 0, SHIFTS)
         rate = rates(predictor)
         scaled = loadings @ lower
         tilt = y @ scaled - mean @ lower
@@ -117,10 +117,12 @@ def _log_ratios(key, block, gaussians: GaussianRows, coef, loadings, shared: Dra
         )
 
         def one_batch(batch) -> Array:
-            number, radius, log_density = batch
-            # single precision serves for a direction; the density is computed at the point that was drawn
-            direction = jax.random.normal(jax.random.fold_in(own, number), (size, q), jnp.float32)
-            direction = direction.astype(radius.dtype)
+            number, *strata = batch
+            # single precision serves: the density is computed at the point that was drawn
+            normal = jax.random.normal(jax.random.fold_in(own, number), (size, q + 1), jnp.float32)
+            place = jnp.minimum(SHIFTS * ndtr(normal[:, q]), SHIFTS - 1).astype(int)
+            radius, log_density = (jnp.take_along_axis(a, place[:, None], axis=1)[:, 0] for a in strata)
+            direction = normal[:, :q].astype(radius.dtype)
             draw = direction * (radius / jnp.linalg.norm(direction, axis=1))[:, None]
             moved = draw @ both.T
             growth = jnp.exp(jnp.clip(moved[:, :p], -LARGEST_LOG_RATE, LARGEST_LOG_RATE))
@@ -128,8 +130,7 @@ def _log_ratios(key, block, gaussians: GaussianRows, coef, loadings, shared: Dra
             odd = draw @ tilt
             return jnp.stack([even + odd - growth @ rate, even - odd - (1 / growth) @ rate])
 
-        chosen = (jnp.take_along_axis(a, shift, axis=0).reshape(batches, size) for a in shared)
-        parts = (jnp.arange(batches), *chosen)
+        parts = (jnp.arange(batches), *(a.reshape(batches, size, SHIFTS) for a in shared))
         return lax.map(one_batch, parts).swapaxes(0, 1).reshape(2, batches * size)
 
     # one row at a time: its draws fill the caches, and batches of rows take longer to compile and no less to run

@@ -16,7 +16,6 @@ from poplin.methods.method import AbstractMethod, Sweep
 from poplin.rows.gaussian import Moments, advance_rows
 from poplin.updates.structure import AbstractStructure, Model
 
-
 ROUNDING = 1e-12  # relative fall of the bound that is rounding, not a step too far
 
 
