@@ -24,12 +24,13 @@ KAPPA_WEIGHT = 0.2  # shrinkage of the shrunk model
 
 
 class Table(NamedTuple):
-    """Counts y (n, p) with x (n, d), offset (n, p), weights (n,), and the law they were drawn from."""
+    """Counts y (n, p) with x (n, d), offset (n, p), weights (n,), and the Z (n, p), B, C they were drawn from."""
 
     y: np.ndarray
     x: np.ndarray
     offset: np.ndarray
     weights: np.ndarray
+    latent: np.ndarray
     coef: np.ndarray
     loadings: np.ndarray
 
@@ -46,6 +47,7 @@ class Table(NamedTuple):
         return self._replace(
             y=self.y[:, index],
             offset=self.offset[:, index],
+            latent=self.latent[:, index],
             coef=self.coef[:, index],
             loadings=self.loadings[index],
         )
@@ -62,7 +64,7 @@ def simulated(
     offset = offsets * random.normal(size=(n, p))
     latent = x @ coef + random.normal(size=(n, q)) @ loadings.T
     y = random.poisson(np.exp(offset + latent)).astype(float)
-    return Table(y, x, offset, np.ones(n), coef, loadings)
+    return Table(y, x, offset, np.ones(n), latent, coef, loadings)
 
 
 def autoregressive(p: int, correlation: float) -> np.ndarray:
@@ -90,7 +92,15 @@ def _tables() -> dict[str, Table]:
     return {"plain": plain, "weighted": weighted, "missing": missing, "empty column": empty}
 
 
+def _doubled() -> Table:
+    """A table whose last row is a copy of row 3."""
+    table = simulated(31, LOADINGS, offsets=0.3)
+    table.y[3, 1] = np.nan
+    return table.rows(np.r_[: ROWS - 1, 3])
+
+
 TABLES = _tables()
+DOUBLED = _doubled()
 
 MODELS: dict[str, dict[str, Any]] = {
     "full": {"shrinkage": 0},

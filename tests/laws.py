@@ -14,7 +14,7 @@ import numpy as np
 from poplin._precision import double_precision
 from poplin.fit import _advance, _begin
 from tests import twins
-from tests.tolerances import close
+from tests.tolerances import STANDARD_ERRORS, close, within_errors
 
 DECREASE = 1e-10  # relative, of an objective that must not fall
 
@@ -31,6 +31,42 @@ def same_fit(one: Any, other: Any, *, scale: float = 10.0) -> None:
     assert abs(one.elbo_ - other.elbo_) <= 1e-10 * abs(one.elbo_), f"{one.elbo_!r} is not {other.elbo_!r}"
     assert_close(other.coef_, one.coef_, scale, "coef_")
     assert_close(other.covariance_, one.covariance_, scale, "covariance_")
+
+
+def complete_errors(coef: Any, covariance: Any, x: Any, weights: Any) -> np.ndarray:
+    """Standard errors of (B, Sigma) if Z were seen: the unit in which Monte-Carlo errors are told, (k,)."""
+    variance, rows = np.diag(covariance), np.sum(weights)
+    spread = np.diag(np.linalg.inv(x.T @ (weights[:, None] * x)))
+    for_coef = np.sqrt(spread[:, None] * variance)
+    for_covariance = np.sqrt((variance[:, None] * variance + covariance**2) / rows)
+    return flat(for_coef, for_covariance)
+
+
+def flat(coef: Any, covariance: Any) -> np.ndarray:
+    """(B, Sigma) as one vector: all of B, the upper triangle of Sigma."""
+    return np.concatenate([np.ravel(coef), np.asarray(covariance)[np.triu_indices(len(covariance))]])
+
+
+def root_mean_square(gap: np.ndarray, unit: np.ndarray) -> float:
+    """Of the entries that are free, each in its unit."""
+    return float(np.sqrt(np.mean((gap[unit > 0] / unit[unit > 0]) ** 2)))
+
+
+def differs_by_chance(actual: np.ndarray, fits: np.ndarray, unit: np.ndarray, what: str) -> None:
+    """An estimate is within four Monte-Carlo errors of the mean of fits that differ in the seed only (s, k).
+
+    Errors are root mean squares over the parameters, each in its unit, as in the stopping rule.
+    """
+    s, mean = len(fits), fits.mean(axis=0)
+    error = np.sqrt(np.sum([root_mean_square(one - mean, unit) ** 2 for one in fits]) / (s - 1) * (1 + 1 / s))
+    gap = root_mean_square(actual - mean, unit)
+    assert gap <= STANDARD_ERRORS * error, f"{what}: {gap / error:.2f} Monte-Carlo errors off"
+
+
+def within(gap: np.ndarray, standard_error: np.ndarray, what: str) -> None:
+    """Differences that should be zero are within four of their standard errors, entry by entry."""
+    largest = np.max(np.abs(gap) / standard_error)
+    assert within_errors(gap, 0, standard_error), f"{what}: {largest:.2f} standard errors off"
 
 
 def value_and_slopes(bound: Any, shared: Any, unknown: Any, block: Any) -> tuple[float, Any, Any, Any]:
@@ -90,7 +126,7 @@ def never_falls(values: Any) -> None:
 
 
 def objective_is_reached(objective: Any, twin: Any, *, exactly: bool) -> None:
-    """What a method says it has reached is the twin's bound, the best so far; or less at first, but the same in the end."""
+    """What a method says it has reached is the best of the twin, or less at first and the same in the end."""
     best = np.maximum.accumulate(twin)
     gap = (best - np.asarray(objective)) / (1 + np.abs(best))
     assert np.min(gap) >= -1e-11, f"the objective is {-np.min(gap):.3g} (relative) above the bound"

@@ -1,0 +1,175 @@
+"""Laws of maximum likelihood: what chance may change and what not, quadrature, and recovery of the truth.
+
+Start at `test_diagonal_fit_is_quadrature_maximum_likelihood`. The Monte-Carlo error of a fit is its spread over seeds;
+units are complete-data standard errors (the least that the data leave open).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from tests import laws
+from tests.instances import (
+    COLUMNS,
+    DOUBLED,
+    METHODS,
+    MODELS,
+    ROWS,
+    TABLES,
+    Table,
+    autoregressive,
+    fit,
+    fitted,
+    orthonormal,
+    settings_of,
+    simulated,
+)
+from tests.oracles import univariate_loglik
+from tests.tolerances import STANDARD_ERRORS
+
+SEEDS = 8
+CHANCE = ("auto", "full", "rank", "basis")
+REPLICATES = 10
+TIGHT = 0.02
+
+
+def ml(table: Table, model: str = "auto", seed: int = 0, **settings: Any) -> Any:
+    chosen = {} if model == "auto" else settings_of(model)
+    return fit(table, **{**chosen, "method": "ml", "random_state": seed, **settings})
+
+
+def estimates(one: Any) -> np.ndarray:
+    return laws.flat(one.coef_, one.covariance_)
+
+
+@cache
+def over_seeds(model: str, name: str, tol: float = 0.2) -> tuple[np.ndarray, np.ndarray]:
+    """Estimates of the seeds, (seeds, k), and the units of their errors, 0 where nothing is free, (k,)."""
+    table = DOUBLED if name == "doubled" else TABLES[name]
+    found = [ml(table, model, seed, tol=tol, max_iter=4000) for seed in range(SEEDS)]
+    unit = laws.complete_errors(found[0].coef_, found[0].covariance_, table.x, table.weights)
+    return np.stack([estimates(one) for one in found]), unit * (estimates(found[0]) != 0)
+
+
+def quadrature_maximum(table: Table, j: int) -> np.ndarray:
+    """(B_j, variance) of a column by maximum likelihood, its integrals by quadrature."""
+
+    def lost(theta: np.ndarray) -> float:
+        base = table.offset[:, j] + table.x @ theta[:-1]
+        return -univariate_loglik(table.y[:, j], base, 0.0, np.exp(theta[-1]))
+
+    options = {"xatol": 1e-7, "fatol": 1e-10, "maxiter": 4000}
+    found = minimize(lost, [np.log(table.y[:, j].mean()), 0.0, -0.5], method="Nelder-Mead", options=options)
+    return np.append(found.x[:-1], np.exp(2 * found.x[-1]))
+
+
+def test_diagonal_fit_is_quadrature_maximum_likelihood() -> None:
+    values, unit = over_seeds("diagonal", "plain", TIGHT)
+    exact = np.stack([quadrature_maximum(TABLES["plain"], j) for j in range(COLUMNS)])
+    expected = laws.flat(exact[:, :-1].T, np.diag(exact[:, -1]))
+    laws.differs_by_chance(expected, values, unit, "quadrature")
+
+
+@pytest.mark.parametrize("name", ["plain", "weighted", "missing"])
+@pytest.mark.parametrize("model", [name for name in MODELS if name != "shrunk"])
+def test_likelihood_is_not_below_that_of_the_bound(model: str, name: str) -> None:
+    """Where nothing is shrunk: it is what is maximised."""
+    fits = [fitted(model, method, name) for method in ("ml", "variational")]
+    error = np.hypot(*(one.loglik_se_ for one in fits))
+    assert fits[0].loglik_ >= fits[1].loglik_ - 3 * error
+
+
+@pytest.mark.parametrize("model", CHANCE)
+def test_same_seed_same_numbers_and_another_within_error(model: str) -> None:
+    values, unit = over_seeds(model, "missing")
+    again = ml(TABLES["missing"], model, 0, max_iter=4000)
+    assert np.array_equal(estimates(again), values[0])
+    assert not np.array_equal(values[0], values[1])
+    laws.differs_by_chance(estimates(ml(TABLES["missing"], model, 1000)), values, unit, "another seed")
+
+
+@pytest.mark.parametrize("model", CHANCE)
+def test_spread_over_seeds_is_what_the_stopping_rule_promises(model: str) -> None:
+    """`tol` = 0.2: the root mean square Monte-Carlo error is at most that many complete-data standard errors."""
+    values, unit = over_seeds(model, "missing")
+    spread = np.sqrt(np.mean([laws.root_mean_square(one - values.mean(axis=0), unit) ** 2 for one in values]))
+    assert 0 < spread < 0.2
+
+
+@pytest.mark.parametrize("model", CHANCE)
+def test_order_of_rows_and_columns_within_error(model: str) -> None:
+    (values, unit), table = over_seeds(model, "missing"), TABLES["missing"]
+    random = np.random.default_rng(41)
+    rows, columns = random.permutation(ROWS), random.permutation(COLUMNS)
+    laws.differs_by_chance(estimates(ml(table.rows(rows), model)), values, unit, "rows reordered")
+    chosen = {} if model == "auto" else settings_of(model, columns)
+    other, back = ml(table.columns(columns), model, **chosen), np.argsort(columns)
+    found = laws.flat(other.coef_[:, back], other.covariance_[back][:, back])
+    laws.differs_by_chance(found, values, unit, "columns reordered")
+
+
+@pytest.mark.parametrize("model", CHANCE)
+def test_weight_two_is_a_doubled_row_and_weight_zero_is_none(model: str) -> None:
+    values, unit = over_seeds(model, "doubled")
+    weights = np.ones(ROWS)
+    weights[3], weights[-1] = 2, 0
+    other = DOUBLED._replace(y=DOUBLED.y.copy(), weights=weights)
+    other.y[-1] = 1000  # of no weight
+    laws.differs_by_chance(estimates(ml(other, model)), values, unit, "weighted")
+
+
+AUTOREGRESSIVE = np.linalg.cholesky(autoregressive(6, 0.8))
+PLANE = orthonormal(6, 2) * np.array([1.5, 1.0])
+RECOVERED: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
+    "full": (AUTOREGRESSIVE, {"shrinkage": 0}),
+    "rank": (PLANE, {"rank": 2}),
+    "basis": (PLANE, {"basis": orthonormal(6, 2)}),
+}
+
+
+@cache
+def replicates(model: str, method: str) -> list[tuple[Table, Any]]:
+    """Tables drawn from the same Sigma, each with its fit."""
+    loadings, settings = RECOVERED[model]
+    tables = [simulated(100 + seed, loadings, n=2000, level=1.0) for seed in range(REPLICATES)]
+    return [(table, fit(table, **settings, **METHODS[method])) for table in tables]
+
+
+def bias_of(model: str, method: str) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over replicates of the estimates less those from the true Z, and its standard error, (k,).
+
+    What chance did to Z is in both, so that little of it is left in the difference.
+    """
+    gaps = []
+    for table, one in replicates(model, method):
+        coef = np.linalg.lstsq(table.x, table.latent, rcond=None)[0]
+        residual = table.latent - table.x @ coef
+        gaps.append(estimates(one) - laws.flat(coef, residual.T @ residual / len(residual)))
+    return np.mean(gaps, axis=0), np.std(gaps, axis=0, ddof=1) / np.sqrt(REPLICATES)
+
+
+@pytest.mark.parametrize("model", RECOVERED)
+def test_the_truth_is_recovered(model: str) -> None:
+    """B and Sigma are, on average, those of complete data, within four standard errors."""
+    laws.within(*bias_of(model, "ml"), "the mean over replicates")
+
+
+def test_scales_of_a_borrowed_basis_are_recovered() -> None:
+    """Lambda is the diagonal of V'Sigma V."""
+    basis = orthonormal(6, 2)
+    found = [np.diag(basis.T @ one.covariance_ @ basis) for _, one in replicates("basis", "ml")]
+    error = np.std(found, axis=0, ddof=1) / np.sqrt(REPLICATES)
+    laws.within(np.mean(found, axis=0) - [1.5**2, 1.0], error, "Lambda")
+
+
+def test_the_diagonal_bound_does_not_recover_it() -> None:
+    """Its covariance of neighbours is far too small (0.8 in truth), which no number of rows mends."""
+    bias, error = bias_of("full", "variational")
+    neighbours = laws.flat(np.zeros((2, 6)), np.eye(6, k=1)) == 1
+    assert np.all(bias[neighbours] < -STANDARD_ERRORS * error[neighbours])
+    assert np.all(bias[neighbours] < -0.08)
