@@ -18,7 +18,7 @@ from poplin.rows.batches import all_pairs, in_chunks, inverses, precisions, spre
 from poplin.rows.plane import Plane, plane_search, rates
 
 TRUST = 1e10  # rates beyond this many times the count are no longer curvature: they would swamp the prior
-ROOM = 3.0  # a step may bring a log rate this far above that of the count, but not further
+ROOM = 3.0  # how far above its count's a log rate may be brought
 TOLERANCE = 1e-8  # nats a row
 
 
@@ -129,8 +129,12 @@ def start_rows(block: Block, coef: Coefficients, loadings: Loadings) -> Moments:
         pull = (rate * (predictor - base) + block.y - rate) @ loadings
         prior = jnp.eye(loadings.shape[1], dtype=pull.dtype)
         covariance, logdet, sound = _inverses_or(prior, 0.0, precisions(rate, loadings, pairs))
-        mean = jnp.einsum("nkl,nl->nk", covariance, pull)
-        return Moments(jnp.where(sound[:, None], mean, 0.0), covariance, logdet)
+        mean = jnp.where(sound[:, None], jnp.einsum("nkl,nl->nk", covariance, pull), 0.0)
+        # counts that contradict each other can throw another column's rate far off: the mean goes no further than that
+        climb = mean @ loadings.T
+        room = jnp.maximum(jnp.log(block.y + 1) + ROOM - base, 1.0)
+        share = jnp.min(jnp.where(climb > 0, room / climb, jnp.inf), axis=1)
+        return Moments(jnp.minimum(1.0, share)[:, None] * mean, covariance, logdet)
 
     return in_chunks(begin, (block,), loadings)
 
