@@ -13,6 +13,7 @@ import numpy as np
 
 from poplin import starts
 from poplin._errors import InputError
+from poplin._precision import double_precision
 from poplin.data.blocks import NO_EXPOSURE, Block, as_block
 from poplin.data.counts import Counts
 from poplin.estimators.driver import Result, training_block
@@ -30,7 +31,8 @@ DRAWS = 1000  # importance draws of a row
 
 def attributes(result: Result) -> dict[str, Any]:
     """The fitted attributes that cost nothing more."""
-    axes, eigenvalues, _ = (np.asarray(a) for a in principal_axes(jnp.asarray(result.loadings)))
+    with double_precision():  # as where positions are turned into these axes: the signs must be the same
+        axes, eigenvalues, _ = (np.asarray(a) for a in principal_axes(jnp.asarray(result.loadings)))
     return {
         "coef_": result.coef,
         "covariance_": result.loadings @ result.loadings.T,

@@ -91,9 +91,12 @@ class FrozenLoadings(AbstractLoadings):
 def principal_axes(loadings: Array) -> tuple[Array, Array, Array]:
     """C = U diag(sqrt(lambda)) R': axes U (p, q), eigenvalues lambda (descending) and the rotation R (q, q).
 
-    U's signs are fixed so that each axis's entry of largest size is positive; w in these axes is R'w.
+    U's signs are fixed so that each axis's entry of largest size is positive (the first of those that are as large
+    but for rounding: an antisymmetric axis has two); w in these axes is R'w.
     """
     axes, singular, rotation = jnp.linalg.svd(loadings, full_matrices=False)
-    largest = jnp.take_along_axis(axes, jnp.argmax(jnp.abs(axes), axis=0)[None, :], axis=0)
+    size = jnp.abs(axes)
+    first = jnp.argmax(size > (1 - 1e-5) * jnp.max(size, axis=0), axis=0)
+    largest = jnp.take_along_axis(axes, first[None, :], axis=0)
     sign = jnp.where(largest < 0, -1.0, 1.0)
     return axes * sign, singular**2, rotation.T * sign
