@@ -18,6 +18,7 @@ import typer
 from poplin import job as jobs
 from poplin._errors import InputError
 from poplin.data.readers import read_basis
+from poplin.progress import watch
 from poplin.report.files import check_folder
 
 app = typer.Typer(
@@ -203,6 +204,37 @@ def simulate(
     studies.write(table, out)
     typer.echo(f"Written: {out}, {rows} x {columns} counts and the truth.")
     typer.echo(f"Next: poplin fit {shlex.quote(str(out))} --out DIR")
+
+
+@app.command()
+def study(
+    name: Annotated[str | None, typer.Argument(help="Which study; without a name they are listed.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the results [studies-out/NAME].")
+    ] = None,
+    small: Annotated[bool, typer.Option("--small", help="The small setting: a minute or so.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes, one thread each [all cores].")] = None,
+    replicates: Annotated[
+        int | None, typer.Option(min=1, help="Tables drawn for a cell [as the study says].")
+    ] = None,
+    methods: Annotated[str, typer.Option(help="Only these, with commas between [all].")] = "",
+    quiet: Quiet = False,
+) -> None:
+    """Run a simulation study by name; the same command goes on where an interrupted one ended."""
+    from poplin.studies import command
+
+    if name is None:
+        typer.echo(command.listing())
+        raise typer.Exit
+    wanted = tuple(word.strip() for word in methods.split(",") if word.strip())
+    plan = command.Plan(name, small, wanted, replicates)
+    folder = out or Path("studies-out") / (f"{name}-small" if small else name)
+    with watch(quiet=quiet) as tell:
+        ended = command.carry_out(plan, check_folder(folder), jobs=jobs, tell=tell, command=_command())
+    typer.echo("\n".join(ended.written if not quiet else []), nl=not quiet)
+    if ended.trouble:
+        _complain(ended.trouble)
+    raise typer.Exit(ended.code)
 
 
 @app.callback(invoke_without_command=True)

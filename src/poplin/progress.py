@@ -96,7 +96,8 @@ def _plain(screen: TextIO) -> Callable[[Any], None]:
 
 
 def _words(progress: Any, pace: Pace) -> str:
-    words = f"iteration {progress.iteration}/{progress.max_iter}"
+    unit = getattr(progress, "unit", "iteration")
+    words = f"{unit} {progress.iteration}/{progress.max_iter}"
     if math.isfinite(progress.objective):  # it is not before the first one has been averaged
         words += f", {measure(progress.phase)} {progress.objective:.2f}"
     if pace.rate is not None and pace.left is not None:

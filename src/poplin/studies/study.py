@@ -1,0 +1,138 @@
+"""The nouns of a simulation study: settings, tables drawn from them, and the methods that stand as columns.
+
+Start at `Study`. A study file declares one `STUDY`; `runner.py` carries it out, `summary.py` turns its records
+into a table, `page.py` writes what comes of it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from poplin._errors import InputError
+
+Numbers = dict[str, Any]
+
+
+class Table(NamedTuple):
+    """Counts (n, p) and the truth behind them: coef B (d, p), covariance Sigma (p, p), latent Z (n, p).
+
+    basis V (p, q) and scales Lambda (q,): the leading eigenpairs of Sigma, as many as it has. x (n, d) is an
+    intercept, unless a study draws another; `fresh` are more counts from the same law, which no method sees.
+    """
+
+    counts: np.ndarray
+    x: np.ndarray
+    latent: np.ndarray
+    coef: np.ndarray
+    covariance: np.ndarray
+    basis: np.ndarray
+    scales: np.ndarray
+    fresh: np.ndarray | None = None
+
+
+class Estimate(NamedTuple):
+    """What a method says: coef (d, p), covariance (p, p), and if it has them positions Z (n, p), scales Lambda (q,).
+
+    `fit` is the fitted `PLN` for measures that ask it more; `numbers` go into the record as they are.
+    """
+
+    coef: np.ndarray
+    covariance: np.ndarray
+    latent: Callable[[], np.ndarray] | None = None
+    scales: np.ndarray | None = None
+    converged: bool = True
+    fit: Any = None
+    numbers: Numbers | None = None
+
+
+class Column(NamedTuple):
+    """A method: its name in tables, the fit of a table with a seed, and why it cannot be run here ('': it can)."""
+
+    name: str
+    fit: Callable[[Table, int], Estimate]
+    missing: Callable[[], str] = lambda: ""
+
+
+class Cell(NamedTuple):
+    """One setting: its factors (n, p, ...), how a table is drawn, the methods, and how many tables."""
+
+    factors: dict[str, Any]
+    draw: Callable[[np.random.Generator], Table]
+    columns: tuple[Column, ...]
+    replicates: int
+
+    @property
+    def label(self) -> str:
+        """The factors in words; the key of the records and, hashed, of the seeds."""
+        return " ".join(f"{name}={value}" for name, value in self.factors.items())
+
+    def table(self, replicate: int) -> Table:
+        """The table of this replicate: its seed depends on the cell's label and the replicate alone."""
+        seed = np.random.SeedSequence([zlib.crc32(self.label.encode()), replicate])
+        return self.draw(np.random.default_rng(seed))
+
+
+Measure = Callable[[Table, Estimate], Numbers]
+
+
+class Figure(NamedTuple):
+    """A figure: the name of its file, one line on what it shows, and the function that draws it.
+
+    `draw(table, records)` takes the summary as a DataFrame (a line a cell and method) and the records.
+    """
+
+    name: str
+    caption: str
+    draw: Callable[[Any, list[Numbers]], Any]
+
+
+class Study(NamedTuple):
+    """A study: name, what it asks, its cells (small or full), what is measured, and what is shown.
+
+    `shown` are the columns of the summary that the page prints (`table.csv` has all); `absent` are methods
+    that the question calls for and that poplin does not have yet.
+    """
+
+    name: str
+    title: str
+    question: str
+    cells: Callable[[bool], list[Cell]]
+    measures: tuple[Measure, ...]
+    shown: tuple[str, ...]
+    figures: tuple[Figure, ...] = ()
+    absent: tuple[str, ...] = ()
+
+
+NAMES = ("scenario1",)
+
+
+def find(name: str) -> Study:
+    """The study of this name ('known-sigma' and 'known_sigma' are the same), or any module's `STUDY` by a dotted name.
+
+    Raises `InputError` for a name that is none.
+    """
+    from importlib import import_module
+
+    plain = name.replace("-", "_")
+    if "." not in name and plain not in NAMES:
+        raise InputError(f"There is no study '{name}'; wanted is one of {', '.join(NAMES)}.")
+    return import_module(name if "." in name else f"poplin.studies.{plain}").STUDY
+
+
+def chosen_cells(study: Study, small: bool, methods: tuple[str, ...] = ()) -> list[Cell]:
+    """The cells with only these methods (all, if none is named); `InputError` for a method that is in none."""
+    cells = study.cells(small)
+    known = {column.name for cell in cells for column in cell.columns}
+    strange = [name for name in methods if name not in known]
+    if strange:
+        raise InputError(
+            f"Study {study.name} has no method '{strange[0]}'; it has {', '.join(sorted(known))}."
+        )
+    if not methods:
+        return cells
+    kept = [cell._replace(columns=tuple(c for c in cell.columns if c.name in methods)) for cell in cells]
+    return [cell for cell in kept if cell.columns]
