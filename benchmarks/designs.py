@@ -44,6 +44,7 @@ RANKS: dict[str, tuple[int, ...]] = {
     "scRNA": (5, 10),
     "lowrank_50k": (20,),
 }
+SEVERAL_OPTIMA = ("trichoptera", "barents", "mollusk", "oaks")  # small: which optimum depends on the start
 LONG = ("scRNA", "lowrank_50k")  # minutes a fit: only when asked for
 
 

@@ -19,7 +19,7 @@ from benchmarks.measure import REPOSITORY, facts, in_child
 from benchmarks.records import Line
 from benchmarks.targets import slack
 
-ALIASES = {"poplin": ("poplin-variational", "poplin-ml")}
+ALIASES = {"poplin": ("poplin-variational", "poplin-variational-starts", "poplin-ml")}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -62,7 +62,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit", type=float, default=600.0, help="seconds a fit may take")
-    parser.add_argument("--n-init", type=int, default=1, help="starts of poplin's low-rank fits")
     parser.add_argument(
         "--loglik", action="store_true", help="also the log-likelihood of poplin's fits (untimed)"
     )
@@ -97,9 +96,9 @@ def tasks(chosen: argparse.Namespace) -> Iterator[Task]:
         ranks += designs.RANKS[design] if "pca" in chosen.models else ()
         for rank in ranks:
             for contender in chosen.contenders:
+                if contender.endswith("-starts") and (rank is None or design not in designs.SEVERAL_OPTIMA):
+                    continue
                 options = dict(CONTENDERS[contender].options)
-                if rank is not None and chosen.n_init > 1 and contender.startswith("poplin"):
-                    options["n_init"] = chosen.n_init
                 yield Task(design, rank, contender, chosen.threads, chosen.limit, options, chosen.loglik)
 
 

@@ -53,13 +53,15 @@ def verdicts(lines: list[Line]) -> list[Verdict]:
 
 
 def bounds(lines: list[Line]) -> Iterator[Verdict]:
-    """The variational bound is at or above the best known value."""
+    """The variational bound, of the best start that was tried, is at or above the best known value."""
     for line in _by("poplin-variational", lines):
-        if line["gap"] is not None:
-            met = line["bound"] >= line["best"] - slack(line["best"])
-            yield Verdict(
-                *_name(line), "bound against the best known, relative", f"{line['gap']:+.1e}", ">= -1e-6", met
-            )
+        starts = [other for other in _by("poplin-variational-starts", lines) if _name(other) == _name(line)]
+        best = max([line, *starts], key=lambda tried: tried["bound"])
+        if best["gap"] is not None:
+            met = best["bound"] >= best["best"] - slack(best["best"])
+            told = "" if best is line else f" ({best['options']})"
+            claim = f"bound against the best known, relative{told}"
+            yield Verdict(*_name(line), claim, f"{best['gap']:+.1e}", ">= -1e-6", met)
 
 
 def speeds(lines: list[Line]) -> Iterator[Verdict]:

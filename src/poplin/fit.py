@@ -125,3 +125,9 @@ def _trace(phase: str, objectives: list[np.ndarray], seconds: list[np.ndarray]) 
 def joined(traces: list[Trace]) -> dict[str, np.ndarray]:
     """The traces of consecutive phases as one table of columns."""
     return {name: np.concatenate([getattr(t, name) for t in traces]) for name in Trace._fields}
+
+
+def continued(traces: list[Trace]) -> Trace:
+    """Traces of runs that go on where the one before stopped, as one: steps are counted through."""
+    columns = joined(traces)
+    return Trace(**columns | {"iteration": np.arange(1, len(columns["iteration"]) + 1)})

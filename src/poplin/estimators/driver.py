@@ -57,19 +57,25 @@ def fit(counts: Counts, settings: dict[str, Any], began: float) -> Result:
     weight = recipes.shrinkage_weight(settings["shrinkage"])
     starts = recipes.count(settings["n_init"], "n_init", least=1)
     seed = recipes.count(settings["random_state"], "random_state", least=0)
+    main = main_settings(settings, began)
+    with double_precision():
+        model = recipes.recipe(counts, **{k: settings[k] for k in ("covariance", "rank", "basis")})
+        block = training_block(counts)
+        key = jax.random.key(seed)
+        if method == "variational":
+            return _variational(model, block, main, weight or 0.0, starts, posterior, key)
+        return _ml(model, block, main, weight, starts, posterior, key)
+
+
+def main_settings(settings: dict[str, Any], began: float) -> Settings:
+    """Iterations, tolerance and callback of the main phase."""
+    method = recipes.one_of(settings["method"], recipes.METHODS, "method")
     limit = settings["max_iter"]
     limit = ITERATIONS[method] if limit is None else recipes.count(limit, "max_iter", least=1)
     tol = TOLERANCE[method] if settings["tol"] is None else float(settings["tol"])
     if not tol > 0:
         raise InputError(f"tol={settings['tol']!r}: wanted is a positive number.")
-    with double_precision():
-        model = recipes.recipe(counts, **{k: settings[k] for k in ("covariance", "rank", "basis")})
-        main = Settings(limit, tol, began, settings["callback"])
-        block = training_block(counts)
-        key = jax.random.key(seed)
-        if method == "variational":
-            return _variational(model, block, main, weight or 0.0, starts, posterior, key)
-        return _ml(model, block, main, weight, posterior, key)
+    return Settings(limit, tol, began, settings["callback"])
 
 
 def _kappa(weight: float, block: Block) -> float:
@@ -80,19 +86,27 @@ def _variational(
     model: Recipe, block: Block, main: Settings, weight: float, starts: int, posterior: str, key
 ) -> Result:
     model = phases.with_shrinkage(model, _kappa(weight, block))
-    fits = [phases.fit_variational(model, block, main)]
-    for k in range(1, starts):
-        fits.append(phases.fit_variational(model, block, main, key=jax.random.fold_in(key, k)))
-    best = max(fits, key=lambda f: float(f.outcome.state.objective))
+    best = _best_bound(model, block, main, starts, key)
     done = [best]
     if posterior == "full" and not best.outcome.interrupted:
         done.append(phases.fit_full(model, block, best, main))
     return _result(model, done[-1], done, posterior, weight, block)
 
 
-def _ml(model: Recipe, block: Block, main: Settings, weight: float | None, posterior: str, key) -> Result:
+def _best_bound(model: Recipe, block: Block, settings: Settings, starts: int, key) -> Fitted:
+    """The best of a variational fit from the usual first values and others from random neighbours of them."""
+    fits = [phases.fit_variational(model, block, settings)]
+    while len(fits) < starts and not fits[-1].outcome.interrupted:
+        fits.append(phases.fit_variational(model, block, settings, key=jax.random.fold_in(key, len(fits))))
+    return max(fits, key=lambda f: float(f.outcome.state.objective))
+
+
+def _ml(
+    model: Recipe, block: Block, main: Settings, weight: float | None, starts: int, posterior: str, key
+) -> Result:
     short = DIRECT_START if model.loadings is None else FACTOR_START
-    start = phases.fit_variational(model, block, short._replace(began=main.began, callback=main.callback))
+    short = short._replace(began=main.began, callback=main.callback)
+    start = _best_bound(model, block, short, starts, key)
     done = [start]
     where = phases.chain_start(model, block, start, key)
     rows = float(block.weights.sum())

@@ -15,7 +15,8 @@ from jax.scipy.linalg import solve_triangular
 
 from poplin import starts
 from poplin.data.blocks import Block
-from poplin.fit import Outcome, Progress, run
+from poplin.estimators import turned
+from poplin.fit import Outcome, Progress, Trace, continued, run
 from poplin.methods import ml, variational_full
 from poplin.methods.bounds import AbstractBound, DirectBound, FactorBound
 from poplin.methods.variational import Variational
@@ -31,6 +32,7 @@ SINGLE_UP_TO = 1e6  # counts above it need double precision
 CHAIN_ROWS = 1000  # chains that a small table gets at least, over all rows
 CHAINS_MOST = 32  # chains of one row at most
 CHAIN_ENTRIES = 4_000_000  # entries (chains x columns) beyond which rows get a single chain
+SKETCHES = 10, 30, 100  # iterations before each turning of free loadings
 
 
 class Recipe(NamedTuple):
@@ -107,16 +109,39 @@ def first_values(recipe: Recipe, block: Block, key: Array | None = None) -> star
 
 
 def fit_variational(recipe: Recipe, block: Block, settings: Settings, *, key: Array | None = None) -> Fitted:
-    """Maximise the diagonal bound; a key starts from a random neighbour of the usual first values."""
-    outcome = run(
+    """Maximise the diagonal bound; a key starts from a random neighbour of the usual first values.
+
+    Where loadings are free, short fits come first, and after each the latent axes are turned (`turned.py`).
+    """
+    first, traces = first_values(recipe, block, key), []
+    for steps in SKETCHES if turned.possible(recipe.loadings, block, rank=recipe.rank) else ():
+        sketch = climb(recipe, block, first, settings._replace(max_iter=min(steps, settings.max_iter)))
+        traces.append(sketch.trace)
+        if sketch.interrupted:
+            return _fitted(recipe, sketch, traces)
+        assert recipe.loadings is not None
+        first, worthwhile = turned.first_values(recipe.loadings, block, sketch)
+        if not worthwhile:
+            break
+    outcome = climb(recipe, block, first, settings)
+    return _fitted(recipe, outcome, [*traces, outcome.trace])
+
+
+def climb(recipe: Recipe, block: Block, first: starts.First, settings: Settings) -> Outcome:
+    """Maximise the diagonal bound from given first values, without turning."""
+    return run(
         Variational(recipe.bound(), settings.tol),
-        first_values(recipe, block, key),
+        first,
         block,
         phase="variational",
         max_iter=settings.max_iter,
         began=settings.began,
         callback=settings.callback,
     )
+
+
+def _fitted(recipe: Recipe, outcome: Outcome, traces: list[Trace]) -> Fitted:
+    outcome = outcome._replace(trace=continued(traces))
     mean, log_sd = outcome.rows.unknown
     if recipe.loadings is None:
         model = _direct_model(outcome.state)
