@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import poisson
+from scipy.integrate import quad
+from scipy.stats import norm, poisson
 
 import poplin
-from poplin.studies import laws
+from poplin.studies import integration, laws, repeated
+from poplin.studies.borrowed import turned
 from poplin.studies.columns import estimate
 from poplin.studies.moments import moments
 from tests.instances import autoregressive
+from tests.oracles import bound, univariate_fit
 
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(60)
 MOST = 60
@@ -81,3 +84,75 @@ def test_a_law_is_cut_to_its_leading_axes() -> None:
     np.testing.assert_allclose(cut.covariance @ cut.basis, sigma @ cut.basis, atol=1e-12)
     table = laws.table(cut, np.random.default_rng(0), fresh=5)
     assert table.fresh is not None and table.fresh.shape == (5, 6) and table.counts.shape == (10, 6)
+
+
+THETA = np.array([0.2, 0.4, np.log(0.6)])
+
+
+@pytest.mark.parametrize("exact", [False, True], ids=["bound", "likelihood"])
+def test_repeated_measures_have_exact_gradients(exact: bool) -> None:
+    """Central differences; the rows' Gaussians are at their optimum, so the bound's gradient is the partial one."""
+    table = repeated.draw(np.random.default_rng(5), n=30, p=3, beta=(0.2, 0.4), variance=0.6)
+    held = repeated.rows(table.counts, table.x)
+    _, gradient = repeated.objective(THETA, held, exact=exact)
+    for k, step in enumerate(1e-5 * np.eye(3)):
+        ends = [repeated.objective(THETA + sign * step, held, exact=exact)[0] for sign in (1, -1)]
+        assert gradient[k] == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6, abs=1e-6)
+
+
+def test_the_likelihood_of_repeated_measures_is_the_integral() -> None:
+    """Against SciPy's adaptive rule, row by row; and the bound is below it."""
+    table = repeated.draw(np.random.default_rng(6), n=8, p=3, beta=(0.2, 0.4), variance=0.6)
+    held = repeated.rows(table.counts, table.x)
+    slow = 0.0
+    for y, x in zip(table.counts, table.x, strict=True):
+        joint = lambda u, y=y, x=x: (
+            poisson.pmf(y, np.exp(0.2 + 0.4 * x + u)).prod() * norm.pdf(u, scale=np.sqrt(0.6))
+        )
+        slow += np.log(quad(joint, -8, 8, epsabs=1e-13, epsrel=1e-10)[0])
+    exact = repeated.objective(THETA, held, exact=True)[0]
+    assert exact == pytest.approx(slow, abs=1e-6)
+    assert repeated.objective(THETA, held, exact=False)[0] < exact
+
+
+def test_the_bound_of_repeated_measures_agrees_with_rank_one_loadings() -> None:
+    """With beta_1 = 0 and equal means it is the bound of one row under loadings sigma 1_p, the twin's formula."""
+    table = repeated.draw(np.random.default_rng(7), n=4, p=3, beta=(0.2, 0.0), variance=0.6)
+    held = repeated.rows(table.counts, np.zeros_like(table.x))
+    mean, spread = repeated.gaussians(held.total, np.full(4, 3 * np.exp(0.2)), 0.6)
+    loadings, sd = np.sqrt(0.6) * np.ones((3, 1)), np.sqrt(0.6)
+    slow = [
+        bound(
+            table.counts[i].astype(float),
+            np.full(3, 0.2),
+            loadings,
+            mean[i : i + 1] / sd,
+            spread[i : i + 1, None] / 0.6,
+        )
+        for i in range(4)
+    ]
+    assert repeated.objective(THETA, held, exact=False)[0] == pytest.approx(sum(slow), abs=1e-9)
+
+
+def test_integration_is_maximum_likelihood_of_a_column() -> None:
+    """Against the slow twin; a known variance stays where it is and lowers the likelihood."""
+    y = np.random.default_rng(8).poisson(np.exp(np.random.default_rng(9).normal(0.5, 0.7, (200, 1))))
+    free, known = integration.fit(y), integration.fit(y, np.array([0.2]))
+    slow = univariate_fit(y[:, 0].astype(float), np.zeros(200))
+    assert free.mean[0] == pytest.approx(slow.mean, abs=1e-3)
+    assert free.variance[0] == pytest.approx(slow.variance, abs=1e-3)
+    assert known.variance[0] == pytest.approx(0.2, rel=1e-12)
+    values = [
+        integration.loglik(np.array([f.mean[0], np.log(f.variance[0])]), y[:, 0].astype(float))[0].sum()
+        for f in (free, known)
+    ]
+    assert values[0] > values[1] and free.converged and known.converged
+
+
+@pytest.mark.parametrize("degrees", [0.0, 20.0, 90.0])
+def test_a_turned_basis_is_orthonormal_and_off_by_the_angle(degrees: float) -> None:
+    basis = laws.law(1, autoregressive(8, 0.8), rank=3).basis
+    away = turned(basis, degrees)
+    np.testing.assert_allclose(away.T @ away, np.eye(3), atol=1e-12)
+    apart = np.linalg.svd(basis.T @ away, compute_uv=False)
+    np.testing.assert_allclose(apart, np.cos(np.deg2rad(degrees)), atol=1e-12)

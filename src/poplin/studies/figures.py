@@ -27,18 +27,28 @@ class Axis(NamedTuple):
 
 
 def curves(
-    x: Axis, y: Axis, *, panels: str | None = None, methods: tuple[str, ...] = (), truth: float | None = None
+    x: Axis,
+    y: Axis,
+    *,
+    panels: str | None = None,
+    where: dict[str, Any] | None = None,
+    lines: tuple[str, ...] = ("method",),
+    truth: float | None = None,
 ) -> Draw:
-    """Draw y against x with its Monte-Carlo error (two of them), a line a method, a panel each value of `panels`."""
+    """Draw y against x with its Monte-Carlo error (two of them), a line a method, a panel each value of `panels`.
+
+    `lines` are factors to draw a line each of instead.
+    `where` keeps the lines with these factors (a value, or several); if none has them, all are drawn.
+    """
 
     def draw(table: pandas.DataFrame, _: list[Numbers]) -> Any:
-        chosen = _only(table, methods, y.name)
-        groups = list(chosen.groupby(panels, sort=False)) if panels else [("", chosen)]
+        chosen = _where(_only(table, y.name), where or {})
+        groups = list(chosen.groupby(panels, sort=False)) if panels and len(chosen) else [("", chosen)]
         figure, axes = _frames(len(groups))
-        styles = _styles(table)
+        styles = _styles(_names(table, lines))
         for ax, (value, part) in zip(axes, groups, strict=False):
-            for method, line in part.groupby("method", sort=False):
-                _line(ax, line, x, y, styles[str(method)])
+            for name, line in part.groupby(np.array(_names(part, lines)), sort=False):
+                _line(ax, line, x, y, styles[str(name)])
             if truth is not None:
                 ax.axhline(truth, color="0.6", lw=0.8, zorder=0)
             _dress(ax, x, y, f"{panels} = {value}" if panels else "")
@@ -48,12 +58,16 @@ def curves(
     return draw
 
 
-def _only(table: pandas.DataFrame, methods: tuple[str, ...], measure: str) -> pandas.DataFrame:
-    """The lines of these methods (all, if none is named) that have this measure."""
-    if measure not in table:
-        return table.iloc[:0]
-    chosen = table["method"].isin(list(methods or table["method"])) & table[measure].notna()
-    return table.loc[chosen]
+def _where(table: pandas.DataFrame, factors: dict[str, Any]) -> pandas.DataFrame:
+    chosen = table
+    for name, value in factors.items():
+        chosen = chosen.loc[chosen[name].isin(list(value) if isinstance(value, tuple) else [value])]
+    return chosen if len(chosen) else table
+
+
+def _only(table: pandas.DataFrame, measure: str) -> pandas.DataFrame:
+    """The lines that have this measure."""
+    return table.loc[table[measure].notna()] if measure in table else table.iloc[:0]
 
 
 def _line(ax: Any, line: pandas.DataFrame, x: Axis, y: Axis, style: dict[str, Any]) -> None:
@@ -67,11 +81,11 @@ def _line(ax: Any, line: pandas.DataFrame, x: Axis, y: Axis, style: dict[str, An
     ax.errorbar(across, up, yerr=2 * spread, lw=1.2, ms=4.5, capsize=2, **style)
 
 
-def boxes(*, methods: tuple[str, ...] = ()) -> Draw:
+def boxes() -> Draw:
     """Cosine similarities of fitted and true rows: boxes from quartiles, whiskers from 5 % to 95 % of the rows."""
 
     def draw(table: pandas.DataFrame, _: list[Numbers]) -> Any:
-        part = _only(table, methods, "cosine")
+        part = _only(table, "cosine")
         part = part.loc[part["method"] != "true Z"]
         stats = [
             {
@@ -126,11 +140,17 @@ def _frames(count: int, *, width: float = 4.2, height: float = 3.2, across: int 
     return figure, axes
 
 
-def _styles(table: pandas.DataFrame) -> dict[str, dict[str, Any]]:
-    names = list(dict.fromkeys(table["method"]))
+def _names(table: pandas.DataFrame, factors: tuple[str, ...]) -> list[str]:
+    """What each line of the summary is called in a legend."""
+    if factors == ("method",):
+        return [str(name) for name in table["method"]]
+    return [", ".join(f"{name}={row[name]}" for name in factors) for row in table.to_dict("records")]
+
+
+def _styles(names: list[str]) -> dict[str, dict[str, Any]]:
     return {
         name: {"label": name, "color": f"C{k % 10}", "marker": MARKS[k % len(MARKS)]}
-        for k, name in enumerate(names)
+        for k, name in enumerate(dict.fromkeys(names))
     }
 
 

@@ -52,6 +52,19 @@ def random_low_rank(rows: int, p: int, rank: int, *, mean: float = 0.0) -> Law:
     return law(rows, loadings @ loadings.T, mean=mean, rank=rank)
 
 
+def cut_but_with_all_axes(rows: int, sigma: np.ndarray, rank: int) -> Law:
+    """As `law` with a rank, but V keeps all p axes (p, p), with Lambda = 0 beyond the rank."""
+    axes, values = eigenpairs(sigma)
+    kept = np.where(np.arange(len(values)) < rank, values, 0.0)
+    return Law(rows, np.zeros((1, len(sigma))), axes, kept)
+
+
+def one_factor(rows: int, p: int) -> Law:
+    """Rank one: Z_ij = c_j w_i, c_j evenly spread from 0.4 to 1, mean 0."""
+    loadings = np.linspace(0.4, 1.0, p)[:, None]
+    return law(rows, loadings @ loadings.T, rank=1)
+
+
 def table(law: Law, random: np.random.Generator, *, fresh: int = 0) -> Table:
     """Counts of n rows, y_ij ~ Poisson(exp(z_ij)), and `fresh` more that no method sees.
 

@@ -48,7 +48,8 @@ def write(plan: Plan, out: Path, *, command: str, trouble: str = "") -> list[Pat
         paths.append(path)
     head = _head(plan, study, command, trouble or _unfinished(plan, cells, len(done)), _absent(study, cells))
     with written_whole(out / "page.md") as handle:
-        handle.write("\n".join([head, (out / "table.md").read_text(), *pictures]))
+        text = [head, (out / "table.md").read_text(), study.remarks(table, done), *pictures]
+        handle.write("\n".join(part for part in text if part))
     return [*paths, out / "page.md"]
 
 

@@ -25,7 +25,7 @@ def lent(ranks: tuple[int, ...]) -> tuple[Column, ...]:
 
 def cells(small: bool) -> list[Cell]:
     """One cell, n=5000 and p=50, with V of q = 50, 20, 10, 5; the small one has 300 rows and 8 columns."""
-    n, p, ranks, replicates = (300, 8, (8, 3), 2) if small else (5000, 50, (50, 20, 10, 5), 10)
+    n, p, ranks, replicates = (300, 8, (8, 3), 2) if small else (5000, 50, (50, 20, 10, 5), 5)
     law = laws.law(n, laws.autoregressive(p, 0.8))
     return [Cell({"n": n, "p": p}, laws.drawn_from(law), FREE + lent(ranks), replicates)]
 

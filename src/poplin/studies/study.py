@@ -21,7 +21,8 @@ class Table(NamedTuple):
     """Counts (n, p) and the truth behind them: coef B (d, p), covariance Sigma (p, p), latent Z (n, p).
 
     basis V (p, q) and scales Lambda (q,): the leading eigenpairs of Sigma, as many as it has. x (n, d) is an
-    intercept, unless a study draws another; `fresh` are more counts from the same law, which no method sees.
+    intercept, unless a study draws another. `fresh` are more counts from the same law, which no method sees;
+    `lent` is a V (p, q) to borrow, `elsewhere` are counts of another site to learn a V from.
     """
 
     counts: np.ndarray
@@ -32,12 +33,15 @@ class Table(NamedTuple):
     basis: np.ndarray
     scales: np.ndarray
     fresh: np.ndarray | None = None
+    lent: np.ndarray | None = None
+    elsewhere: np.ndarray | None = None
 
 
 class Estimate(NamedTuple):
     """What a method says: coef (d, p), covariance (p, p), and if it has them positions Z (n, p), scales Lambda (q,).
 
-    `fit` is the fitted `PLN` for measures that ask it more; `numbers` go into the record as they are.
+    `fit` is the fitted `PLN` for measures that ask it more; `numbers` go into the record as they are;
+    `intervals` says whether coverage is to be measured.
     """
 
     coef: np.ndarray
@@ -47,6 +51,7 @@ class Estimate(NamedTuple):
     converged: bool = True
     fit: Any = None
     numbers: Numbers | None = None
+    intervals: bool = False
 
 
 class Column(NamedTuple):
@@ -94,7 +99,8 @@ class Study(NamedTuple):
     """A study: name, what it asks, its cells (small or full), what is measured, and what is shown.
 
     `shown` are the columns of the summary that the page prints (`table.csv` has all); `absent` are methods
-    that the question calls for and that poplin does not have yet.
+    that the question calls for and that poplin does not have yet; `remarks(table, records)` are lines that are
+    worked out from the records (slopes, picks), in Markdown.
     """
 
     name: str
@@ -105,9 +111,13 @@ class Study(NamedTuple):
     shown: tuple[str, ...]
     figures: tuple[Figure, ...] = ()
     absent: tuple[str, ...] = ()
+    remarks: Callable[[Any, list[Numbers]], str] = lambda table, records: ""
 
 
-NAMES = ("scenario1",)
+NAMES = (
+    *("scenario1", "scenario2", "families", "rank1", "rank"),
+    *("smoothing", "known_sigma", "borrowed", "coverage"),
+)
 
 
 def find(name: str) -> Study:

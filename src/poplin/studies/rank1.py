@@ -1,0 +1,116 @@
+"""One latent dimension: does the bound's bias vanish as p grows, and at which rate (the notes' Figure 2)?
+
+Start at `STUDY`. Two models: a factor of rank one, and the repeated-measures model of the theory (`repeated.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from poplin.studies import columns as use
+from poplin.studies import laws, measures, repeated
+from poplin.studies.figures import Axis, curves
+from poplin.studies.study import Cell, Figure, Numbers, Study
+
+BETA, VARIANCE = (0.0, 0.5), 0.5
+
+
+def cells(small: bool) -> list[Cell]:
+    """Rank one: p from 5 to 160 at n = 250, 1000, 4000; repeated measures: p from 2 to 64 at three n."""
+    if small:
+        return [_factor(200, 6, 2), *(_repeated(200, p, 4) for p in (2, 8))]
+    found = [_factor(n, p, 20) for n in (250, 1000, 4000) for p in (5, 10, 20, 40, 80, 160)]
+    return found + [_repeated(n, p, 200) for n in (250, 1000, 4000) for p in (2, 4, 8, 16, 32, 64)]
+
+
+def _factor(n: int, p: int, replicates: int) -> Cell:
+    methods = (
+        use.pln("full", {"method": "variational"}),
+        use.low_rank("rank 1", 1, method="variational"),
+        use.low_rank("ml", 1),
+        use.MOMENTS,
+    )
+    drawn = laws.drawn_from(laws.one_factor(n, p))
+    return Cell({"model": "factor", "n": n, "p": p}, drawn, methods, replicates)
+
+
+def _repeated(n: int, p: int, replicates: int) -> Cell:
+    methods = (repeated.column("rank 1", exact=False), repeated.column("ml", exact=True))
+    drawn = lambda random: repeated.draw(random, n=n, p=p, beta=BETA, variance=VARIANCE)
+    return Cell({"model": "repeated", "n": n, "p": p}, drawn, methods, replicates)
+
+
+def remarks(table: Any, _: list[Numbers]) -> str:
+    """Log-log slopes with their errors: bias against p at the largest n, standard deviation against n."""
+    lines = ["Log-log slopes (± one standard error; the rate that is proved is n^-1/2 + p^-1):\n"]
+    for (model, method), part in table.groupby(["model", "method"], sort=False):
+        top = part[part["n"] == part["n"].max()]
+        wide = part[part["p"] == part["p"].max()]
+        for name in ("coef", "sigma"):
+            told = [
+                f"|bias| of the mean {name} against p at n={part['n'].max()}: {_slope(top, 'p', f'bias_{name}')}"
+            ]
+            told.append(f"sd of {name} against n at p={part['p'].max()}: {_slope(wide, 'n', f'sd_{name}')}")
+            lines.append(f"- {model}, {method}: {'; '.join(told)}.")
+    return "\n".join(lines) + "\n"
+
+
+def _slope(part: Any, x: str, y: str) -> str:
+    """Weighted least squares on logarithms; points whose size is below two of their errors say nothing."""
+    across, up = part[x].to_numpy(float), np.abs(part[y].to_numpy(float))
+    errors = part.get(f"{y}_mc")
+    noise = 0.05 * up if errors is None else errors.to_numpy(float)
+    clear = (up > 2 * noise) & (noise > 0)
+    if clear.sum() < 3:
+        return f"not told ({clear.sum()} of {len(up)} points are clear of their noise)"
+    design = np.column_stack([np.ones(clear.sum()), np.log(across[clear])])
+    weight = (up[clear] / noise[clear]) ** 2
+    spread = np.linalg.inv(design.T @ (weight[:, None] * design))
+    slope = (spread @ design.T @ (weight * np.log(up[clear])))[1]
+    return f"{slope:.2f} ± {np.sqrt(spread[1, 1]):.2f} ({clear.sum()} points)"
+
+
+WIDTH = Axis("p", "columns p", log=True)
+
+STUDY = Study(
+    name="rank1",
+    title="Rank one: the bound's bias as p grows",
+    question=(
+        "With one latent dimension a row has two variational parameters, informed by p counts. Does its bias "
+        "vanish as p grows, at the proved rate n^-1/2 + p^-1, and what do 2p parameters a row (`full`) do instead?"
+    ),
+    cells=cells,
+    measures=(measures.errors,),
+    shown=(
+        *("bias_coef", "rms_bias_coef", "sd_coef", "bias_sigma", "rms_bias_sigma", "sd_sigma", "rmse_sigma"),
+        *("bias_in_sd_coef", "bias_in_sd_sigma", "cpu_s"),
+    ),
+    figures=(
+        Figure(
+            "coef",
+            "Size of the mean bias of B against p, rank-one factor (the notes' Figure 2).",
+            curves(WIDTH, Axis("bias_coef", "|bias of B|", log=True), panels="n", where={"model": "factor"}),
+        ),
+        Figure(
+            "sigma",
+            "Size of the mean bias of Sigma against p, rank-one factor.",
+            curves(
+                WIDTH, Axis("bias_sigma", "|bias of Sigma|", log=True), panels="n", where={"model": "factor"}
+            ),
+        ),
+        Figure(
+            "repeated",
+            "Size of the bias of sigma^2 against p, repeated measures.",
+            curves(
+                WIDTH,
+                Axis("bias_sigma", "|bias of sigma^2|", log=True),
+                panels="n",
+                where={"model": "repeated"},
+            ),
+        ),
+    ),
+    absent=use.NOT_YET,
+    remarks=remarks,
+)
