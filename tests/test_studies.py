@@ -173,3 +173,8 @@ def test_studies_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Non
         poplin.cli.main()
     assert not ended.value.code
     assert all(name in capsys.readouterr().out for name in NAMES[:1])
+
+
+def test_what_is_known_has_no_bias() -> None:
+    found = summary.bias(np.zeros((6, 3)))
+    assert max(np.abs(found)) < 1e-7

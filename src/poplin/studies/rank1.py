@@ -13,6 +13,7 @@ from poplin.studies import columns as use
 from poplin.studies import laws, measures, repeated
 from poplin.studies.figures import Axis, curves
 from poplin.studies.study import Cell, Figure, Numbers, Study
+from poplin.studies.summary import PARTS
 
 BETA, VARIANCE = (0.0, 0.5), 0.5
 
@@ -48,13 +49,15 @@ def remarks(table: Any, _: list[Numbers]) -> str:
     for (model, method), part in table.groupby(["model", "method"], sort=False):
         top = part[part["n"] == part["n"].max()]
         wide = part[part["p"] == part["p"].max()]
-        for name in ("coef", "sigma"):
+        if min(len(top), len(wide)) < 3:
+            continue
+        for name in PARTS:
             told = [
-                f"|bias| of the mean {name} against p at n={part['n'].max()}: {_slope(top, 'p', f'bias_{name}')}"
+                f"rms bias of {name} against p at n={part['n'].max()}: {_slope(top, 'p', f'rms_bias_{name}')}"
             ]
             told.append(f"sd of {name} against n at p={part['p'].max()}: {_slope(wide, 'n', f'sd_{name}')}")
             lines.append(f"- {model}, {method}: {'; '.join(told)}.")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" if len(lines) > 1 else ""
 
 
 def _slope(part: Any, x: str, y: str) -> str:

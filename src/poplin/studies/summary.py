@@ -56,7 +56,9 @@ def bias(errors: np.ndarray) -> Bias:
     rms, rms_mc = jackknife(_squared_bias, errors)
     mse_mc = float(np.std(np.mean(errors**2, axis=1), ddof=1) / np.sqrt(count))
     scaled, scaled_mc = jackknife(_squared_bias_in_sd, errors) if count > 4 else (unknown, unknown)
-    return Bias(mean, spread, rms, rms_mc, sd, rmse, mse_mc / (2 * rmse), scaled, scaled_mc)
+    return Bias(
+        mean, spread, rms, rms_mc, sd, rmse, mse_mc / (2 * rmse) if rmse > 0 else 0.0, scaled, scaled_mc
+    )
 
 
 def _squared_bias(total: np.ndarray, squares: np.ndarray, count: int) -> float:
