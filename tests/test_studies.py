@@ -178,3 +178,15 @@ def test_studies_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Non
 def test_what_is_known_has_no_bias() -> None:
     found = summary.bias(np.zeros((6, 3)))
     assert max(np.abs(found)) < 1e-7
+
+
+def test_held_out_likelihoods_are_compared_table_by_table() -> None:
+    heads = [("a", 0, "best", -3.0), ("a", 0, "other", -3.5), ("a", 1, "other", -9.0), ("b", 0, "best", -1.0)]
+    held = [dict(zip(("cell", "replicate", "method", "heldout"), head, strict=True)) for head in heads]
+    gaps = [record.get("heldout_gap") for record in summary.paired([*held, heads_without()], "best")]
+    assert gaps == [0.0, -0.5, None, 0.0, None]
+
+
+def heads_without() -> dict[str, Any]:
+    """A record of a method that has no likelihood."""
+    return {"cell": "a", "replicate": 0, "method": "moments"}

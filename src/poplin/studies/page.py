@@ -16,7 +16,7 @@ from poplin.store import written_whole
 from poplin.studies import records
 from poplin.studies.runner import RECORDS, Plan
 from poplin.studies.study import Cell, Study, chosen_cells, find
-from poplin.studies.summary import markdown, summarise
+from poplin.studies.summary import markdown, paired, summarise
 
 PACKAGES = ("poplin", "jax", "numpy", "scipy", "pyPLNmodels")
 
@@ -31,6 +31,7 @@ def write(plan: Plan, out: Path, *, command: str, trouble: str = "") -> list[Pat
     held = records.in_order(records.read(out / RECORDS), cells, plan.replicates)
     if not held:
         return []
+    held = paired(held, study.reference)
     table = summarise(cells, held)
     factors = list(dict.fromkeys(name for cell in cells for name in cell.factors))
     paths = [out / "table.csv", out / "table.md"]

@@ -100,7 +100,8 @@ class Study(NamedTuple):
 
     `shown` are the columns of the summary that the page prints (`table.csv` has all); `absent` are methods
     that the question calls for and that poplin does not have yet; `remarks(table, records)` are lines that are
-    worked out from the records (slopes, picks), in Markdown.
+    worked out from the records (slopes, picks), in Markdown. `reference` is the method whose held-out likelihood is
+    taken from that of the others table by table (`heldout_gap`; '': none).
     """
 
     name: str
@@ -112,6 +113,7 @@ class Study(NamedTuple):
     figures: tuple[Figure, ...] = ()
     absent: tuple[str, ...] = ()
     remarks: Callable[[Any, list[Numbers]], str] = lambda table, records: ""
+    reference: str = ""
 
 
 NAMES = (

@@ -110,6 +110,25 @@ def summarise(cells: list[Cell], records: list[Numbers]) -> pandas.DataFrame:
     return pandas.DataFrame(lines)
 
 
+def paired(records: list[Numbers], reference: str) -> list[Numbers]:
+    """The records with `heldout_gap`, the held-out likelihood less that of the reference on the same table."""
+    known = {
+        (record["cell"], record["replicate"]): record["heldout"]
+        for record in records
+        if record["method"] == reference and "heldout" in record
+    }
+    found = []
+    for record in records:
+        where = record["cell"], record["replicate"]
+        gap = (
+            {"heldout_gap": record["heldout"] - known[where]}
+            if where in known and "heldout" in record
+            else {}
+        )
+        found.append(record | gap)
+    return found
+
+
 def _line(group: list[Numbers]) -> dict[str, Any]:
     done = [record for record in group if record["status"] == "done"]
     line: dict[str, Any] = {"replicates": len(done), "failed": len(group) - len(done)}
