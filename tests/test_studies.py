@@ -190,3 +190,18 @@ def test_held_out_likelihoods_are_compared_table_by_table() -> None:
 def heads_without() -> dict[str, Any]:
     """A record of a method that has no likelihood."""
     return {"cell": "a", "replicate": 0, "method": "moments"}
+
+
+def test_a_small_study_runs_from_tables_to_page(tmp_path: Path) -> None:
+    """Scenario 1 with real fits: two forms, measured, and on the page beside the oracle."""
+    plan = Plan("scenario1", True, ("ml unshrunk", "variational V q=3", "true Z"), 1)
+    assert runner.run(plan, tmp_path, jobs=0) == ""
+    page.write(plan, tmp_path, command="a test")
+    found = pandas.read_csv(tmp_path / "table.csv").set_index("method")
+    assert list(found.index) == ["ml unshrunk", "true Z", "variational V q=3"]
+    assert found["failed"].sum() == 0 and found["not_converged"].sum() == 0
+    assert found["frobenius"].between(0, 0.5).all()
+    assert (found.loc["ml unshrunk", ["cosine", "lag1"]] > 0.5).all()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *(RECORDS, "table.csv", "table.md", "page.md", "cosine.png", "scales.png")
+    }
