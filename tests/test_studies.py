@@ -92,7 +92,9 @@ def test_fewer_replicates_and_methods_are_said_on_the_page(tmp_path: Path) -> No
     runner.run(plan, tmp_path, jobs=0)
     page.write(plan, tmp_path, command="a test")
     text = (tmp_path / "page.md").read_text()
-    assert "**Not complete: 4 of the 6 fits that the study declares, as --replicates asked.**" in text
+    assert "**Not complete: only true Z, absent, as --methods asked; 4 fits of 2 replicates.**" in text
+    page.write(plan._replace(replicates=None, methods=()), tmp_path, command="a test")
+    assert "**Not complete: 4 of 18 fits are done.**" in (tmp_path / "page.md").read_text()
     assert "absent (it is not installed)" in text
     assert (tmp_path / "bias.png").stat().st_size > 1000
 

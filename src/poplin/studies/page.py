@@ -88,6 +88,9 @@ def _unfinished(plan: Plan, cells: list[Cell], done: int) -> str:
     declared = sum(cell.replicates * columns for cell, columns in here)
     if done < asked:
         return f"{done} of {asked} fits are done"
+    if plan.methods:
+        words = f"only {', '.join(plan.methods)}, as --methods asked"
+        return f"{words}; {done} fits of {plan.replicates or 'all'} replicates"
     if done < declared:
         return f"{done} of the {declared} fits that the study declares, as --replicates asked"
     return ""

@@ -38,7 +38,10 @@ def _factor(n: int, p: int, replicates: int) -> Cell:
 
 
 def _repeated(n: int, p: int, replicates: int) -> Cell:
-    methods = (repeated.column("rank 1", exact=False), repeated.column("ml", exact=True))
+    methods = (
+        repeated.column("one effect: bound", exact=False),
+        repeated.column("one effect: ml", exact=True),
+    )
     drawn = lambda random: repeated.draw(random, n=n, p=p, beta=BETA, variance=VARIANCE)
     return Cell({"model": "repeated", "n": n, "p": p}, drawn, methods, replicates)
 

@@ -57,7 +57,7 @@ STUDY = Study(
     ),
     shown=(
         *("bias_coef", "rmse_coef", "lag0", "lag1", "lag2", "rms_bias_sigma", "sd_sigma", "rmse_sigma"),
-        *("frobenius", "cosine", "heldout", "bic", "cpu_s"),
+        *("frobenius", "cosine", "heldout_gap", "bic", "cpu_s"),
     ),
     figures=(
         Figure("cosine", "Cosine similarity of each row's fitted and true Z.", boxes()),
@@ -65,4 +65,5 @@ STUDY = Study(
     ),
     absent=use.NOT_YET,
     remarks=remarks,
+    reference="ml V q=12",
 )
