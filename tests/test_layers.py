@@ -23,7 +23,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "src" / "poplin"
 ROOMS = (
-    "_errors | _axes | _precision < data < models < rows < updates | starts < methods < store < fit < "
+    "_errors | _axes | _compile | _precision < data < models < rows < updates | starts < methods < store < fit < "
     "inference < estimators < poplin < studies | report | tl < progress < demo | job < cli < __main__"
 )
 FLOOR = {room: i for i, rooms in enumerate(ROOMS.split(" < ")) for room in rooms.split(" | ")}

@@ -6,13 +6,13 @@ host inside an iteration; between chunks the callback is told and Ctrl-C is hear
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from poplin._compile import compiled
 from poplin.data.blocks import Block
 from poplin.methods.method import AbstractMethod
 
@@ -49,7 +49,7 @@ class Outcome(NamedTuple):
     trace: Trace
 
 
-@jax.jit
+@compiled()
 def _begin(method: AbstractMethod, first: Any, block: Block) -> tuple[Any, Any]:
     # strong types, as the steps return them: a weak one would compile `_advance` a second time
     def strong(a):
@@ -58,7 +58,7 @@ def _begin(method: AbstractMethod, first: Any, block: Block) -> tuple[Any, Any]:
     return jax.tree.map(strong, method.start(first, block))
 
 
-@partial(jax.jit, donate_argnums=(1, 2))
+@compiled(donate_argnums=(1, 2))
 def _advance(method: AbstractMethod, state: Any, rows: Any, block: Block, budget: Any):
     """At most `budget` steps, with the objective after each."""
 
@@ -77,6 +77,12 @@ def _advance(method: AbstractMethod, state: Any, rows: Any, block: Block, budget
         going, step, (state, rows, jnp.full(CHUNK, jnp.nan), jnp.asarray(0))
     )
     return state, rows, objectives, k, method.done(state), method.failed(state)
+
+
+def ahead(method: AbstractMethod, first: Any, block: Block) -> None:
+    """Compile what `run` needs for arguments of these shapes."""
+    _begin.ahead(method, first, block)
+    _advance.ahead(method, *_begin.shapes(method, first, block), block, jnp.asarray(CHUNK))
 
 
 def run(

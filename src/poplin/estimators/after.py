@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from poplin import starts
+from poplin._compile import compiled
 from poplin._errors import InputError
 from poplin._precision import double_precision
 from poplin.data.blocks import NO_EXPOSURE, Block, as_block
@@ -113,7 +114,13 @@ def _reported(result: Result, mean: jax.Array, variance: jax.Array, x: jax.Array
 def _full_moments(result: Result, block: Block, turn: jax.Array) -> Moments:
     """Mean and variance of turn' w under each row's full Gaussian, for turn (q, r)."""
     rows = fit_rows(block, *_arrays(result))
-    return np.asarray(rows.mean @ turn), np.asarray(jnp.einsum("qr,nqs,sr->nr", turn, rows.covariance, turn))
+    mean, variance = _turned(rows.mean, rows.covariance, turn)
+    return np.asarray(mean), np.asarray(variance)
+
+
+@compiled()
+def _turned(mean: jax.Array, covariance: jax.Array, turn: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return mean @ turn, jnp.einsum("qr,nqs,sr->nr", turn, covariance, turn)
 
 
 def _axes_of(result: Result) -> jax.Array:

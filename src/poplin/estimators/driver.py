@@ -13,6 +13,7 @@ from poplin._precision import double_precision
 from poplin.data.blocks import Block, as_block
 from poplin.data.counts import Counts
 from poplin.estimators import phases, recipes
+from poplin.estimators.ahead import compile_ahead
 from poplin.estimators.phases import Fitted, Recipe, Settings
 from poplin.fit import joined
 from poplin.updates.covariance import Full
@@ -79,7 +80,7 @@ def main_settings(settings: dict[str, Any], began: float) -> Settings:
 
 
 def _kappa(weight: float, block: Block) -> float:
-    return weight / (1 - weight) * float(block.weights.sum())
+    return weight / (1 - weight) * float(np.sum(block.weights))
 
 
 def _variational(
@@ -106,10 +107,12 @@ def _ml(
 ) -> Result:
     short = DIRECT_START if model.loadings is None else FACTOR_START
     short = short._replace(began=main.began, callback=main.callback)
+    ready = compile_ahead(model, block, key, direct_rows=model.loadings is None)
     start = _best_bound(model, block, short, starts, key)
     done = [start]
+    ready.chains.result()
     where = phases.chain_start(model, block, start, key)
-    rows = float(block.weights.sum())
+    rows = float(np.sum(block.weights))
     kappa = _kappa(weight or 0.0, block)
     if weight is None and isinstance(model.shape, Full) and not start.outcome.interrupted:
         pilot, where = phases.ml_phase(
@@ -119,8 +122,8 @@ def _ml(
             phase="pilot",
         )
         done.append(pilot)
-        sigma = np.asarray(pilot.model.loadings @ pilot.model.loadings.T)
-        kappa = phases.pseudo_rows(sigma, rows, pilot=PILOT_ROWS)
+        root = np.asarray(pilot.model.loadings)
+        kappa = phases.pseudo_rows(root @ root.T, rows, pilot=PILOT_ROWS)
     if not done[-1].outcome.interrupted:
         end, _ = phases.ml_phase(phases.with_shrinkage(model, kappa), where, main, phase="ml")
         done.append(end)

@@ -4,8 +4,7 @@ Start at `fit_variational` and `fit_ml`. Options arrive here as objects (`Recipe
 """
 
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from jax import Array
 from jax.scipy.linalg import solve_triangular
 
 from poplin import starts
+from poplin._compile import compiled
 from poplin.data.blocks import Block
 from poplin.estimators import turned
 from poplin.fit import Outcome, Progress, Trace, continued, run
@@ -81,14 +81,19 @@ class Fitted(NamedTuple):
     outcome: Outcome
 
 
-@jax.jit
-def _direct_model(state) -> Model:
-    profile = state.best_profile
-    return Model(profile.coef, jnp.linalg.cholesky(profile.profile.covariance))
+@compiled()
+def _end_of(recipe: Recipe, state: Any, unknown: tuple[Array, Array]) -> tuple[Model, RowGaussians]:
+    """The model and the rows' Gaussians where a variational fit ended."""
+    mean, log_sd = unknown
+    rows = RowGaussians(mean, jnp.exp(2 * log_sd))
+    if recipe.loadings is None:
+        profile = state.best_profile
+        return Model(profile.coef, jnp.linalg.cholesky(profile.profile.covariance)), rows
+    return Model(*recipe.loadings.expand(state.vector.unknown)), rows
 
 
-_direct_start = jax.jit(starts.direct_start)
-_factor_start = jax.jit(starts.factor_start, static_argnames="rank")
+_direct_start = compiled()(starts.direct_start)
+_factor_start = compiled(static_argnames="rank")(starts.factor_start)
 
 
 def first_values(recipe: Recipe, block: Block, key: Array | None = None) -> starts.First:
@@ -142,12 +147,8 @@ def climb(recipe: Recipe, block: Block, first: starts.First, settings: Settings)
 
 def _fitted(recipe: Recipe, outcome: Outcome, traces: list[Trace]) -> Fitted:
     outcome = outcome._replace(trace=continued(traces))
-    mean, log_sd = outcome.rows.unknown
-    if recipe.loadings is None:
-        model = _direct_model(outcome.state)
-    else:
-        model = Model(*recipe.loadings.expand(outcome.state.vector.unknown))
-    return Fitted(model, RowGaussians(mean, jnp.exp(2 * log_sd)), outcome)
+    model, rows = _end_of(recipe, outcome.state, outcome.rows.unknown)
+    return Fitted(model, rows, outcome)
 
 
 def fit_full(recipe: Recipe, block: Block, start: Fitted, settings: Settings) -> Fitted:
@@ -177,33 +178,47 @@ def constant_gamma(rows: int, rank: int, *, direct: bool) -> float:
     return float(min(1.0 if direct else 0.4, rows / (50 * rank)))
 
 
-def chain_start(recipe: Recipe, block: Block, start: Fitted, key: Array) -> "Chained":
-    """Chains at the variational means, and the block repeated for several chains a row (weights shared out)."""
+class ChainKind(NamedTuple):
+    """How chains are laid out: form of the model, chains a row, precision."""
+
+    direct: bool
+    copies: int
+    kind: Any
+
+
+def chain_kind(recipe: Recipe, block: Block) -> ChainKind:
+    """Several chains a row on a small table; single precision on a large one, if its counts allow."""
     n, p = block.y.shape
     copies = chains_per_row(n, p, recipe.rank)
     single = n * copies * p >= SINGLE_FROM and float(jnp.max(block.y)) < SINGLE_UP_TO
-    kind = jnp.float32 if single else jnp.float64
+    return ChainKind(recipe.loadings is None, copies, jnp.float32 if single else jnp.float64)
+
+
+def chain_start(recipe: Recipe, block: Block, start: Fitted, key: Array) -> "Chained":
+    """Chains at the variational means, and the block repeated for several chains a row (weights shared out)."""
     assert start.rows is not None
-    chains, mean_rate, many = _repeated(
-        start.model, start.rows, block, direct=recipe.loadings is None, copies=copies, kind=kind
-    )
+    how = chain_kind(recipe, block)._asdict()
+    chains, mean_rate, many = repeated(start.model, start.rows, block, **how)
     return Chained(ml.First(start.model, chains, mean_rate, key), many)
 
 
-@partial(jax.jit, static_argnames=("direct", "copies", "kind"))
-def _repeated(model: Model, rows: RowGaussians, block: Block, *, direct: bool, copies: int, kind):
+@compiled(static_argnames=("direct", "copies", "kind"))
+def repeated(
+    model: Model, rows: RowGaussians, block: Block, *, direct: bool, copies: int, kind: Any
+) -> tuple[Chains, Array, Block]:
+    """Chains at the rows' means, the columns' mean rates, and the block with `copies` of each row."""
     position, rate = _whitened(model, rows, block, direct=direct)
     mean_rate = block.weights @ rate / jnp.sum(block.weights)
 
-    def repeated(a: Array) -> Array:
+    def tiled(a: Array) -> Array:
         a = a.astype(kind) if jnp.issubdtype(a.dtype, jnp.floating) else a
         return jnp.tile(a, (copies,) + (1,) * (a.ndim - 1))
 
-    many = jax.tree.map(repeated, block)
+    many = jax.tree.map(tiled, block)
     total = len(block.y) * copies
     many = many._replace(weights=many.weights / copies, index=jnp.arange(total))
     still = jnp.full(total, jnp.log(0.5), kind), jnp.full(total, 0.8, kind)
-    return Chains(repeated(position), repeated(rate), *still), mean_rate, many
+    return Chains(tiled(position), tiled(rate), *still), mean_rate, many
 
 
 def _whitened(model: Model, rows: RowGaussians, block: Block, *, direct: bool) -> tuple[Array, Array]:
@@ -223,10 +238,15 @@ class Chained(NamedTuple):
     block: Block
 
 
+def ml_method(recipe: Recipe, rows: int, *, tol: float) -> ml.MaximumLikelihood:
+    """The method for so many chains."""
+    gamma = constant_gamma(rows, recipe.rank, direct=recipe.loadings is None)
+    return ml.MaximumLikelihood(recipe.structure(), gamma, tol)
+
+
 def ml_phase(recipe: Recipe, where: Chained, settings: Settings, *, phase: str) -> tuple[Fitted, Chained]:
     """Maximum likelihood (penalised if the shape shrinks) by stochastic-approximation EM, from where chains stand."""
-    gamma = constant_gamma(len(where.block.y), recipe.rank, direct=recipe.loadings is None)
-    method = ml.MaximumLikelihood(recipe.structure(), gamma, settings.tol)
+    method = ml_method(recipe, len(where.block.y), tol=settings.tol)
     outcome = run(
         method,
         where.first,
@@ -237,13 +257,15 @@ def ml_phase(recipe: Recipe, where: Chained, settings: Settings, *, phase: str) 
         callback=settings.callback,
     )
     state = outcome.state
-    first = ml.First(state.model, outcome.rows, state.mean_rate, jax.random.fold_in(where.first.key, 1))
-    return Fitted(_estimate(method, state), None, outcome), Chained(first, where.block)
+    estimate, key = _estimate(method, state, where.first.key)
+    first = ml.First(state.model, outcome.rows, state.mean_rate, key)
+    return Fitted(estimate, None, outcome), Chained(first, where.block)
 
 
-@jax.jit
-def _estimate(method: ml.MaximumLikelihood, state: ml.State) -> Model:
-    return method.estimate(state)
+@compiled()
+def _estimate(method: ml.MaximumLikelihood, state: ml.State, key: Array) -> tuple[Model, Array]:
+    """The averaged model, and a key for the phase that follows."""
+    return method.estimate(state), jax.random.fold_in(key, 1)
 
 
 def pseudo_rows(covariance: np.ndarray, rows: float, *, pilot: float) -> float:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from poplin._axes import Coefficients, Loadings
+from poplin._compile import compiled
 
 
 class AbstractLoadings(eqx.Module):
@@ -88,6 +89,7 @@ class FrozenLoadings(AbstractLoadings):
         return ()
 
 
+@compiled()
 def principal_axes(loadings: Array) -> tuple[Array, Array, Array]:
     """C = U diag(sqrt(lambda)) R': axes U (p, q), eigenvalues lambda (descending) and the rotation R (q, q).
 

@@ -8,11 +8,11 @@ most of the work.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from poplin._axes import Coefficients, Counts, Latent, Loadings, Rows
+from poplin._compile import compiled
 from poplin.data.blocks import Block
 from poplin.rows.batches import all_pairs, in_chunks, inverses, precisions, spreads
 from poplin.rows.plane import Plane, plane_search, rates
@@ -67,7 +67,12 @@ def fit_rows(
     return _fit_rows(block, coef, loadings, start, jnp.asarray(tol), jnp.asarray(max_iter))
 
 
-@jax.jit
+def ahead(block: Block, coef: Coefficients, loadings: Loadings) -> None:
+    """Compile what `fit_rows` needs for arguments of these shapes."""
+    _fit_rows.ahead(block, coef, loadings, None, jnp.asarray(TOLERANCE), jnp.asarray(1))
+
+
+@compiled()
 def _fit_rows(block, coef, loadings, start, tol, max_iter) -> GaussianRows:
     pairs = all_pairs(loadings)
     first = start_rows(block, coef, loadings) if start is None else start
@@ -94,7 +99,7 @@ def _fit_rows(block, coef, loadings, start, tol, max_iter) -> GaussianRows:
     return in_chunks(fit_chunk, (first, block), loadings)
 
 
-@jax.jit
+@compiled()
 def advance_rows(
     moments: Moments, block: Block, coef: Coefficients, loadings: Loadings
 ) -> tuple[Moments, Counts, Rows]:
@@ -113,7 +118,7 @@ def advance_rows(
     return in_chunks(advance, (moments, block), loadings)
 
 
-@jax.jit
+@compiled()
 def start_rows(block: Block, coef: Coefficients, loadings: Loadings) -> Moments:
     """A Gaussian near the best: one scoring step from the rates a_ij that each count would have alone.
 

@@ -1,0 +1,77 @@
+"""Programs: compiled once a shape, ahead of time where shapes are known, part of another program where nested.
+
+Start at `test_ahead_is_found_by_the_call`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import poplin
+from poplin._compile import Compiled, compiled, meanwhile
+from tests.instances import MODELS, TABLES, fit
+
+
+def counted() -> tuple[Compiled, list[tuple[int, ...]]]:
+    """A function that writes down each shape it is traced with."""
+    seen = []
+
+    @compiled(static_argnames="power")
+    def cube(a, *, power):
+        seen.append(a.shape)
+        return jnp.sum(a**power)
+
+    return cube, seen
+
+
+def test_ahead_is_found_by_the_call():
+    cube, seen = counted()
+    meanwhile(lambda: cube.ahead(jax.ShapeDtypeStruct((3,), jnp.float32), power=3)).result()
+    assert float(cube(jnp.full(3, 2.0, jnp.float32), power=3)) == 24.0
+    assert seen == [(3,)], "traced again: the call did not find what was compiled ahead"
+    assert cube.shapes(jax.ShapeDtypeStruct((3,), jnp.float32), power=2).shape == ()
+
+
+def test_inside_another_program_it_is_part_of_that():
+    cube, _ = counted()
+    assert float(jax.jit(lambda a: cube(a, power=2) + 1)(jnp.ones(2))) == 3.0
+    assert cube.program._cache_size() == 0
+
+
+def test_another_thread_works_in_the_callers_precision():
+    kinds = []
+    for double in (False, True):
+        with jax.enable_x64(double):
+            meanwhile(lambda: kinds.append(jnp.asarray(np.ones(1)).dtype)).result()
+    assert kinds == [jnp.float32, jnp.float64]
+
+
+@pytest.fixture
+def programs() -> Iterator[list[str]]:
+    """Names of the programs that XLA compiles while the test runs."""
+    names: list[str] = []
+
+    def listen(event: str, _seconds: float, **told: Any) -> None:
+        if event.endswith("backend_compile_duration"):
+            names.append(str(told.get("fun_name")))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.mark.parametrize("model", ["full", "diagonal", "rank", "basis"])
+def test_chains_run_what_was_compiled_ahead(model, programs):
+    """The chains' program is asked for twice, ahead and by the call, and compiled once (and one for the bound)."""
+    settings = MODELS[model] | {"method": "ml", "max_iter": 20, "tol": 10.0}
+    table = TABLES["plain"].rows(slice(0, 31))
+    with pytest.warns(poplin.ConvergenceWarning):
+        fit(table, **settings)
+    chains = 2 + (model == "rank")  # the bound, turning its axes, the chains
+    assert programs.count("jit(_advance)") == chains
