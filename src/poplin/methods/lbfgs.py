@@ -2,7 +2,7 @@
 
 Start at `direction`. The history is kept as arrays of 2m past steps and gradient changes (single precision:
 it only shapes the direction), split between rows and shared unknowns; their Gram matrix is an additive
-statistic.
+statistic. Each is one long vector, row after row: with more axes XLA reorders it at every step.
 """
 
 from typing import Any
@@ -15,20 +15,23 @@ MEMORY = 6
 
 
 def empty_history(unknown: Any) -> Any:
-    """Zeroed slots for m steps and m gradient changes beside every array of unknowns."""
-    return jax.tree.map(lambda a: jnp.zeros((2 * MEMORY, *a.shape), jnp.float32), unknown)
+    """Zeroed slots for m steps and m gradient changes beside every array of unknowns, (2 m, its size)."""
+    return jax.tree.map(lambda a: jnp.zeros((2 * MEMORY, a.size), jnp.float32), unknown)
 
 
 def push(history: Any, step: Any, change: Any, *, pairs: Array, keep: Array) -> Any:
     """Write the newest pair over the oldest, unless `keep` is false."""
     slot = pairs % MEMORY
 
-    def write(slots: Array, s: Array, y: Array) -> Array:
-        s = jnp.where(keep, s.astype(slots.dtype), slots[slot])
-        y = jnp.where(keep, y.astype(slots.dtype), slots[MEMORY + slot])
-        return slots.at[slot].set(s).at[MEMORY + slot].set(y)
+    def write(slots: Array, vector: Array, place: Array) -> Array:
+        vector = vector.reshape(-1).astype(slots.dtype)
+        return jax.lax.dynamic_update_index_in_dim(slots, vector, place, 0)
 
-    return jax.tree.map(write, history, step, change)
+    def written(history: Any) -> Any:
+        history = jax.tree.map(lambda h, s: write(h, s, slot), history, step)
+        return jax.tree.map(lambda h, y: write(h, y, MEMORY + slot), history, change)
+
+    return jax.lax.cond(keep, written, lambda history: history, history)
 
 
 def products(history: Any, gradient: Any, *, pairs: Array) -> Array:
@@ -39,9 +42,11 @@ def products(history: Any, gradient: Any, *, pairs: Array) -> Array:
     slot = pairs % MEMORY
 
     def one(slots: Array, g: Array) -> Array:
-        flat = slots.reshape(2 * MEMORY, -1)
-        newest = jnp.stack([flat[slot], flat[MEMORY + slot], g.reshape(-1).astype(flat.dtype)])
-        with_history = (flat @ newest.T).T.astype(g.dtype)
+        flat = g.reshape(-1).astype(slots.dtype)
+        # three passes: as one product with a matrix it is copied into another order first
+        with_history = jnp.stack([slots @ slots[slot], slots @ slots[MEMORY + slot], slots @ flat]).astype(
+            g.dtype
+        )
         with_gradient = jnp.append(with_history[2, jnp.array([slot, MEMORY + slot])], jnp.sum(g * g))
         return jnp.concatenate([with_history, with_gradient[:, None]], axis=1)
 
@@ -94,8 +99,7 @@ def combine(coefficients: Array, history: Any, gradient: Any) -> Any:
     """The vector that the coefficients stand for: sum_k c_k slot_k + c_last gradient."""
 
     def one(slots: Array, g: Array) -> Array:
-        flat = slots.reshape(2 * MEMORY, -1)
-        past = coefficients[:-1].astype(flat.dtype) @ flat
+        past = coefficients[:-1].astype(slots.dtype) @ slots
         return coefficients[-1] * g + past.reshape(g.shape)
 
     return jax.tree.map(one, history, gradient)
