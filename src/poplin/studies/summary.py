@@ -69,7 +69,7 @@ def _squared_bias(total: np.ndarray, squares: np.ndarray, count: int) -> float:
 
 def _squared_bias_in_sd(total: np.ndarray, squares: np.ndarray, count: int) -> float:
     mean = total / count
-    variance = np.maximum(squares / count - mean**2, 1e-300) * count / (count - 1)
+    variance = np.maximum(squares / count - mean**2, 1e-24) * count / (count - 1)
     return float(np.mean(mean**2 / variance)) * (count - 3) / (count - 1) - 1 / count
 
 
