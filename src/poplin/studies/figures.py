@@ -52,6 +52,7 @@ def curves(
             if truth is not None:
                 ax.axhline(truth, color="0.6", lw=0.8, zorder=0)
             _dress(ax, x, y, f"{panels} = {value}" if panels else "")
+            _ticks(ax, sorted(set(part[x.name])))
         _legend(figure, axes)
         return figure
 
@@ -132,7 +133,7 @@ def scale_plot(table: pandas.DataFrame, records: list[Numbers]) -> Any:
 def _frames(count: int, *, width: float = 4.2, height: float = 3.2, across: int = 3) -> tuple[Any, list[Any]]:
     from matplotlib.figure import Figure
 
-    columns = max(1, min(count, across))
+    columns = max(1, min(count, 2 if count == 4 else across))
     rows = max(1, -(-count // columns))
     size = (max(width * columns, 5.5), height * rows + 0.3)
     figure = Figure(figsize=size, layout="constrained")
@@ -161,6 +162,13 @@ def _dress(ax: Any, x: Axis, y: Axis, title: str) -> None:
         ax.set_xscale("log")
     if y.log:
         ax.set_yscale("log")
+
+
+def _ticks(ax: Any, values: list[Any]) -> None:
+    """The values of a factor themselves, if they are few: a logarithmic axis would label what is between."""
+    if len(values) <= 8:
+        ax.set_xticks(values, [f"{value:g}" for value in values])
+        ax.minorticks_off()
 
 
 def _legend(figure: Any, axes: list[Any]) -> None:
