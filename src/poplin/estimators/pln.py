@@ -15,12 +15,13 @@ from poplin._errors import ConvergenceWarning
 from poplin._precision import double_precision
 from poplin.data.counts import Coding, Counts, as_counts, as_covariates, as_new_rows
 from poplin.estimators import after, driver, keeping
+from poplin.estimators.asking import AbstractAsked
 from poplin.estimators.parameters import AbstractEstimator
 from poplin.inference.marginal import RowLikelihood
 from poplin.inference.summary import summary
 
 
-class PLN(AbstractEstimator):
+class PLN(AbstractAsked, AbstractEstimator):
     """Poisson-lognormal model of a table of counts, by maximum likelihood or by the bound.
 
     Y_ij | Z_ij ~ Poisson(exp(o_ij + Z_ij)), Z_i = B'x_i + C w_i, w_i ~ N(0, I_q), Sigma = C C'.

@@ -14,13 +14,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from poplin.data.counts import Counts
+from poplin.inference.intervals import Interval
 
 METHODS = {
     "ml": "maximum likelihood (stochastic-approximation EM)",
     "variational": "the variational bound (Gaussian approximation of each row's latent position)",
 }
 # What the phases with chains watch instead of a bound in nats, which costs more than a step to know.
-CHAIN_PHASES = {"pilot", "ml"}
+CHAIN_PHASES = {"pilot", "ml", "information"}
 _WIDTH = 110
 
 
@@ -60,7 +61,7 @@ def summary(fit: Fitted, *, shown: int = 8) -> str:
     lines = [f"Poisson-lognormal model, fitted by {method_words(fit)}", ""]
     lines += _two_columns(facts(fit))
     lines += ["", *_coefficient_lines(fit, shown), "", *_covariance_lines(fit, shown)]
-    told = (*fit.counts_.notes, *fit.messages_)
+    told = (*fit.counts_.notes, *fit.messages_, *getattr(fit, "coef_notes", tuple)())
     if told:
         lines += ["", "To know", *(line for note in told for line in _wrapped(note, "  - "))]
     return "\n".join(lines)
@@ -185,15 +186,34 @@ def residual_range(fit: Fitted) -> str:
 
 
 def _coefficient_lines(fit: Fitted, shown: int) -> list[str]:
-    rows = list(largest_effects(fit, shown))
+    rows = [_with_errors(fit, effect) for effect in largest_effects(fit, shown)]
     d, p = fit.coef_.shape
     wide = [
         max(len("covariate"), *(len(row[0]) for row in rows)),
         max(len("column"), *(len(row[1]) for row in rows)),
     ]
     head = f"Coefficients on the log scale, the {len(rows)} largest of {d * p}"
-    table = [f"  {'covariate':<{wide[0]}}  {'column':<{wide[1]}}  estimate"]
-    return [head, *table, *(f"  {a:<{wide[0]}}  {b:<{wide[1]}}  {value:8.3f}" for a, b, value in rows)]
+    names = ("estimate", "std. error", "z", "p")[: len(rows[0]) - 2]
+    table = [f"  {'covariate':<{wide[0]}}  {'column':<{wide[1]}}  " + "  ".join(f"{a:>10}" for a in names)]
+    for a, b, *values in rows:
+        told = [f"{v:10.3f}" for v in values[:3]] + [f"{v:10.2g}" for v in values[3:]]
+        table.append(f"  {a:<{wide[0]}}  {b:<{wide[1]}}  " + "  ".join(told))
+    return [head, *table]
+
+
+def coef_interval(fit: Fitted) -> Interval | None:
+    """Intervals of B as arrays (d, p); None of a fit that cannot be asked for them or has none."""
+    asked = getattr(fit, "coef_interval", None)
+    return None if asked is None else asked()
+
+
+def _with_errors(fit: Fitted, effect: tuple[str, str, float]) -> tuple[Any, ...]:
+    """An effect with its standard error, z and p-value, where there are any."""
+    told = coef_interval(fit)
+    if told is None:
+        return effect
+    place = fit.counts_.covariate_names.index(effect[0]), fit.counts_.column_names.index(effect[1])
+    return *effect, told.se[place], told.z[place], told.p[place]
 
 
 def _covariance_lines(fit: Fitted, shown: int) -> list[str]:

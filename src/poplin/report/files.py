@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 
 from poplin._errors import InputError
+from poplin.inference import summary
 from poplin.inference.summary import Fitted
+from poplin.inference.wald import adjusted
 from poplin.report import html, views
 from poplin.store import written_whole
 
 SQUARE_UP_TO = 2000  # columns; above, a square table of the covariance is more than anybody reads
+TESTED = ("se", "lower", "upper", "z", "p", "p_adjusted")
 MOST_FACTORS = 100  # of a direct form above that, by size
 
 
@@ -73,13 +76,19 @@ def write_h5ad(fit: Fitted, source: Path, target: Path) -> None:
 
 
 def _coefficients(fit: Fitted) -> Iterable[Sequence[Any]]:
-    """One line a coefficient, on the log scale."""
+    """One line a coefficient, on the log scale, with its 95 % interval and Wald test where there are any.
+
+    p_adjusted is Benjamini and Hochberg's, over the columns of a covariate; a value that is not there is empty.
+    """
     counts = fit.counts_
-    yield "covariate", "column", "estimate"
-    for covariate, row in zip(counts.covariate_names, fit.coef_.tolist(), strict=True):
-        yield from (
-            (covariate, column, value) for column, value in zip(counts.column_names, row, strict=True)
-        )
+    told = summary.coef_interval(fit)
+    yield "covariate", "column", "estimate", *(() if told is None else TESTED)
+    for k, covariate in enumerate(counts.covariate_names):
+        values = [fit.coef_[k]]
+        if told is not None:
+            values += [getattr(told, name)[k] for name in TESTED[:-1]] + [adjusted(told.p[k])]
+        for column, line in zip(counts.column_names, np.transpose(values).tolist(), strict=True):
+            yield covariate, column, *("" if value != value else value for value in line)
 
 
 def _covariance(fit: Fitted) -> Iterable[Sequence[Any]]:

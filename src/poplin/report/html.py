@@ -54,6 +54,8 @@ def _content(fit: Fitted, origin: Origin) -> dict[str, Any]:
     """Everything that the template says, by the name that it uses."""
     counts = fit.counts_
     effects = list(summary.largest_effects(fit, MOST_EFFECTS))
+    told = summary.coef_interval(fit)
+    places = [(counts.covariate_names.index(a), counts.column_names.index(b)) for a, b, _ in effects]
     return {
         "origin": origin,
         "facts": {name: told for name, told in summary.facts(fit).items() if name not in ("call", "outcome")},
@@ -62,8 +64,9 @@ def _content(fit: Fitted, origin: Origin) -> dict[str, Any]:
         "method": summary.method_words(fit),
         "exp": lambda value: float(np.exp(value)),
         "equation": _equation(fit),
-        "notes": (*counts.notes, *fit.messages_),
+        "notes": (*counts.notes, *fit.messages_, *getattr(fit, "coef_notes", tuple)()),
         "effects": effects,
+        "ends": None if told is None else [(told.lower[at], told.upper[at], told.p[at]) for at in places],
         "effects_of": fit.coef_.shape[1]
         * max(len(counts.covariate_names) - ("Intercept" in counts.covariate_names), 1),
         "only_intercept": counts.covariate_names == ("Intercept",),

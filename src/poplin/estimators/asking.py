@@ -1,0 +1,74 @@
+"""What every fitted model can be asked about its uncertainty: the methods that users call.
+
+Start at `AbstractAsked.confint`. The numbers are made in `uncertainty.py`, once for a fit.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from poplin.estimators.uncertainty import Asked, StandardErrors, Uncertainty
+from poplin.inference.intervals import Interval
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+class AbstractAsked:
+    """Standard errors, intervals and tests of a fit.
+
+    `information` says from what: "expected" (the default; simulated under the fitted model), "observed" (Louis'
+    identity at the data) or "outer" (products of scores). `robust` gives the sandwich of the last two, which does not
+    trust the model's variances. Variational fits always get the sandwich of their bound, which does not show its bias.
+    `n_boot` fits so many tables drawn from the fit instead (parametric bootstrap): it takes as many fits, and its
+    intervals take out the method's bias as it is seen at the fitted model.
+    """
+
+    def _asked(self) -> Uncertainty:
+        """What has been computed for the present fit."""
+        held = vars(self).get("_uncertainty")
+        if held is None or held.result is not vars(self)["result_"]:
+            held = Uncertainty(self)
+            vars(self)["_uncertainty"] = held
+        return held
+
+    def standard_errors(
+        self, *, robust: bool = False, information: str = "expected", n_boot: int | None = None
+    ) -> StandardErrors:
+        """Standard errors of B, Sigma, its eigenvalues and a borrowed basis's scales, with notes on what to know.
+
+        Cost (expected): 32 moves of 5000 simulated rows, or 10 for each of K free numbers; K^2 memory and K^3 algebra.
+        """
+        return self._asked().standard_errors(Asked(robust, information, n_boot))
+
+    def confint(
+        self,
+        which: str = "coef",
+        level: float = 0.95,
+        *,
+        robust: bool = False,
+        information: str = "expected",
+        n_boot: int | None = None,
+    ) -> DataFrame:
+        """Intervals of "coef", "covariance", "correlation" or "eigenvalues".
+
+        Columns estimate, se, z, p, lower, upper; index (covariate, column), (column, column) or axis. Variances and
+        eigenvalues are on the log scale, correlations on Fisher's z. Raises `InputError` where nothing is estimated.
+        """
+        return self._asked().confint(which, level, Asked(robust, information, n_boot))
+
+    def wald(self, hypothesis: Any, *, robust: bool = False, information: str = "expected") -> DataFrame:
+        """Wald tests that a term of the formula, or H B with H (r, d), is zero: each column, then all of them.
+
+        Columns statistic, df, p, p_adjusted (Benjamini-Hochberg over the columns); the last line, named "all columns",
+        tests them jointly.
+        """
+        return self._asked().wald(hypothesis, Asked(robust, information))
+
+    def coef_interval(self) -> Interval | None:
+        """95 % intervals of B as arrays (d, p), or None where there are none (interrupted, too many numbers)."""
+        return self._asked().coef_interval()
+
+    def coef_notes(self) -> tuple[str, ...]:
+        """What has to be known to read these intervals."""
+        return self._asked().coef_notes()

@@ -1,0 +1,95 @@
+"""From a fit to what its standard errors are computed from: rows, free directions, and how draws are asked for.
+
+Start at `free_directions`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from poplin._errors import InputError
+from poplin.data.blocks import Block
+from poplin.estimators import phases, recipes
+from poplin.estimators.driver import training_block
+from poplin.inference.coordinates import Coordinates, bound_coordinates, coordinates
+from poplin.inference.information import Information, Request, information
+from poplin.inference.sandwich import AbstractFamily, DiagonalFamily, full_family, profiled
+from poplin.models.loadings import BorrowedBasis
+from poplin.rows.gaussian import fit_rows
+from poplin.updates.structure import Model
+
+SIMULATED_ROWS = 5_000  # at least, of the expected information; and so many for each free number:
+SIMULATED_ROWS_EACH = 10
+DRAWS = {"expected": 16, "outer": 64}  # draws a set of a row
+MOST_FULL = 20  # latent dimensions of full Gaussians whose bound is profiled
+OBSERVED_DRAWS = 200_000, 128  # over all rows, and for each free number, of Louis' identity
+
+
+class Free(NamedTuple):
+    """What standard errors of a fit are computed from: the rows, the free directions, the basis if one was borrowed."""
+
+    block: Block
+    here: Coordinates
+    basis: np.ndarray | None
+    rows: Any  # of a variational fit: the fit itself, whose rows' Gaussians are profiled out
+
+
+def free_directions(fit: Any) -> Free:
+    """The rows and the free directions of a fit."""
+    result, counts, settings = fit.result_, fit.counts_, fit.get_params()
+    if settings["rank"] == "auto":
+        settings = settings | {"rank": result.loadings.shape[1]}
+    recipe = recipes.recipe(counts, **{k: settings[k] for k in ("covariance", "rank", "basis")})
+    block = training_block(counts)
+    model = Model(jnp.asarray(result.coef), jnp.asarray(result.loadings))
+    basis = np.asarray(recipe.loadings.basis) if isinstance(recipe.loadings, BorrowedBasis) else None
+    if result.rows is None and settings["method"] != "variational":
+        mean_rate = block.weights @ block.y / block.weights.sum()
+        return Free(block, coordinates(recipe.shape, recipe.loadings, model, mean_rate), basis, None)
+    diagonal = result.posterior == "diagonal"
+    here = bound_coordinates(recipe.shape, recipe.loadings, model, diagonal=diagonal)
+    return Free(block, here, basis, result)
+
+
+def _family(result: Any, block: Block, here: Coordinates) -> AbstractFamily:
+    """The rows' own Gaussians of a variational fit."""
+    q = here.model.loadings.shape[1]
+    if result.posterior == "full":
+        if q > MOST_FULL:
+            raise InputError(
+                f"Standard errors of a bound with full Gaussians of {q} latent dimensions: at most {MOST_FULL} are "
+                "possible. Fit with posterior='diagonal', or method='ml'."
+            )
+        rows = fit_rows(block, here.model.coef, here.model.loadings)
+        return full_family(rows.mean, rows.covariance)
+    mean, variance = (jnp.asarray(a) for a in result.rows)
+    if not result.direct:
+        return DiagonalFamily(jnp.concatenate([mean, 0.5 * jnp.log(variance)], axis=1), jnp.eye(q))
+    unknown = jnp.concatenate([mean - block.x @ here.model.coef, 0.5 * jnp.log(variance)], axis=1)
+    return DiagonalFamily(unknown, jnp.linalg.inv(here.model.loadings))
+
+
+def request(kind: str, free: Free, settings: dict[str, Any]) -> Request:
+    """How information of a kind is found for a table of this size."""
+    n, size = len(free.block.index), free.here.size()
+    key = jax.random.fold_in(jax.random.key(settings["random_state"]), 3)
+    single = float(jnp.max(free.block.y)) < phases.SINGLE_UP_TO
+    plain = Request(key, kind=jnp.float32 if single else jnp.float64, callback=settings["callback"])
+    if kind == "observed":
+        all_rows, each = OBSERVED_DRAWS
+        return plain._replace(louis=True, draws=int(np.clip(max(all_rows, each * size) / (2 * n), 32, 2000)))
+    copies = -(-max(SIMULATED_ROWS, SIMULATED_ROWS_EACH * size) // n) if kind == "expected" else 0
+    return plain._replace(copies=copies, draws=DRAWS[kind])
+
+
+def sums(kind: str, free: Free, settings: dict[str, Any]) -> Information:
+    """The sums of a kind of information: the expensive part."""
+    if free.rows is not None:
+        found = profiled(free.here, _family(free.rows, free.block, free.here), free.block)
+    else:
+        found = information(free.block, free.here, request(kind, free, settings))
+    return jax.tree.map(np.asarray, found)

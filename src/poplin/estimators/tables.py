@@ -1,0 +1,52 @@
+"""Named tables of what was computed, and hypotheses from what users write.
+
+Start at `table_of`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from poplin._errors import InputError
+from poplin.inference.intervals import Interval
+from poplin.inference.wald import rows_of_term
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+def hypothesis_matrix(hypothesis: Any, covariates: tuple[str, ...]) -> np.ndarray:
+    """H (r, d) from a term's name or a matrix."""
+    if isinstance(hypothesis, str):
+        rows = rows_of_term(hypothesis, covariates)
+        if not rows:
+            raise InputError(
+                f"wald({hypothesis!r}): no such term; the covariates are {', '.join(covariates)}."
+            )
+        return np.eye(len(covariates))[rows]
+    matrix = np.atleast_2d(np.asarray(hypothesis, dtype=float))
+    if matrix.ndim != 2 or matrix.shape[1] != len(covariates) or not np.isfinite(matrix).all():
+        raise InputError(
+            f"wald: the hypothesis has shape {matrix.shape}; wanted is a term's name, or a matrix with one column for "
+            f"each covariate ({', '.join(covariates)})."
+        )
+    return matrix
+
+
+def coef_index(fit: Any) -> list[list[str]]:
+    """Covariate and column of every coefficient."""
+    covariates, columns = fit.counts_.covariate_names, fit.counts_.column_names
+    return [[a for a in covariates for _ in columns], [b for _ in covariates for b in columns]]
+
+
+def table_of(told: Interval, index: Any, names: tuple[str, str] = ("covariate", "column")) -> DataFrame:
+    """Intervals as a DataFrame, under single names or pairs of them."""
+    import pandas
+
+    columns = {name: np.ravel(values) for name, values in told._asdict().items()}
+    rows = pandas.Index(index, name="axis") if isinstance(index[0], str) else None
+    return pandas.DataFrame(
+        columns, pandas.MultiIndex.from_arrays(index, names=names) if rows is None else rows
+    )

@@ -1,0 +1,198 @@
+"""Information about (B, Sigma) from draws of the rows' latent positions: of the data at hand, or expected.
+
+Start at `information`. With s_i the complete-data score of row i (see `coordinates.py`) and s-bar_i = E[s_i | y_i], by
+Fisher's and Louis' identities
+
+    I = sum_i s-bar_i s-bar_i'  (in expectation),    I = E[complete information] - sum_i Cov(s_i | y_i)  (observed).
+
+The first may be summed over the data (their counts as they are) or over counts simulated under the fitted model at the
+rows' covariates and offsets, as many as are wanted: the expected information. The draws are a method on the loop whose
+parameters do not move. Source: Louis (1982), Finding the observed information matrix when using the EM algorithm.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from poplin._axes import Scalar
+from poplin.data.blocks import Block
+from poplin.fit import Progress, run
+from poplin.inference.coordinates import Coordinates
+from poplin.inference.score_draws import SETS, Draws, First, RowScores, State, cast
+from poplin.rows import chains as chain
+from poplin.rows.gaussian import fit_rows
+from poplin.rows.plane import rates
+
+SETTLING = 16  # moves before draws are used
+NUMBERS = 16_000_000  # most numbers in one array of a slice of rows
+
+
+class Information(NamedTuple):
+    """Sums over rows; parts over slices of rows add up.
+
+    products (K, K): sum_i s-bar s-bar', from both sets; products_gap (K, K): half the difference between its two sides,
+    of the size of its Monte-Carlo noise; score (K,): sum_i s-bar; rows: sum of weights; squares: sum of their squares.
+    observed (K, K), observed_gap (K, K): by Louis' identity, the mean of both sets and half their difference, or None.
+    """
+
+    products: Array
+    products_gap: Array
+    score: Array
+    rows: Scalar
+    squares: Scalar
+    observed: Array | None
+    observed_gap: Array | None
+
+
+@jax.jit
+def _reduced(here: Coordinates, state: State, rows: RowScores, block: Block) -> Information:
+    n, kind = len(rows.centre), rows.centre.dtype
+    weights = block.weights[:n].astype(jnp.float64)
+    one, other = rows.mean[:n], rows.mean[n:]
+    weighted = weights.astype(kind)[:, None]
+
+    def across(left, right):
+        product = ((left * weighted).T @ right).astype(jnp.float64)
+        return 0.5 * (product + product.T), 0.5 * (product - product.T)
+
+    products, products_gap = across(rows.centre + one, rows.centre + other)
+    observed, observed_gap = None, None
+    if state.sums is not None:
+        x = block.x[:n].astype(jnp.float64)
+        gram, total = x.T @ (weights[:, None] * x), jnp.sum(weights)
+        about_centre = across(one, other)[0]
+        first, second = (
+            here.complete(total, gram, state.sums.hessian[g]) - state.sums.second[g] + about_centre
+            for g in range(SETS)
+        )
+        observed, observed_gap = 0.5 * (first + second), 0.5 * (first - second)
+    score = weights @ (rows.centre + 0.5 * (one + other)).astype(jnp.float64)
+    return Information(
+        products, products_gap, score, jnp.sum(weights), jnp.sum(weights**2), observed, observed_gap
+    )
+
+
+@partial(jax.jit, static_argnames="kind")
+def _from_data(here: Coordinates, block: Block, key: Array, kind) -> tuple[First, Block]:
+    """Chains at draws from the rows' best Gaussians."""
+    mean, covariance, _, _ = fit_rows(block, here.model.coef, here.model.loadings)
+    spread = jnp.einsum("jk,nkl,jl->nj", here.model.loadings, covariance, here.model.loadings)
+    base = block.offset + block.x @ here.model.coef
+    rate = rates(base + mean @ here.model.loadings.T + 0.5 * spread)
+    centre = here.expected_scores(mean, covariance, rate, block)
+    both = _both_sets(block)
+    noise = _normals(key, both.index, mean.shape[1])
+    root = jnp.tile(jnp.linalg.cholesky(covariance), (SETS, 1, 1))
+    position = jnp.tile(mean, (SETS, 1)) + jnp.einsum("nkl,nl->nk", root, noise)
+    return _first(here, position, rate, centre, both, key, kind)
+
+
+@partial(jax.jit, static_argnames="kind")
+def _simulated(here: Coordinates, block: Block, key: Array, kind) -> tuple[First, Block]:
+    """Counts drawn from the model at the rows' covariates and offsets; chains at the positions that they came from.
+
+    Those positions are draws from p(w | y) already; moves that are not used part the two sets.
+    """
+    key = jax.random.fold_in(key, 1)
+    position = _normals(key, block.index, here.model.loadings.shape[1])
+    rate = rates(block.offset + block.x @ here.model.coef + position @ here.model.loadings.T)
+    own = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, 2), i))(block.index)
+    counts = jax.vmap(jax.random.poisson)(own, rate).astype(rate.dtype)
+    both = _both_sets(block._replace(y=counts))
+    centre = jnp.zeros((len(counts), here.size()))
+    exposed = rates(block.offset + block.x @ here.model.coef)
+    mass = counts + 0.5 * jnp.minimum(
+        exposed, 1.0
+    )  # of the counts alone: the chains' law must not know where they start
+    return _first(here, jnp.tile(position, (SETS, 1)), mass, centre, both, key, kind)
+
+
+def _both_sets(block: Block) -> Block:
+    both = jax.tree.map(lambda a: jnp.tile(a, (SETS,) + (1,) * (a.ndim - 1)), block)
+    return both._replace(index=jnp.concatenate([SETS * block.index + g for g in range(SETS)]))
+
+
+def _normals(key: Array, index: Array, size: int) -> Array:
+    return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (size,)))(index)
+
+
+def _first(here, position, mass, centre, both: Block, key, kind) -> tuple[First, Block]:
+    still = jnp.full(len(position), jnp.log(0.5)), jnp.full(len(position), 0.8)
+    chains = chain.Chains(position, jnp.tile(mass, (SETS, 1)), *still)
+    weights = both.weights[: len(mass)]
+    frame = chain.frame(here.model.loadings, weights @ mass / jnp.sum(weights))
+    chains, centre, both = (cast(a, kind) for a in (chains, centre, both))
+    return First(chains, centre, frame, jax.random.fold_in(key, 3)), both
+
+
+class Request(NamedTuple):
+    """How information is found.
+
+    `louis`: by Louis' identity too, not by products alone; `copies`: simulated copies of each row (0: the data);
+    `draws` a set and row; `kind`: precision of the chains; `callback` is told of progress.
+    """
+
+    key: Array
+    louis: bool = False
+    copies: int = 0
+    draws: int = 64
+    kind: Any = jnp.float32
+    callback: Callable[[Progress], None] | None = None
+
+
+def information(block: Block, here: Coordinates, request: Request) -> Information:
+    """Information about (B, Sigma) in the numbers of `Coordinates`, see the head of this file.
+
+    Rows are taken in slices whose memory is bounded; their parts add up. Raises KeyboardInterrupt on Ctrl-C. Cost, for
+    n rows (times copies): draws x 2 moves of each; n K^2 products once, with Louis' identity twice a draw; memory n K
+    and K^2 numbers.
+    """
+    n, p = block.y.shape
+    copies = max(request.copies, 1)
+    widest = SETS * max(here.size(), p, here.model.loadings.shape[1] ** 2)
+    slices = -(-n * copies * widest // NUMBERS)
+    each = -(-n * copies // slices)
+    method = Draws(here, request.draws, SETTLING, request.louis)
+    total = None
+    for k in range(slices):
+        part = block if slices * copies == 1 else _slice(block, k * each, each, copies)
+        found = _of_slice(method, part, request)
+        total = found if total is None else jax.tree.map(jnp.add, total, found)
+    assert total is not None
+    return total
+
+
+def _of_slice(method: Draws, block: Block, request: Request) -> Information:
+    begin = _simulated if request.copies else _from_data
+    first, both = begin(method.coordinates, block, request.key, kind=request.kind)
+    outcome = run(
+        method,
+        first,
+        both,
+        phase="information",
+        max_iter=request.draws + SETTLING,
+        began=time.perf_counter(),
+        callback=request.callback,
+    )
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    return _reduced(method.coordinates, outcome.state, outcome.rows, both)
+
+
+def _slice(block: Block, first: int, size: int, copies: int) -> Block:
+    """`size` rows of the table repeated `copies` times, from `first` on; filled up with row 0 at weight 0.
+
+    All slices have one shape, so that one compilation serves them; the copies share out a row's weight.
+    """
+    n = len(block.index)
+    chosen = np.arange(first, first + size)
+    there, chosen = chosen < n * copies, np.where(chosen < n * copies, chosen, 0)
+    part = jax.tree.map(lambda a: a[jnp.asarray(chosen % n)], block)
+    weights = jnp.where(jnp.asarray(there), part.weights / copies, 0.0)
+    return part._replace(weights=weights, index=part.index + jnp.asarray(n * (chosen // n)))

@@ -1,0 +1,204 @@
+"""From an information matrix to standard errors and intervals of B, Sigma and what is made of Sigma.
+
+Start at `covariance_root`, then `deviations`. The covariance of the estimates is kept as a root, V = R R': each column
+of R, carried through the tangents of `Coordinates`, is one deviation of (B, Sigma); the variance of any smooth function
+is the sum of its squared first-order changes along them (the delta method, with no matrix of derivatives).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+from scipy.linalg import LinAlgError, cholesky, eigh, solve_triangular
+from scipy.special import ndtr, ndtri  # scipy.stats would take half a second to import
+
+from poplin.inference.coordinates import Coordinates
+from poplin.inference.information import Information
+
+CHUNK = 4_000_000  # most numbers in a batch of deviations of Sigma
+LOST = 1e-6  # share of its own scale below which a direction holds no information
+TOUCHED = 1e-2  # share of a quantity's change that may lie along such directions
+
+Matrix = np.ndarray | Array
+
+
+class Root(NamedTuple):
+    """V = spread spread' (K, K) in the numbers of `Coordinates`; `lost` (K, m): directions without information."""
+
+    spread: np.ndarray
+    lost: np.ndarray
+
+
+class Interval(NamedTuple):
+    """Estimates with standard error, Wald z and p-value (NaN where zero is no hypothesis), and interval ends."""
+
+    estimate: np.ndarray
+    se: np.ndarray
+    z: np.ndarray
+    p: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+
+
+def observed_information(found: Information) -> np.ndarray:
+    """The data's own information, by Louis' identity."""
+    assert found.observed is not None and found.observed_gap is not None
+    return _without_noise(found.observed, found.observed_gap)
+
+
+def product_information(found: Information, *, simulated: bool) -> np.ndarray:
+    """Sum of the mean scores' products, times N / (N - K - 2): the inverse of a Wishart matrix is too large by that.
+
+    N is the number of rows that it was summed over: the sum of weights, or of simulated ones Kish's effective size.
+    """
+    rows = float(found.rows) ** 2 / float(found.squares) if simulated else float(found.rows)
+    share = rows / (rows - len(found.products) - 2)
+    plain = _without_noise(found.products, found.products_gap)
+    return plain * share if share > 0 else np.full_like(plain, np.nan)
+
+
+def _without_noise(matrix: Matrix, gap: Matrix) -> np.ndarray:
+    """A matrix whose inverse, on average, is the inverse of what the matrix estimates.
+
+    With noise D, E[(I + D)^-1] = I^-1 + I^-1 E[D I^-1 D] I^-1 + ...: half the difference of two independent estimates
+    has the size of D, so D I^-1 D' is added to the information. Unlike a subtraction it leaves the inverse positive.
+    """
+    noise = np.asarray(gap) @ _root(np.asarray(matrix)).spread
+    return np.asarray(matrix) + noise @ noise.T
+
+
+def noise_of(root: Root, gap: Matrix) -> float:
+    """Root mean square relative Monte-Carlo error of the estimates' variances, over the numbers of `Coordinates`."""
+    relative = root.spread.T @ np.asarray(gap) @ root.spread
+    return float(np.sqrt(np.sum(relative**2) / max(len(relative), 1)))
+
+
+def covariance_root(information: np.ndarray) -> Root:
+    """A root of I^-1; O(K^3)."""
+    return _root(information)
+
+
+def sandwich(bread: Root, products: Matrix) -> Root:
+    """A root of I^-1 G I^-1, given that of I^-1 and the sum of the scores' products G; O(K^3)."""
+    values, vectors = eigh(bread.spread.T @ np.asarray(products) @ bread.spread)
+    return bread._replace(spread=bread.spread @ (vectors * np.sqrt(np.maximum(values, 0))))
+
+
+def _root(information: np.ndarray) -> Root:
+    """R with R R' = I^-1; a direction in which I is not positive is lost, and R leaves it out."""
+    size = len(information)
+    if not np.isfinite(information).all():
+        return Root(np.full((size, size), np.nan), np.zeros((size, 0)))
+    scale = 1 / np.sqrt(np.maximum(np.abs(np.diag(information)), 1e-300))
+    unit = information * scale[:, None] * scale
+    try:
+        lower = cholesky(unit, lower=True)
+        if np.min(np.diag(lower)) ** 2 > LOST:
+            back = solve_triangular(lower, np.eye(size), lower=True).T
+            return Root(scale[:, None] * back, np.zeros((size, 0)))
+    except LinAlgError:
+        pass
+    values, vectors = eigh(unit)
+    kept = values > LOST
+    return Root(scale[:, None] * vectors[:, kept] / np.sqrt(values[kept]), scale[:, None] * vectors[:, ~kept])
+
+
+_tangents = jax.jit(lambda here, numbers: here.tangents(numbers))
+
+
+def deviations(here: Coordinates, columns: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches of (m, d, p) changes of B and (m, p, p) changes of Sigma along the columns (K, .); O(p^3) each."""
+    p = here.outward.shape[0]
+    each = max(1, CHUNK // p**2)
+    for k in range(0, columns.shape[1], each):
+        part = columns[:, k : k + each].T
+        padded = (
+            part if len(part) == each else np.concatenate([part, np.zeros((each - len(part), part.shape[1]))])
+        )
+        if columns.shape[1] <= each:
+            padded = part
+        coef, sigma = _tangents(here, padded)
+        yield np.asarray(coef)[: len(part)], np.asarray(sigma)[: len(part)]
+
+
+Change = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def standard_error(here: Coordinates, root: Root, change: Change) -> np.ndarray:
+    """Standard error of a function of (B, Sigma), given its first-order `change` along (dB, dSigma), m at a time.
+
+    NaN where it moves along a direction without information.
+    """
+    total: np.ndarray | float = 0.0
+    for coef, sigma in deviations(here, root.spread):
+        total = total + np.sum(change(coef, sigma) ** 2, axis=0)
+    lost: np.ndarray | float = 0.0
+    for coef, sigma in deviations(here, root.lost):
+        lost = lost + np.sum(change(coef, sigma) ** 2, axis=0)
+    total = np.asarray(total)
+    return np.sqrt(np.where(lost > TOUCHED**2 * total, np.nan, total))
+
+
+def of_coef(coef: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """Every entry of B."""
+    return coef
+
+
+def of_covariance(coef: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """Every entry of Sigma."""
+    return sigma
+
+
+def of_correlation(covariance: np.ndarray) -> Change:
+    """Every correlation r_jk: dr = dSigma_jk / (s_j s_k) - r_jk (dSigma_jj / Sigma_jj + dSigma_kk / Sigma_kk) / 2."""
+    variance = np.diag(covariance)
+    scale = np.sqrt(variance)
+    correlation = covariance / scale / scale[:, None]
+
+    def change(coef, sigma):
+        relative = np.diagonal(sigma, axis1=1, axis2=2) / variance
+        both = relative[:, :, None] + relative[:, None, :]
+        return sigma / (scale[:, None] * scale) - 0.5 * correlation * both
+
+    return change
+
+
+def of_axes(axes: np.ndarray) -> Change:
+    """Eigenvalues with these axes (p, k), or scales of a borrowed basis: d lambda_k = v_k' dSigma v_k."""
+
+    def change(coef, sigma):
+        return np.einsum("jk,mjl,lk->mk", axes, sigma, axes, optimize=True)
+
+    return change
+
+
+def plain(estimate: np.ndarray, se: np.ndarray, level: float) -> Interval:
+    """Interval estimate +- z se, with the Wald test of zero."""
+    reach = ndtri((1 + level) / 2) * se
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = estimate / se
+    return Interval(estimate, se, z, 2 * ndtr(-np.abs(z)), estimate - reach, estimate + reach)
+
+
+def positive(estimate: np.ndarray, se: np.ndarray, level: float) -> Interval:
+    """An interval on the log scale, for variances and eigenvalues; zero is at the edge, so there is no test of it."""
+    none = np.full_like(estimate, np.nan)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        factor = np.exp(ndtri((1 + level) / 2) * se / estimate)
+        return Interval(estimate, se, none, none, estimate / factor, estimate * factor)
+
+
+def fisher(estimate: np.ndarray, se: np.ndarray, level: float) -> Interval:
+    """An interval for correlations on Fisher's scale atanh(r), and the test of zero there."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        there = plain(np.arctanh(estimate), se / (1 - estimate**2), level)
+    return Interval(estimate, se, there.z, there.p, np.tanh(there.lower), np.tanh(there.upper))
+
+
+def separated(values: np.ndarray, se: np.ndarray) -> np.ndarray:
+    """Which eigenvalues (descending) are two standard errors clear of their neighbours: only those have one."""
+    gap = np.abs(np.diff(values))
+    clear = gap > 2 * np.hypot(se[:-1], se[1:])
+    return np.concatenate([[True], clear]) & np.concatenate([clear, [True]])

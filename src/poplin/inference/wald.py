@@ -1,0 +1,61 @@
+"""Wald tests of several coefficients at once, column by column and over all columns.
+
+Start at `tests_of`. The coefficients' covariance is made of their deviations (see `intervals.py`).
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import chi2, false_discovery_control
+
+RANK = 1e-10  # share of the largest eigenvalue below which a contrast's variance is zero
+
+
+class Tests(NamedTuple):
+    """Statistic, degrees of freedom and p-value: of each column (p,), and of all columns together (last)."""
+
+    statistic: np.ndarray
+    df: np.ndarray
+    p: np.ndarray
+
+
+def rows_of_term(term: str, covariates: Sequence[str]) -> list[int]:
+    """Which covariates belong to a term: those of its name, once levels such as [T.oak] are left out."""
+
+    def plain(name: str) -> str:
+        return re.sub(r"\[[^\]]*\]|\s", "", name)
+
+    return [k for k, name in enumerate(covariates) if name == term or plain(name) == plain(term)]
+
+
+def tests_of(contrast: np.ndarray, deviations: np.ndarray) -> Tests:
+    """Wald tests that H B = 0: `contrast` H B (r, p) and its deviations (m, r, p), sum of squares = variance.
+
+    W = (H b)' V^-1 (H b) ~ chi-squared with rank(V) degrees of freedom. Cost m r^2 p, and m (r p)^2 for all columns.
+    """
+    r, p = contrast.shape
+    single = [_wald(contrast[:, j], deviations[:, :, j]) for j in range(p)]
+    both = [*single, _wald(contrast.ravel(), deviations.reshape(len(deviations), r * p))]
+    statistic, df = np.array(both).T
+    return Tests(statistic, df.astype(int), chi2.sf(statistic, df))
+
+
+def _wald(value: np.ndarray, deviations: np.ndarray) -> tuple[float, int]:
+    variance = deviations.T @ deviations
+    if not np.isfinite(variance).all():
+        return np.nan, 0
+    scale = np.sqrt(np.maximum(np.diag(variance), 1e-300))
+    values, vectors = np.linalg.eigh(variance / scale / scale[:, None])
+    kept = values > RANK * values[-1]
+    along = (vectors.T @ (value / scale))[kept]
+    return float(np.sum(along**2 / values[kept])), int(kept.sum())
+
+
+def adjusted(p: np.ndarray) -> np.ndarray:
+    """Benjamini-Hochberg adjusted p-values; NaN stay and do not count."""
+    out, there = np.full(np.shape(p), np.nan), np.isfinite(p)
+    if there.any():
+        out[there] = false_discovery_control(p[there])
+    return out
