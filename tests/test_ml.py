@@ -9,10 +9,14 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+import poplin
+from poplin._precision import double_precision
+from poplin.updates.columns import column_variances
 from tests import laws
 from tests.instances import (
     COLUMNS,
@@ -173,3 +177,31 @@ def test_the_diagonal_bound_does_not_recover_it() -> None:
     neighbours = laws.flat(np.zeros((2, 6)), np.eye(6, k=1)) == 1
     assert np.all(bias[neighbours] < -STANDARD_ERRORS * error[neighbours])
     assert np.all(bias[neighbours] < -0.08)
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_a_coefficient_without_a_finite_maximum_does_not_keep_a_fit_from_ending(rank: int) -> None:
+    """A column never seen in a group: its coefficient runs to minus infinity, the rest settles all the same."""
+    random = np.random.default_rng(0)
+    group = np.arange(120) % 3
+    covariates = np.stack([np.ones(120), group == 1, group == 2], axis=1).astype(float)
+    latent = random.normal(size=(120, 1)) @ random.normal(size=(1, 6))
+    counts = random.poisson(np.exp(1 + 0.7 * latent))
+    counts[group == 1, 0] = counts[group == 2, 1] = 0
+    fitted = poplin.PLN(rank=rank).fit(counts, X=covariates)
+    assert fitted.converged_
+    assert fitted.coef_[1, 0] < -10 and fitted.coef_[2, 1] < -10
+    assert np.abs(np.delete(fitted.coef_, [0, 1], axis=1)).max() < 3
+
+
+def test_counting_variances_are_diagonals_of_inverses() -> None:
+    """Column by column; a direction without counts has a very large variance and the others keep theirs."""
+    random = np.random.default_rng(1)
+    features, rate = random.normal(size=(30, 3)), np.exp(random.normal(size=(30, 4)))
+    rate[:, 3] = 0.0
+    hessian = np.einsum("na,nj,nb->jab", features, rate, features)
+    with double_precision():
+        variances = np.asarray(column_variances(jnp.asarray(hessian)))
+    for j in range(3):
+        laws.assert_close(variances[:, j], np.diag(np.linalg.inv(hessian[j])), 10)
+    assert np.all(variances[:, 3] > 1e100) and np.all(np.isfinite(variances))

@@ -217,7 +217,8 @@ class MaximumLikelihood(AbstractMethod):
 
         def halves_apart(_):
             first, second = (self.structure.meaning(mean_of(segments, w * 1.0)) for w in (early, late))
-            return standard_distance(first, second, state.gram, state.rows)
+            counting = self.structure.counting_variance(state.average, state.model)
+            return standard_distance(first, second, state.gram, state.rows, counting=counting)
 
         apart = jax.lax.cond(ready, halves_apart, lambda _: jnp.asarray(jnp.inf), None)
         drift = jnp.where(warm, apart, jnp.inf)

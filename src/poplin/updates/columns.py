@@ -73,3 +73,10 @@ def newton_columns(gradient: Array, hessian: Array, *, gamma: Array) -> Array:
     weight = jnp.trace(hessian, axis1=1, axis2=2) / hessian.shape[1] + 1e-12
     length = jnp.sqrt(jnp.einsum("jk,jkl,jl->j", step, hessian, step) / weight)
     return gamma * (step / jnp.maximum(1.0, gamma * length)[:, None]).T
+
+
+def column_variances(hessian: Array) -> Array:
+    """Diagonals of the inverses of (p, k, k) Hessians, as (k, p); where nothing is known, very large and finite."""
+    scale = jnp.sqrt(jnp.diagonal(hessian, axis1=1, axis2=2)) + 1e-100
+    unit = hessian / (scale[:, :, None] * scale[:, None, :]) + 1e-12 * jnp.eye(hessian.shape[1])
+    return (jnp.diagonal(jnp.linalg.inv(unit), axis1=1, axis2=2) / scale**2).T

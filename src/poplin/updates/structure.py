@@ -16,7 +16,7 @@ from jax.scipy.linalg import solve_triangular
 from poplin._axes import Coefficients, Counts, Covariance, Latent, Loadings, Scalar
 from poplin._precision import inverse_and_logdet, solve_gram
 from poplin.data.blocks import Block
-from poplin.updates.columns import column_statistic, expected_columns, newton_columns
+from poplin.updates.columns import column_statistic, column_variances, expected_columns, newton_columns
 from poplin.updates.covariance import AbstractShape
 
 LOADING_SD = 10.0  # standard deviation of the weak prior of a loading: e^10 from one unit of w
@@ -76,6 +76,10 @@ class AbstractStructure(eqx.Module):
     @abstractmethod
     def meaning(self, parameters: tuple[Coefficients, Array]) -> tuple[Coefficients, Covariance]:
         """(B, Sigma) from such a pair."""
+
+    @abstractmethod
+    def counting_variance(self, average: Any, model: Model) -> Coefficients:
+        """Variances of B (d, p) that are due to counting alone, if w were seen: zero where only Z counts."""
 
     @abstractmethod
     def aligned(self, model: Model, reference: Model) -> Model:
@@ -145,6 +149,9 @@ class Direct(AbstractStructure):
     def meaning(self, parameters):
         return parameters
 
+    def counting_variance(self, average, model):
+        return jnp.zeros_like(model.coef)
+
     def aligned(self, model, reference):
         return model
 
@@ -155,8 +162,11 @@ class LowRank(AbstractStructure):
     The prior of w is expanded to N(x'a, G) and absorbed, B <- B + a C', C <- C G^(1/2), with weight gamma
     (parameter expansion; Liu, Rubin & Wu 1998): level and scale, which the columns' regressions hardly
     move, follow at once. A column seen in few rows may have its maximum at infinity: the weak prior
-    c_jk ~ N(0, 10^2) keeps it finite.
+    c_jk ~ N(0, 10^2) keeps it finite. `active` (q,) or a number: a dimension of 0 that begins without loadings
+    stays without, so that lower ranks are fitted in the shapes, and with the draws, of a higher one.
     """
+
+    active: Array = eqx.field(converter=jnp.asarray, default=1.0)
 
     def statistic(self, model, w, rate, block):
         return column_statistic(jnp.concatenate([block.x, w], axis=1), w, rate, block)
@@ -176,7 +186,9 @@ class LowRank(AbstractStructure):
         hessian = average + jnp.where(first, 1.0, gamma) * (total.hessian - average)
         ridge = jnp.where(jnp.arange(d + q) < d, 0.0, LOADING_SD**-2)
         gradient = total.gradient.at[d:].add(-model.loadings.T / LOADING_SD**2)
-        step = newton_columns(gradient, hessian + jnp.diag(ridge), gamma=gamma)
+        free = jnp.ones(d + q).at[d:].set(self.active)
+        curvature = (hessian + jnp.diag(ridge)) * (free[:, None] * free)
+        step = newton_columns(gradient * free[:, None], curvature, gamma=gamma)
         level = solve_gram(total.gram, total.cross)
         spread = (total.second - level.T @ total.cross) / total.rows
         expansion = jnp.linalg.cholesky((1 - gamma) * jnp.eye(q) + gamma * spread)
@@ -193,6 +205,9 @@ class LowRank(AbstractStructure):
 
     def meaning(self, parameters):
         return parameters[0], parameters[1] @ parameters[1].T
+
+    def counting_variance(self, average, model):
+        return column_variances(average[:, : len(model.coef), : len(model.coef)])
 
     def aligned(self, model, reference):
         left, _, right = jnp.linalg.svd(model.loadings.T @ reference.loadings)
@@ -232,7 +247,8 @@ class Borrowed(AbstractStructure):
             + newton_columns(total.gradient, hessian, gamma=gamma)
             + gamma * level @ model.loadings.T
         )
-        turn = jnp.diag(jnp.sqrt(before / variance))
+        # a dimension without scale has nothing to turn
+        turn = jnp.diag(jnp.where(variance > 0, jnp.sqrt(before / variance), 1.0))
         return (
             Model(coef, self.basis * jnp.sqrt(variance)),
             (hessian, variance),
@@ -248,6 +264,9 @@ class Borrowed(AbstractStructure):
     def meaning(self, parameters):
         return parameters[0], (self.basis * parameters[1]) @ self.basis.T
 
+    def counting_variance(self, average, model):
+        return column_variances(average[0])
+
     def aligned(self, model, reference):
         return model
 
@@ -255,14 +274,17 @@ class Borrowed(AbstractStructure):
 Estimates = tuple[Coefficients, Covariance]
 
 
-def standard_distance(one: Estimates, other: Estimates, gram: Array, rows: Scalar) -> Scalar:
+def standard_distance(
+    one: Estimates, other: Estimates, gram: Array, rows: Scalar, *, counting: Coefficients
+) -> Scalar:
     """Root mean square difference of B and of Sigma, in standard errors of complete data.
 
-    se(Sigma_jk)^2 = (Sigma_jj Sigma_kk + Sigma_jk^2) / N, se(B_lj)^2 = Sigma_jj (X'X)^-1_ll: the least that
-    a real standard error can be. The larger of the two means.
+    se(Sigma_jk)^2 = (Sigma_jj Sigma_kk + Sigma_jk^2) / N, se(B_lj)^2 = Sigma_jj (X'X)^-1_ll + `counting`: the least
+    that a real standard error can be. Without the last, a coefficient on its way to minus infinity (a group in which
+    a column was never seen) would look unsettled for ever. The larger of the two means.
     """
     variance = jnp.diagonal(other[1])
     for_sigma = (one[1] - other[1]) ** 2 / ((variance[:, None] * variance + other[1] ** 2) / rows + 1e-300)
     spread = jnp.diagonal(solve_gram(gram, jnp.eye(gram.shape[0])))
-    for_coef = (one[0] - other[0]) ** 2 / (spread[:, None] * variance + 1e-300)
+    for_coef = (one[0] - other[0]) ** 2 / (spread[:, None] * variance + counting + 1e-300)
     return jnp.sqrt(jnp.maximum(jnp.mean(for_sigma), jnp.mean(for_coef)))
