@@ -9,13 +9,20 @@ from typing import TYPE_CHECKING, Any
 from poplin._errors import ConvergenceWarning, DataWarning, InputError
 
 if TYPE_CHECKING:
+    from poplin.estimators.comparing import likelihood_ratio as likelihood_ratio
     from poplin.estimators.pln import PLN as PLN
     from poplin.estimators.pln import load as load
+    from poplin.estimators.selecting import select as select
 
 __version__ = "0.1.0"
-__all__ = ["PLN", "ConvergenceWarning", "DataWarning", "InputError", "load"]
+__all__ = ["PLN", "ConvergenceWarning", "DataWarning", "InputError", "likelihood_ratio", "load", "select"]
 
-_ROOMS = {"PLN": "poplin.estimators.pln", "load": "poplin.estimators.pln"}
+_ROOMS = {
+    "PLN": "poplin.estimators.pln",
+    "likelihood_ratio": "poplin.estimators.comparing",
+    "load": "poplin.estimators.pln",
+    "select": "poplin.estimators.selecting",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -57,7 +57,9 @@ RowNames = Annotated[
 ]
 Rank = Annotated[
     str | None,
-    typer.Option(metavar="K", help="Latent dimensions of a low-rank Sigma.", rich_help_panel=MODEL),
+    typer.Option(
+        metavar="K|auto", help="Latent dimensions of a low-rank Sigma; auto: chosen.", rich_help_panel=MODEL
+    ),
 ]
 Basis = Annotated[
     Path | None,

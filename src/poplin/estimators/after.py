@@ -17,6 +17,7 @@ from poplin._errors import InputError
 from poplin._precision import double_precision
 from poplin.data.blocks import NO_EXPOSURE, Block, as_block
 from poplin.data.counts import Counts
+from poplin.data.tables import listed
 from poplin.estimators.driver import Result, training_block
 from poplin.fit import run
 from poplin.inference.marginal import RowLikelihood, row_loglik
@@ -28,6 +29,7 @@ from poplin.updates.covariance import Fixed
 
 Moments = tuple[np.ndarray, np.ndarray]
 DRAWS = 1000  # importance draws of a row
+LARGEST_KHAT = 0.7  # beyond it the error of importance sampling is not what it seems (Vehtari et al. 2024)
 
 
 def attributes(result: Result) -> dict[str, Any]:
@@ -172,6 +174,17 @@ def bound(result: Result, counts: Counts) -> float:
 def row_scores(result: Result, counts: Counts, *, seed: int, khat: bool = False) -> RowLikelihood:
     """Importance-sampled log-likelihood of each row."""
     return row_loglik(jax.random.key(seed), new_block(counts), *_arrays(result), draws=DRAWS, khat=khat)
+
+
+def doubtful(scores: RowLikelihood, names: tuple[str, ...]) -> str | None:
+    """Which rows' log-likelihoods are less exact than stated, by name; None where there are none."""
+    if scores.khat is None or not np.any(scores.khat > LARGEST_KHAT):
+        return None
+    worst = np.argsort(-scores.khat, kind="stable")[: int(np.sum(scores.khat > LARGEST_KHAT))]
+    return (
+        f"The log-likelihoods of {len(worst)} of {len(names)} rows are less exact than their standard errors say "
+        f"(Pareto k-hat above {LARGEST_KHAT}, largest first): {listed([names[i] for i in worst])}."
+    )
 
 
 def bound_frame(result: Result) -> dict[str, np.ndarray]:

@@ -11,10 +11,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from poplin._errors import ConvergenceWarning
+from poplin._errors import ConvergenceWarning, DataWarning
 from poplin._precision import double_precision
 from poplin.data.counts import Coding, Counts, as_counts, as_covariates, as_new_rows
-from poplin.estimators import after, driver, keeping
+from poplin.estimators import after, driver, keeping, standings
 from poplin.estimators.asking import AbstractAsked
 from poplin.estimators.parameters import AbstractEstimator
 from poplin.inference.marginal import RowLikelihood
@@ -27,7 +27,8 @@ class PLN(AbstractAsked, AbstractEstimator):
     Y_ij | Z_ij ~ Poisson(exp(o_ij + Z_ij)), Z_i = B'x_i + C w_i, w_i ~ N(0, I_q), Sigma = C C'.
 
     Settings
-        rank: q < p for a low-rank Sigma = C C'; None: Sigma is p x p.
+        rank: q < p for a low-rank Sigma = C C'; None: Sigma is p x p; "auto": chosen by held-out log-likelihood
+            (see `poplin.select`).
         covariance: "full", "diagonal", "spherical", or a p x p array (Sigma known, only B is fitted).
         basis: V (p x q, orthonormal columns) from elsewhere; Sigma = V Lambda V', only Lambda's diagonal is
         fitted. method: "ml" (maximum likelihood by stochastic-approximation EM) or "variational" (the bound).
@@ -72,6 +73,7 @@ class PLN(AbstractAsked, AbstractEstimator):
     seconds_: float
     messages_: tuple[str, ...]
     counts_: Counts
+    selection_: Any  # under rank="auto": how the ranks stand
 
     def __init__(
         self,
@@ -119,8 +121,13 @@ class PLN(AbstractAsked, AbstractEstimator):
         """
         began = time.perf_counter()
         counts = as_counts(Y, X=X, offset=offset, weights=weights, data=data, formula=self.formula)
-        result = driver.fit(counts, self.get_params(), began)
+        settings, chosen = standings.with_rank(counts, self.get_params())
+        result = driver.fit(counts, settings, began)
+        if chosen is not None:
+            result = result._replace(messages=(chosen.words, *result.messages))
         self._take(result, counts)
+        if chosen is not None:
+            self.selection_ = chosen.table
         self.seconds_ = time.perf_counter() - began
         if not self.converged_:
             warnings.warn(after.not_converged(self), ConvergenceWarning, stacklevel=2)
@@ -130,6 +137,7 @@ class PLN(AbstractAsked, AbstractEstimator):
         for name in [n for n, v in vars(type(self)).items() if isinstance(v, cached_property)]:
             vars(self).pop(name, None)
         self.result_ = result
+        self.selection_ = None
         self.counts_ = counts
         self.coding_ = Coding(counts.column_names, counts.covariate_names, counts.design)
         self.n_features_in_ = len(counts.column_names)
@@ -158,11 +166,17 @@ class PLN(AbstractAsked, AbstractEstimator):
 
     @cached_property
     def _marginal(self) -> RowLikelihood:
-        return self._scores(self.counts_)
+        with double_precision():
+            found = after.row_scores(self.result_, self.counts_, seed=self.random_state, khat=True)
+        doubt = after.doubtful(found, self.counts_.row_names)
+        if doubt is not None:
+            self.messages_ = (*self.messages_, doubt)
+            warnings.warn(doubt, DataWarning, stacklevel=4)
+        return found
 
     @cached_property
     def loglik_(self) -> float:
-        """Importance-sampled log-likelihood of the training rows, weighted sum, in nats."""
+        """Importance-sampled log-likelihood (nats, weighted sum); a `DataWarning` names rows of k-hat above 0.7."""
         return float(self.counts_.weights @ self._marginal.value)
 
     @cached_property
@@ -173,10 +187,13 @@ class PLN(AbstractAsked, AbstractEstimator):
     @cached_property
     def khat_(self) -> np.ndarray:
         """Pareto k-hat of each training row's importance weights (n,); above 0.7 a row is not to be trusted."""
-        with double_precision():
-            khat = after.row_scores(self.result_, self.counts_, seed=self.random_state, khat=True).khat
-        assert khat is not None
-        return khat
+        assert self._marginal.khat is not None
+        return self._marginal.khat
+
+    @property
+    def effective_draws_(self) -> np.ndarray:
+        """Effective number of importance draws of each training row (n,), of 1000."""
+        return self._marginal.effective_size
 
     def _scores(self, counts: Counts) -> RowLikelihood:
         with double_precision():

@@ -44,8 +44,6 @@ def recipe(counts: Counts, *, covariance: Any, rank: Any, basis: Any) -> Recipe:
         raise InputError(
             f"{factor} goes with covariance='full' only: Sigma is then C C'. Leave covariance out."
         )
-    if rank == "auto":
-        raise InputError("rank='auto' is not available yet: give a whole number.")
     if rank is not None:
         return Recipe(None, FreeLoadings(), check_rank(rank, n, p))
     if basis is not None:

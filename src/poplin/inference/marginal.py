@@ -4,6 +4,7 @@ Start at `row_loglik`: importance sampling around the best full Gaussian of the 
 exact counterpart for a diagonal Sigma, where a row's integral is a product of one-dimensional ones.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -58,20 +59,36 @@ def row_loglik(
     A row's draws depend on `key` and its `index` only. `khat` asks for the Pareto diagnostic (Vehtari et al. 2024).
     Cost: n draws q (p + q) products and n draws p / 2 exponentials; memory: a few arrays of `NUMBERS` numbers.
     """
+    parts = []
+    for log_ratios in slices(key, block, coef, loadings, draws=draws):
+        parts.append((*summary(log_ratios), _pareto_shape(log_ratios) if khat else np.zeros(len(log_ratios))))
+    n = len(block.index)
+    value, error, effective, shape = (np.concatenate(a)[:n] for a in zip(*parts, strict=True))
+    return RowLikelihood(value, error, effective, shape if khat else None)
+
+
+def slices(
+    key: Array, block: Block, coef: Coefficients, loadings: Loadings, *, draws: int
+) -> Iterator[Array]:
+    """Log p(y_i, w) - log t(w) of every draw, (size, 2, pairs), for equal slices of the rows.
+
+    The last slice is filled up with row 0. Under one key, models of one (p, q) share the draws of a row.
+    """
     n, p = block.y.shape
     q = loadings.shape[1]
     pairs = -(-draws // 2)
     batches = -(-pairs // BATCH)
     shared = shared_draws(batches * -(-pairs // batches), q)
     size = int(np.clip(NUMBERS // max(2 * pairs, q * q, p), 1, n))
-    parts = []
     for first in range(0, n, size):
         part = _slice(block, first, size)
         gaussians = fit_rows(part, coef, loadings)
-        log_ratios = _log_ratios(key, part, gaussians, coef, loadings, shared, batches=batches)
-        parts.append((*_summary(log_ratios), _pareto_shape(log_ratios) if khat else np.zeros(size)))
-    value, error, effective, shape = (np.concatenate(a)[:n] for a in zip(*parts, strict=True))
-    return RowLikelihood(value, error, effective, shape if khat else None)
+        yield _log_ratios(key, part, gaussians, coef, loadings, shared, batches=batches)
+
+
+def padded(loadings: np.ndarray, width: int) -> np.ndarray:
+    """C with columns of zeros up to `width`: dimensions that no count depends on, which change no likelihood."""
+    return np.pad(loadings, ((0, 0), (0, width - loadings.shape[1])))
 
 
 def _slice(block: Block, first: int, size: int) -> Block:
@@ -92,6 +109,16 @@ def shared_draws(pairs: int, q: int) -> Draws:
     constant = gammaln((nu + q) / 2) - gammaln(nu / 2) - 0.5 * q * np.log(nu * np.pi)
     log_density = constant - 0.5 * (nu + q) * np.log1p(squared / nu)
     return Draws(jnp.asarray(np.sqrt(squared)), jnp.asarray(log_density))
+
+
+def student_draws(key: Array, strata: Draws, q: int) -> tuple[Array, Array]:
+    """One draw e (pairs, q) a stratum, and the log density of the proposal there, (pairs,)."""
+    # single precision serves: the density is computed at the point that was drawn
+    normal = jax.random.normal(key, (len(strata.radius), q + 1), jnp.float32)
+    place = jnp.minimum(SHIFTS * ndtr(normal[:, q]), SHIFTS - 1).astype(int)
+    radius, log_density = (jnp.take_along_axis(a, place[:, None], axis=1)[:, 0] for a in strata)
+    direction = normal[:, :q].astype(radius.dtype)
+    return direction * (radius / jnp.linalg.norm(direction, axis=1))[:, None], log_density
 
 
 @partial(jax.jit, static_argnames="batches")
@@ -118,12 +145,7 @@ def _log_ratios(key, block, gaussians: GaussianRows, coef, loadings, shared: Dra
 
         def one_batch(batch) -> Array:
             number, *strata = batch
-            # single precision serves: the density is computed at the point that was drawn
-            normal = jax.random.normal(jax.random.fold_in(own, number), (size, q + 1), jnp.float32)
-            place = jnp.minimum(SHIFTS * ndtr(normal[:, q]), SHIFTS - 1).astype(int)
-            radius, log_density = (jnp.take_along_axis(a, place[:, None], axis=1)[:, 0] for a in strata)
-            direction = normal[:, :q].astype(radius.dtype)
-            draw = direction * (radius / jnp.linalg.norm(direction, axis=1))[:, None]
+            draw, log_density = student_draws(jax.random.fold_in(own, number), Draws(*strata), q)
             moved = draw @ both.T
             growth = jnp.exp(jnp.clip(moved[:, :p], -LARGEST_LOG_RATE, LARGEST_LOG_RATE))
             even = constant - 0.5 * jnp.sum(moved[:, p:] ** 2, axis=1) - log_density
@@ -139,19 +161,26 @@ def _log_ratios(key, block, gaussians: GaussianRows, coef, loadings, shared: Dra
 
 
 @jax.jit
-def _summary(log_ratios: Array) -> tuple[Rows, Rows, Rows]:
+def summary(log_ratios: Array) -> tuple[Rows, Rows, Rows]:
     """Log of the mean ratio with its bias taken out, standard error, effective number of draws."""
     largest = jnp.max(log_ratios, axis=(1, 2))
     largest = jnp.where(jnp.isfinite(largest), largest, 0.0)
     weights = jnp.exp(log_ratios - largest[:, None, None])
     pairs = jnp.mean(weights, axis=1)
     mean = jnp.mean(pairs, axis=1)
-    # second differences take out what changes steadily from stratum to stratum; 6 = 1 + 4 + 1 of their variances
-    variance = jnp.mean(jnp.diff(pairs, n=2, axis=1) ** 2, axis=1) / (6 * pairs.shape[1] * mean**2)
-    variance = jnp.where(jnp.isnan(variance), jnp.inf, variance)
+    variance = stratified_variance(pairs / mean[:, None])
     effective = jnp.sum(weights, axis=(1, 2)) ** 2 / jnp.sum(weights**2, axis=(1, 2))
     bias = jnp.where(jnp.isfinite(variance), 0.5 * variance, 0.0)
     return largest + jnp.log(mean) + bias, jnp.sqrt(variance), jnp.nan_to_num(effective)
+
+
+def stratified_variance(values: Array) -> Rows:
+    """Variance of the mean of stratified draws (n, strata), infinite where it cannot be told.
+
+    Second differences take out what changes steadily from stratum to stratum; 6 = 1 + 4 + 1 of their variances.
+    """
+    variance = jnp.mean(jnp.diff(values, n=2, axis=1) ** 2, axis=1) / (6 * values.shape[1])
+    return jnp.where(jnp.isnan(variance), jnp.inf, variance)
 
 
 def _pareto_shape(log_ratios: Array) -> np.ndarray:

@@ -155,7 +155,7 @@ def verdict(fit: Fitted) -> str:
 
 def measure(phase: str) -> str:
     """What the objective of a phase is."""
-    return "share of moves accepted" if phase in CHAIN_PHASES else "bound (nats)"
+    return "share of moves accepted" if phase.rpartition(": ")[2] in CHAIN_PHASES else "bound (nats)"
 
 
 def largest_effects(fit: Fitted, shown: int) -> Iterator[tuple[str, str, float]]:

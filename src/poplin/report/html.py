@@ -72,6 +72,7 @@ def _content(fit: Fitted, origin: Origin) -> dict[str, Any]:
         "only_intercept": counts.covariate_names == ("Intercept",),
         "residuals": summary.residual_range(fit),
         "pairs": views.strongest_pairs(fit),
+        "standings": views.standings(fit),
         "scatter": figures.scatter(fit, origin.colour),
         "heat_map": figures.heat_map(fit),
         "traces": figures.traces(fit),

@@ -68,6 +68,28 @@ def trace(fit: Fitted, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def selection(found: Any, ax: Axes | None = None) -> Axes:
+    """Candidates of `poplin.select` against their free parameters, by the criterion that chose.
+
+    Held-out log-likelihood (higher is better): nats below the best, with one standard error of the paired
+    difference. AIC, BIC, ICL (lower is better): how far above the lowest. The chosen one is filled.
+    """
+    ax = _axes(ax)
+    table, name = found.table.sort_values("parameters"), found.criterion
+    held = name == "heldout"
+    height = table["difference"] if held else table[name] - table[name].min()
+    error = table["difference_se"] if held else None
+    ax.errorbar(table["parameters"], height, yerr=error, marker="o", markerfacecolor="white", capsize=3)
+    chosen = table["chosen"].to_numpy(dtype=bool)
+    ax.plot(table["parameters"][chosen], height[chosen], "o", color=ax.lines[0].get_color(), zorder=3)
+    for label, x, y in zip(table.index, table["parameters"], height, strict=True):
+        ax.annotate(label, (x, y), (4, 6), textcoords="offset points", fontsize="small", parse_math=False)
+    ax.set_xlabel("free parameters")
+    words = "held-out log-likelihood, nats from the best" if held else f"{name.upper()} above the lowest"
+    ax.set_ylabel(f"{words} ({found.direction})")
+    return ax
+
+
 def _axes(ax: Axes | None) -> Axes:
     """The axes given, or those of a new figure."""
     if ax is not None:

@@ -6,7 +6,7 @@ Start at `embedding` (rows as points in principal axes), `heat_map` (correlation
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,6 +59,25 @@ def embedding(fit: Fitted) -> Embedding:
     axes = fit.components_[:, :AXES_OF_A_DIRECT_FORM]
     scores = fit.latent_mean_ @ axes
     return Embedding(scores, fit.eigenvalues_[: axes.shape[1]] / total, fit.counts_.row_names)
+
+
+class Stand(NamedTuple):
+    """How a candidate stands: name, free parameters, shortfall from the best (nats) with its error, taken or not."""
+
+    name: str
+    parameters: int
+    short: float
+    error: float
+    chosen: bool
+
+
+def standings(fit: Any) -> list[Stand]:
+    """The ranks that rank="auto" compared, by held-out log-likelihood; nothing where the rank was given."""
+    table = getattr(fit, "selection_", None)
+    if table is None:
+        return []
+    columns = (table[name] for name in ("parameters", "difference", "difference_se", "chosen"))
+    return [Stand(str(name), *line) for name, *line in zip(table.index, *columns, strict=True)]
 
 
 def heat_map(fit: Fitted, *, most: int = 300) -> HeatMap:
