@@ -37,7 +37,7 @@ class PLN(AbstractAsked, AbstractEstimator):
         data
             choose it (it vanishes as n grows), under "variational" it is 0.
         formula: covariates from `data`, such as "~ tree + offset(log(reads))".
-        n_init: starts of a variational fit; the best bound is kept.
+        n_init: starts of the variational fit (which ml begins from); the best bound is kept.
         max_iter, tol: iterations of the main phase at most, and its tolerance (None: 20000 and 1e-9 of the
         bound
             for "variational", 1000 and 0.2 complete-data standard errors for "ml").
@@ -184,7 +184,7 @@ class PLN(AbstractAsked, AbstractEstimator):
         """Monte-Carlo standard error of `loglik_`."""
         return float(np.linalg.norm(self.counts_.weights * self._marginal.standard_error))
 
-    @cached_property
+    @property
     def khat_(self) -> np.ndarray:
         """Pareto k-hat of each training row's importance weights (n,); above 0.7 a row is not to be trusted."""
         assert self._marginal.khat is not None
