@@ -25,7 +25,8 @@ from poplin.models.loadings import AbstractLoadings, BorrowedBasis
 from poplin.rows.chains import Chains
 from poplin.rows.gaussian import start_rows
 from poplin.updates.covariance import AbstractShape, Full
-from poplin.updates.structure import AbstractStructure, Borrowed, Direct, LowRank, Model
+from poplin.updates.direct import Direct
+from poplin.updates.structure import AbstractStructure, Borrowed, LowRank, Model
 
 SINGLE_FROM = 200_000  # entries from which chains run in single precision
 SINGLE_UP_TO = 1e6  # counts above it need double precision

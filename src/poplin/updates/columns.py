@@ -46,6 +46,23 @@ def column_statistic(features: Array, w: Latent, rate: Counts, block: Block) -> 
     )
 
 
+def scale_regressions(residual: Counts, rate: Counts, block: Block) -> tuple[Array, Array]:
+    """Each column's gradient (d + 1, p) and Hessian (p, d + 1, d + 1) in B_j and the log scale of its residual.
+
+    Features (x, r_j): d eta / d B_lj = x_l, and d eta / d a_j = r_j for eta = o + XB + e^a r.
+    """
+    x, (n, d), p = block.x, block.x.shape, rate.shape[1]
+    weighted_rate = block.weights[:, None] * rate
+    surprise = block.weights[:, None] * block.y - weighted_rate
+    tilted = weighted_rate * residual
+    gradient = jnp.concatenate([x.T @ surprise, jnp.sum(surprise * residual, axis=0)[None]])
+    within = ((x[:, :, None] * x[:, None, :]).reshape(n, d * d).T @ weighted_rate).T.reshape(p, d, d)
+    between = (x.T @ tilted).T[:, :, None]
+    scale = jnp.sum(tilted * residual, axis=0)[:, None, None]
+    hessian = jnp.block([[within, between], [jnp.swapaxes(between, 1, 2), scale]])
+    return gradient, hessian
+
+
 def expected_columns(
     loadings: Loadings, with_latent: bool, mean: Latent, covariance: Array, rate: Counts, block: Block
 ) -> ColumnStatistic:

@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
+from jax import Array
 
 from poplin._axes import Covariance, Scalar
 from poplin._precision import inverse_and_logdet
+from poplin.updates.columns import newton_columns
 
 
 class Profile(NamedTuple):
@@ -38,6 +40,13 @@ class AbstractShape(eqx.Module):
     @abstractmethod
     def pseudo_rows(self) -> Scalar:
         """kappa, the weight in rows of the pull of Sigma toward T = diag(S); zero without a prior."""
+
+    @abstractmethod
+    def rescale(self, gradient: Array, hessian: Array, *, gamma: Scalar) -> Array:
+        """Step (d + 1, p) in B and in the columns' log scales, as far as these are free in this shape.
+
+        From each column's gradient (d + 1, p) and Hessian (p, d + 1, d + 1) in (B_j, log scale), see `Direct`.
+        """
 
     def profile(self, second_moment: Covariance, rows: Scalar) -> Profile:
         """Sigma and -N/2 [log det Sigma + tr(Sigma^-1 S) - p], less the penalty; O(p^3)."""
@@ -70,6 +79,9 @@ class Full(AbstractShape):
     def pseudo_rows(self):
         return self.kappa
 
+    def rescale(self, gradient, hessian, *, gamma):
+        return newton_columns(gradient, hessian, gamma=gamma)
+
 
 class Diagonal(AbstractShape):
     """Independent columns: Sigma = diag(S)."""
@@ -79,6 +91,9 @@ class Diagonal(AbstractShape):
 
     def pseudo_rows(self):
         return jnp.zeros(())
+
+    def rescale(self, gradient, hessian, *, gamma):
+        return newton_columns(gradient, hessian, gamma=gamma)
 
 
 class Spherical(AbstractShape):
@@ -91,6 +106,11 @@ class Spherical(AbstractShape):
     def pseudo_rows(self):
         return jnp.zeros(())
 
+    def rescale(self, gradient, hessian, *, gamma):
+        level = newton_columns(gradient[:-1], hessian[:, :-1, :-1], gamma=gamma)
+        together = jnp.sum(gradient[-1]) / jnp.maximum(jnp.sum(hessian[:, -1, -1]), 1e-12)
+        return jnp.concatenate([level, jnp.full_like(level[:1], gamma * jnp.clip(together, -1, 1))])
+
 
 class Fixed(AbstractShape):
     """Sigma known from elsewhere."""
@@ -102,3 +122,7 @@ class Fixed(AbstractShape):
 
     def pseudo_rows(self):
         return jnp.zeros(())
+
+    def rescale(self, gradient, hessian, *, gamma):
+        level = newton_columns(gradient[:-1], hessian[:, :-1, :-1], gamma=gamma)
+        return jnp.concatenate([level, jnp.zeros_like(level[:1])])

@@ -1,6 +1,6 @@
 """What is estimated of (B, C), and how it moves on the rows' statistic: stochastic-approximation M-steps.
 
-Start at `AbstractStructure`. Every model is Z = XB + W C' with w ~ N(0, I): `Direct` (C a square root of
+Start at `AbstractStructure`. Every model is Z = XB + W C' with w ~ N(0, I): `direct.Direct` (C a square root of
 Sigma, closed form from averaged statistics), `LowRank` and `Borrowed` (Robbins-Monro with an averaged
 Hessian).
 """
@@ -14,10 +14,14 @@ from jax import Array
 from jax.scipy.linalg import solve_triangular
 
 from poplin._axes import Coefficients, Counts, Covariance, Latent, Loadings, Scalar
-from poplin._precision import inverse_and_logdet, solve_gram
+from poplin._precision import solve_gram
 from poplin.data.blocks import Block
-from poplin.updates.columns import column_statistic, column_variances, expected_columns, newton_columns
-from poplin.updates.covariance import AbstractShape
+from poplin.updates.columns import (
+    column_statistic,
+    column_variances,
+    expected_columns,
+    newton_columns,
+)
 
 LOADING_SD = 10.0  # standard deviation of the weak prior of a loading: e^10 from one unit of w
 
@@ -84,76 +88,6 @@ class AbstractStructure(eqx.Module):
     @abstractmethod
     def aligned(self, model: Model, reference: Model) -> Model:
         """The same model, rotated toward the reference where a rotation is free."""
-
-
-class DirectStatistic(NamedTuple):
-    """N, X'X, rates; X'W (d, p) and W'W (p, p)."""
-
-    rows: Scalar
-    gram: Array
-    rate: Array
-    cross: Array
-    second: Array
-
-
-class Direct(AbstractStructure):
-    """Free B and a Sigma of some shape: average X'Z/N and Z'Z/N, then the Gaussian closed form."""
-
-    shape: AbstractShape
-
-    def statistic(self, model, w, rate, block):
-        weighted = block.weights[:, None] * w
-        return DirectStatistic(
-            jnp.sum(block.weights),
-            block.x.T @ (block.weights[:, None] * block.x),
-            block.weights @ rate,
-            block.x.T @ weighted,
-            w.T @ weighted,
-        )
-
-    def expected(self, model, mean, covariance, rate, block):
-        total = self.statistic(model, mean, rate, block)
-        return total._replace(second=total.second + jnp.tensordot(block.weights, covariance, 1))
-
-    def penalty(self, model, total):
-        second = model.loadings @ total.second @ model.loadings.T / total.rows
-        precision, logdet = inverse_and_logdet(model.loadings @ model.loadings.T)
-        return self.shape.penalty(second, precision, logdet)
-
-    def begin(self, model):
-        return jnp.zeros_like(model.coef), jnp.zeros((model.coef.shape[1],) * 2)
-
-    def advance(self, model, average, total, *, gamma, first):
-        n = total.rows
-        cross = total.cross @ model.loadings.T  # X'R of this draw, R = Z - XB
-        newest = total.gram @ model.coef + cross  # X'Z
-        half = model.coef.T @ (0.5 * total.gram @ model.coef + cross)
-        second = half + half.T + model.loadings @ total.second @ model.loadings.T  # Z'Z
-        gamma = jnp.where(first, 1.0, gamma)
-        mean_cross = average[0] + gamma * (newest / n - average[0])
-        mean_second = average[1] + gamma * (second / n - average[1])
-        coef = solve_gram(total.gram / n, mean_cross)
-        moment = mean_second - coef.T @ mean_cross
-        covariance = self.shape.estimate(0.5 * (moment + moment.T), n)
-        loadings = jnp.linalg.cholesky(covariance)
-        whiten = solve_triangular(loadings, jnp.eye(len(loadings)), lower=True).T
-        transport = Transport(model.loadings.T @ whiten, (model.coef - coef) @ whiten)
-        return Model(coef, loadings), (mean_cross, mean_second), transport
-
-    def parameters(self, model):
-        return model.coef, model.loadings @ model.loadings.T
-
-    def rebuild(self, parameters):
-        return Model(parameters[0], jnp.linalg.cholesky(parameters[1]))
-
-    def meaning(self, parameters):
-        return parameters
-
-    def counting_variance(self, average, model):
-        return jnp.zeros_like(model.coef)
-
-    def aligned(self, model, reference):
-        return model
 
 
 class LowRank(AbstractStructure):

@@ -1,0 +1,112 @@
+"""The M-step of a direct form: B and a Sigma of some shape from averaged second moments, and from the columns' counts.
+
+Start at `Direct`.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.linalg import solve_triangular
+
+from poplin._axes import Scalar
+from poplin._precision import inverse_and_logdet, solve_gram
+from poplin.updates.columns import scale_regressions
+from poplin.updates.covariance import AbstractShape
+from poplin.updates.structure import AbstractStructure, Model, Transport
+
+
+class DirectStatistic(NamedTuple):
+    """N, X'X, rates; X'W (d, p) and W'W (p, p); each column's regression on (x, r_j), r = Z - XB.
+
+    Gradient (d + 1, p) and Hessian (p, d + 1, d + 1); all zero in expectation under Gaussians, where EM is exact.
+    """
+
+    rows: Scalar
+    gram: Array
+    rate: Array
+    cross: Array
+    second: Array
+    gradient: Array
+    hessian: Array
+
+
+class Direct(AbstractStructure):
+    """Free B and a Sigma of some shape: average X'Z/N and Z'Z/N, then the Gaussian closed form.
+
+    Where counts say little, Z hardly tells (B, Sigma) from what they were, and the closed form crawls. So each
+    step is followed by one that leaves w where it is, and moves B_j and the scale of column j by the column's own
+    regression: what is slow for one is quick for the other (interweaving; Yu & Meng 2011).
+    """
+
+    shape: AbstractShape
+
+    def statistic(self, model, w, rate, block):
+        weighted = block.weights[:, None] * w
+        return DirectStatistic(
+            jnp.sum(block.weights),
+            block.x.T @ (block.weights[:, None] * block.x),
+            block.weights @ rate,
+            block.x.T @ weighted,
+            w.T @ weighted,
+            *scale_regressions(w @ model.loadings.T, rate, block),
+        )
+
+    def expected(self, model, mean, covariance, rate, block):
+        total = self.statistic(model, mean, rate, block)
+        return total._replace(
+            second=total.second + jnp.tensordot(block.weights, covariance, 1),
+            gradient=jnp.zeros_like(total.gradient),
+            hessian=jnp.zeros_like(total.hessian),
+        )
+
+    def penalty(self, model, total):
+        second = model.loadings @ total.second @ model.loadings.T / total.rows
+        precision, logdet = inverse_and_logdet(model.loadings @ model.loadings.T)
+        return self.shape.penalty(second, precision, logdet)
+
+    def begin(self, model):
+        d, p = model.coef.shape
+        return jnp.zeros((d, p)), jnp.zeros((p, p)), jnp.zeros((p, d + 1, d + 1))
+
+    def advance(self, model, average, total, *, gamma, first):
+        n, gram = total.rows, total.gram / total.rows
+        cross = total.cross @ model.loadings.T  # X'R of this draw, R = Z - XB
+        half = model.coef.T @ (0.5 * total.gram @ model.coef + cross)
+        second = half + half.T + model.loadings @ total.second @ model.loadings.T  # Z'Z
+        weight = jnp.where(first, 1.0, gamma)
+        newest = gram @ model.coef + cross / n, second / n, total.hessian
+        mean_cross, mean_second, hessian = (
+            a + weight * (b - a) for a, b in zip(average, newest, strict=True)
+        )
+        coef = solve_gram(gram, mean_cross)
+        moment = mean_second - coef.T @ mean_cross
+        moment = 0.5 * (moment + moment.T)
+        covariance = self.shape.estimate(moment, n)
+        loadings = jnp.linalg.cholesky(covariance)
+        whiten = solve_triangular(loadings, jnp.eye(len(loadings)), lower=True).T
+        transport = Transport(model.loadings.T @ whiten, (model.coef - coef) @ whiten)
+
+        # what shrinkage leaves of the score of a scale at its fixed point is no reason to move
+        left = n * (1 - jnp.sum((whiten @ whiten.T) * moment, axis=0))
+        slope = total.gradient.at[-1].add(jnp.where(jnp.any(total.hessian > 0), left, 0.0))
+        step = self.shape.rescale(slope, hessian, gamma=gamma)
+        coef, scale = coef + step[:-1], jnp.exp(step[-1])
+        moment = scale[:, None] * moment * scale
+        average = gram @ coef, moment + coef.T @ gram @ coef, hessian
+        return Model(coef, scale[:, None] * loadings), average, transport
+
+    def parameters(self, model):
+        return model.coef, model.loadings @ model.loadings.T
+
+    def rebuild(self, parameters):
+        return Model(parameters[0], jnp.linalg.cholesky(parameters[1]))
+
+    def meaning(self, parameters):
+        return parameters
+
+    def counting_variance(self, average, model):
+        return jnp.zeros_like(model.coef)
+
+    def aligned(self, model, reference):
+        return model
