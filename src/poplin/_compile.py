@@ -1,7 +1,8 @@
 """How programs are compiled: `jax.jit` with the settings that suit loops over small tables on a processor.
 
-Start at `compiled`; `meanwhile` and `Compiled.ahead` let one phase of a fit run while the next is compiled. XLA's newer way to emit fused loops takes three times as long to compile such loops and runs
-them no faster (`python -m benchmarks.cold`, `python -m benchmarks.run`), so it is left out where it can be.
+Start at `compiled`; `meanwhile` and `Compiled.ahead` let one phase of a fit run while the next is compiled. XLA's
+newer way to emit fused loops takes up to three times as long to compile such loops and runs them no faster
+(`python -m benchmarks.cold`, `python -m benchmarks.run`), so it is left out where it can be.
 """
 
 from __future__ import annotations

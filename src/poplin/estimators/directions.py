@@ -48,7 +48,8 @@ def free_directions(fit: Any) -> Free:
     model = Model(jnp.asarray(result.coef), jnp.asarray(result.loadings))
     basis = np.asarray(recipe.loadings.basis) if isinstance(recipe.loadings, BorrowedBasis) else None
     if result.rows is None and settings["method"] != "variational":
-        mean_rate = block.weights @ block.y / block.weights.sum()
+        weights = np.asarray(block.weights)
+        mean_rate = jnp.asarray(weights @ np.asarray(block.y) / weights.sum())
         return Free(block, coordinates(recipe.shape, recipe.loadings, model, mean_rate), basis, None)
     diagonal = result.posterior == "diagonal"
     here = bound_coordinates(recipe.shape, recipe.loadings, model, diagonal=diagonal)
@@ -77,7 +78,7 @@ def request(kind: str, free: Free, settings: dict[str, Any]) -> Request:
     """How information of a kind is found for a table of this size."""
     n, size = len(free.block.index), free.here.size()
     key = jax.random.fold_in(jax.random.key(settings["random_state"]), 3)
-    single = float(jnp.max(free.block.y)) < phases.SINGLE_UP_TO
+    single = float(np.max(free.block.y)) < phases.SINGLE_UP_TO
     plain = Request(key, kind=jnp.float32 if single else jnp.float64, callback=settings["callback"])
     if kind == "observed":
         all_rows, each = OBSERVED_DRAWS

@@ -12,7 +12,6 @@ parameters do not move. Source: Louis (1982), Finding the observed information m
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +20,7 @@ import numpy as np
 from jax import Array
 
 from poplin._axes import Scalar
+from poplin._compile import compiled
 from poplin.data.blocks import Block
 from poplin.fit import Progress, run
 from poplin.inference.coordinates import Coordinates
@@ -30,6 +30,7 @@ from poplin.rows.gaussian import fit_rows
 from poplin.rows.plane import rates
 
 SETTLING = 16  # moves before draws are used
+LARGEST_RATE = 1e15  # of a simulated count
 NUMBERS = 16_000_000  # most numbers in one array of a slice of rows
 
 
@@ -50,7 +51,7 @@ class Information(NamedTuple):
     observed_gap: Array | None
 
 
-@jax.jit
+@compiled()
 def _reduced(here: Coordinates, state: State, rows: RowScores, block: Block) -> Information:
     n, kind = len(rows.centre), rows.centre.dtype
     weights = block.weights[:n].astype(jnp.float64)
@@ -78,7 +79,7 @@ def _reduced(here: Coordinates, state: State, rows: RowScores, block: Block) -> 
     )
 
 
-@partial(jax.jit, static_argnames="kind")
+@compiled(static_argnames="kind")
 def _from_data(here: Coordinates, block: Block, key: Array, kind) -> tuple[First, Block]:
     """Chains at draws from the rows' best Gaussians."""
     mean, covariance, _, _ = fit_rows(block, here.model.coef, here.model.loadings)
@@ -93,23 +94,31 @@ def _from_data(here: Coordinates, block: Block, key: Array, kind) -> tuple[First
     return _first(here, position, rate, centre, both, key, kind)
 
 
-@partial(jax.jit, static_argnames="kind")
-def _simulated(here: Coordinates, block: Block, key: Array, kind) -> tuple[First, Block]:
+def _simulated(here: Coordinates, block: Block, key: Array, *, kind) -> tuple[First, Block]:
     """Counts drawn from the model at the rows' covariates and offsets; chains at the positions that they came from.
 
-    Those positions are draws from p(w | y) already; moves that are not used part the two sets.
+    Those positions are draws from p(w | y) already; moves that are not used part the two sets. Drawn by NumPy: JAX's
+    Poisson draws take longer to compile than all the rest.
     """
-    key = jax.random.fold_in(key, 1)
-    position = _normals(key, block.index, here.model.loadings.shape[1])
-    rate = rates(block.offset + block.x @ here.model.coef + position @ here.model.loadings.T)
-    own = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, 2), i))(block.index)
-    counts = jax.vmap(jax.random.poisson)(own, rate).astype(rate.dtype)
-    both = _both_sets(block._replace(y=counts))
-    centre = jnp.zeros((len(counts), here.size()))
+    random = np.random.default_rng([*np.asarray(jax.random.key_data(key)), int(block.index[0])])
+    position = random.standard_normal((len(block.index), here.model.loadings.shape[1]))
+    rate = np.asarray(_rates_at(here, block, position))
+    counts = random.poisson(np.minimum(rate, LARGEST_RATE)).astype(float)
+    return _at_positions(here, block._replace(y=jnp.asarray(counts)), position, key, kind=kind)
+
+
+@compiled()
+def _rates_at(here: Coordinates, block: Block, position: Array) -> Array:
+    return rates(block.offset + block.x @ here.model.coef + position @ here.model.loadings.T)
+
+
+@compiled(static_argnames="kind")
+def _at_positions(here: Coordinates, block: Block, position: Array, key: Array, kind) -> tuple[First, Block]:
+    both = _both_sets(block)
+    centre = jnp.zeros((len(position), here.size()))
     exposed = rates(block.offset + block.x @ here.model.coef)
-    mass = counts + 0.5 * jnp.minimum(
-        exposed, 1.0
-    )  # of the counts alone: the chains' law must not know where they start
+    # of the counts alone: the chains' law must not know where they start
+    mass = block.y + 0.5 * jnp.minimum(exposed, 1.0)
     return _first(here, jnp.tile(position, (SETS, 1)), mass, centre, both, key, kind)
 
 
@@ -193,6 +202,7 @@ def _slice(block: Block, first: int, size: int, copies: int) -> Block:
     n = len(block.index)
     chosen = np.arange(first, first + size)
     there, chosen = chosen < n * copies, np.where(chosen < n * copies, chosen, 0)
-    part = jax.tree.map(lambda a: a[jnp.asarray(chosen % n)], block)
-    weights = jnp.where(jnp.asarray(there), part.weights / copies, 0.0)
-    return part._replace(weights=weights, index=part.index + jnp.asarray(n * (chosen // n)))
+    part = jax.tree.map(lambda a: np.asarray(a)[chosen % n], block)
+    weights = np.where(there, part.weights / copies, 0.0)
+    part = part._replace(weights=weights, index=part.index + n * (chosen // n))
+    return jax.tree.map(jnp.asarray, part)

@@ -8,12 +8,12 @@ is the sum of its squared first-order changes along them (the delta method, with
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jax import Array
 from scipy.linalg import LinAlgError, cholesky, eigh, solve_triangular
 from scipy.special import ndtr, ndtri  # scipy.stats would take half a second to import
 
+from poplin._compile import compiled
 from poplin.inference.coordinates import Coordinates
 from poplin.inference.information import Information
 
@@ -105,7 +105,9 @@ def _root(information: np.ndarray) -> Root:
     return Root(scale[:, None] * vectors[:, kept] / np.sqrt(values[kept]), scale[:, None] * vectors[:, ~kept])
 
 
-_tangents = jax.jit(lambda here, numbers: here.tangents(numbers))
+@compiled()
+def _tangents(here: Coordinates, numbers: Array) -> tuple[Array, Array]:
+    return here.tangents(numbers)
 
 
 def deviations(here: Coordinates, columns: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

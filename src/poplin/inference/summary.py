@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from poplin.data.counts import Counts
-from poplin.inference.intervals import Interval
+
+if TYPE_CHECKING:  # it brings JAX, and the command line shows its help without
+    from poplin.inference.intervals import Interval
 
 METHODS = {
     "ml": "maximum likelihood (stochastic-approximation EM)",
