@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pandas
 import pytest
-from scipy.stats import chi2, norm
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import chi2, false_discovery_control, norm
 
 import poplin
 from poplin.inference import intervals, wald
@@ -165,6 +167,12 @@ def test_a_term_is_all_of_its_levels() -> None:
 def test_adjusted_p_values_leave_gaps_alone() -> None:
     told = wald.adjusted(np.array([0.01, np.nan, 0.04]))
     assert np.allclose(told[[0, 2]], [0.02, 0.04]) and np.isnan(told[1])
+    assert np.isnan(wald.adjusted(np.full(2, np.nan))).all() and wald.adjusted(np.zeros(0)).shape == (0,)
+
+
+@given(st.lists(st.floats(0, 1) | st.sampled_from([0.0, 0.01, 1.0]), min_size=1))
+def test_adjusted_p_values_are_those_of_scipy(p: list[float]) -> None:
+    laws.assert_close(wald.adjusted(np.array(p)), false_discovery_control(p), 10)
 
 
 def test_coefficients_are_written_with_their_tests(tmp_path: Any) -> None:

@@ -6,6 +6,7 @@ units are complete-data standard errors (the least that the data leave open).
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from typing import Any
 
@@ -36,6 +37,7 @@ from tests.instances import (
 from tests.oracles import univariate_loglik
 from tests.tolerances import STANDARD_ERRORS
 
+FEW = simulated(7, 0.7 * np.eye(4), n=300, level=-1.0)
 SEEDS = 8
 CHANCE = ("auto", "full", "rank", "basis")
 REPLICATES = 10
@@ -51,10 +53,14 @@ def estimates(one: Any) -> np.ndarray:
     return laws.flat(one.coef_, one.covariance_)
 
 
+def table_of(name: str) -> Table:
+    return {"doubled": DOUBLED, "few": FEW, **TABLES}[name]
+
+
 @cache
 def over_seeds(model: str, name: str, tol: float = 0.2) -> tuple[np.ndarray, np.ndarray]:
     """Estimates of the seeds, (seeds, k), and the units of their errors, 0 where nothing is free, (k,)."""
-    table = DOUBLED if name == "doubled" else TABLES[name]
+    table = table_of(name)
     found = [ml(table, model, seed, tol=tol, max_iter=4000) for seed in range(SEEDS)]
     unit = laws.complete_errors(found[0].coef_, found[0].covariance_, table.x, table.weights)
     return np.stack([estimates(one) for one in found]), unit * (estimates(found[0]) != 0)
@@ -72,9 +78,12 @@ def quadrature_maximum(table: Table, j: int) -> np.ndarray:
     return np.append(found.x[:-1], np.exp(2 * found.x[-1]))
 
 
-def test_diagonal_fit_is_quadrature_maximum_likelihood() -> None:
-    values, unit = over_seeds("diagonal", "plain", TIGHT)
-    exact = np.stack([quadrature_maximum(TABLES["plain"], j) for j in range(COLUMNS)])
+@pytest.mark.parametrize(("name", "tol"), [("plain", TIGHT), ("few", 0.1)])
+def test_diagonal_fit_is_quadrature_maximum_likelihood(name: str, tol: float) -> None:
+    """Also where counts are few, and steps in units of complete data would be far too short."""
+    values, unit = over_seeds("diagonal", name, tol)
+    table = table_of(name)
+    exact = np.stack([quadrature_maximum(table, j) for j in range(table.y.shape[1])])
     expected = laws.flat(exact[:, :-1].T, np.diag(exact[:, -1]))
     laws.differs_by_chance(expected, values, unit, "quadrature")
 
@@ -192,6 +201,20 @@ def test_a_coefficient_without_a_finite_maximum_does_not_keep_a_fit_from_ending(
     assert fitted.converged_
     assert fitted.coef_[1, 0] < -10 and fitted.coef_[2, 1] < -10
     assert np.abs(np.delete(fitted.coef_, [0, 1], axis=1)).max() < 3
+
+
+@pytest.mark.parametrize("shrinkage", ["auto", 0])
+def test_rare_columns_stay_finite(shrinkage: Any) -> None:
+    """Columns seen in one row and in two, which the others could tell apart with ever steeper slopes."""
+    table = simulated(3, np.linalg.cholesky(4 * autoregressive(12, 0.8)), n=80, level=1.0)
+    counts = table.y.copy()
+    counts[:, :2] = 0
+    counts[0, 0], counts[:2, 1] = 3, (1, 40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", poplin.ConvergenceWarning)  # how long it takes is not the question
+        fitted = poplin.PLN(shrinkage=shrinkage).fit(counts)
+    assert np.abs(fitted.coef_).max() < 100 and np.diag(fitted.covariance_).max() < 1000
+    assert np.linalg.eigvalsh(fitted.covariance_)[0] > 0
 
 
 def test_counting_variances_are_diagonals_of_inverses() -> None:

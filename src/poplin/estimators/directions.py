@@ -25,6 +25,7 @@ from poplin.updates.structure import Model
 SIMULATED_ROWS = 5_000  # at least, of the expected information; and so many for each free number:
 SIMULATED_ROWS_EACH = 10
 DRAWS = {"expected": 16, "outer": 64}  # draws a set of a row
+LARGEST_RATE = 1e8  # that counts as a mean rate: more is as good
 MOST_FULL = 20  # latent dimensions of full Gaussians whose bound is profiled
 OBSERVED_DRAWS = 200_000, 128  # over all rows, and for each free number, of Louis' identity
 
@@ -49,11 +50,21 @@ def free_directions(fit: Any) -> Free:
     basis = np.asarray(recipe.loadings.basis) if isinstance(recipe.loadings, BorrowedBasis) else None
     if result.rows is None and settings["method"] != "variational":
         weights = np.asarray(block.weights)
-        mean_rate = jnp.asarray(weights @ np.asarray(block.y) / weights.sum())
+        mean_rate = jnp.asarray(weights @ _expected_rates(block, model, 0.5) / weights.sum())
         return Free(block, coordinates(recipe.shape, recipe.loadings, model, mean_rate), basis, None)
     diagonal = result.posterior == "diagonal"
     here = bound_coordinates(recipe.shape, recipe.loadings, model, diagonal=diagonal)
     return Free(block, here, basis, result)
+
+
+def _expected_rates(block: Block, model: Model, share: float) -> np.ndarray:
+    """Rates (n, p) exp(log rate + share s_j^2), at most `LARGEST_RATE`: the model's mean at a share of 1/2.
+
+    The model's, not the data's: where Sigma is large the mean is made by rows that are rare, in a simulated table too.
+    """
+    variance = np.sum(np.asarray(model.loadings) ** 2, axis=1)
+    log_rate = np.asarray(block.offset) + np.asarray(block.x) @ np.asarray(model.coef) + share * variance
+    return np.exp(np.minimum(log_rate, np.log(LARGEST_RATE)))
 
 
 def _family(result: Any, block: Block, here: Coordinates) -> AbstractFamily:

@@ -5,11 +5,12 @@ Start at `coordinates`. Every model is Z = XB + C w, w ~ N(0, I), and moves alon
     B <- B + E R',    C <- C + (R F)',    R = (C, complement of C),
 
 one number for each free pair of a feature (of x, for E; of w, for F) and a column of R. As complete data serve, for
-columns of C of which counts say much, the latent in units of Z, which stays while the parameters move; for all others w
-itself. The score of a pair is then f g, with f the feature and g = w_b (less its mean) in the first case, the column's
-excess counts R_b'(y - rate) in the second. So chosen, no more than about half of a direction's complete information is
-ever missing, and few draws tell it (Papaspiliopoulos, Roberts & Skold 2007, on such partly centred parameters).
-out what a rotation of C could do as well, so the information of a low rank has no null space.
+columns of C of which counts say enough, the latent in units of Z, which stays while the parameters move; for all
+others w itself. The score of a pair is then f g, with f the feature and g = w_b (less its mean) in the first case, the
+column's excess counts R_b'(y - rate) in the second. Enough of a direction's complete information is left for draws to
+tell it (Papaspiliopoulos, Roberts & Skold 2007, on such partly centred parameters); excess counts serve only where
+they are small in every row, since a single row with a huge count would drown the rest in its noise. Pairs leave out
+what a rotation of C could do as well, so the information of a low rank has no null space.
 """
 
 from typing import NamedTuple
@@ -26,7 +27,7 @@ from poplin.models.loadings import AbstractLoadings, BorrowedBasis
 from poplin.updates.covariance import AbstractShape, Diagonal, Fixed, Spherical
 from poplin.updates.structure import Model
 
-TOLD = 1.0  # expected information on a latent direction, in units of its prior, from which it stays in units of Z
+TOLD = 0.3  # expected information on a latent direction, in units of its prior, from which it stays in units of Z
 
 
 class Coordinates(eqx.Module):
@@ -135,7 +136,8 @@ def coordinates(
         return _arranged(Free(False, False, True), model, np.asarray(mean_rate))
     if not isinstance(shape, Spherical):
         return _arranged(Free(True, True, True), model, np.asarray(mean_rate))
-    made = _arranged(Free(False, False, True), model, np.asarray(mean_rate))
+    # the columns' scales are one number: they are told as one, for only their sum of scores is zero at a maximum
+    made = _arranged(Free(False, False, True), model, np.full(len(mean_rate), np.mean(mean_rate)))
     d, p = model.coef.shape
     tie = np.zeros((d * p + p, d * p + 1))
     first = np.asarray(made.pairs[0]) < d

@@ -15,7 +15,6 @@ import numpy as np
 from poplin._errors import InputError
 from poplin.inference import summary
 from poplin.inference.summary import Fitted
-from poplin.inference.wald import adjusted
 from poplin.report import html, views
 from poplin.store import written_whole
 
@@ -80,6 +79,8 @@ def _coefficients(fit: Fitted) -> Iterable[Sequence[Any]]:
 
     p_adjusted is Benjamini and Hochberg's, over the columns of a covariate; a value that is not there is empty.
     """
+    from poplin.inference.wald import adjusted  # it brings SciPy, and the command line shows its help without
+
     counts = fit.counts_
     told = summary.coef_interval(fit)
     yield "covariate", "column", "estimate", *(() if told is None else TESTED)

@@ -14,6 +14,7 @@ from jax import Array
 from poplin._axes import Counts, Latent, Loadings, Rows
 from poplin.data.blocks import Block
 
+VARYING = 0.3  # share by which a move's step size is longer or shorter than the row's own
 TARGET = 0.8  # acceptance that the step sizes are steered to
 
 
@@ -46,14 +47,15 @@ def frame(loadings: Loadings, mean_rate: Array) -> Frame:
     return Frame(loadings @ (axes / spread), spread**-2, axes * spread, (axes / spread).T)
 
 
-def row_noise(key: Array, index: Array, size: int, dtype) -> tuple[Array, Array]:
-    """Standard normals (n, size) and uniforms (n,), from keys folded with the rows' global numbers."""
+def row_noise(key: Array, index: Array, size: int, dtype) -> tuple[Array, Array, Array]:
+    """Standard normals (n, size) and two uniforms (n,) each, from keys folded with the rows' global numbers."""
 
     def one(i):
         bits = jax.random.fold_in(key, i)
         normal = jax.random.normal(bits, (size + 2,), dtype)
-        # a uniform from two normals (Box-Muller backwards) saves a second key per row
-        return normal[:size], jnp.exp(-0.5 * (normal[size] ** 2 + normal[size + 1] ** 2))
+        # length and angle of two normals (Box-Muller backwards) save a second key per row
+        length = jnp.exp(-0.5 * (normal[size] ** 2 + normal[size + 1] ** 2))
+        return normal[:size], length, 0.5 + jnp.arctan2(normal[size], normal[size + 1]) / (2 * jnp.pi)
 
     return jax.vmap(one)(index)
 
@@ -68,9 +70,11 @@ def move(
     """
     base = block.offset + block.x @ coef
     start = chains.position @ frame.to_frame
-    noise, uniform = row_noise(key, block.index, start.shape[1], start.dtype)
+    noise, uniform, other = row_noise(key, block.index, start.shape[1], start.dtype)
     curvature = frame.stiffness + chains.mean_rate @ frame.loadings**2
-    step = jnp.exp(chains.log_step)[:, None] / jnp.sqrt(curvature)
+    # of varying length: a trajectory of half a period would return each v to -v, of a whole one to where it was
+    length = jnp.exp(chains.log_step) * (1 + VARYING * (2 * other - 1))
+    step = length[:, None] / jnp.sqrt(curvature)
 
     def gradient(rate, v):
         return (block.y - rate) @ frame.loadings - frame.stiffness * v

@@ -11,9 +11,9 @@ from jax.scipy.linalg import solve_triangular
 
 from poplin._axes import Scalar
 from poplin._precision import inverse_and_logdet, solve_gram
-from poplin.updates.columns import scale_regressions
+from poplin.updates.columns import column_variances, scale_regressions
 from poplin.updates.covariance import AbstractShape
-from poplin.updates.structure import AbstractStructure, Model, Transport
+from poplin.updates.structure import LOADING_SD, AbstractStructure, Counting, Model, Transport
 
 
 class DirectStatistic(NamedTuple):
@@ -36,7 +36,9 @@ class Direct(AbstractStructure):
 
     Where counts say little, Z hardly tells (B, Sigma) from what they were, and the closed form crawls. So each
     step is followed by one that leaves w where it is, and moves B_j and the scale of column j by the column's own
-    regression: what is slow for one is quick for the other (interweaving; Yu & Meng 2011).
+    regression: what is slow for one is quick for the other (interweaving; Yu & Meng 2011). A column seen in few
+    rows, which the others tell apart, may have its maximum at infinity: as for loadings (`LowRank`), the weak prior
+    of a scale exp(-Sigma_jj / (2 10^2)) keeps it finite.
     """
 
     shape: AbstractShape
@@ -82,19 +84,32 @@ class Direct(AbstractStructure):
         coef = solve_gram(gram, mean_cross)
         moment = mean_second - coef.T @ mean_cross
         moment = 0.5 * (moment + moment.T)
-        covariance = self.shape.estimate(moment, n)
-        loadings = jnp.linalg.cholesky(covariance)
+        seen = jnp.any(total.hessian > 0)
+        loadings = jnp.linalg.cholesky(self.shape.estimate(moment, n))
         whiten = solve_triangular(loadings, jnp.eye(len(loadings)), lower=True).T
+        free = jnp.exp(jnp.where(seen, self._unforced(loadings, whiten, n), 0.0))
+        loadings, whiten = free[:, None] * loadings, whiten / free[:, None]
         transport = Transport(model.loadings.T @ whiten, (model.coef - coef) @ whiten)
 
-        # what shrinkage leaves of the score of a scale at its fixed point is no reason to move
-        left = n * (1 - jnp.sum((whiten @ whiten.T) * moment, axis=0))
-        slope = total.gradient.at[-1].add(jnp.where(jnp.any(total.hessian > 0), left, 0.0))
-        step = self.shape.rescale(slope, hessian, gamma=gamma)
+        prior = jnp.where(seen, jnp.sum(loadings**2, axis=1) / LOADING_SD**2, 0.0)
+        slope, curvature = total.gradient.at[-1].add(-prior), hessian.at[:, -1, -1].add(2 * prior)
+        step = self.shape.rescale(slope, curvature, gamma=gamma)
+        # no further than one standard deviation of Z, however little the counts say
+        length = jnp.einsum("dj,dl,lj->j", step[:-1], gram, step[:-1]) / jnp.sum(loadings**2, axis=1)
+        step = step / jnp.maximum(1.0, jnp.sqrt(length + 2 * step[-1] ** 2) / gamma)
         coef, scale = coef + step[:-1], jnp.exp(step[-1])
         moment = scale[:, None] * moment * scale
         average = gram @ coef, moment + coef.T @ gram @ coef, hessian
         return Model(coef, scale[:, None] * loadings), average, transport
+
+    def _unforced(self, loadings, whiten, n):
+        """Change of the columns' log scales that takes the force off them which shrinkage toward diag(S) has.
+
+        It leaves the score kappa (v_j - 1) on log scale j, v_j = Sigma_jj (Sigma^-1)_jj, whose complete information is
+        N (1 + v_j): one Newton step, exact to first order in kappa / N.
+        """
+        v = jnp.sum(loadings**2, axis=1) * jnp.sum(whiten**2, axis=1)
+        return -self.shape.pseudo_rows() * (v - 1) / (n * (1 + v))
 
     def parameters(self, model):
         return model.coef, model.loadings @ model.loadings.T
@@ -106,7 +121,8 @@ class Direct(AbstractStructure):
         return parameters
 
     def counting_variance(self, average, model):
-        return jnp.zeros_like(model.coef)
+        variances = column_variances(average[2])
+        return Counting(variances[:-1], variances[-1])
 
     def aligned(self, model, reference):
         return model

@@ -40,6 +40,13 @@ class Transport(NamedTuple):
     shift: Array
 
 
+class Counting(NamedTuple):
+    """Variances that are due to counting alone: of B (d, p), of the columns' log scales (p,); zero where unknown."""
+
+    coef: Coefficients
+    scale: Array
+
+
 class AbstractStructure(eqx.Module):
     """The free part of (B, C). `gamma` in (0, 1] is the weight of the newest statistic."""
 
@@ -82,8 +89,8 @@ class AbstractStructure(eqx.Module):
         """(B, Sigma) from such a pair."""
 
     @abstractmethod
-    def counting_variance(self, average: Any, model: Model) -> Coefficients:
-        """Variances of B (d, p) that are due to counting alone, if w were seen: zero where only Z counts."""
+    def counting_variance(self, average: Any, model: Model) -> Counting:
+        """The variances that are due to counting alone, if w were seen."""
 
     @abstractmethod
     def aligned(self, model: Model, reference: Model) -> Model:
@@ -141,7 +148,8 @@ class LowRank(AbstractStructure):
         return parameters[0], parameters[1] @ parameters[1].T
 
     def counting_variance(self, average, model):
-        return column_variances(average[:, : len(model.coef), : len(model.coef)])
+        d, p = model.coef.shape
+        return Counting(column_variances(average[:, :d, :d]), jnp.zeros(p))
 
     def aligned(self, model, reference):
         left, _, right = jnp.linalg.svd(model.loadings.T @ reference.loadings)
@@ -199,7 +207,7 @@ class Borrowed(AbstractStructure):
         return parameters[0], (self.basis * parameters[1]) @ self.basis.T
 
     def counting_variance(self, average, model):
-        return column_variances(average[0])
+        return Counting(column_variances(average[0]), jnp.zeros(len(average[0])))
 
     def aligned(self, model, reference):
         return model
@@ -209,16 +217,19 @@ Estimates = tuple[Coefficients, Covariance]
 
 
 def standard_distance(
-    one: Estimates, other: Estimates, gram: Array, rows: Scalar, *, counting: Coefficients
+    one: Estimates, other: Estimates, gram: Array, rows: Scalar, *, counting: Counting
 ) -> Scalar:
     """Root mean square difference of B and of Sigma, in standard errors of complete data.
 
-    se(Sigma_jk)^2 = (Sigma_jj Sigma_kk + Sigma_jk^2) / N, se(B_lj)^2 = Sigma_jj (X'X)^-1_ll + `counting`: the least
-    that a real standard error can be. Without the last, a coefficient on its way to minus infinity (a group in which
-    a column was never seen) would look unsettled for ever. The larger of the two means.
+    se(Sigma_jk)^2 = (Sigma_jj Sigma_kk + Sigma_jk^2) / N + Sigma_jk^2 (v_j + v_k), v the variances of the log scales
+    by `counting`; se(B_lj)^2 = Sigma_jj (X'X)^-1_ll + those by counting. The real ones are no less than either part;
+    without the second, a column seen in one or two rows, of which nothing is determined, would look unsettled for
+    ever. The larger of the two means.
     """
     variance = jnp.diagonal(other[1])
-    for_sigma = (one[1] - other[1]) ** 2 / ((variance[:, None] * variance + other[1] ** 2) / rows + 1e-300)
+    by_scale = other[1] ** 2 * (counting.scale[:, None] + counting.scale)
+    by_z = (variance[:, None] * variance + other[1] ** 2) / rows
+    for_sigma = (one[1] - other[1]) ** 2 / (by_z + by_scale + 1e-300)
     spread = jnp.diagonal(solve_gram(gram, jnp.eye(gram.shape[0])))
-    for_coef = (one[0] - other[0]) ** 2 / (spread[:, None] * variance + counting + 1e-300)
+    for_coef = (one[0] - other[0]) ** 2 / (spread[:, None] * variance + counting.coef + 1e-300)
     return jnp.sqrt(jnp.maximum(jnp.mean(for_sigma), jnp.mean(for_coef)))
