@@ -282,7 +282,7 @@ def test_expected_information_is_that_of_all_counts() -> None:
         seeds = []
         for key in range(8):
             found = information(block, here, Request(jax.random.key(key), copies=200, draws=16))
-            root = intervals.covariance_root(intervals.product_information(found, simulated=True))
+            root = intervals.product_root(found, simulated=True)
             seeds.append(errors(here, root))
     error = np.std(seeds, axis=0, ddof=1) / np.sqrt(len(seeds))
     gap = np.abs(np.mean(seeds, axis=0) - expected)

@@ -25,6 +25,8 @@ from poplin.updates.structure import Model
 SIMULATED_ROWS = 5_000  # at least, of the expected information; and so many for each free number:
 SIMULATED_ROWS_EACH = 10
 DRAWS = {"expected": 16, "outer": 64}  # draws a set of a row
+MORE_DRAWS = 200  # where so few leave directions of which nothing can be told apart from noise
+MOST_MOVES = 200_000_000  # rows times columns times draws, of those
 LARGEST_RATE = 1e8  # that counts as a mean rate: more is as good
 MOST_FULL = 20  # latent dimensions of full Gaussians whose bound is profiled
 OBSERVED_DRAWS = 200_000, 128  # over all rows, and for each free number, of Louis' identity
@@ -85,8 +87,8 @@ def _family(result: Any, block: Block, here: Coordinates) -> AbstractFamily:
     return DiagonalFamily(unknown, jnp.linalg.inv(here.model.loadings))
 
 
-def request(kind: str, free: Free, settings: dict[str, Any]) -> Request:
-    """How information of a kind is found for a table of this size."""
+def request(kind: str, free: Free, settings: dict[str, Any], *, more: bool = False) -> Request:
+    """How information of a kind is found for a table of this size; with `more` draws if these can be afforded."""
     n, size = len(free.block.index), free.here.size()
     key = jax.random.fold_in(jax.random.key(settings["random_state"]), 3)
     single = float(np.max(free.block.y)) < phases.SINGLE_UP_TO
@@ -95,13 +97,15 @@ def request(kind: str, free: Free, settings: dict[str, Any]) -> Request:
         all_rows, each = OBSERVED_DRAWS
         return plain._replace(louis=True, draws=int(np.clip(max(all_rows, each * size) / (2 * n), 32, 2000)))
     copies = -(-max(SIMULATED_ROWS, SIMULATED_ROWS_EACH * size) // n) if kind == "expected" else 0
-    return plain._replace(copies=copies, draws=DRAWS[kind])
+    affordable = MOST_MOVES // (n * max(copies, 1) * free.block.y.shape[1])
+    draws = int(np.clip(affordable, DRAWS[kind], MORE_DRAWS)) if more else DRAWS[kind]
+    return plain._replace(copies=copies, draws=draws)
 
 
-def sums(kind: str, free: Free, settings: dict[str, Any]) -> Information:
+def sums(kind: str, free: Free, settings: dict[str, Any], *, more: bool = False) -> Information:
     """The sums of a kind of information: the expensive part."""
     if free.rows is not None:
         found = profiled(free.here, _family(free.rows, free.block, free.here), free.block)
     else:
-        found = information(free.block, free.here, request(kind, free, settings))
+        found = information(free.block, free.here, request(kind, free, settings, more=more))
     return jax.tree.map(np.asarray, found)

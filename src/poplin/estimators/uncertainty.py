@@ -101,13 +101,13 @@ class Uncertainty:
         self._errors: dict[tuple[Asked, str], np.ndarray] = {}
         self._replicates: dict[int, Replicates] = {}
 
-    def found(self, kind: str) -> Information:
-        """The sums of a kind of information."""
+    def found(self, kind: str, *, more: bool = False) -> Information:
+        """The sums of a kind of information; `more` forgets those and draws more."""
         if self.free.here.size() > MOST_NUMBERS:
             raise InputError(TOO_MANY.format(size=self.free.here.size(), most=MOST_NUMBERS))
-        if kind not in self._found:
+        if more or kind not in self._found:
             with double_precision():
-                self._found[kind] = sums(kind, self.free, self.fit.get_params())
+                self._found[kind] = sums(kind, self.free, self.fit.get_params(), more=more)
         return self._found[kind]
 
     def root(self, asked: Asked) -> Root:
@@ -120,10 +120,12 @@ class Uncertainty:
         return self._roots[asked]
 
     def _plain(self, kind: str) -> Root:
-        found = self.found(kind)
         if kind == "observed":
-            return intervals.covariance_root(intervals.observed_information(found))
-        return intervals.covariance_root(intervals.product_information(found, simulated=kind == "expected"))
+            return intervals.covariance_root(intervals.observed_information(self.found(kind)))
+        root = intervals.product_root(self.found(kind), simulated=kind == "expected")
+        if root.lost.size:
+            root = intervals.product_root(self.found(kind, more=True), simulated=kind == "expected")
+        return root
 
     def _sandwich(self) -> Root:
         found = self.found("observed")

@@ -38,12 +38,14 @@ class Information(NamedTuple):
     """Sums over rows; parts over slices of rows add up.
 
     products (K, K): sum_i s-bar s-bar', from both sets; products_gap (K, K): half the difference between its two sides,
-    of the size of its Monte-Carlo noise; score (K,): sum_i s-bar; rows: sum of weights; squares: sum of their squares.
+    of the size of its Monte-Carlo noise; whole (K, K): the same with both sets in each s-bar, too large by the noise
+    left in it, but never negative; score (K,): sum_i s-bar; rows: sum of weights; squares: sum of their squares.
     observed (K, K), observed_gap (K, K): by Louis' identity, the mean of both sets and half their difference, or None.
     """
 
     products: Array
     products_gap: Array
+    whole: Array
     score: Array
     rows: Scalar
     squares: Scalar
@@ -73,9 +75,11 @@ def _reduced(here: Coordinates, state: State, rows: RowScores, block: Block) -> 
             for g in range(SETS)
         )
         observed, observed_gap = 0.5 * (first + second), 0.5 * (first - second)
-    score = weights @ (rows.centre + 0.5 * (one + other)).astype(jnp.float64)
+    mean = rows.centre + 0.5 * (one + other)
+    whole, score = across(mean, mean)[0], weights @ mean.astype(jnp.float64)
+    squares = jnp.sum(weights**2)
     return Information(
-        products, products_gap, score, jnp.sum(weights), jnp.sum(weights**2), observed, observed_gap
+        products, products_gap, whole, score, jnp.sum(weights), squares, observed, observed_gap
     )
 
 

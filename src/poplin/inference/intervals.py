@@ -19,13 +19,17 @@ from poplin.inference.information import Information
 
 CHUNK = 4_000_000  # most numbers in a batch of deviations of Sigma
 LOST = 1e-6  # share of its own scale below which a direction holds no information
-TOUCHED = 1e-2  # share of a quantity's change that may lie along such directions
+TRUSTED = 0.1  # share of the whole, noise included, below which what is left of a direction cannot be told
+TOUCHED = 0.2  # share of a quantity's variance that may lie along such directions
 
 Matrix = np.ndarray | Array
 
 
 class Root(NamedTuple):
-    """V = spread spread' (K, K) in the numbers of `Coordinates`; `lost` (K, m): directions without information."""
+    """V = spread spread' + lost lost' (K, K) in the numbers of `Coordinates`.
+
+    `lost` (K, m): directions of which no information can be told, with the least standard error that they may have.
+    """
 
     spread: np.ndarray
     lost: np.ndarray
@@ -48,15 +52,19 @@ def observed_information(found: Information) -> np.ndarray:
     return _without_noise(found.observed, found.observed_gap)
 
 
-def product_information(found: Information, *, simulated: bool) -> np.ndarray:
-    """Sum of the mean scores' products, times N / (N - K - 2): the inverse of a Wishart matrix is too large by that.
+def product_root(found: Information, *, simulated: bool) -> Root:
+    """Root of the inverse of the mean scores' products, summed, times N / (N - K - 2).
 
-    N is the number of rows that it was summed over: the sum of weights, or of simulated ones Kish's effective size.
+    The inverse of a Wishart matrix is too large by that share; N is the number of rows that it was summed over: the sum
+    of weights, or of simulated ones Kish's effective size. Raw products of the two sets may be negative by chance;
+    they are looked at beside the whole, from which such a direction keeps a little.
     """
     rows = float(found.rows) ** 2 / float(found.squares) if simulated else float(found.rows)
     share = rows / (rows - len(found.products) - 2)
+    if share <= 0:
+        return _root(np.full_like(np.asarray(found.products), np.nan))
     plain = _without_noise(found.products, found.products_gap)
-    return plain * share if share > 0 else np.full_like(plain, np.nan)
+    return _root_beside(plain * share, np.asarray(found.whole) * share)
 
 
 def _without_noise(matrix: Matrix, gap: Matrix) -> np.ndarray:
@@ -87,7 +95,7 @@ def sandwich(bread: Root, products: Matrix) -> Root:
 
 
 def _root(information: np.ndarray) -> Root:
-    """R with R R' = I^-1; a direction in which I is not positive is lost, and R leaves it out."""
+    """R with R R' = I^-1; a direction in which I is not positive, on its own scale, is lost."""
     size = len(information)
     if not np.isfinite(information).all():
         return Root(np.full((size, size), np.nan), np.zeros((size, 0)))
@@ -100,9 +108,28 @@ def _root(information: np.ndarray) -> Root:
             return Root(scale[:, None] * back, np.zeros((size, 0)))
     except LinAlgError:
         pass
+    return _split(np.diag(scale), unit, LOST)
+
+
+def _root_beside(information: np.ndarray, whole: np.ndarray) -> Root:
+    """R with R R' = I^-1; a direction that has less than a share of `whole` is lost."""
+    scale = 1 / np.sqrt(np.maximum(np.diag(whole), 1e-300))
+    try:
+        lower = cholesky(whole * scale[:, None] * scale, lower=True)
+    except (LinAlgError, ValueError):  # fewer rows than numbers, or a number that is none
+        return _root(information)
+    if np.min(np.diag(lower)) ** 2 < LOST:
+        return _root(information)
+    whiten = scale[:, None] * solve_triangular(lower, np.eye(len(lower)), lower=True).T
+    return _split(whiten, whiten.T @ information @ whiten, TRUSTED)
+
+
+def _split(whiten: np.ndarray, unit: np.ndarray, least: float) -> Root:
+    """The root from W' I W, whose eigenvalues are told when they are above `least`."""
     values, vectors = eigh(unit)
-    kept = values > LOST
-    return Root(scale[:, None] * vectors[:, kept] / np.sqrt(values[kept]), scale[:, None] * vectors[:, ~kept])
+    kept = values > least
+    root = whiten @ (vectors / np.sqrt(np.maximum(values, least)))
+    return Root(root[:, kept], root[:, ~kept])
 
 
 @compiled()
@@ -131,7 +158,7 @@ Change = Callable[[np.ndarray, np.ndarray], np.ndarray]
 def standard_error(here: Coordinates, root: Root, change: Change) -> np.ndarray:
     """Standard error of a function of (B, Sigma), given its first-order `change` along (dB, dSigma), m at a time.
 
-    NaN where it moves along a direction without information.
+    NaN where more than a share of its variance is along directions without information.
     """
     total: np.ndarray | float = 0.0
     for coef, sigma in deviations(here, root.spread):
@@ -139,8 +166,8 @@ def standard_error(here: Coordinates, root: Root, change: Change) -> np.ndarray:
     lost: np.ndarray | float = 0.0
     for coef, sigma in deviations(here, root.lost):
         lost = lost + np.sum(change(coef, sigma) ** 2, axis=0)
-    total = np.asarray(total)
-    return np.sqrt(np.where(lost > TOUCHED**2 * total, np.nan, total))
+    total = np.asarray(total) + lost
+    return np.sqrt(np.where(lost > TOUCHED * total, np.nan, total))
 
 
 def of_coef(coef: np.ndarray, sigma: np.ndarray) -> np.ndarray:

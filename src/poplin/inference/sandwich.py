@@ -136,7 +136,7 @@ def profiled(here: Coordinates, family: AbstractFamily, block: Block) -> Informa
     rows, gram = jnp.sum(block.weights), block.x.T @ (block.weights[:, None] * block.x)
     observed = here.complete(rows, gram, hessian) - missing
     nothing = jnp.zeros_like(observed)
-    return Information(products, nothing, score, rows, jnp.sum(block.weights**2), observed, nothing)
+    return Information(products, nothing, products, score, rows, jnp.sum(block.weights**2), observed, nothing)
 
 
 def _batched(a: Array) -> Array:
