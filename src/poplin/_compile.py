@@ -1,14 +1,16 @@
 """How programs are compiled: `jax.jit` with the settings that suit loops over small tables on a processor.
 
 Start at `compiled`; `meanwhile` and `Compiled.ahead` let one phase of a fit run while the next is compiled. XLA's
-newer way to emit fused loops takes up to three times as long to compile such loops and runs them no faster
-(`python -m benchmarks.cold`, `python -m benchmarks.run`), so it is left out where it can be.
+newer way to emit fused loops takes up to three times as long to compile such loops, LLVM's higher levels half as
+long again, and neither runs them faster (`python -m benchmarks.cold`, `python -m benchmarks.run`). Level 0 takes a
+third of the time, but its loops run three times as long: for small tables in a process that fits once, see `hurried`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -16,19 +18,33 @@ import jax
 from jax.core import Tracer
 
 _WORKER = ThreadPoolExecutor(1, thread_name_prefix="poplin-compile")
-WANTED = {"xla_cpu_use_fusion_emitters": False}
+WANTED = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
+QUICK = WANTED | {"xla_backend_optimization_level": 0}
+SMALL = 200_000  # numbers in a program's arguments up to which it is worth less to run it fast
+_hurried: list[bool] = []
+
+
+@contextlib.contextmanager
+def hurried() -> Iterator[None]:
+    """Inside, programs for small tables are compiled quickly: they will not be used often."""
+    _hurried.append(True)
+    try:
+        yield
+    finally:
+        _hurried.pop()
 
 
 @functools.cache
-def settings() -> dict[str, Any]:
+def settings(quick: bool) -> dict[str, Any]:
     """The compiler settings that this version of XLA knows; none away from the processor."""
     if jax.default_backend() != "cpu":
         return {}
+    wanted = QUICK if quick else WANTED
     try:
-        jax.jit(lambda a: a, compiler_options=WANTED)(0.0)
+        jax.jit(lambda a: a, compiler_options=wanted)(0.0)
     except jax.errors.JaxRuntimeError:  # a version without them
         return {}
-    return dict(WANTED)
+    return dict(wanted)
 
 
 class Compiled:
@@ -41,11 +57,19 @@ class Compiled:
     @functools.cached_property
     def program(self) -> Any:
         """The function as its own program."""
-        return jax.jit(self._function, compiler_options=settings(), **self._how)
+        return jax.jit(self._function, compiler_options=settings(False), **self._how)
+
+    @functools.cached_property
+    def _quick(self) -> Any:
+        return jax.jit(self._function, compiler_options=settings(True), **self._how)
+
+    def _for(self, leaves: list[Any]) -> Any:
+        quick = _hurried and sum(getattr(leaf, "size", 1) for leaf in leaves) <= SMALL
+        return self._quick if quick else self.program
 
     def ahead(self, *args: Any, **kwargs: Any) -> None:
         """Compile for arguments of these shapes, which need not exist yet; a call then finds the program."""
-        self.program.lower(*args, **kwargs).compile()
+        self._for(jax.tree.leaves((args, kwargs))).lower(*args, **kwargs).compile()
 
     def shapes(self, *args: Any, **kwargs: Any) -> Any:
         """The shapes of what it returns for arguments of these shapes."""
@@ -53,9 +77,10 @@ class Compiled:
         return jax.eval_shape(functools.partial(self._function, **fixed), *args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs))):
+        leaves = jax.tree.leaves((args, kwargs))
+        if any(isinstance(leaf, Tracer) for leaf in leaves):
             return self._function(*args, **kwargs)
-        return self.program(*args, **kwargs)
+        return self._for(leaves)(*args, **kwargs)
 
 
 def meanwhile(work: Callable[[], None]) -> Future[None]:

@@ -107,7 +107,8 @@ def run(
             )
             taken, converged, failed = int(taken), bool(converged), bool(failed)
             left = time.perf_counter()
-            objectives.append(np.asarray(values)[:taken])
+            values = np.asarray(values)  # an index into a JAX array would be a program of its own
+            objectives.append(values[:taken])
             seconds.append(np.linspace(entered, left, taken + 1)[1:] - began)
             steps += taken
             budget = int(np.clip(budget * LOOK / max(left - entered, 1e-3), 1, CHUNK))

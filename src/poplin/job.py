@@ -80,9 +80,16 @@ def carry_out(job: Job, say: Callable[[str], None], complain: Callable[[str], No
 
     `say` takes what is told to the reader (nothing if the job is quiet), `complain` what must not be missed.
     """
-    import poplin
+    from poplin._compile import hurried
 
     files.check_folder(job.out)
+    with hurried():  # this process fits one table
+        return _carry_out(job, say, complain)
+
+
+def _carry_out(job: Job, say: Callable[[str], None], complain: Callable[[str], None]) -> int:
+    import poplin
+
     with warnings.catch_warnings():
         # The summary says both, once; here they would be said twice, with a line of our code.
         warnings.simplefilter("ignore", DataWarning)

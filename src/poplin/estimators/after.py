@@ -128,7 +128,7 @@ def _turned(mean: jax.Array, covariance: jax.Array, turn: jax.Array) -> tuple[ja
 def _axes_of(result: Result) -> jax.Array:
     """What turns w into the reported latent: C' (direct form) or the rotation to principal axes."""
     _, loadings = _arrays(result)
-    return loadings.T if result.direct else principal_axes(loadings)[2]
+    return jnp.asarray(np.asarray(loadings).T) if result.direct else principal_axes(loadings)[2]
 
 
 def training_latent(result: Result, counts: Counts) -> Moments:

@@ -91,7 +91,7 @@ def request(kind: str, free: Free, settings: dict[str, Any], *, more: bool = Fal
     """How information of a kind is found for a table of this size; with `more` draws if these can be afforded."""
     n, size = len(free.block.index), free.here.size()
     key = jax.random.fold_in(jax.random.key(settings["random_state"]), 3)
-    single = float(np.max(free.block.y)) < phases.SINGLE_UP_TO
+    single = float(np.max(np.asarray(free.block.y))) < phases.SINGLE_UP_TO
     plain = Request(key, kind=jnp.float32 if single else jnp.float64, callback=settings["callback"])
     if kind == "observed":
         all_rows, each = OBSERVED_DRAWS

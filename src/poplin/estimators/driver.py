@@ -80,7 +80,7 @@ def main_settings(settings: dict[str, Any], began: float) -> Settings:
 
 
 def _kappa(weight: float, block: Block) -> float:
-    return weight / (1 - weight) * float(np.sum(block.weights))
+    return weight / (1 - weight) * float(np.sum(np.asarray(block.weights)))
 
 
 def _variational(
@@ -112,7 +112,7 @@ def _ml(
     done = [start]
     ready.chains.result()
     where = phases.chain_start(model, block, start, key)
-    rows = float(np.sum(block.weights))
+    rows = float(np.sum(np.asarray(block.weights)))
     kappa = _kappa(weight or 0.0, block)
     if weight is None and isinstance(model.shape, Full) and not start.outcome.interrupted:
         pilot, where = phases.ml_phase(

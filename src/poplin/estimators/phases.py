@@ -191,7 +191,7 @@ def chain_kind(recipe: Recipe, block: Block) -> ChainKind:
     """Several chains a row on a small table; single precision on a large one, if its counts allow."""
     n, p = block.y.shape
     copies = chains_per_row(n, p, recipe.rank)
-    single = n * copies * p >= SINGLE_FROM and float(np.max(block.y)) < SINGLE_UP_TO
+    single = n * copies * p >= SINGLE_FROM and float(np.max(np.asarray(block.y))) < SINGLE_UP_TO
     return ChainKind(recipe.loadings is None, copies, jnp.float32 if single else jnp.float64)
 
 
