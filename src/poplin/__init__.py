@@ -9,23 +9,44 @@ from typing import TYPE_CHECKING, Any
 from poplin._errors import ConvergenceWarning, DataWarning, InputError
 
 if TYPE_CHECKING:
+    from poplin.estimators.autoencoder import Autoencoder as Autoencoder
     from poplin.estimators.comparing import likelihood_ratio as likelihood_ratio
+    from poplin.estimators.loading import load as load
     from poplin.estimators.pln import PLN as PLN
-    from poplin.estimators.pln import load as load
+    from poplin.estimators.ppca import PPCA as PPCA
     from poplin.estimators.selecting import select as select
+    from poplin.estimators.vae import VAE as VAE
 
 __version__ = "0.1.0"
-__all__ = ["PLN", "ConvergenceWarning", "DataWarning", "InputError", "likelihood_ratio", "load", "select"]
+__all__ = [
+    "PLN",
+    "PPCA",
+    "VAE",
+    "Autoencoder",
+    "ConvergenceWarning",
+    "DataWarning",
+    "InputError",
+    "likelihood_ratio",
+    "load",
+    "select",
+]
 
 _ROOMS = {
     "PLN": "poplin.estimators.pln",
+    "Autoencoder": "poplin.estimators.autoencoder",
+    "PPCA": "poplin.estimators.ppca",
+    "VAE": "poplin.estimators.vae",
     "likelihood_ratio": "poplin.estimators.comparing",
-    "load": "poplin.estimators.pln",
+    "load": "poplin.estimators.loading",
     "select": "poplin.estimators.selecting",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "methods":  # options of methods: poplin.methods.Exact()
+        from poplin import methods
+
+        return methods
     if name not in _ROOMS:
         raise AttributeError(f"module 'poplin' has no attribute {name!r}")
     from importlib import import_module

@@ -1,0 +1,226 @@
+"""`PPCA`, probabilistic principal components as users meet them.
+
+Start at `PPCA.fit`. The numbers come from `methods/ppca.py`; the EM runs on the loop that every method shares.
+"""
+
+import time
+import warnings
+from typing import Any, Self
+
+import jax.numpy as jnp
+import numpy as np
+
+from poplin import fit as loop
+from poplin._errors import ConvergenceWarning, InputError
+from poplin._precision import double_precision
+from poplin.data.values import as_new_values, as_values
+from poplin.estimators.parameters import AbstractEstimator
+from poplin.methods.ppca import ExactEM, Gaussian, Measurements, closed_form, loglik, principal
+from poplin.store import read_npz, write_npz
+
+SMALLEST = 1e-13  # noise variance, relative to the largest eigenvalue, below which there is none
+
+
+class PPCA(AbstractEstimator):
+    """Probabilistic principal components: x | w ~ N(mu + C w, s2 I), w ~ N(0, I_q).
+
+    Settings
+        n_components: q < p.
+        method: "closed" (from the eigenvalues of the covariance) or "em" (exact EM; each step costs 2 n p q).
+        max_iter, tol: of EM; it stops when a step changes C and s2 by less than `tol`, relatively.
+        callback: called between compiled chunks of EM with `poplin.fit.Progress`.
+        random_state: seed of EM's start.
+
+    Attributes (NumPy): `mean_` mu (p,); `loadings_` C in principal axes (p, q); `components_` (p, q) orthonormal axes;
+    `eigenvalues_` (q,) of the fitted covariance, divisor n; `noise_variance_` s2; `covariance_` C C' + s2 I;
+    `loglik_` (nats, sum over rows, higher is better); `trace_`, `converged_`, `n_iter_`, `seconds_`.
+
+    Signs: each axis's entry of largest size is positive. Source: Tipping & Bishop (1999), J. R. Stat. Soc. B 61.
+    Raises `InputError` for what cannot be fitted; warns `ConvergenceWarning` when EM did not settle.
+
+    >>> import numpy as np, poplin
+    >>> random = np.random.default_rng(0)
+    >>> table = random.normal(size=(50, 2)) @ random.normal(size=(2, 5)) + 0.1 * random.normal(size=(50, 5))
+    >>> fit = poplin.PPCA(n_components=2).fit(table)
+    >>> fit.loadings_.shape, fit.transform(table).shape, fit.converged_
+    ((5, 2), (50, 2), True)
+    """
+
+    mean_: np.ndarray
+    loadings_: np.ndarray
+    components_: np.ndarray
+    eigenvalues_: np.ndarray
+    noise_variance_: float
+    loglik_: float
+    trace_: dict[str, np.ndarray]
+    converged_: bool
+    n_iter_: int
+    seconds_: float
+
+    def __init__(
+        self,
+        n_components: int = 2,
+        method: str = "closed",
+        max_iter: int = 2000,
+        tol: float = 1e-10,
+        callback: Any = None,
+        random_state: int = 0,
+    ) -> None:
+        self.n_components = n_components
+        self.method = method
+        self.max_iter = max_iter
+        self.tol = tol
+        self.callback = callback
+        self.random_state = random_state
+
+    def fit(self, Y: Any, y: Any = None, *, weights: Any = None) -> Self:
+        """Fit to Y (n, p): array, DataFrame, scipy.sparse or AnnData; weights (n,) count a row so many times."""
+        began = time.perf_counter()
+        values = as_values(Y)
+        q = _checked_rank(self.n_components, *values.y.shape)
+        if self.method not in ("closed", "em"):
+            raise InputError(f"method={self.method!r} is not known to PPCA; it is 'closed' or 'em'.")
+        weight = _checked_weights(weights, len(values.y))
+        self.column_names_, self.n_features_in_ = values.column_names, values.y.shape[1]
+        self.trace_, self.converged_, self.n_iter_ = {}, True, 0
+        with double_precision():
+            mean, eigenvalues, axes = principal(values.y, weight)
+            _check_noise(eigenvalues, q)
+            block = Measurements(jnp.asarray(values.y), jnp.asarray(weight))
+            if self.method == "closed":
+                model = closed_form(mean, eigenvalues, axes, q)
+            else:
+                model = self._em(mean, eigenvalues, block, q, began)
+            self._take(model)
+            self.loglik_ = float(weight @ np.asarray(loglik(self._model, block.y)[0]))
+        self.seconds_ = time.perf_counter() - began
+        if not self.converged_:
+            warnings.warn(
+                f"EM stopped after {self.n_iter_} steps before C and s2 settled; raise max_iter or use "
+                "method='closed'.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return self
+
+    def _em(self, mean, eigenvalues, block: Measurements, q: int, began: float) -> Gaussian:
+        """EM from random loadings of the size of the data."""
+        scale = np.sqrt(eigenvalues.mean())
+        start = scale * np.random.default_rng(self.random_state).standard_normal((len(mean), q))
+        first = Gaussian(jnp.asarray(mean), jnp.asarray(start), jnp.asarray(scale**2))
+        outcome = loop.run(
+            ExactEM(jnp.asarray(self.tol)),
+            first,
+            block,  # type: ignore[arg-type]
+            phase="em",
+            max_iter=self.max_iter,
+            began=began,
+            callback=self.callback,
+        )
+        self.trace_ = loop.joined([outcome.trace])
+        self.converged_, self.n_iter_ = outcome.converged, len(outcome.trace.objective)
+        return outcome.state.model
+
+    def _take(self, model: Gaussian) -> None:
+        """Set the attributes from parameters in any rotation: principal axes, signs fixed."""
+        loadings = np.asarray(model.loadings)
+        axes, singular, _ = np.linalg.svd(loadings, full_matrices=False)
+        largest = axes[np.argmax(np.abs(axes), axis=0), np.arange(axes.shape[1])]
+        self.components_ = axes * np.where(largest < 0, -1.0, 1.0)
+        self.noise_variance_ = float(model.noise)
+        self.mean_, self.loadings_ = np.asarray(model.mean), self.components_ * singular
+        self.eigenvalues_ = singular**2 + self.noise_variance_
+
+    @property
+    def _model(self) -> Gaussian:
+        arrays = (self.mean_, self.loadings_, np.asarray(self.noise_variance_))
+        return Gaussian(*(jnp.asarray(a) for a in arrays))
+
+    @property
+    def covariance_(self) -> np.ndarray:
+        """The fitted covariance of a row, C C' + s2 I, (p, p)."""
+        return self.loadings_ @ self.loadings_.T + self.noise_variance_ * np.eye(len(self.mean_))
+
+    def _rows(self, Y: Any) -> tuple[np.ndarray, np.ndarray]:
+        values = as_new_values(self.column_names_, Y)
+        with double_precision():
+            value, mean = loglik(self._model, jnp.asarray(values.y))
+            return np.asarray(value), np.asarray(mean)
+
+    def transform(self, Y: Any) -> np.ndarray:
+        """Posterior means E[w | x] in principal axes, (n, q)."""
+        return self._rows(Y)[1]
+
+    def fit_transform(self, Y: Any, y: Any = None, *, weights: Any = None) -> np.ndarray:
+        """Fit, then the posterior means of the training rows."""
+        return self.fit(Y, y, weights=weights).transform(Y)
+
+    def inverse_transform(self, W: Any) -> np.ndarray:
+        """The mean mu + C w of a row at each latent position, (n, p)."""
+        return self.mean_ + np.asarray(W, dtype=float) @ self.loadings_.T
+
+    def score_samples(self, Y: Any) -> np.ndarray:
+        """Log-likelihood of each row, exact, in nats (n,): higher is better."""
+        return self._rows(Y)[0]
+
+    def score(self, Y: Any, y: Any = None) -> float:
+        """Mean of `score_samples`, in nats a row: higher is better."""
+        return float(np.mean(self.score_samples(Y)))
+
+    def sample(self, n: int, *, random_state: int = 0) -> np.ndarray:
+        """Draw n rows from the fitted model, (n, p)."""
+        random = np.random.default_rng(random_state)
+        latent = random.standard_normal((n, self.loadings_.shape[1]))
+        noise = random.standard_normal((n, len(self.mean_)))
+        return self.inverse_transform(latent) + np.sqrt(self.noise_variance_) * noise
+
+    def save(self, path: Any) -> None:
+        """Write the fit to one .npz file (no pickle), whole or not at all; `poplin.load` reads it."""
+        arrays = {"mean": self.mean_, "loadings": self.loadings_, "noise": np.asarray(self.noise_variance_)}
+        arrays |= {f"trace_{name}": column for name, column in self.trace_.items()}
+        settings = {k: v for k, v in self.get_params().items() if k != "callback"}
+        names = ("converged_", "n_iter_", "seconds_", "loglik_")
+        meta = {"model": "PPCA", "settings": settings, "columns": list(self.column_names_)}
+        write_npz(path, arrays, meta | {"after": {name: getattr(self, name) for name in names}})
+
+
+def rebuilt(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> PPCA:
+    """A fitted `PPCA` from what `PPCA.save` wrote."""
+    fit = PPCA(**meta["settings"])
+    fit._take(Gaussian(arrays["mean"], arrays["loadings"], arrays["noise"]))  # type: ignore[arg-type]
+    fit.column_names_, fit.n_features_in_ = tuple(meta["columns"]), len(arrays["mean"])
+    fit.trace_ = {k.removeprefix("trace_"): v for k, v in arrays.items() if k.startswith("trace_")}
+    vars(fit).update(meta["after"])
+    return fit
+
+
+def load(path: Any) -> PPCA:
+    """A fitted `PPCA` from a file that `PPCA.save` wrote."""
+    return rebuilt(*read_npz(path))
+
+
+def _checked_rank(q: Any, n: int, p: int) -> int:
+    if not isinstance(q, int | np.integer) or isinstance(q, bool) or not 1 <= q < p:
+        raise InputError(
+            f"n_components={q!r}, and Y is {n} x {p}. Give a whole number from 1 to {p - 1}: one dimension at "
+            "least must be left to the noise."
+        )
+    return int(q)
+
+
+def _checked_weights(weights: Any, n: int) -> np.ndarray:
+    if weights is None:
+        return np.ones(n)
+    weight = np.asarray(weights, dtype=float)
+    if weight.shape != (n,) or not np.all(np.isfinite(weight)) or np.any(weight < 0) or not weight.any():
+        raise InputError(f"weights must be {n} finite numbers, not negative and not all 0, one a row of Y.")
+    return weight
+
+
+def _check_noise(eigenvalues: np.ndarray, q: int) -> None:
+    if np.mean(eigenvalues[q:]) <= SMALLEST * max(eigenvalues[0], np.finfo(float).tiny):
+        rank = int(np.sum(eigenvalues > SMALLEST * eigenvalues[0]))
+        raise InputError(
+            f"Y varies in {rank} directions only and n_components={q} takes them all: the noise variance would "
+            f"be 0 and the likelihood infinite. Use at most {max(rank - 1, 1)} components, or add rows."
+        )
