@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 
 import poplin
 from poplin._precision import double_precision
-from poplin.updates.columns import column_variances
+from poplin.updates.columns import column_variances, newton_columns
 from tests import laws
 from tests.instances import (
     COLUMNS,
@@ -215,6 +215,16 @@ def test_rare_columns_stay_finite(shrinkage: Any) -> None:
         fitted = poplin.PLN(shrinkage=shrinkage).fit(counts)
     assert np.abs(fitted.coef_).max() < 100 and np.diag(fitted.covariance_).max() < 1000
     assert np.linalg.eigvalsh(fitted.covariance_)[0] > 0
+
+
+def test_a_step_is_finite_where_rounding_leaves_a_hessian_indefinite() -> None:
+    """Sums in single precision over one row that counts: two of three directions have no more than noise, of any sign."""
+    features = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    hessian = features[:, :, None] * features[:, None, :] - 1e-7 * np.eye(3)
+    with double_precision():
+        step = np.asarray(newton_columns(jnp.ones((3, 5)), jnp.asarray(hessian), gamma=jnp.asarray(1.0)))
+    change = np.einsum("kj,jk->j", step, features)
+    assert np.all(np.isfinite(step)) and np.all(np.abs(change) <= np.linalg.norm(features, axis=1))
 
 
 def test_counting_variances_are_diagonals_of_inverses() -> None:

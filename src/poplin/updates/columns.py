@@ -85,10 +85,11 @@ def expected_columns(
 def newton_columns(gradient: Array, hessian: Array, *, gamma: Array) -> Array:
     """Gamma H_j^-1 g_j for every column j, (k, p), no longer than one standard deviation of log rate on average."""
     scale = jnp.sqrt(jnp.diagonal(hessian, axis1=1, axis2=2)) + 1e-12
-    unit = hessian / (scale[:, :, None] * scale[:, None, :]) + 1e-8 * jnp.eye(hessian.shape[1])
+    # sums of single-precision draws are known to 1e-7 or so: a direction with less would have any sign
+    unit = hessian / (scale[:, :, None] * scale[:, None, :]) + 1e-6 * jnp.eye(hessian.shape[1])
     step = jnp.linalg.solve(unit, (gradient.T / scale)[:, :, None])[:, :, 0] / scale
     weight = jnp.trace(hessian, axis1=1, axis2=2) / hessian.shape[1] + 1e-12
-    length = jnp.sqrt(jnp.einsum("jk,jkl,jl->j", step, hessian, step) / weight)
+    length = jnp.sqrt(jnp.maximum(jnp.einsum("jk,jkl,jl->j", step, hessian, step), 0) / weight)
     return gamma * (step / jnp.maximum(1.0, gamma * length)[:, None]).T
 
 
