@@ -87,10 +87,10 @@ def newton_columns(gradient: Array, hessian: Array, *, gamma: Array) -> Array:
     scale = jnp.sqrt(jnp.diagonal(hessian, axis1=1, axis2=2)) + 1e-12
     # sums of single-precision draws are known to 1e-7 or so: a direction with less would have any sign
     unit = hessian / (scale[:, :, None] * scale[:, None, :]) + 1e-6 * jnp.eye(hessian.shape[1])
-    step = jnp.linalg.solve(unit, (gradient.T / scale)[:, :, None])[:, :, 0] / scale
+    step = jnp.linalg.solve(unit, (gradient.T / scale)[:, :, None])[:, :, 0]
     weight = jnp.trace(hessian, axis1=1, axis2=2) / hessian.shape[1] + 1e-12
-    length = jnp.sqrt(jnp.maximum(jnp.einsum("jk,jkl,jl->j", step, hessian, step), 0) / weight)
-    return gamma * (step / jnp.maximum(1.0, gamma * length)[:, None]).T
+    length = jnp.sqrt(jnp.maximum(jnp.einsum("jk,jkl,jl->j", step, unit, step), 0) / weight)
+    return gamma * (step / scale / jnp.maximum(1.0, gamma * length)[:, None]).T
 
 
 def column_variances(hessian: Array) -> Array:
