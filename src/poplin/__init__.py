@@ -10,6 +10,7 @@ from poplin._errors import ConvergenceWarning, DataWarning, InputError
 
 if TYPE_CHECKING:
     from poplin.estimators.autoencoder import Autoencoder as Autoencoder
+    from poplin.estimators.compare import compare as compare
     from poplin.estimators.comparing import likelihood_ratio as likelihood_ratio
     from poplin.estimators.loading import load as load
     from poplin.estimators.pln import PLN as PLN
@@ -26,12 +27,14 @@ __all__ = [
     "ConvergenceWarning",
     "DataWarning",
     "InputError",
+    "compare",
     "likelihood_ratio",
     "load",
     "select",
 ]
 
 _ROOMS = {
+    "compare": "poplin.estimators.compare",
     "PLN": "poplin.estimators.pln",
     "Autoencoder": "poplin.estimators.autoencoder",
     "PPCA": "poplin.estimators.ppca",

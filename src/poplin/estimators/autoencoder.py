@@ -1,0 +1,80 @@
+"""`Autoencoder`: rows squeezed through q numbers and back, without a prior.
+
+Start at `Autoencoder`. Without hidden layers it is linear, and spans the principal subspace.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from poplin.estimators.building import Words
+from poplin.estimators.neural import AbstractNeural, keep, rebuild
+from poplin.estimators.parameters import AbstractEstimator
+from poplin.inference.importance import SLICE, in_slices
+from poplin.methods.objectives import AbstractObjective, Binarised, Reconstruction, row_values
+
+
+class Autoencoder(AbstractNeural, AbstractEstimator):
+    """Autoencoder: the maximum of sum_i log p(y_i | f(g(y_i))) over an encoder g and a decoder f.
+
+    Under the default likelihood, a Gaussian of fixed scale, that is least squares. Settings are those of `VAE`,
+    without prior, posterior and draws. hidden=() is linear: C spans the space of the first q principal axes, and the
+    encoder ends as the pseudo-inverse of the decoder where X'X is nonsingular.
+
+    Attributes: `history_`, one line an epoch, means over rows in nats, higher is better; `stopped_`, `converged_`,
+    `n_iter_` (epochs), `messages_`, `held_out_`, `seconds_`, `model_`.
+
+    >>> import numpy as np, poplin
+    >>> table = np.random.default_rng(0).normal(size=(60, 4))
+    >>> fit = poplin.Autoencoder(2, hidden=(8,), max_epochs=3, patience=None).fit(table)
+    >>> fit.transform(table).shape, fit.reconstruct(table).shape
+    ((60, 2), (60, 4))
+    """
+
+    likelihood: str
+    scale: Any
+    hidden: Any
+    activation: str
+    binarise: bool
+
+    def __init__(
+        self,
+        n_components: int = 10,
+        likelihood: str = "gaussian",
+        scale: Any = "fixed",
+        hidden: Any = (128,),
+        activation: str = "relu",
+        condition: Any = (),
+        layer: str | None = None,
+        binarise: bool = False,
+        max_epochs: int = 400,
+        batch_size: int = 128,
+        learning_rate: float = 1e-3,
+        schedule: str = "constant",
+        validation_fraction: float = 0.1,
+        patience: int | None = 20,
+        callback: Any = None,
+        random_state: int = 0,
+    ) -> None:
+        keep(self, locals())
+
+    def _words(self) -> Words:
+        hidden = (self.hidden,) if isinstance(self.hidden, int) else tuple(self.hidden)
+        return Words("point", self.likelihood, self.scale, "normal", hidden, self.activation, None)
+
+    def _objective(self) -> AbstractObjective:
+        return Binarised(Reconstruction()) if self.binarise else Reconstruction()
+
+    def score_samples(self, Y: Any, *, data: Any = None, offset: Any = None) -> np.ndarray:
+        """Log p(y | f(g(y))) of each row in nats (n,), higher is better: no likelihood of the row."""
+        block = self._block(Y, data, offset)
+        return in_slices(lambda part, _: row_values(self.model_, part), block, SLICE)
+
+    def score(self, Y: Any, y: Any = None, **others: Any) -> float:
+        """Mean of `score_samples`, in nats a row: higher is better."""
+        return float(np.mean(self.score_samples(Y, **others)))
+
+
+def rebuilt(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Autoencoder:
+    """A fitted `Autoencoder` from what its `save` wrote."""
+    return rebuild(Autoencoder, arrays, meta)

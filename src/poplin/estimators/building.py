@@ -1,0 +1,179 @@
+"""From settings in words to the parts of a neural model with their first values.
+
+Start at `build`. Nothing here is compiled: first values are drawn by NumPy, so that a seed gives the same model on
+every machine, and sizes follow from the data and the settings alone, so that a saved model can be rebuilt.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from poplin._errors import InputError
+from poplin.methods.objectives import Amortised
+from poplin.models.decoders import BorrowedDecoder, LinearDecoder, NetworkDecoder
+from poplin.models.likelihoods import (
+    AbstractLikelihood,
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    NegativeBinomial,
+    Poisson,
+    RowGaussian,
+)
+from poplin.models.networks import random_network
+from poplin.models.priors import AbstractPrior, Mixture, StandardNormal
+from poplin.rows.encoders import DiagonalEncoder, Features, FullEncoder, PointEncoder
+
+ACTIVATIONS = {
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "softplus": jax.nn.softplus,
+    "gelu": jax.nn.gelu,
+}
+SMALLEST_SHARE = 0.01  # of the average column: a rarer column's intercept starts there
+
+
+class Shape(NamedTuple):
+    """What sizes follow from: columns p, covariates d, latent dimensions q, categories (0: none)."""
+
+    columns: int
+    covariates: int
+    rank: int
+    levels: int
+
+
+class Words(NamedTuple):
+    """The settings that name the parts of a model."""
+
+    posterior: str  # "diagonal", "full" or "point"
+    likelihood: str
+    scale: Any
+    prior: Any
+    hidden: tuple[int, ...]
+    activation: str
+    basis: Any
+
+
+class Columns(NamedTuple):
+    """What first values need to know of the training rows: per column the mean, unit, log rate and log sd, (p,)."""
+
+    mean: np.ndarray
+    unit: np.ndarray
+    log_rate: np.ndarray
+    seen_mean: np.ndarray  # of what the encoder sees
+    seen_unit: np.ndarray
+
+
+def describe(y: np.ndarray, offset: np.ndarray, *, counts: bool) -> Columns:
+    """Column summaries in double precision; a constant column has unit 1."""
+    y = np.asarray(y, dtype=float)
+    seen = np.log1p(y) if counts else y
+    exposure = (
+        np.exp(np.broadcast_to(offset, y.shape).astype(float)).mean(axis=0) if counts else np.ones(y.shape[1])
+    )
+    rate = y.mean(axis=0)
+    floor = SMALLEST_SHARE * max(rate.mean(), 1 / len(y)) if counts else 1.0
+    log_rate = np.log(np.maximum(rate, floor) / exposure) if counts else np.zeros(y.shape[1])
+    return Columns(rate, _unit(y), log_rate, seen.mean(axis=0), _unit(seen))
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    sd = values.std(axis=0)
+    return np.where(sd > 1e-8 * (1 + np.abs(values.mean(axis=0))), sd, 1.0)
+
+
+def build(words: Words, shape: Shape, columns: Columns, random: np.random.Generator) -> Amortised:
+    """The model with its first values, in single precision."""
+    likelihood = _likelihood(words, shape, columns)
+    activation = _of(ACTIVATIONS, words.activation, "activation")
+    model = Amortised(
+        _encoder(words, shape, columns, activation, random),
+        _decoder(words, shape, columns, likelihood, activation, random),
+        likelihood,
+        _prior(words.prior, shape.rank, random),
+    )
+    return jax.tree.map(lambda a: np.asarray(a, dtype=np.float32), model)
+
+
+def _of(known: dict[str, Any], name: Any, what: str) -> Any:
+    if name not in known:
+        raise InputError(f"{what}={name!r} is not known; it is one of {', '.join(map(repr, known))}.")
+    return known[name]
+
+
+def _encoder(
+    words: Words, shape: Shape, columns: Columns, activation: Any, random: np.random.Generator
+) -> Any:
+    p, q = shape.columns, shape.rank
+    logged = words.likelihood in ("poisson", "negative-binomial", "poisson-lognormal")
+    unit = np.ones(p) if words.likelihood in ("bernoulli", "categorical") else columns.seen_unit
+    features = Features(columns.seen_mean, unit, logged)  # type: ignore[arg-type]
+    outputs = {"diagonal": 2 * q, "full": 2 * q + q * q, "point": q}
+    sizes = (p + shape.covariates, *words.hidden, _of(outputs, words.posterior, "posterior"))
+    network = random_network(
+        random, sizes, activation, final_scale=1.0 if words.posterior == "point" else 0.3
+    )
+    if words.posterior == "full":
+        return FullEncoder(features, network, q)
+    return (PointEncoder if words.posterior == "point" else DiagonalEncoder)(features, network)
+
+
+def _decoder(words, shape: Shape, columns: Columns, likelihood: Any, activation, random) -> Any:
+    width = likelihood.width(shape.columns)
+    intercept = np.zeros(width)
+    if words.likelihood == "bernoulli":
+        share = np.clip(columns.mean, 0.01, 0.99)
+        intercept = np.log(share / (1 - share))
+    elif words.likelihood in ("poisson", "negative-binomial", "poisson-lognormal"):
+        intercept = columns.log_rate
+    if words.basis is not None:
+        basis = np.asarray(words.basis, dtype=float)
+        scale = np.full(shape.rank, np.log(0.5 * np.sqrt(shape.columns)))
+        return BorrowedDecoder(intercept, np.zeros((shape.covariates, width)), scale, basis)  # type: ignore[arg-type]
+    if not words.hidden or words.likelihood == "poisson-lognormal":
+        loadings = 0.3 * random.standard_normal((width, shape.rank))
+        return LinearDecoder(intercept, np.zeros((shape.covariates, width)), loadings)  # type: ignore[arg-type]
+    sizes = (shape.rank + shape.covariates, *reversed(words.hidden), width)
+    network = random_network(random, sizes, activation, final_scale=0.3)
+    return NetworkDecoder(network, intercept)  # type: ignore[arg-type]
+
+
+def _likelihood(words: Words, shape: Shape, columns: Columns) -> AbstractLikelihood:
+    p = shape.columns
+    if words.likelihood == "gaussian":
+        return _gaussian(words.scale, p, columns)
+    if words.likelihood == "negative-binomial":
+        return NegativeBinomial(np.zeros(p))  # type: ignore[arg-type]
+    known = {
+        "bernoulli": Bernoulli(),
+        "categorical": Categorical(max(shape.levels, 2)),
+        "poisson": Poisson(),
+        "poisson-lognormal": Poisson(),
+    }
+    names = dict.fromkeys(("gaussian", "negative-binomial")) | known
+    return _of(names, words.likelihood, "likelihood")
+
+
+def _gaussian(scale: Any, p: int, columns: Columns) -> AbstractLikelihood:
+    if scale == "row":
+        return RowGaussian(columns.mean, columns.unit)  # type: ignore[arg-type]
+    if scale == "column":
+        return Gaussian(np.zeros(p), columns.mean, columns.unit, True)  # type: ignore[arg-type]
+    fixed = 1.0 if scale == "fixed" else scale
+    if isinstance(fixed, str) or not np.all(np.isfinite(fixed)) or np.any(np.asarray(fixed) <= 0):
+        raise InputError(
+            f"scale={scale!r} is not known; it is 'column', 'row', 'fixed' (a standard deviation of 1), or a "
+            "standard deviation above 0."
+        )
+    return Gaussian(np.zeros(p), columns.mean, np.full(p, fixed), False)  # type: ignore[arg-type]
+
+
+def _prior(prior: Any, q: int, random: np.random.Generator) -> AbstractPrior:
+    if prior == "normal":
+        return StandardNormal()
+    if isinstance(prior, int | np.integer) and prior >= 1:
+        means = random.standard_normal((prior, q))
+        return Mixture(np.zeros(prior), means, np.zeros((prior, q)))  # type: ignore[arg-type]
+    raise InputError(f"prior={prior!r} is not known; it is 'normal' or a number of components.")

@@ -1,0 +1,130 @@
+"""What a model with a prior can be asked: the likelihood of rows, the bound on it, new rows, shares of components.
+
+Start at `AbstractLikely.loglik_rows`. It needs a fitted `AbstractNeural` beside it, whose model and door it uses.
+"""
+
+from abc import abstractmethod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from poplin._compile import compiled
+from poplin._errors import InputError
+from poplin._precision import double_precision
+from poplin.data.blocks import Block
+from poplin.estimators import doors
+from poplin.estimators.building import Shape, Words
+from poplin.inference.importance import NUMBERS, SLICE, amortised_loglik, in_slices
+from poplin.inference.marginal import RowLikelihood
+from poplin.methods.objectives import Bound, ExactBound
+
+BOUND_DRAWS = 100  # a row, for the bound after the fit
+
+
+class AbstractLikely:
+    """The likelihood and the samples of a fitted model (encoder, decoder, likelihood, prior)."""
+
+    likelihood: str
+    prior: Any
+    random_state: int
+    model_: Any
+    coded_: doors.Coded
+    shape_: Shape
+
+    @abstractmethod
+    def _words(self) -> Words:
+        """The parts that the model is made of, by name."""
+
+    @abstractmethod
+    def _has_exact_bound(self) -> bool:
+        """Whether the bound needs no draws."""
+
+    @abstractmethod
+    def _block(self, Y: Any, data: Any, offset: Any, dtype: Any = np.float32) -> Block:
+        """Rows for the fitted model, checked and coded."""
+
+    @abstractmethod
+    def transform(
+        self, Y: Any, *, data: Any = None, offset: Any = None, return_variance: bool = False
+    ) -> Any:
+        """Means of the rows' latent positions."""
+
+    def _width(self) -> int:
+        """The most numbers that a decoded draw takes."""
+        return max(self.model_.likelihood.width(self.shape_.columns), *self._words().hidden, 1)
+
+    def _precise(self) -> Any:
+        """Counts and measurements are scored in double precision; logits of zeros and ones need none."""
+        return np.float32 if self.likelihood in ("bernoulli", "categorical") else np.float64
+
+    def loglik_rows(
+        self, Y: Any, *, data: Any = None, offset: Any = None, draws: int = 1000, khat: bool = False
+    ) -> RowLikelihood:
+        """Importance-sampled log-likelihood of each row with its standard error, effective draws and k-hat if asked."""
+        dtype = self._precise()
+        with double_precision():
+            block = self._block(Y, data, offset, dtype)
+            model = jax.tree.map(lambda a: np.asarray(a, dtype=dtype), self.model_)
+            width = max(self.model_.likelihood.width(self.shape_.columns), *self._words().hidden, 1)
+            return amortised_loglik(model, block, seed=self.random_state, draws=draws, width=width, khat=khat)
+
+    def score_samples(
+        self, Y: Any, *, data: Any = None, offset: Any = None, draws: int = 1000, return_se: bool = False
+    ) -> Any:
+        """Importance-sampled log-likelihood of each row in nats (n,), higher is better; standard errors if asked."""
+        found = self.loglik_rows(Y, data=data, offset=offset, draws=draws)
+        return (found.value, found.standard_error) if return_se else found.value
+
+    def score(self, Y: Any, y: Any = None, **others: Any) -> float:
+        """Mean of `score_samples`, in nats a row: higher is better."""
+        return float(np.mean(self.score_samples(Y, **others)))
+
+    def bound_samples(self, Y: Any, *, data: Any = None, offset: Any = None) -> np.ndarray:
+        """The bound on each row's log-likelihood (beta = 1), in nats (n,): exact or the mean of 100 draws."""
+        dtype = self._precise()
+        exact = self._has_exact_bound()
+        with double_precision():
+            block = self._block(Y, data, offset, dtype)
+            model = jax.tree.map(lambda a: np.asarray(a, dtype=dtype), self.model_)
+            one = np.asarray(1.0, dtype=dtype)
+            objective = ExactBound(one) if exact else Bound(one, BOUND_DRAWS)  # type: ignore[arg-type]
+            size = SLICE if exact else max(1, min(SLICE, NUMBERS // (BOUND_DRAWS * self._width())))
+            seed = np.array([self.random_state, 0], dtype=np.uint32)
+            return in_slices(lambda part, first: _bounds(objective, model, seed, part, first), block, size)
+
+    def responsibilities(self, Y: Any, *, data: Any = None, offset: Any = None) -> np.ndarray:
+        """Under a mixture prior: P(component | w) at each row's latent mean, (n, k)."""
+        if self.prior == "normal":
+            raise InputError("A normal prior has no components; fit with prior=k, a number of them.")
+        latent = self.transform(Y, data=data, offset=offset)
+        return np.asarray(_shares(self.model_.prior, latent))
+
+    def predict(self, Y: Any, *, data: Any = None, offset: Any = None) -> np.ndarray:
+        """Under a mixture prior: the component of the largest share, (n,)."""
+        return np.argmax(self.responsibilities(Y, data=data, offset=offset), axis=1)
+
+    def sample(self, n: int, *, data: Any = None, offset: float = 0.0, random_state: int = 0) -> np.ndarray:
+        """Draw n rows from the fitted model: w from the prior, y from the likelihood, (n, p)."""
+        x = doors.conditions(self.coded_, data, n)
+        key = np.array([0, random_state], dtype=np.uint32)
+        return np.asarray(_drawn(self.model_, key, x, np.float32(offset), shape=(n, self.shape_.rank)))
+
+
+@compiled()
+def _bounds(objective: Any, model: Any, seed: Any, block: Block, first: Any) -> Any:
+    terms = objective.terms(model, jax.random.fold_in(seed, first), block, jnp.asarray(1.0, block.y.dtype))
+    return terms.reconstruction - terms.divergence
+
+
+@compiled()
+def _shares(prior: Any, latent: Any) -> Any:
+    return prior.responsibilities(latent)
+
+
+@compiled(static_argnames="shape")
+def _drawn(model: Any, key: Any, x: Any, offset: Any, *, shape: tuple[int, int]) -> Any:
+    for_latent, for_y = jax.random.split(key)
+    latent = model.prior.sample(for_latent, shape)
+    return model.likelihood.sample(for_y, model.decoder(latent, x), offset[None, None])

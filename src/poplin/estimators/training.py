@@ -1,0 +1,149 @@
+"""How a neural model is trained on the shared loop, and the history of it as a table.
+
+Start at `train`. `Plan` holds the settings; `History` columns are means over rows in nats: objective, bound and
+reconstruction are better when higher, the divergence (KL) is what the bound takes off.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pandas as pd
+
+from poplin import fit as loop
+from poplin._errors import InputError
+from poplin.data.blocks import Block
+from poplin.methods.gradient import COLUMNS, HELD_COLUMNS, Gradient, Split, Start
+from poplin.methods.objectives import AbstractObjective
+
+MOST_HELD = 5000  # left-out rows: more tell no more and cost time
+
+
+class Plan(NamedTuple):
+    """How long and how: epochs at most, rows of a minibatch, learning rate and its schedule, KL warm-up, stopping."""
+
+    max_epochs: int
+    batch_size: int
+    learning_rate: float
+    schedule: str  # "constant" or "cosine" (down to zero at max_epochs)
+    kl_warmup: int
+    validation_fraction: float
+    patience: int | None
+    seed: int
+    callback: Callable[[loop.Progress], None] | None
+
+
+class Trained(NamedTuple):
+    """Where training ended: the best model, its history, why it stopped, what to know, which rows were left out."""
+
+    model: Any
+    history: pd.DataFrame
+    stopped: str  # "patience", "max_epochs", "interrupted" or "failed"
+    messages: tuple[str, ...]
+    held: np.ndarray
+
+
+def train(model: Any, objective: AbstractObjective, block: Block, plan: Plan) -> Trained:
+    """Train from first values; the same seed, data and settings give the same numbers on the same machine."""
+    began = time.perf_counter()
+    check(plan)
+    chosen, left = _split(block, plan)
+    split = Split(_rows(block, chosen), _rows(block, left) if len(left) else None)
+    method = _method(objective, len(chosen), plan)
+    batches = len(method.bounds) - 1
+    outcome = loop.run(
+        method,
+        Start(model, _key(plan.seed)),  # type: ignore[arg-type]
+        split,  # type: ignore[arg-type]
+        phase="train",
+        max_iter=plan.max_epochs * batches,
+        began=began,
+        callback=plan.callback,
+    )
+    state = jax.device_get(outcome.state)
+    history = as_history(state.history)
+    failed = not np.isfinite(state.objective)
+    stopped = "patience" if outcome.converged else "interrupted" if outcome.interrupted else "max_epochs"
+    stopped = "failed" if failed else stopped
+    return Trained(state.kept, history, stopped, _messages(history, plan, stopped), left)
+
+
+def check(plan: Plan) -> None:
+    """Every number of the plan is one that can be used."""
+    if plan.schedule not in ("constant", "cosine"):
+        raise InputError(f"schedule={plan.schedule!r} is not known; it is 'constant' or 'cosine'.")
+    if plan.max_epochs < 1 or plan.batch_size < 1 or not plan.learning_rate > 0:
+        raise InputError("max_epochs and batch_size must be at least 1 and learning_rate above 0.")
+    if not 0 <= plan.validation_fraction < 1:
+        raise InputError(f"validation_fraction={plan.validation_fraction!r}; give a share from 0 to below 1.")
+    if plan.patience is not None and (plan.patience < 1 or plan.validation_fraction == 0):
+        raise InputError(
+            "Early stopping looks at left-out rows: give patience >= 1 with validation_fraction above 0, or "
+            "patience=None to train for max_epochs."
+        )
+
+
+def _key(seed: int) -> np.ndarray:
+    return np.array([seed >> 32, seed & 0xFFFFFFFF], dtype=np.uint32)  # as jax.random.key, without a program
+
+
+def _split(block: Block, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows train and which are left out; rows of weight 0 do neither."""
+    used = np.flatnonzero(np.asarray(block.weights) > 0)
+    held = min(round(plan.validation_fraction * len(used)), MOST_HELD, len(used) - 1)
+    order = np.random.default_rng([plan.seed, 1]).permutation(used)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def _rows(block: Block, index: np.ndarray) -> Block:
+    return jax.tree.map(lambda a: a[index], block)
+
+
+def _method(objective: AbstractObjective, rows: int, plan: Plan) -> Gradient:
+    batches = -(-rows // plan.batch_size)
+    bounds = (np.arange(batches + 1) * rows) // batches
+    passed = np.arange(plan.max_epochs) / plan.max_epochs
+    shape = 0.5 * (1 + np.cos(np.pi * passed)) if plan.schedule == "cosine" else np.ones(plan.max_epochs)
+    return Gradient(
+        objective,
+        bounds=bounds.astype(np.int32),  # type: ignore[arg-type]
+        rates=(plan.learning_rate * shape).astype(np.float32),  # type: ignore[arg-type]
+        warmup=np.float32(plan.kl_warmup),  # type: ignore[arg-type]
+        patience=np.float32(np.inf if plan.patience is None else plan.patience),  # type: ignore[arg-type]
+        size=int(np.max(np.diff(bounds))),
+    )
+
+
+def as_history(lines: np.ndarray) -> pd.DataFrame:
+    """One line an epoch: its KL weight, objective and parts over the training rows, then over left-out rows."""
+    lines = lines[~np.isnan(lines[:, 0])].astype(float)
+    table = pd.DataFrame(lines, columns=pd.Index([*COLUMNS, *HELD_COLUMNS]))
+    table.insert(0, "epoch", np.arange(1, len(table) + 1))
+    table.insert(3, "bound", table["reconstruction"] - table["divergence"])
+    table["held_out_bound"] = table["held_out_reconstruction"] - table["held_out_divergence"]
+    return table.dropna(axis="columns", how="all")
+
+
+def _messages(history: pd.DataFrame, plan: Plan, stopped: str) -> tuple[str, ...]:
+    notes = []
+    weight = float(history["kl_weight"].iloc[-1]) if len(history) else 0.0
+    if weight < 1:
+        notes.append(
+            f"The weight of the KL term reached {weight:.2f} only, not 1: what was maximised is not the bound. "
+            f"Train for more than kl_warmup={plan.kl_warmup} epochs, or lower kl_warmup."
+        )
+    if stopped == "failed":
+        notes.append(
+            f"The objective was no longer finite in epoch {len(history) + 1}; the model is the best one before. "
+            "Lower learning_rate."
+        )
+    if stopped == "max_epochs" and plan.patience is not None:
+        notes.append(
+            f"Training stopped after max_epochs={plan.max_epochs} although the left-out rows' objective had "
+            f"improved within the last {plan.patience} epochs. Raise max_epochs."
+        )
+    return tuple(notes)

@@ -1,0 +1,121 @@
+"""`VAE`, the variational autoencoder as users meet it: settings, and what it can be asked beyond its face.
+
+Start at `VAE`. Fitting, embedding and decoding are in `neural.py`, the training loop in `training.py`.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from poplin._errors import InputError
+from poplin.estimators.building import Words
+from poplin.estimators.likely import AbstractLikely
+from poplin.estimators.neural import AbstractNeural, keep, rebuild
+from poplin.estimators.parameters import AbstractEstimator
+from poplin.methods.objectives import AbstractObjective, Binarised, Bound, ExactBound, ImportanceBound
+
+
+class VAE(AbstractNeural, AbstractLikely, AbstractEstimator):
+    """Variational autoencoder: y | w ~ likelihood(f(w, x)), w ~ prior, q(w | y, x) a Gaussian from a network.
+
+    Settings
+        n_components: q, latent dimensions.
+        posterior: "diagonal", or "full": covariance L L' with L = mask * L' + diag(sigma), from the network.
+        likelihood: "gaussian", "bernoulli", "categorical", "poisson", "negative-binomial", or "poisson-lognormal":
+            rates exp(o + a + x'B + C w) without a decoder network, whose bound needs no draws.
+        scale: of the Gaussian: "column" (learned), "row" (sigma(w), from the decoder), "fixed" (1), or a number c.
+        beta: weight of the KL term in the objective; with 1 the objective is the bound.
+        prior: "normal", or a number k of components of a normal mixture, which is learned and summed exactly.
+        hidden: units of the encoder's hidden layers; the decoder has them in reverse. () is linear.
+        activation: "relu", "tanh", "softplus" or "gelu".
+        basis: for "poisson-lognormal": V (p, q) from elsewhere, C = V Lambda^(1/2).
+        condition: names of columns of `data` (or of an AnnData's obs) that encoder and decoder also see.
+        layer: of an AnnData, in place of its X.
+        binarise: draw zeros and ones anew with the probabilities in Y, each time a row is seen.
+        draws: of each row in a step; `importance` = k > 1 trains the importance-weighted bound of k draws instead.
+        max_epochs, batch_size, learning_rate, schedule ("constant" or "cosine"): of Adam on minibatches.
+        kl_warmup: epochs over which the KL term's weight rises to 1.
+        validation_fraction, patience: rows left out, and epochs without a better objective there after which it
+            stops, the best model being kept; patience=None trains for max_epochs.
+        callback, random_state: as everywhere; the same seed gives the same numbers on the same machine.
+
+    Attributes: `history_`, one line an epoch, means over rows in nats (objective, bound and reconstruction: higher is
+    better; the bound is reconstruction minus divergence; held_out_* are those of the left-out rows, at full KL
+    weight); `stopped_` ("patience", "max_epochs", "interrupted", "failed"), `converged_`, `n_iter_` (epochs),
+    `messages_`, `held_out_` (numbers of the left-out rows), `seconds_`, `model_`.
+
+    Cost of an epoch: 6 n (sum of products of neighbouring layer sizes) operations, no transfer to the host. Source:
+    Kingma & Welling (2014), ICLR.
+
+    >>> import numpy as np, poplin
+    >>> counts = np.random.default_rng(0).poisson(3.0, (60, 4))
+    >>> fit = poplin.VAE(2, likelihood="poisson", hidden=(8,), max_epochs=3, kl_warmup=1, patience=None).fit(counts)
+    >>> fit.transform(counts).shape, fit.score_samples(counts).shape, fit.n_iter_
+    ((60, 2), (60,), 3)
+    """
+
+    posterior: str
+    scale: Any
+    beta: float
+    hidden: Any
+    activation: str
+    basis: Any
+    binarise: bool
+    draws: int
+    importance: int
+
+    def __init__(
+        self,
+        n_components: int = 10,
+        posterior: str = "diagonal",
+        likelihood: str = "gaussian",
+        scale: Any = "column",
+        beta: float = 1.0,
+        prior: Any = "normal",
+        hidden: Any = (128,),
+        activation: str = "relu",
+        basis: Any = None,
+        condition: Any = (),
+        layer: str | None = None,
+        binarise: bool = False,
+        draws: int = 1,
+        importance: int = 1,
+        max_epochs: int = 400,
+        batch_size: int = 128,
+        learning_rate: float = 1e-3,
+        schedule: str = "constant",
+        kl_warmup: int = 10,
+        validation_fraction: float = 0.1,
+        patience: int | None = 20,
+        callback: Any = None,
+        random_state: int = 0,
+    ) -> None:
+        keep(self, locals())
+
+    def _words(self) -> Words:
+        hidden = (self.hidden,) if isinstance(self.hidden, int) else tuple(self.hidden)
+        names = (self.posterior, self.likelihood, self.scale, self.prior)
+        if self.posterior not in ("diagonal", "full"):
+            raise InputError(f"posterior={self.posterior!r} is not known; it is 'diagonal' or 'full'.")
+        if self.basis is not None and self.likelihood != "poisson-lognormal":
+            raise InputError("A basis goes with likelihood='poisson-lognormal'; leave it out.")
+        return Words(*names, hidden, self.activation, self.basis)
+
+    def _objective(self) -> AbstractObjective:
+        if self.importance > 1:
+            objective: AbstractObjective = ImportanceBound(int(self.importance))
+        elif self._has_exact_bound():
+            objective = ExactBound(np.float32(self.beta))  # type: ignore[arg-type]
+        else:
+            objective = Bound(np.float32(self.beta), int(self.draws))  # type: ignore[arg-type]
+        return Binarised(objective) if self.binarise else objective
+
+    def _has_exact_bound(self) -> bool:
+        linear = self.likelihood == "poisson-lognormal" or not self._words().hidden
+        known = {"poisson", "poisson-lognormal"} | ({"gaussian"} if self.scale != "row" else set())
+        return linear and self.likelihood in known and self.prior == "normal"
+
+
+def rebuilt(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> VAE:
+    """A fitted `VAE` from what its `save` wrote."""
+    return rebuild(VAE, arrays, meta)

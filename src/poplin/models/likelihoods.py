@@ -1,0 +1,211 @@
+"""What is seen given a decoder's output: Gaussian, Bernoulli, categorical, Poisson, negative binomial.
+
+Start at `AbstractLikelihood`. The log density is split into `kernel`, which depends on the output, and `carrier`, which
+depends on the data only and is computed once. All are in nats with every constant; output (..., width), y and offset
+(..., p), results (...): axes in front are rows or draws.
+"""
+
+from abc import abstractmethod
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.scipy.special import gammaln
+
+LARGEST_LOG_RATE = 25.0  # e^25 counts: beyond it a rate is held, so that no step overflows
+SMALLEST_LOG_SCALE = (
+    -7.0
+)  # of a column's unit: below it a scale is held, or a constant column's density has no bound
+LOG_2PI = 1.8378770664093453
+
+
+class AbstractLikelihood(eqx.Module):
+    """p(y | output, offset), a product over columns."""
+
+    @abstractmethod
+    def width(self, columns: int) -> int:
+        """How many numbers a decoder gives for a row of so many columns."""
+
+    @abstractmethod
+    def kernel(self, out: Array, y: Array, offset: Array) -> Array:
+        """The part of log p(y | out) that depends on the output, summed over columns."""
+
+    @abstractmethod
+    def carrier(self, y: Array) -> Array:
+        """The part of log p(y | out) that depends on y only, summed over columns."""
+
+    @abstractmethod
+    def mean(self, out: Array, offset: Array) -> Array:
+        """E[y | out], (..., p); for categories their number is meaningless: the most probable one."""
+
+    @abstractmethod
+    def sample(self, key: Array, out: Array, offset: Array) -> Array:
+        """A draw of y, (..., p)."""
+
+    def log_prob(self, out: Array, y: Array, offset: Array) -> Array:
+        """Log p(y | out) in nats, every constant included."""
+        return self.kernel(out, y, offset) + self.carrier(y)
+
+
+class Gaussian(AbstractLikelihood):
+    """y_j ~ N(a_j + u_j out_j, (u_j e^(t_j))^2): a, u (p,) the columns' place and unit, t (p,) learned or fixed."""
+
+    log_scale: Array
+    place: Array
+    unit: Array
+    learned: bool = eqx.field(static=True)
+
+    def width(self, columns):
+        return columns
+
+    def scale(self) -> Array:
+        """The standard deviation of each column, in its own units, (p,)."""
+        learned = jnp.maximum(self.log_scale, SMALLEST_LOG_SCALE)
+        log_scale = learned if self.learned else lax.stop_gradient(self.log_scale)
+        return lax.stop_gradient(self.unit) * jnp.exp(log_scale)
+
+    def kernel(self, out, y, offset):
+        scale = self.scale()
+        return -0.5 * jnp.sum(((y - self.mean(out, offset)) / scale) ** 2, axis=-1) - jnp.sum(jnp.log(scale))
+
+    def expected(self, out: Array, variance: Array, y: Array, offset: Array) -> Array:
+        """E[kernel] where the output is Gaussian with mean `out` and `variance`, both (..., p)."""
+        spread = variance * (lax.stop_gradient(self.unit) / self.scale()) ** 2
+        return self.kernel(out, y, offset) - 0.5 * jnp.sum(spread, axis=-1)
+
+    def carrier(self, y):
+        return jnp.full(y.shape[:-1], -0.5 * LOG_2PI * y.shape[-1], y.dtype)
+
+    def mean(self, out, offset):
+        return lax.stop_gradient(self.place) + lax.stop_gradient(self.unit) * out
+
+    def sample(self, key, out, offset):
+        mean = self.mean(out, offset)
+        return mean + self.scale() * jax.random.normal(key, mean.shape, mean.dtype)
+
+
+class RowGaussian(AbstractLikelihood):
+    """As `Gaussian`, with one e^t a row, t the last of the p + 1 outputs."""
+
+    place: Array
+    unit: Array
+
+    def width(self, columns):
+        return columns + 1
+
+    def _scale(self, out: Array) -> Array:
+        return lax.stop_gradient(self.unit) * jnp.exp(jnp.maximum(out[..., -1:], SMALLEST_LOG_SCALE))
+
+    def kernel(self, out, y, offset):
+        scale = self._scale(out)
+        return -jnp.sum(0.5 * ((y - self.mean(out, offset)) / scale) ** 2 + jnp.log(scale), axis=-1)
+
+    def carrier(self, y):
+        return jnp.full(y.shape[:-1], -0.5 * LOG_2PI * y.shape[-1], y.dtype)
+
+    def mean(self, out, offset):
+        return lax.stop_gradient(self.place) + lax.stop_gradient(self.unit) * out[..., :-1]
+
+    def sample(self, key, out, offset):
+        mean = self.mean(out, offset)
+        return mean + self._scale(out) * jax.random.normal(key, mean.shape, mean.dtype)
+
+
+class Bernoulli(AbstractLikelihood):
+    """y_j ~ Bernoulli(1 / (1 + e^-out_j)); for y between 0 and 1 the kernel is the expectation over a draw of it."""
+
+    def width(self, columns):
+        return columns
+
+    def kernel(self, out, y, offset):
+        return jnp.sum(y * out - jax.nn.softplus(out), axis=-1)
+
+    def carrier(self, y):
+        return jnp.zeros(y.shape[:-1], y.dtype)
+
+    def mean(self, out, offset):
+        return jax.nn.sigmoid(out)
+
+    def sample(self, key, out, offset):
+        return (jax.random.uniform(key, out.shape, out.dtype) < jax.nn.sigmoid(out)).astype(out.dtype)
+
+
+class Categorical(AbstractLikelihood):
+    """y_j in 0..K-1 with probabilities softmax(out_j1, ..., out_jK)."""
+
+    levels: int = eqx.field(static=True)
+
+    def width(self, columns):
+        return columns * self.levels
+
+    def _logits(self, out: Array) -> Array:
+        return out.reshape(*out.shape[:-1], -1, self.levels)
+
+    def kernel(self, out, y, offset):
+        log_prob = jax.nn.log_softmax(self._logits(out), axis=-1)
+        index = jnp.broadcast_to(y, log_prob.shape[:-1]).astype(int)[..., None]
+        return jnp.sum(jnp.take_along_axis(log_prob, index, axis=-1)[..., 0], axis=-1)
+
+    def carrier(self, y):
+        return jnp.zeros(y.shape[:-1], y.dtype)
+
+    def mean(self, out, offset):
+        return jnp.argmax(self._logits(out), axis=-1).astype(out.dtype)
+
+    def sample(self, key, out, offset):
+        return jax.random.categorical(key, self._logits(out), axis=-1).astype(out.dtype)
+
+
+class Poisson(AbstractLikelihood):
+    """y_j ~ Poisson(exp(offset_j + out_j))."""
+
+    def width(self, columns):
+        return columns
+
+    def kernel(self, out, y, offset):
+        log_rate = offset + out
+        return jnp.sum(y * log_rate - jnp.exp(jnp.minimum(log_rate, LARGEST_LOG_RATE)), axis=-1)
+
+    def expected(self, out: Array, variance: Array, y: Array, offset: Array) -> Array:
+        """E[kernel] where the output is Gaussian with mean `out` and `variance`, both (..., p)."""
+        log_rate = offset + out
+        mean = jnp.exp(jnp.minimum(log_rate + 0.5 * variance, LARGEST_LOG_RATE))
+        return jnp.sum(y * log_rate - mean, axis=-1)
+
+    def carrier(self, y):
+        return -jnp.sum(gammaln(y + 1), axis=-1)
+
+    def mean(self, out, offset):
+        return jnp.exp(jnp.minimum(offset + out, LARGEST_LOG_RATE))
+
+    def sample(self, key, out, offset):
+        return jax.random.poisson(key, self.mean(out, offset)).astype(out.dtype)
+
+
+class NegativeBinomial(AbstractLikelihood):
+    """y_j with mean m_j = exp(offset_j + out_j) and variance m_j + m_j^2 / r_j; r = e^log_size, (p,)."""
+
+    log_size: Array
+
+    def width(self, columns):
+        return columns
+
+    def kernel(self, out, y, offset):
+        log_mean = jnp.minimum(offset + out, LARGEST_LOG_RATE)
+        total = jnp.logaddexp(log_mean, self.log_size)
+        size = jnp.exp(self.log_size)
+        odds = y * (log_mean - total) + size * (self.log_size - total)
+        return jnp.sum(odds + gammaln(y + size) - gammaln(size), axis=-1)
+
+    def carrier(self, y):
+        return -jnp.sum(gammaln(y + 1), axis=-1)
+
+    def mean(self, out, offset):
+        return jnp.exp(jnp.minimum(offset + out, LARGEST_LOG_RATE))
+
+    def sample(self, key, out, offset):
+        mean, size = self.mean(out, offset), jnp.exp(self.log_size)
+        for_rate, for_count = jax.random.split(key)
+        rate = jax.random.gamma(for_rate, jnp.broadcast_to(size, mean.shape), dtype=mean.dtype) * mean / size
+        return jax.random.poisson(for_count, rate).astype(out.dtype)

@@ -1,0 +1,151 @@
+"""What a network says of a row's latent position: a Gaussian, diagonal or full, from the row itself.
+
+Start at `AbstractEncoder`. With lower triangular L = mask * L' + diag(sigma), a draw is w = m + L e, e ~ N(0, I), and
+KL(N(m, L L') || N(0, I)) = 1/2 (-sum_k log sigma_k^2 - q + tr(L L') + |m|^2).
+"""
+
+from abc import abstractmethod
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax import Array, lax
+
+from poplin.models.networks import Network
+
+LOG_2PI = 1.8378770664093453
+LOG_SCALES = (
+    -12.0,
+    6.0,
+)  # a row's log standard deviations are held within: exp neither overflows nor vanishes
+
+
+class AbstractPosterior(eqx.Module):
+    """N(m_i, S_i) of each row; arrays (n, q)."""
+
+    @abstractmethod
+    def draw(self, noise: Array) -> Array:
+        """W = m + S^(1/2) e for e (s, n, q)."""
+
+    @abstractmethod
+    def log_density(self, noise: Array) -> Array:
+        """Log q(w) at the draw w that the noise e gives, (s, n)."""
+
+    @abstractmethod
+    def divergence(self) -> Array:
+        """KL(q || N(0, I)) of each row, (n,)."""
+
+    @abstractmethod
+    def spread(self, loadings: Array) -> Array:
+        """c_j'S_i c_j for loadings C (p, q): the variance of C w, (n, p)."""
+
+    @abstractmethod
+    def variance(self) -> Array:
+        """The diagonal of S_i, (n, q)."""
+
+
+class DiagonalPosterior(AbstractPosterior):
+    """S_i = diag(e^(2 t_i)); mean and log scale t, (n, q)."""
+
+    mean: Array
+    log_scale: Array
+
+    def draw(self, noise):
+        return self.mean + jnp.exp(self.log_scale) * noise
+
+    def log_density(self, noise):
+        return -jnp.sum(0.5 * (noise**2 + LOG_2PI) + self.log_scale, axis=-1)
+
+    def divergence(self):
+        return 0.5 * jnp.sum(self.mean**2 + jnp.exp(2 * self.log_scale) - 2 * self.log_scale - 1, axis=-1)
+
+    def spread(self, loadings):
+        return self.variance() @ (loadings**2).T
+
+    def variance(self):
+        return jnp.exp(2 * self.log_scale)
+
+
+class FullPosterior(AbstractPosterior):
+    """S_i = L_i L_i': mean (n, q), lower (n, q, q) with e^(t_i) on its diagonal, log scale t (n, q)."""
+
+    mean: Array
+    lower: Array
+    log_scale: Array
+
+    def draw(self, noise):
+        return self.mean + jnp.einsum("nij,snj->sni", self.lower, noise)
+
+    def log_density(self, noise):
+        return -jnp.sum(0.5 * (noise**2 + LOG_2PI) + self.log_scale, axis=-1)
+
+    def divergence(self):
+        trace = jnp.sum(self.lower**2, axis=(-2, -1))
+        q = self.mean.shape[-1]
+        return 0.5 * (trace + jnp.sum(self.mean**2, axis=-1) - q) - jnp.sum(self.log_scale, axis=-1)
+
+    def spread(self, loadings):
+        return jnp.sum(jnp.einsum("pj,njk->npk", loadings, self.lower) ** 2, axis=-1)
+
+    def variance(self):
+        return jnp.sum(self.lower**2, axis=-1)
+
+
+class Features(eqx.Module):
+    """What an encoder sees of y: (y - place) / unit, or of log(1 + y) for counts; place and unit (p,) are constants."""
+
+    place: Array
+    unit: Array
+    logged: bool = eqx.field(static=True)
+
+    def __call__(self, y: Array, x: Array) -> Array:
+        """The row (n, p) and its covariates (n, d), side by side."""
+        seen = jnp.log1p(y) if self.logged else y
+        return jnp.concatenate(
+            [(seen - lax.stop_gradient(self.place)) / lax.stop_gradient(self.unit), x], axis=-1
+        )
+
+
+class AbstractEncoder(eqx.Module):
+    """q(w_i | y_i, x_i) by a network."""
+
+    @abstractmethod
+    def __call__(self, y: Array, x: Array) -> AbstractPosterior:
+        """The Gaussians of rows y (n, p) with covariates x (n, d)."""
+
+
+class DiagonalEncoder(AbstractEncoder):
+    """Network outputs (m, t), 2 q numbers."""
+
+    features: Features
+    network: Network
+
+    def __call__(self, y, x):
+        mean, log_scale = jnp.split(self.network(self.features(y, x)), 2, axis=-1)
+        return DiagonalPosterior(mean, jnp.clip(log_scale, *LOG_SCALES))
+
+
+class FullEncoder(AbstractEncoder):
+    """Network outputs (m, t, L'), 2 q + q^2 numbers, of which those of L' above its diagonal are not used."""
+
+    features: Features
+    network: Network
+    rank: int = eqx.field(static=True)
+
+    def __call__(self, y, x):
+        q = self.rank
+        out = self.network(self.features(y, x))
+        log_scale = jnp.clip(out[..., q : 2 * q], *LOG_SCALES)
+        below = jnp.tril(out[..., 2 * q :].reshape(*out.shape[:-1], q, q), -1)
+        lower = below + jnp.exp(log_scale)[..., None] * jnp.eye(q, dtype=out.dtype)
+        return FullPosterior(out[..., :q], lower, log_scale)
+
+
+class PointEncoder(AbstractEncoder):
+    """An autoencoder's: a position without any spread, q numbers."""
+
+    features: Features
+    network: Network
+
+    def __call__(self, y, x):
+        mean = self.network(self.features(y, x))
+        return DiagonalPosterior(mean, jnp.full_like(mean, -jnp.inf))
