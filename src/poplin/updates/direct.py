@@ -13,7 +13,16 @@ from poplin._axes import Scalar
 from poplin._precision import inverse_and_logdet, solve_gram
 from poplin.updates.columns import column_variances, scale_regressions
 from poplin.updates.covariance import AbstractShape
-from poplin.updates.structure import LOADING_SD, AbstractStructure, Counting, Model, Transport
+from poplin.updates.structure import (
+    LOADING_SD,
+    AbstractStructure,
+    Counting,
+    Model,
+    Transport,
+    level_prior,
+)
+
+LEAST_SD = 0.01  # weak prior of a column's standard deviation at its lower end
 
 
 class DirectStatistic(NamedTuple):
@@ -37,8 +46,8 @@ class Direct(AbstractStructure):
     Where counts say little, Z hardly tells (B, Sigma) from what they were, and the closed form crawls. So each
     step is followed by one that leaves w where it is, and moves B_j and the scale of column j by the column's own
     regression: what is slow for one is quick for the other (interweaving; Yu & Meng 2011). A column seen in few
-    rows, which the others tell apart, may have its maximum at infinity: as for loadings (`LowRank`), the weak prior
-    of a scale exp(-Sigma_jj / (2 10^2)) keeps it finite.
+    rows, which the others tell apart, may have its maximum at infinity, and one that is no more than Poisson at zero:
+    the weak prior of a scale exp(-Sigma_jj / (2 10^2) - 0.01^2 / Sigma_jj) keeps it between, as that of loadings does.
     """
 
     shape: AbstractShape
@@ -91,9 +100,10 @@ class Direct(AbstractStructure):
         loadings, whiten = free[:, None] * loadings, whiten / free[:, None]
         transport = Transport(model.loadings.T @ whiten, (model.coef - coef) @ whiten)
 
-        prior = jnp.where(seen, jnp.sum(loadings**2, axis=1) / LOADING_SD**2, 0.0)
-        slope, curvature = total.gradient.at[-1].add(-prior), hessian.at[:, -1, -1].add(2 * prior)
-        step = self.shape.rescale(slope, curvature, gamma=gamma)
+        step = self.shape.rescale(
+            *self._weak_priors(coef, loadings, gram, total.gradient, hessian), gamma=gamma
+        )
+        step = jnp.where(seen, step, 0.0)
         # no further than one standard deviation of Z, however little the counts say
         length = jnp.einsum("dj,dl,lj->j", step[:-1], gram, step[:-1]) / jnp.sum(loadings**2, axis=1)
         step = step / jnp.maximum(1.0, jnp.sqrt(length + 2 * step[-1] ** 2) / gamma)
@@ -101,6 +111,14 @@ class Direct(AbstractStructure):
         moment = scale[:, None] * moment * scale
         average = gram @ coef, moment + coef.T @ gram @ coef, hessian
         return Model(coef, scale[:, None] * loadings), average, transport
+
+    def _weak_priors(self, coef, loadings, gram, gradient, hessian):
+        """Gradient and Hessian with those of the weak priors of XB and of the columns' scales added."""
+        slope, curvature = level_prior(coef, gram)
+        variance = jnp.sum(loadings**2, axis=1)
+        large, small = variance / LOADING_SD**2, 2 * LEAST_SD**2 / variance
+        gradient = gradient + jnp.concatenate([slope, (small - large)[None]])
+        return gradient, hessian.at[:, :-1, :-1].add(curvature).at[:, -1, -1].add(2 * (small + large))
 
     def _unforced(self, loadings, whiten, n):
         """Change of the columns' log scales that takes the force off them which shrinkage toward diag(S) has.

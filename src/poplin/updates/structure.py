@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.linalg import solve_triangular
+from jax.scipy.linalg import block_diag, solve_triangular
 
 from poplin._axes import Coefficients, Counts, Covariance, Latent, Loadings, Scalar
 from poplin._precision import solve_gram
@@ -24,6 +24,7 @@ from poplin.updates.columns import (
 )
 
 LOADING_SD = 10.0  # standard deviation of the weak prior of a loading: e^10 from one unit of w
+LEVEL_SD = 10.0  # the same of the covariates' part of a log rate, XB
 
 
 class Model(NamedTuple):
@@ -45,6 +46,16 @@ class Counting(NamedTuple):
 
     coef: Coefficients
     scale: Array
+
+
+def level_prior(coef: Coefficients, gram: Array) -> tuple[Coefficients, Array]:
+    """Slope in B (d, p) and curvature (d, d) of the weak prior B_j ~ N(0, 10^2 (X'X/N)^-1), `gram` = X'X/N.
+
+    In these units it has no regard to those of the covariates. It says nothing where a column was seen; the coefficient
+    of a group in which it never was ends where less than a tenth of a count is expected, not at minus infinity.
+    """
+    curvature = gram / LEVEL_SD**2
+    return -curvature @ coef, curvature
 
 
 class AbstractStructure(eqx.Module):
@@ -116,7 +127,8 @@ class LowRank(AbstractStructure):
         return expected_columns(model.loadings, True, mean, covariance, rate, block)
 
     def penalty(self, model, total):
-        return 0.5 * jnp.sum((model.loadings / LOADING_SD) ** 2)
+        level = jnp.sum(model.coef * (total.gram / total.rows @ model.coef)) / LEVEL_SD**2
+        return 0.5 * (level + jnp.sum((model.loadings / LOADING_SD) ** 2))
 
     def begin(self, model):
         k = model.coef.shape[0] + model.loadings.shape[1]
@@ -125,10 +137,10 @@ class LowRank(AbstractStructure):
     def advance(self, model, average, total, *, gamma, first):
         d, q = model.coef.shape[0], model.loadings.shape[1]
         hessian = average + jnp.where(first, 1.0, gamma) * (total.hessian - average)
-        ridge = jnp.where(jnp.arange(d + q) < d, 0.0, LOADING_SD**-2)
-        gradient = total.gradient.at[d:].add(-model.loadings.T / LOADING_SD**2)
+        slope, curvature = level_prior(model.coef, total.gram / total.rows)
+        gradient = total.gradient + jnp.concatenate([slope, -model.loadings.T / LOADING_SD**2])
         free = jnp.ones(d + q).at[d:].set(self.active)
-        curvature = (hessian + jnp.diag(ridge)) * (free[:, None] * free)
+        curvature = (hessian + block_diag(curvature, jnp.eye(q) / LOADING_SD**2)) * (free[:, None] * free)
         step = newton_columns(gradient * free[:, None], curvature, gamma=gamma)
         level = solve_gram(total.gram, total.cross)
         spread = (total.second - level.T @ total.cross) / total.rows
@@ -171,7 +183,7 @@ class Borrowed(AbstractStructure):
         return expected_columns(model.loadings, False, mean, covariance, rate, block)
 
     def penalty(self, model, total):
-        return jnp.zeros(())
+        return 0.5 * jnp.sum(model.coef * (total.gram / total.rows @ model.coef)) / LEVEL_SD**2
 
     def begin(self, model):
         d, p = model.coef.shape
@@ -181,12 +193,13 @@ class Borrowed(AbstractStructure):
         hessian, variance = average
         hessian = hessian + jnp.where(first, 1.0, gamma) * (total.hessian - hessian)
         before = jnp.sum(model.loadings**2, axis=0)
+        slope, curvature = level_prior(model.coef, total.gram / total.rows)
         level = solve_gram(total.gram, total.cross)
         spread = jnp.diagonal(total.second - level.T @ total.cross) / total.rows
         variance = variance + gamma * (before * spread - variance)
         coef = (
             model.coef
-            + newton_columns(total.gradient, hessian, gamma=gamma)
+            + newton_columns(total.gradient + slope, hessian + curvature, gamma=gamma)
             + gamma * level @ model.loadings.T
         )
         # a dimension without scale has nothing to turn
