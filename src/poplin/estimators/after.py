@@ -48,6 +48,7 @@ def attributes(result: Result) -> dict[str, Any]:
         "interrupted_": result.interrupted,
         "n_iter_": len(result.trace["iteration"]),
         "messages_": result.messages,
+        **(result.extras or {}),
     } | ({"elbo_": result.objective} if result.objective is not None and not result.shrinkage else {})
 
 

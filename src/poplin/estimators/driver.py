@@ -12,9 +12,10 @@ from poplin._errors import InputError
 from poplin._precision import double_precision
 from poplin.data.blocks import Block, as_block
 from poplin.data.counts import Counts
-from poplin.estimators import phases, recipes
+from poplin.estimators import esteps, phases, recipes
 from poplin.estimators.ahead import compile_ahead
 from poplin.estimators.phases import Fitted, Recipe, Settings
+from poplin.estimators.tasks import Task
 from poplin.fit import joined
 from poplin.updates.covariance import Full
 
@@ -44,6 +45,7 @@ class Result(NamedTuple):
     interrupted: bool
     trace: dict[str, np.ndarray]
     messages: tuple[str, ...]
+    extras: dict[str, Any] | None = None  # further fitted attributes by name
 
 
 def training_block(counts: Counts) -> Block:
@@ -53,7 +55,7 @@ def training_block(counts: Counts) -> Block:
 
 def fit(counts: Counts, settings: dict[str, Any], began: float) -> Result:
     """Run the phases that the settings ask for."""
-    method = recipes.one_of(settings["method"], recipes.METHODS, "method")
+    method = esteps.chosen(settings["method"])
     posterior = recipes.one_of(settings["posterior"], recipes.POSTERIORS, "posterior")
     weight = recipes.shrinkage_weight(settings["shrinkage"])
     starts = recipes.count(settings["n_init"], "n_init", least=1)
@@ -65,18 +67,42 @@ def fit(counts: Counts, settings: dict[str, Any], began: float) -> Result:
         key = jax.random.key(seed)
         if method == "variational":
             return _variational(model, block, main, weight or 0.0, starts, posterior, key)
-        return _ml(model, block, main, weight, starts, posterior, key)
+        if method == "ml":
+            return _ml(model, block, main, weight, starts, posterior, key)
+        short = _start_settings(model, main)
+        task = Task(
+            model, block, counts, main, weight, key, lambda: _best_bound(model, block, short, starts, key)
+        )
+        return _another(method, task, posterior)
 
 
 def main_settings(settings: dict[str, Any], began: float) -> Settings:
     """Iterations, tolerance and callback of the main phase."""
-    method = recipes.one_of(settings["method"], recipes.METHODS, "method")
+    method = esteps.chosen(settings["method"])
+    if isinstance(method, str):
+        usual, near = ITERATIONS[method], TOLERANCE[method]
+    else:
+        _, _, usual, near = esteps.way_of(method)
     limit = settings["max_iter"]
-    limit = ITERATIONS[method] if limit is None else recipes.count(limit, "max_iter", least=1)
-    tol = TOLERANCE[method] if settings["tol"] is None else float(settings["tol"])
+    limit = usual if limit is None else recipes.count(limit, "max_iter", least=1)
+    tol = near if settings["tol"] is None else float(settings["tol"])
     if not tol > 0:
         raise InputError(f"tol={settings['tol']!r}: wanted is a positive number.")
     return Settings(limit, tol, began, settings["callback"])
+
+
+def _start_settings(model: Recipe, main: Settings) -> Settings:
+    """Of the variational fit that other methods begin from."""
+    short = DIRECT_START if model.loadings is None else FACTOR_START
+    return short._replace(began=main.began, callback=main.callback)
+
+
+def _another(method: Any, task: Task, posterior: str) -> Result:
+    """A fit by one of the ways in `esteps.py`."""
+    fits, kappa, extras, messages = esteps.fit(method, task)
+    weight = kappa / (task.rows() + kappa)
+    done = _result(task.recipe, fits[-1]._replace(rows=None), fits, posterior, weight, task.block)
+    return done._replace(extras=extras, messages=messages)
 
 
 def _kappa(weight: float, block: Block) -> float:
@@ -105,8 +131,7 @@ def _best_bound(model: Recipe, block: Block, settings: Settings, starts: int, ke
 def _ml(
     model: Recipe, block: Block, main: Settings, weight: float | None, starts: int, posterior: str, key
 ) -> Result:
-    short = DIRECT_START if model.loadings is None else FACTOR_START
-    short = short._replace(began=main.began, callback=main.callback)
+    short = _start_settings(model, main)
     ready = compile_ahead(model, block, key, direct_rows=model.loadings is None)
     start = _best_bound(model, block, short, starts, key)
     done = [start]

@@ -11,6 +11,7 @@ import numpy as np
 from poplin._errors import InputError
 from poplin.data.counts import Counts
 from poplin.data.formula import design_from_json, design_to_json
+from poplin.estimators import esteps
 from poplin.estimators.driver import Result
 from poplin.store import read_npz, write_npz
 
@@ -26,7 +27,9 @@ def save(fit: Any, path: Any) -> None:
     if result.rows is not None:
         arrays |= {"rows_mean": result.rows[0], "rows_variance": result.rows[1]}
     arrays |= {f"trace_{name}": column for name, column in result.trace.items()}
+    arrays |= {f"extra_{name}": np.asarray(value) for name, value in (result.extras or {}).items()}
     settings = {k: v for k, v in fit.get_params().items() if k != "callback"}
+    settings["method"] = esteps.to_plain(settings["method"])
     for name in ("covariance", "basis"):
         if settings[name] is not None and not isinstance(settings[name], str):
             arrays[f"setting_{name}"] = np.asarray(settings[name], dtype=float)
@@ -57,6 +60,7 @@ def load(face: type, path: Any) -> Any:
 
 def _rebuilt(face: type, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Any:
     settings = dict(meta["settings"])
+    settings["method"] = esteps.from_plain(settings["method"])
     for name in ("covariance", "basis"):
         settings[name] = arrays.get(f"setting_{name}", settings[name])
     y = arrays["counts_y"]
@@ -77,6 +81,7 @@ def _rebuilt(face: type, arrays: dict[str, np.ndarray], meta: dict[str, Any]) ->
         rows=rows,
         trace=trace,
         messages=tuple(meta["messages"]),
+        extras={k.removeprefix("extra_"): v[()] for k, v in arrays.items() if k.startswith("extra_")},
         **{word: meta[word] for word in WORDS},
     )
     fit = face(**settings)

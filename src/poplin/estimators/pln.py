@@ -31,7 +31,9 @@ class PLN(AbstractAsked, AbstractEstimator):
             (see `poplin.select`).
         covariance: "full", "diagonal", "spherical", or a p x p array (Sigma known, only B is fitted).
         basis: V (p x q, orthonormal columns) from elsewhere; Sigma = V Lambda V', only Lambda's diagonal is
-        fitted. method: "ml" (maximum likelihood by stochastic-approximation EM) or "variational" (the bound).
+        fitted.
+        method: "ml" (maximum likelihood by stochastic-approximation EM), "variational" (the bound), "exact",
+            "mcmc", "moments", "composite", "bbvi", "iwae", or one of these with options: `poplin.methods.Exact(...)`.
         posterior: "diagonal" or "full" Gaussian of each row in the bound; under "ml" it serves `elbo_` only.
         shrinkage: weight in [0, 1) by which a free Sigma is pulled to its diagonal; "auto": under "ml" the
         data

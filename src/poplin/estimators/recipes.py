@@ -14,7 +14,6 @@ from poplin.estimators.phases import Recipe
 from poplin.models.loadings import BorrowedBasis, FreeLoadings
 from poplin.updates.covariance import Diagonal, Fixed, Full, Spherical
 
-METHODS = ("ml", "variational")
 POSTERIORS = ("diagonal", "full")
 
 

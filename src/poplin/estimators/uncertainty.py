@@ -12,7 +12,7 @@ import numpy as np
 
 from poplin._errors import InputError
 from poplin._precision import double_precision
-from poplin.estimators import recipes
+from poplin.estimators import esteps, recipes
 from poplin.estimators.bootstrap import Replicates, basic, replicates
 from poplin.estimators.directions import free_directions, sums
 from poplin.estimators.tables import coef_index, hypothesis_matrix, table_of
@@ -103,6 +103,7 @@ class Uncertainty:
 
     def found(self, kind: str, *, more: bool = False) -> Information:
         """The sums of a kind of information; `more` forgets those and draws more."""
+        esteps.check_informed(self.fit.get_params()["method"])
         if self.free.here.size() > MOST_NUMBERS:
             raise InputError(TOO_MANY.format(size=self.free.here.size(), most=MOST_NUMBERS))
         if more or kind not in self._found:

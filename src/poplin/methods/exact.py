@@ -1,0 +1,81 @@
+"""Maximum likelihood by numerical integration: the log-likelihood itself as an objective of the L-BFGS loop.
+
+Start at `Likelihood`: rows keep nothing, the sums are the log-likelihood and its gradient in (B, C). It is climbed by
+`variational.Variational`, whose stopping rule is the expected gain of a step: the norm of the gradient in the metric
+of the curvature.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from poplin._axes import Scalar
+from poplin.data.blocks import Block
+from poplin.methods.bounds import AbstractBound
+from poplin.models.loadings import AbstractLoadings
+from poplin.rows.nodes import AbstractRule
+from poplin.starts import First
+from poplin.updates.structure import LOADING_SD, Model
+
+
+class Likelihood(AbstractBound):
+    """sum_i w_i log p(y_i; B, C) - penalty, by the nodes of `rule`.
+
+    penalty = weak |C|^2 / (2 10^2) + kappa [log det R + tr(R^-1) - p] / 2, R the correlations of C C': the priors that
+    "ml" has (`LowRank`, `Direct`, `Full`), kappa zero unless a free Sigma is shrunk. Cost: see the rule.
+    """
+
+    loadings: AbstractLoadings
+    rule: AbstractRule
+    weak: Scalar = eqx.field(converter=jnp.asarray)
+    kappa: Scalar = eqx.field(converter=jnp.asarray)
+
+    def measure(self, shared, unknown, block):
+        coef, loadings = self.loadings.expand(shared)
+        rows = jnp.sum(block.weights)
+        # the penalty travels as a weighted mean over rows, so that blocks can be added
+        value = block.weights @ self.rule.loglik(block, coef, loadings)
+        return value, rows * self.penalty(loadings), rows
+
+    def value(self, total):
+        value, penalty, rows = total
+        return value - penalty / rows, ()
+
+    def slope(self, shared, profile, unknown, block):
+        return (), self.rule.scores(block, *self.loadings.expand(shared))
+
+    def shared_slope(self, shared, total):
+        for_coef, for_loadings = total
+        _, loadings = self.loadings.expand(shared)
+        prior = jax.grad(self.penalty)(loadings)
+        return self.loadings.pull_back(shared, for_coef, for_loadings - prior)
+
+    def penalty(self, loadings: Array) -> Scalar:
+        """Minus the log prior of C, in nats."""
+        weak = 0.5 * self.weak * jnp.sum((loadings / LOADING_SD) ** 2)
+        shrink = jax.lax.cond(self.kappa > 0, lambda c: self._shrinkage(c), lambda _: jnp.zeros(()), loadings)
+        return weak + shrink
+
+    def _shrinkage(self, loadings: Array) -> Scalar:
+        unit = loadings / jnp.linalg.norm(loadings, axis=1)[:, None]
+        correlation = unit @ unit.T
+        lower = jnp.linalg.cholesky(correlation)
+        inverse = jax.scipy.linalg.cho_solve((lower, True), jnp.eye(len(lower)))
+        logdet = 2 * jnp.sum(jnp.log(jnp.diagonal(lower)))
+        return 0.5 * self.kappa * (logdet + jnp.trace(inverse) - len(lower))
+
+
+def first_values(free: AbstractLoadings, block: Block, model: Model) -> First:
+    """Where the climb begins, and the square roots of the curvatures that scale it.
+
+    A count of rate a tells of the mean of eta, where that has the variance v, a / (1 + a v): this much a row for B_j
+    along x_i^2, and for C_j or its log scale.
+    """
+    variance = jnp.sum(model.loadings**2, axis=1)
+    rate = jnp.maximum(block.y, 0.25)
+    weighted = block.weights[:, None] * rate / (1 + rate * variance)
+    for_coef = 1 + (block.x**2).T @ weighted
+    for_loadings = jnp.broadcast_to(1 + jnp.sum(weighted, axis=0)[:, None], model.loadings.shape)
+    scales = tuple(jnp.sqrt(c) for c in free.curvature(for_coef, for_loadings))
+    return First(free.collapse(model.coef, model.loadings), scales, (), ())  # type: ignore[arg-type]

@@ -1,0 +1,67 @@
+"""What a method can be told beyond its name: `PLN(method=poplin.methods.Exact(order=20))`.
+
+Start at `Exact`. These are plain records; `estimators/esteps.py` turns them into objects of the numerical rooms. A
+method's name stands for its record with nothing changed.
+"""
+
+from typing import NamedTuple
+
+
+class Exact(NamedTuple):
+    """Numerical integration, where Sigma is diagonal or there are at most 3 latent dimensions.
+
+    `order`: Gauss-Hermite nodes along an axis; None: doubled until the log-likelihood no longer changes.
+    """
+
+    order: int | None = None
+
+
+class Moments(NamedTuple):
+    """Closed form, from means and cross-products; needs an intercept among the covariates."""
+
+
+class Composite(NamedTuple):
+    """Pairwise likelihoods: margins first, then one correlation a pair.
+
+    `order`: Gauss-Hermite nodes along each of the two axes of a pair; `margin_order`: nodes of a margin.
+    """
+
+    order: int = 12
+    margin_order: int = 40
+
+
+class MCMC(NamedTuple):
+    """Monte-Carlo EM with the no-U-turn sampler of BlackJAX.
+
+    `draws` of every row in an E-step of the first phase, twice as many in each that follows, `most_draws` at most. The
+    fit then has `draws_`, and `rhat_` and `chain_effective_draws_` of each row.
+    """
+
+    draws: int = 5
+    most_draws: int = 320
+
+
+class BBVI(NamedTuple):
+    """Black-box variational inference with diagonal Gaussians.
+
+    `gradient`: "reparam" (through the draws) or "score" (the score function). `control`, for the score function:
+    "none", "rao-blackwell" (each component sees only the terms in which it occurs), "rloo" (less the mean of the other
+    draws), or "both". `draws` of every row at a step, two or more; `rate` of a step while it is constant. The fit
+    then has `gradient_variance_`: of a row's gradient at the start and at the end.
+    """
+
+    gradient: str = "reparam"
+    control: str = "none"
+    draws: int = 10
+    rate: float = 0.3
+
+
+class IWAE(NamedTuple):
+    """The importance-weighted bound with diagonal Gaussians and `draws` draws, doubly reparameterised.
+
+    What is reported of rows (`latent_mean_`, `elbo_`) is refitted by the plain bound: an importance-weighted proposal
+    is no posterior.
+    """
+
+    draws: int = 20
+    rate: float = 0.3

@@ -1,0 +1,148 @@
+"""Laws of the estimators without an E-step: moments and the pairwise composite likelihood.
+
+Start at `test_moments_see_what_a_whole_population_says`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import minimize_scalar
+
+import poplin
+from poplin._precision import double_precision
+from poplin.data.blocks import as_block
+from poplin.methods.composite import correlations
+from poplin.methods.moments import log_moments, nearest_correlation, nearest_covariance
+from poplin.rows.nodes import joint_nodes
+from tests import laws
+from tests.instances import BASIS, MODELS, TABLES, autoregressive, block_of, fit, simulated
+from tests.oracles import row_loglik_by_quadrature
+from tests.test_studies_methods import population
+
+MANY = simulated(21, np.linalg.cholesky(0.6 * autoregressive(4, 0.7)), n=6_000, level=1.0, offsets=0.3)
+
+
+def test_moments_see_what_a_whole_population_says() -> None:
+    """Every pair of counts with its probability as weight, two groups and an offset: B and Sigma exactly."""
+    coef = np.array([[0.1, -0.4], [0.3, 0.2]])
+    sigma = np.array([[0.30, 0.12], [0.12, 0.25]])
+    parts = [population(coef, sigma, np.array([1.0, g]), offset) for g, offset in ((0.0, 0.2), (1.0, -0.1))]
+    y, x, offset, weights = (np.concatenate(part) for part in zip(*parts, strict=True))
+    with double_precision():
+        found = log_moments(as_block(y, x, offset, weights))
+    np.testing.assert_allclose(found.coef(np.diag(found.covariance)), coef, atol=1e-6)
+    np.testing.assert_allclose(found.covariance, sigma, atol=1e-6)
+
+
+def test_missing_counts_add_nothing() -> None:
+    """A row without any count changes nothing; where one column is missing, the others' moments stay."""
+    table = TABLES["plain"]
+    y = table.y.copy()
+    y[3] = np.nan
+    y[5:9, 0] = np.nan
+    with double_precision():
+        found = log_moments(as_block(y, table.x, table.offset, table.weights))
+        rest = np.delete(np.arange(len(y)), 3)
+        others = log_moments(
+            as_block(*(a[rest] for a in (y[:, 1:], table.x, table.offset[:, 1:], table.weights)))
+        )
+    np.testing.assert_allclose(found.covariance[1:, 1:], others.covariance, atol=1e-9)
+    np.testing.assert_allclose(found.slopes[:, 1:], others.slopes, atol=1e-9)
+
+
+def test_the_nearest_covariance_is_one_and_near() -> None:
+    matrix = np.array([[1.0, 0.9, -0.9], [0.9, 1.0, 0.9], [-0.9, 0.9, 1.0]])
+    mended = nearest_covariance(matrix)
+    assert np.linalg.eigvalsh(mended)[0] > 0
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        root = random.normal(size=(3, 3))
+        assert np.linalg.norm(matrix - root @ root.T) >= np.linalg.norm(matrix - mended) - 0.01
+    sound = autoregressive(3, 0.5)
+    assert nearest_covariance(sound) is sound and nearest_correlation(sound) is sound
+    np.testing.assert_allclose(np.diag(nearest_correlation(matrix)), 1)
+
+
+@pytest.mark.parametrize("method", ["moments", "composite"])
+@pytest.mark.parametrize("model", [name for name in MODELS if name != "shrunk"])
+def test_every_shape_is_fitted_as_such(model: str, method: str) -> None:
+    settings = {**MODELS[model], "method": method}
+    if (model, method) == ("fixed", "composite"):
+        with pytest.raises(poplin.InputError, match="given"):
+            fit(TABLES["weighted"], **settings)
+        return
+    one = fit(TABLES["weighted"], **settings)
+    sigma = one.covariance_
+    assert one.converged_ and np.all(np.isfinite(one.coef_)) and np.isfinite(one.elbo_)
+    if model in ("diagonal", "spherical"):
+        assert np.array_equal(sigma, np.diag(np.diag(sigma)))
+    if model == "rank":
+        assert np.linalg.matrix_rank(sigma, tol=1e-8) == 2
+    if model == "basis":
+        np.testing.assert_allclose(BASIS @ (BASIS.T @ sigma @ BASIS) @ BASIS.T, sigma, atol=1e-10)
+
+
+def test_the_mean_counts_are_those_seen() -> None:
+    """Under an intercept alone the model's mean of every column is the mean of its counts, in any shape."""
+    y = TABLES["plain"].y
+    for settings in ({}, {"rank": 2}, {"covariance": "spherical"}):
+        one = poplin.PLN(method="moments", **settings).fit(y)
+        np.testing.assert_allclose(one.predict(n=1)[0], y.mean(axis=0), rtol=1e-8)
+
+
+@pytest.mark.parametrize("method", ["moments", "composite"])
+def test_estimates_of_many_rows_are_near_the_truth(method: str) -> None:
+    """6000 rows: within four standard errors, a pair's information being no less than half of complete data's."""
+    one = fit(MANY, method=method)
+    truth = laws.flat(MANY.coef, MANY.loadings @ MANY.loadings.T)
+    unit = laws.complete_errors(MANY.coef, MANY.loadings @ MANY.loadings.T, MANY.x, MANY.weights)
+    gap = (laws.flat(one.coef_, one.covariance_) - truth) / unit
+    assert np.sqrt(np.mean(gap**2)) < (4 if method == "moments" else 2)
+
+
+def test_a_correlation_is_the_maximum_of_the_pairs_likelihood() -> None:
+    """By quadrature on the mode, row by row, and a search over the correlation."""
+    table = TABLES["weighted"]
+    block, scale, pair = block_of(table), np.array([0.7, 0.8, 0.6, 0.9]), [1, 3]
+
+    def lost(r: float) -> float:
+        loadings = np.array([[scale[1], 0], [scale[3] * r, scale[3] * np.sqrt(1 - r**2)]])
+        base = table.offset[:, pair] + table.x @ table.coef[:, pair]
+        rows = [
+            row_loglik_by_quadrature(y, b, loadings, 20) for y, b in zip(table.y[:, pair], base, strict=True)
+        ]
+        return -float(table.weights @ rows)
+
+    best = minimize_scalar(lost, bounds=(-0.95, 0.95), method="bounded", options={"xatol": 1e-5}).x
+    with double_precision():
+        found, settled = correlations(
+            joint_nodes(20, 2),
+            block,
+            jnp.asarray(table.coef),
+            jnp.asarray(scale),
+            jnp.asarray([pair]),
+            jnp.asarray(1e-6),
+        )
+    assert bool(settled[0]) and abs(float(found[0]) - best) < 1e-4
+
+
+def test_composite_agrees_with_ml() -> None:
+    """Both are consistent: at 1000 rows of 4 columns they differ by less than either's standard error."""
+    table = MANY.rows(slice(0, 1000))
+    fits: list[Any] = [fit(table, method=method, shrinkage=0) for method in ("composite", "ml")]
+    unit = laws.complete_errors(fits[1].coef_, fits[1].covariance_, table.x, table.weights)
+    one, other = (laws.flat(f.coef_, f.covariance_) for f in fits)
+    assert laws.root_mean_square(one - other, unit) < 1
+
+
+def test_standard_errors_are_those_of_the_bootstrap_or_none() -> None:
+    """Information is that of the likelihood, which moments do not maximise."""
+    one = fit(TABLES["plain"], method="moments")
+    with pytest.raises(poplin.InputError, match="n_boot"):
+        one.standard_errors()
+    assert one.coef_interval() is None
+    assert np.all(one.standard_errors(n_boot=4).coef > 0)
