@@ -74,8 +74,8 @@ Shape = Annotated[
     typer.Option(help="The shape of the residual covariance Sigma.", rich_help_panel=MODEL),
 ]
 Method = Annotated[
-    Literal["ml", "variational"],
-    typer.Option(help="Maximum likelihood, or the bound.", rich_help_panel=MODEL),
+    Literal["ml", "variational", "exact", "mcmc", "moments", "composite", "bbvi", "iwae"],
+    typer.Option(help="Maximum likelihood, the bound, or another way.", rich_help_panel=MODEL),
 ]
 Posterior = Annotated[
     Literal["diagonal", "full"],
@@ -164,6 +164,30 @@ def fit(
     }
     job = jobs.prepare(inputs, settings, out)._replace(command=_command(), quiet=quiet)
     raise typer.Exit(jobs.carry_out(job, typer.echo, _complain))
+
+
+@app.command()
+def compare(
+    counts: CountsFile,
+    *,
+    methods: Annotated[
+        str, typer.Option(help="With commas between: ml, variational, variational-full, exact, mcmc, ...")
+    ] = "variational,variational-full,ml",
+    covariates: Covariates = None,
+    formula: Formula = None,
+    offset: Offset = None,
+    rank: Rank = None,
+    covariance: Shape = "full",
+    seed: Seed = 0,
+    out: Out,
+    quiet: Quiet = False,
+) -> None:
+    """Fit a table of counts by several methods, side by side: compare.csv, compare.md, compare.png."""
+    inputs = jobs.Inputs(counts, covariates, formula=formula, offset=offset)
+    settings = {"rank": _rank(rank), "covariance": covariance, "random_state": seed}
+    raise typer.Exit(
+        jobs.carry_out_comparison(jobs.prepare(inputs, settings, out), methods, typer.echo, quiet)
+    )
 
 
 @app.command()

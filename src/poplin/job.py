@@ -114,6 +114,22 @@ def _carry_out(job: Job, say: Callable[[str], None], complain: Callable[[str], N
     return _ending(fit, complain)
 
 
+def carry_out_comparison(job: Job, methods: str, say: Callable[[str], None], quiet: bool) -> int:
+    """Fit by several methods (names with commas between) and write their table and figure; the exit code."""
+    import poplin
+    from poplin.report import compared
+
+    names = [word.strip() for word in methods.split(",") if word.strip()]
+    sides = {"data": job.data, "offset": job.offset, "weights": job.weights}
+    with watch(quiet=quiet) as callback:
+        table, fits = poplin.compare(job.table, names, **sides, **job.settings, callback=callback)
+    paths = compared.write(table, job.out)
+    if not quiet:
+        say(compared.markdown(table))
+        say(f"Written to {job.out}: {', '.join(path.name for path in paths)}")
+    return DONE if all(fit.converged_ for fit in fits.values()) else NOT_CONVERGED
+
+
 def _ending(fit: Any, complain: Callable[[str], None]) -> int:
     if getattr(fit, "interrupted_", False):
         complain(summary.verdict(fit))
