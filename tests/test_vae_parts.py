@@ -143,10 +143,12 @@ def posteriors(kind: str, q: int = RANK) -> Any:
     features = Features(np.zeros(COLUMNS), np.ones(COLUMNS), False)  # type: ignore[arg-type]
     width = 2 * q if kind == "diagonal" else 2 * q + q * q
     network = jax.tree.map(
-        lambda a: jnp.asarray(a, jnp.float64), random_network(random, (COLUMNS, 5, width), jnp.tanh)
+        lambda a: jnp.asarray(a, jnp.float64), random_network(random, (COLUMNS + 1, 5, width), jnp.tanh)
     )
     encoder = DiagonalEncoder(features, network) if kind == "diagonal" else FullEncoder(features, network, q)
-    return encoder(jnp.asarray(random.normal(size=(ROWS, COLUMNS))), jnp.zeros((ROWS, 0)))
+    return encoder(
+        jnp.asarray(random.normal(size=(ROWS, COLUMNS))), jnp.zeros((ROWS, 0)), jnp.zeros((ROWS, 1))
+    )
 
 
 def covariances(posterior: Any) -> np.ndarray:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from poplin.estimators.compare import compare as compare
     from poplin.estimators.comparing import likelihood_ratio as likelihood_ratio
     from poplin.estimators.loading import load as load
+    from poplin.estimators.mixturevae import MixtureVAE as MixtureVAE
     from poplin.estimators.pln import PLN as PLN
     from poplin.estimators.ppca import PPCA as PPCA
     from poplin.estimators.selecting import select as select
@@ -24,6 +25,7 @@ __all__ = [
     "PPCA",
     "VAE",
     "Autoencoder",
+    "MixtureVAE",
     "ConvergenceWarning",
     "DataWarning",
     "InputError",
@@ -37,6 +39,7 @@ _ROOMS = {
     "compare": "poplin.estimators.compare",
     "PLN": "poplin.estimators.pln",
     "Autoencoder": "poplin.estimators.autoencoder",
+    "MixtureVAE": "poplin.estimators.mixturevae",
     "PPCA": "poplin.estimators.ppca",
     "VAE": "poplin.estimators.vae",
     "likelihood_ratio": "poplin.estimators.comparing",

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from poplin.data.blocks import Block
 from poplin.estimators.building import Words
 from poplin.estimators.neural import AbstractNeural, keep, rebuild
 from poplin.estimators.parameters import AbstractEstimator
@@ -61,6 +62,9 @@ class Autoencoder(AbstractNeural, AbstractEstimator):
     def _words(self) -> Words:
         hidden = (self.hidden,) if isinstance(self.hidden, int) else tuple(self.hidden)
         return Words("point", self.likelihood, self.scale, "normal", hidden, self.activation, None)
+
+    def _prepared(self, block: Block) -> Any:
+        return self.model_
 
     def _objective(self) -> AbstractObjective:
         return Binarised(Reconstruction()) if self.binarise else Reconstruction()

@@ -111,7 +111,7 @@ def _encoder(
     unit = np.ones(p) if words.likelihood in ("bernoulli", "categorical") else columns.seen_unit
     features = Features(columns.seen_mean, unit, logged)  # type: ignore[arg-type]
     outputs = {"diagonal": 2 * q, "full": 2 * q + q * q, "point": q}
-    sizes = (p + shape.covariates, *words.hidden, _of(outputs, words.posterior, "posterior"))
+    sizes = (p + shape.covariates + 1, *words.hidden, _of(outputs, words.posterior, "posterior"))
     network = random_network(
         random, sizes, activation, final_scale=1.0 if words.posterior == "point" else 0.3
     )

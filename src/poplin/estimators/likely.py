@@ -19,6 +19,7 @@ from poplin.estimators.building import Shape, Words
 from poplin.inference.importance import NUMBERS, SLICE, amortised_loglik, in_slices
 from poplin.inference.marginal import RowLikelihood
 from poplin.methods.objectives import Bound, ExactBound
+from poplin.models.priors import Mixture
 
 BOUND_DRAWS = 100  # a row, for the bound after the fit
 
@@ -27,7 +28,6 @@ class AbstractLikely:
     """The likelihood and the samples of a fitted model (encoder, decoder, likelihood, prior)."""
 
     likelihood: str
-    prior: Any
     random_state: int
     model_: Any
     coded_: doors.Coded
@@ -60,15 +60,28 @@ class AbstractLikely:
         return np.float32 if self.likelihood in ("bernoulli", "categorical") else np.float64
 
     def loglik_rows(
-        self, Y: Any, *, data: Any = None, offset: Any = None, draws: int = 1000, khat: bool = False
+        self,
+        Y: Any,
+        *,
+        data: Any = None,
+        offset: Any = None,
+        draws: int = 1000,
+        khat: bool = False,
+        proposal: str = "student",
     ) -> RowLikelihood:
-        """Importance-sampled log-likelihood of each row with its standard error, effective draws and k-hat if asked."""
+        """Importance-sampled log-likelihood of each row with its standard error, effective draws and k-hat if asked.
+
+        `proposal`: a "student" density around the encoder's Gaussian, whose tails are heavy enough wherever a row says
+        little, or that "gaussian" itself, as published numbers of autoencoders have it.
+        """
+        if proposal not in ("student", "gaussian"):
+            raise InputError(f"proposal={proposal!r} is not known; it is 'student' or 'gaussian'.")
         dtype = self._precise()
+        how = {"seed": self.random_state, "draws": draws, "khat": khat, "student": proposal == "student"}
         with double_precision():
             block = self._block(Y, data, offset, dtype)
             model = jax.tree.map(lambda a: np.asarray(a, dtype=dtype), self.model_)
-            width = max(self.model_.likelihood.width(self.shape_.columns), *self._words().hidden, 1)
-            return amortised_loglik(model, block, seed=self.random_state, draws=draws, width=width, khat=khat)
+            return amortised_loglik(model, block, width=self._width(), **how)
 
     def score_samples(
         self, Y: Any, *, data: Any = None, offset: Any = None, draws: int = 1000, return_se: bool = False
@@ -96,7 +109,7 @@ class AbstractLikely:
 
     def responsibilities(self, Y: Any, *, data: Any = None, offset: Any = None) -> np.ndarray:
         """Under a mixture prior: P(component | w) at each row's latent mean, (n, k)."""
-        if self.prior == "normal":
+        if not isinstance(self.model_.prior, Mixture):
             raise InputError("A normal prior has no components; fit with prior=k, a number of them.")
         latent = self.transform(Y, data=data, offset=offset)
         return np.asarray(_shares(self.model_.prior, latent))

@@ -20,7 +20,7 @@ from poplin.data.formula import design_from_json, design_to_json
 from poplin.estimators import doors, training
 from poplin.estimators.building import Columns, Shape, Words, build, describe
 from poplin.inference.importance import SLICE, in_slices
-from poplin.methods.objectives import AbstractObjective
+from poplin.methods.objectives import AbstractObjective, positions
 from poplin.store import write_npz
 
 
@@ -46,6 +46,10 @@ class AbstractNeural:
     def _objective(self) -> AbstractObjective:
         """What it is trained for."""
 
+    @abstractmethod
+    def _prepared(self, block: Block) -> Any:
+        """The model to train, from `model_` with its first values and the rows it will see."""
+
     def fit(
         self, Y: Any, y: Any = None, *, data: Any = None, offset: Any = None, weights: Any = None
     ) -> Self:
@@ -62,7 +66,7 @@ class AbstractNeural:
         columns = describe(rows.y[used], rows.offset[used], counts=counts)
         self._begin(rows, columns)
         block = doors.as_rows_block(self.model_.likelihood, rows)
-        self._after(training.train(self.model_, self._objective(), block, self._plan()))
+        self._after(training.train(self._prepared(block), self._objective(), block, self._plan()))
         self.seconds_ = time.perf_counter() - began
         for message in self.messages_:
             warnings.warn(message, ConvergenceWarning, stacklevel=2)
@@ -114,7 +118,7 @@ class AbstractNeural:
     ) -> Any:
         """Means of the rows' latent positions (n, q), as the encoder gives them, and their variances if asked."""
         block = self._block(Y, data, offset)
-        mean, variance = in_slices(lambda part, _: _positions(self.model_, part), block, SLICE)
+        mean, variance = in_slices(lambda part, _: positions(self.model_, part), block, SLICE)
         return (mean, variance) if return_variance else mean
 
     def fit_transform(self, Y: Any, y: Any = None, **others: Any) -> np.ndarray:
@@ -135,7 +139,7 @@ class AbstractNeural:
     def reconstruct(self, Y: Any, *, data: Any = None, offset: Any = None, under: Any = None) -> np.ndarray:
         """E[y | w] at each row's own latent mean, (n, p); `under` is a table of other conditions to decode it with."""
         block = self._block(Y, data, offset)
-        latent = in_slices(lambda part, _: _positions(self.model_, part)[0], block, SLICE)
+        latent = in_slices(lambda part, _: positions(self.model_, part)[0], block, SLICE)
         x = block.x if under is None else doors.conditions(self.coded_, under, len(latent))
         return np.asarray(_decoded(self.model_, latent, x, block.offset))
 
@@ -188,12 +192,6 @@ def rebuild(face: Any, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> A
     fit.held_out_, fit.messages_ = arrays["held_out"], tuple(meta["messages"])
     vars(fit).update(meta["after"])
     return fit
-
-
-@compiled()
-def _positions(model: Any, block: Block) -> Any:
-    posterior = model.encoder(block.y, block.x)
-    return posterior.mean, posterior.variance()
 
 
 @compiled()

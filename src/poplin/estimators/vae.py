@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from poplin._errors import InputError
+from poplin.data.blocks import Block
 from poplin.estimators.building import Words
 from poplin.estimators.likely import AbstractLikely
 from poplin.estimators.neural import AbstractNeural, keep, rebuild
@@ -55,6 +56,7 @@ class VAE(AbstractNeural, AbstractLikely, AbstractEstimator):
     """
 
     posterior: str
+    prior: Any
     scale: Any
     beta: float
     hidden: Any
@@ -100,6 +102,9 @@ class VAE(AbstractNeural, AbstractLikely, AbstractEstimator):
         if self.basis is not None and self.likelihood != "poisson-lognormal":
             raise InputError("A basis goes with likelihood='poisson-lognormal'; leave it out.")
         return Words(*names, hidden, self.activation, self.basis)
+
+    def _prepared(self, block: Block) -> Any:
+        return self.model_
 
     def _objective(self) -> AbstractObjective:
         if self.importance > 1:

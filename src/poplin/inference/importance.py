@@ -1,4 +1,4 @@
-"""The log-likelihood of each row of a model with an encoder, by importance sampling from the encoder's Gaussian.
+"""The log-likelihood of each row of a model with an encoder, by importance sampling around the encoder's Gaussian.
 
 Start at `amortised_loglik`; `in_slices` runs a program over slices of rows of one shape.
 """
@@ -41,9 +41,16 @@ def in_slices(program: Callable[[Block, int], Any], block: Block, size: int) -> 
 
 
 def amortised_loglik(
-    model: Any, block: Block, *, seed: int, draws: int = 1000, width: int = 1, khat: bool = False
+    model: Any,
+    block: Block,
+    *,
+    seed: int,
+    draws: int = 1000,
+    width: int = 1,
+    khat: bool = False,
+    student: bool = True,
 ) -> RowLikelihood:
-    """Log p(y_i) = log mean_s p(y_i, w_s) / q(w_s | y_i), w_s from the encoder's Gaussian, every constant included.
+    """Log p(y_i) = log mean_s p(y_i, w_s) / t(w_s), every constant included; t: see `log_ratios`.
 
     At least `draws` draws are made, and the divisor is the number made. The standard error is that of the log by the
     delta method; a k-hat above 0.7 says that it is too small. The log of a mean is low by half its variance on
@@ -57,7 +64,8 @@ def amortised_loglik(
 
     def program(part: Block, first: int) -> tuple[np.ndarray, ...]:
         ratios = np.asarray(
-            _ratios(model, key, part, jnp.asarray(first), batches=batches, each=each), dtype=float
+            _ratios(model, key, part, jnp.asarray(first), batches=batches, each=each, student=student),
+            dtype=float,
         )
         shape = _pareto_shape(ratios) if khat else np.zeros(len(ratios))  # type: ignore[arg-type]
         return (*summary(ratios), shape)
@@ -80,12 +88,14 @@ def summary(ratios: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return largest[:, 0] + np.log(mean), error, effective
 
 
-@compiled(static_argnames=("batches", "each"))
-def _ratios(model: Any, key: Array, block: Block, first: Array, *, batches: int, each: int) -> Array:
+@compiled(static_argnames=("batches", "each", "student"))
+def _ratios(
+    model: Any, key: Array, block: Block, first: Array, *, batches: int, each: int, student: bool
+) -> Array:
     """Log ratios of all draws of a slice of rows, (rows, batches * each)."""
     own = jax.random.fold_in(key, first)
 
     def some(number: Array) -> Array:
-        return log_ratios(model, jax.random.fold_in(own, number), block, each)
+        return log_ratios(model, jax.random.fold_in(own, number), block, each, student=student)
 
     return lax.map(some, jnp.arange(batches)).reshape(batches * each, -1).T

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from scipy.special import gammaln
 
 from poplin._compile import compiled
 from poplin.data.blocks import Block
@@ -18,6 +20,8 @@ from poplin.models.decoders import AbstractDecoder
 from poplin.models.likelihoods import AbstractLikelihood
 from poplin.models.priors import AbstractPrior
 from poplin.rows.encoders import AbstractEncoder
+
+FEWEST_DEGREES = 5  # of freedom of the proposal; otherwise as many as latent dimensions
 
 
 class Amortised(NamedTuple):
@@ -57,7 +61,7 @@ class Bound(AbstractObjective):
     draws: int = eqx.field(static=True)
 
     def terms(self, model, key, block, temper):
-        posterior = model.encoder(block.y, block.x)
+        posterior = model.encoder(block.y, block.x, block.offset)
         unit = noise(key, self.draws, posterior)
         latent = posterior.draw(unit)
         out = model.decoder(latent, block.x)
@@ -76,7 +80,7 @@ class ExactBound(AbstractObjective):
     beta: Array
 
     def terms(self, model, key, block, temper):
-        posterior = model.encoder(block.y, block.x)
+        posterior = model.encoder(block.y, block.x, block.offset)
         out = model.decoder(posterior.mean, block.x)
         variance = posterior.spread(model.decoder.loadings())
         value = model.likelihood.expected(out, variance, block.y, block.offset) - block.log_factorial
@@ -93,8 +97,9 @@ class ImportanceBound(AbstractObjective):
     draws: int = eqx.field(static=True)
 
     def terms(self, model, key, block, temper):
-        posterior = model.encoder(block.y, block.x)
-        ratios, kernel = _ratios(model, posterior, noise(key, self.draws, posterior), block)
+        posterior = model.encoder(block.y, block.x, block.offset)
+        unit = noise(key, self.draws, posterior)
+        ratios, kernel = _ratios(model, posterior, unit, posterior.log_density(unit), block)
         value = jax.nn.logsumexp(ratios, axis=0) - jnp.log(self.draws) - block.log_factorial
         share = jax.nn.softmax(ratios, axis=0)
         reconstruction = jnp.sum(share * kernel, axis=0) - block.log_factorial
@@ -105,7 +110,7 @@ class Reconstruction(AbstractObjective):
     """Log p(y | f(g(y))): an autoencoder's, at the encoder's position, with no prior."""
 
     def terms(self, model, key, block, temper):
-        posterior = model.encoder(block.y, block.x)
+        posterior = model.encoder(block.y, block.x, block.offset)
         out = model.decoder(posterior.mean, block.x)
         value = model.likelihood.kernel(out, block.y, block.offset) - block.log_factorial
         return Terms(value, value, jnp.zeros_like(value))
@@ -122,20 +127,42 @@ class Binarised(AbstractObjective):
         return self.objective.terms(model, key, block._replace(y=drawn.astype(block.y.dtype)), temper)
 
 
-def _ratios(model: Any, posterior: Any, unit: Array, block: Block) -> tuple[Array, Array]:
-    """Log p(y, w) - log q(w) without the part that no draw changes, and log p(y | w), both (s, n)."""
+def _ratios(model: Any, posterior: Any, unit: Array, log_density: Array, block: Block) -> tuple[Array, Array]:
+    """Log p(y, w) - log density of w without the part that no draw changes, and log p(y | w), both (s, n)."""
     latent = posterior.draw(unit)
     kernel = model.likelihood.kernel(model.decoder(latent, block.x), block.y, block.offset)
-    return kernel + model.prior.log_prob(latent) - posterior.log_density(unit), kernel
+    return kernel + model.prior.log_prob(latent) - log_density, kernel
 
 
-def log_ratios(model: Any, key: Array, block: Block, draws: int) -> Array:
-    """Log p(y_i, w_s) - log q(w_s | y_i) for draws of the encoder's Gaussian, (s, n), every constant included."""
-    posterior = model.encoder(block.y, block.x)
-    return _ratios(model, posterior, noise(key, draws, posterior), block)[0] - block.log_factorial
+def log_ratios(model: Any, key: Array, block: Block, draws: int, *, student: bool) -> Array:
+    """Log p(y_i, w_s) - log t(w_s) for draws from around the encoder's Gaussian, (s, n), every constant included.
+
+    t is that Gaussian, or the Student density of max(q, 5) degrees of freedom with its place and shape, under which the
+    ratios are bounded wherever the likelihood is: the prior's tails are lighter.
+    """
+    posterior = model.encoder(block.y, block.x, block.offset)
+    for_normal, for_radius = jax.random.split(key)
+    unit = noise(for_normal, draws, posterior)
+    log_density = posterior.log_density(unit)
+    if student:
+        q = unit.shape[-1]
+        nu = max(q, FEWEST_DEGREES)
+        squares = jax.random.normal(for_radius, (*unit.shape[:-1], nu), unit.dtype) ** 2
+        unit = unit * jnp.sqrt(nu / jnp.sum(squares, axis=-1, keepdims=True))
+        constant = gammaln((nu + q) / 2) - gammaln(nu / 2) - 0.5 * q * np.log(nu * np.pi)
+        tails = constant - 0.5 * (nu + q) * jnp.log1p(jnp.sum(unit**2, axis=-1) / nu)
+        log_density = tails - jnp.sum(posterior.log_scale, axis=-1)
+    return _ratios(model, posterior, unit, log_density, block)[0] - block.log_factorial
 
 
 @compiled()
 def row_values(model: Any, block: Block) -> Array:
     """Log p(y | f(m)) of each row at its encoder's position m, (n,)."""
     return Reconstruction().terms(model, jnp.zeros(2, jnp.uint32), block, jnp.ones(())).reconstruction
+
+
+@compiled()
+def positions(model: Any, block: Block) -> tuple[Array, Array]:
+    """Means and variances of the rows' latent positions, both (n, q)."""
+    posterior = model.encoder(block.y, block.x, block.offset)
+    return posterior.mean, posterior.variance()

@@ -97,20 +97,19 @@ class Features(eqx.Module):
     unit: Array
     logged: bool = eqx.field(static=True)
 
-    def __call__(self, y: Array, x: Array) -> Array:
-        """The row (n, p) and its covariates (n, d), side by side."""
+    def __call__(self, y: Array, x: Array, offset: Array) -> Array:
+        """The row (n, p), its covariates (n, d) and the mean of its offset, side by side."""
         seen = jnp.log1p(y) if self.logged else y
-        return jnp.concatenate(
-            [(seen - lax.stop_gradient(self.place)) / lax.stop_gradient(self.unit), x], axis=-1
-        )
+        scaled = (seen - lax.stop_gradient(self.place)) / lax.stop_gradient(self.unit)
+        return jnp.concatenate([scaled, x, jnp.mean(offset, axis=-1, keepdims=True)], axis=-1)
 
 
 class AbstractEncoder(eqx.Module):
-    """q(w_i | y_i, x_i) by a network."""
+    """q(w_i | y_i, x_i, o_i) by a network."""
 
     @abstractmethod
-    def __call__(self, y: Array, x: Array) -> AbstractPosterior:
-        """The Gaussians of rows y (n, p) with covariates x (n, d)."""
+    def __call__(self, y: Array, x: Array, offset: Array) -> AbstractPosterior:
+        """The Gaussians of rows y (n, p) with covariates x (n, d) and offsets (n, 1 or p)."""
 
 
 class DiagonalEncoder(AbstractEncoder):
@@ -119,8 +118,8 @@ class DiagonalEncoder(AbstractEncoder):
     features: Features
     network: Network
 
-    def __call__(self, y, x):
-        mean, log_scale = jnp.split(self.network(self.features(y, x)), 2, axis=-1)
+    def __call__(self, y, x, offset):
+        mean, log_scale = jnp.split(self.network(self.features(y, x, offset)), 2, axis=-1)
         return DiagonalPosterior(mean, jnp.clip(log_scale, *LOG_SCALES))
 
 
@@ -131,9 +130,9 @@ class FullEncoder(AbstractEncoder):
     network: Network
     rank: int = eqx.field(static=True)
 
-    def __call__(self, y, x):
+    def __call__(self, y, x, offset):
         q = self.rank
-        out = self.network(self.features(y, x))
+        out = self.network(self.features(y, x, offset))
         log_scale = jnp.clip(out[..., q : 2 * q], *LOG_SCALES)
         below = jnp.tril(out[..., 2 * q :].reshape(*out.shape[:-1], q, q), -1)
         lower = below + jnp.exp(log_scale)[..., None] * jnp.eye(q, dtype=out.dtype)
@@ -146,6 +145,6 @@ class PointEncoder(AbstractEncoder):
     features: Features
     network: Network
 
-    def __call__(self, y, x):
-        mean = self.network(self.features(y, x))
+    def __call__(self, y, x, offset):
+        mean = self.network(self.features(y, x, offset))
         return DiagonalPosterior(mean, jnp.full_like(mean, -jnp.inf))
