@@ -248,6 +248,12 @@ def test_what_cannot_be_fitted_is_told(name: str, settings: Any, change: Any, me
         make(name, **settings).fit(y)
 
 
+def test_too_few_draws_for_the_diagnostic_are_told() -> None:
+    fit = make("gaussian").fit(table_of("gaussian"))
+    with pytest.raises(poplin.InputError, match="25 draws"):
+        fit.loglik_rows(table_of("gaussian"), draws=20, khat=True)
+
+
 def test_offsets_and_borrowed_axes_go_with_counts() -> None:
     with pytest.raises(poplin.InputError, match="offset goes with counts"):
         make("gaussian").fit(table_of("gaussian"), offset=np.ones(N))

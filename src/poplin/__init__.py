@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from poplin._errors import ConvergenceWarning, DataWarning, InputError
 
 if TYPE_CHECKING:
+    from poplin.estimators.arithmetic import predict_shift as predict_shift
     from poplin.estimators.autoencoder import Autoencoder as Autoencoder
     from poplin.estimators.compare import compare as compare
     from poplin.estimators.comparing import likelihood_ratio as likelihood_ratio
@@ -32,6 +33,7 @@ __all__ = [
     "compare",
     "likelihood_ratio",
     "load",
+    "predict_shift",
     "select",
 ]
 
@@ -44,6 +46,7 @@ _ROOMS = {
     "VAE": "poplin.estimators.vae",
     "likelihood_ratio": "poplin.estimators.comparing",
     "load": "poplin.estimators.loading",
+    "predict_shift": "poplin.estimators.arithmetic",
     "select": "poplin.estimators.selecting",
 }
 

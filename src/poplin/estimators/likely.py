@@ -21,6 +21,7 @@ from poplin.inference.marginal import RowLikelihood
 from poplin.methods.objectives import Bound, ExactBound
 from poplin.models.priors import Mixture
 
+KHAT_DRAWS = 25
 BOUND_DRAWS = 100  # a row, for the bound after the fit
 
 
@@ -76,6 +77,10 @@ class AbstractLikely:
         """
         if proposal not in ("student", "gaussian"):
             raise InputError(f"proposal={proposal!r} is not known; it is 'student' or 'gaussian'.")
+        if khat and draws < KHAT_DRAWS:
+            raise InputError(
+                f"draws={draws}: k-hat looks at the largest ratios and needs {KHAT_DRAWS} draws."
+            )
         dtype = self._precise()
         how = {"seed": self.random_state, "draws": draws, "khat": khat, "student": proposal == "student"}
         with double_precision():

@@ -1,0 +1,36 @@
+"""Every example runs, in a small setting, and writes what it says.
+
+Start at `EXAMPLES`: the file, the folder of data it reads, options that make it small, the files it writes.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+EXAMPLES = {
+    "mnist_vae.py": (
+        "mnist",
+        ["--rows", "300", "--test", "30", "--epochs", "2", "--draws", "40", "--latent", "4"],
+        ["table.csv", "curves.png", "digits.png"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_runs(name: str, shared_data: Path, tmp_path: Path) -> None:
+    folder, options, written = EXAMPLES[name]
+    script = REPOSITORY / "examples" / name
+    assert len(script.read_text().splitlines()) < 80
+    command = [sys.executable, str(script), str(shared_data / folder), str(tmp_path), *options]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src"), "PYTHONWARNINGS": "error"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert all((tmp_path / file).stat().st_size > 0 for file in written)
+    assert pd.read_csv(tmp_path / "table.csv").select_dtypes("number").notna().all(axis=None)
