@@ -26,7 +26,7 @@ from poplin.rows.chains import Chains
 from poplin.rows.gaussian import start_rows
 from poplin.updates.covariance import AbstractShape, Full
 from poplin.updates.direct import Direct
-from poplin.updates.structure import AbstractStructure, Borrowed, LowRank, Model
+from poplin.updates.structure import LEVEL_SD, AbstractStructure, Borrowed, LowRank, Model
 
 SINGLE_FROM = 200_000  # entries from which chains run in single precision
 SINGLE_UP_TO = 1e6  # counts above it need double precision
@@ -50,12 +50,14 @@ class Recipe(NamedTuple):
             return DirectBound(self.shape)
         return FactorBound(self.loadings)
 
-    def structure(self) -> AbstractStructure:
-        """The M-step of this model under maximum likelihood."""
+    def structure(self, level_sd: float = np.inf) -> AbstractStructure:
+        """The M-step of this model; `level_sd` is that of the weak prior of XB where draws are followed."""
         if self.loadings is None:
             assert self.shape is not None
             return Direct(self.shape)
-        return Borrowed(self.loadings.basis) if isinstance(self.loadings, BorrowedBasis) else LowRank()
+        if isinstance(self.loadings, BorrowedBasis):
+            return Borrowed(self.loadings.basis, level_sd)
+        return LowRank(level_sd=level_sd)
 
 
 class Settings(NamedTuple):
@@ -242,7 +244,7 @@ class Chained(NamedTuple):
 def ml_method(recipe: Recipe, rows: int, *, tol: float) -> ml.MaximumLikelihood:
     """The method for so many chains."""
     gamma = constant_gamma(rows, recipe.rank, direct=recipe.loadings is None)
-    return ml.MaximumLikelihood(recipe.structure(), gamma, tol)
+    return ml.MaximumLikelihood(recipe.structure(LEVEL_SD), gamma, tol)
 
 
 def ml_phase(recipe: Recipe, where: Chained, settings: Settings, *, phase: str) -> tuple[Fitted, Chained]:

@@ -14,6 +14,7 @@ from poplin._precision import inverse_and_logdet, solve_gram
 from poplin.updates.columns import column_variances, scale_regressions
 from poplin.updates.covariance import AbstractShape
 from poplin.updates.structure import (
+    LEVEL_SD,
     LOADING_SD,
     AbstractStructure,
     Counting,
@@ -114,7 +115,7 @@ class Direct(AbstractStructure):
 
     def _weak_priors(self, coef, loadings, gram, gradient, hessian):
         """Gradient and Hessian with those of the weak priors of XB and of the columns' scales added."""
-        slope, curvature = level_prior(coef, gram)
+        slope, curvature = level_prior(coef, gram, LEVEL_SD)
         variance = jnp.sum(loadings**2, axis=1)
         large, small = variance / LOADING_SD**2, 2 * LEAST_SD**2 / variance
         gradient = gradient + jnp.concatenate([slope, (small - large)[None]])

@@ -24,7 +24,7 @@ from poplin.updates.columns import (
 )
 
 LOADING_SD = 10.0  # standard deviation of the weak prior of a loading: e^10 from one unit of w
-LEVEL_SD = 10.0  # the same of the covariates' part of a log rate, XB
+LEVEL_SD = 10.0  # the same of the covariates' part of a log rate, XB, where draws are followed
 
 
 class Model(NamedTuple):
@@ -48,13 +48,13 @@ class Counting(NamedTuple):
     scale: Array
 
 
-def level_prior(coef: Coefficients, gram: Array) -> tuple[Coefficients, Array]:
-    """Slope in B (d, p) and curvature (d, d) of the weak prior B_j ~ N(0, 10^2 (X'X/N)^-1), `gram` = X'X/N.
+def level_prior(coef: Coefficients, gram: Array, sd: Array | float) -> tuple[Coefficients, Array]:
+    """Slope in B (d, p) and curvature (d, d) of the weak prior B_j ~ N(0, sd^2 (X'X/N)^-1), `gram` = X'X/N.
 
     In these units it has no regard to those of the covariates. It says nothing where a column was seen; the coefficient
     of a group in which it never was ends where less than a tenth of a count is expected, not at minus infinity.
     """
-    curvature = gram / LEVEL_SD**2
+    curvature = gram / sd**2
     return -curvature @ coef, curvature
 
 
@@ -115,10 +115,12 @@ class LowRank(AbstractStructure):
     (parameter expansion; Liu, Rubin & Wu 1998): level and scale, which the columns' regressions hardly
     move, follow at once. A column seen in few rows may have its maximum at infinity: the weak prior
     c_jk ~ N(0, 10^2) keeps it finite. `active` (q,) or a number: a dimension of 0 that begins without loadings
-    stays without, so that lower ranks are fitted in the shapes, and with the draws, of a higher one.
+    stays without, so that lower ranks are fitted in the shapes, and with the draws, of a higher one. `level_sd`: of
+    the weak prior of XB, infinite for none.
     """
 
     active: Array = eqx.field(converter=jnp.asarray, default=1.0)
+    level_sd: Array = eqx.field(converter=jnp.asarray, default=jnp.inf)
 
     def statistic(self, model, w, rate, block):
         return column_statistic(jnp.concatenate([block.x, w], axis=1), w, rate, block)
@@ -127,8 +129,7 @@ class LowRank(AbstractStructure):
         return expected_columns(model.loadings, True, mean, covariance, rate, block)
 
     def penalty(self, model, total):
-        level = jnp.sum(model.coef * (total.gram / total.rows @ model.coef)) / LEVEL_SD**2
-        return 0.5 * (level + jnp.sum((model.loadings / LOADING_SD) ** 2))
+        return 0.5 * jnp.sum((model.loadings / LOADING_SD) ** 2)
 
     def begin(self, model):
         k = model.coef.shape[0] + model.loadings.shape[1]
@@ -137,7 +138,7 @@ class LowRank(AbstractStructure):
     def advance(self, model, average, total, *, gamma, first):
         d, q = model.coef.shape[0], model.loadings.shape[1]
         hessian = average + jnp.where(first, 1.0, gamma) * (total.hessian - average)
-        slope, curvature = level_prior(model.coef, total.gram / total.rows)
+        slope, curvature = level_prior(model.coef, total.gram / total.rows, self.level_sd)
         gradient = total.gradient + jnp.concatenate([slope, -model.loadings.T / LOADING_SD**2])
         free = jnp.ones(d + q).at[d:].set(self.active)
         curvature = (hessian + block_diag(curvature, jnp.eye(q) / LOADING_SD**2)) * (free[:, None] * free)
@@ -175,6 +176,7 @@ class Borrowed(AbstractStructure):
     """
 
     basis: Loadings
+    level_sd: Array = eqx.field(converter=jnp.asarray, default=jnp.inf)
 
     def statistic(self, model, w, rate, block):
         return column_statistic(block.x, w, rate, block)
@@ -183,7 +185,7 @@ class Borrowed(AbstractStructure):
         return expected_columns(model.loadings, False, mean, covariance, rate, block)
 
     def penalty(self, model, total):
-        return 0.5 * jnp.sum(model.coef * (total.gram / total.rows @ model.coef)) / LEVEL_SD**2
+        return jnp.zeros(())
 
     def begin(self, model):
         d, p = model.coef.shape
@@ -193,7 +195,7 @@ class Borrowed(AbstractStructure):
         hessian, variance = average
         hessian = hessian + jnp.where(first, 1.0, gamma) * (total.hessian - hessian)
         before = jnp.sum(model.loadings**2, axis=0)
-        slope, curvature = level_prior(model.coef, total.gram / total.rows)
+        slope, curvature = level_prior(model.coef, total.gram / total.rows, self.level_sd)
         level = solve_gram(total.gram, total.cross)
         spread = jnp.diagonal(total.second - level.T @ total.cross) / total.rows
         variance = variance + gamma * (before * spread - variance)
