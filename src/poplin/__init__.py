@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from poplin.estimators.autoencoder import Autoencoder as Autoencoder
     from poplin.estimators.compare import compare as compare
     from poplin.estimators.comparing import likelihood_ratio as likelihood_ratio
+    from poplin.estimators.idec import IDEC as IDEC
     from poplin.estimators.loading import load as load
     from poplin.estimators.mixturevae import MixtureVAE as MixtureVAE
     from poplin.estimators.pln import PLN as PLN
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "IDEC",
     "PLN",
     "PPCA",
     "VAE",
@@ -41,6 +43,7 @@ _ROOMS = {
     "compare": "poplin.estimators.compare",
     "PLN": "poplin.estimators.pln",
     "Autoencoder": "poplin.estimators.autoencoder",
+    "IDEC": "poplin.estimators.idec",
     "MixtureVAE": "poplin.estimators.mixturevae",
     "PPCA": "poplin.estimators.ppca",
     "VAE": "poplin.estimators.vae",

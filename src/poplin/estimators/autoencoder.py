@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from poplin.data.blocks import Block
+from poplin.estimators import training
 from poplin.estimators.building import Words
 from poplin.estimators.neural import AbstractNeural, keep, rebuild
 from poplin.estimators.parameters import AbstractEstimator
@@ -63,8 +64,11 @@ class Autoencoder(AbstractNeural, AbstractEstimator):
         hidden = (self.hidden,) if isinstance(self.hidden, int) else tuple(self.hidden)
         return Words("point", self.likelihood, self.scale, "normal", hidden, self.activation, None)
 
-    def _prepared(self, block: Block) -> Any:
-        return self.model_
+    def _trained(self, block: Block) -> training.Trained:
+        return training.train(self.model_, self._objective(), block, self._plan())
+
+    def _kept(self) -> dict[str, np.ndarray]:
+        return {}
 
     def _objective(self) -> AbstractObjective:
         return Binarised(Reconstruction()) if self.binarise else Reconstruction()

@@ -9,7 +9,9 @@ from typing import Any
 from poplin._errors import InputError
 from poplin.store import read_npz
 
-READERS = {name: f"poplin.estimators.{name.lower()}" for name in ("Autoencoder", "MixtureVAE", "PPCA", "VAE")}
+READERS = {
+    name: f"poplin.estimators.{name.lower()}" for name in ("Autoencoder", "IDEC", "MixtureVAE", "PPCA", "VAE")
+}
 
 
 def load(path: Any) -> Any:

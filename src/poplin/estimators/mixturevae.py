@@ -102,14 +102,18 @@ class MixtureVAE(AbstractNeural, AbstractLikely, AbstractEstimator):
     def _has_exact_bound(self) -> bool:
         return False
 
-    def _prepared(self, block: Block) -> Any:
-        """The networks trained under a normal prior, and the mixture that fits their latent means."""
+    def _kept(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def _trained(self, block: Block) -> training.Trained:
+        """First the networks trained under a normal prior, and the mixture that fits their latent means, then both."""
         plan = self._plan()._replace(max_epochs=self.pretrain_epochs, kl_warmup=0, patience=None)
         alone = self.model_._replace(prior=StandardNormal())
         first = training.train(alone, self._bound(self.pretrain_beta), block, plan)
         latent = in_slices(lambda part, _: positions(first.model, part)[0], block, SLICE)
         used = np.asarray(block.weights) > 0
-        return first.model._replace(prior=fitted_mixture(latent[used], self.n_clusters, plan.seed))
+        model = first.model._replace(prior=fitted_mixture(latent[used], self.n_clusters, plan.seed))
+        return training.train(model, self._objective(), block, self._plan())
 
 
 def fitted_mixture(latent: np.ndarray, components: int, seed: int) -> Mixture:

@@ -1,7 +1,7 @@
 """What every model with an encoder can do: fit, embed rows, decode positions, and keep itself in a file.
 
-Start at `AbstractNeural.fit`. A concrete model says by `_words` of which parts it is made and by `_objective` what it
-is trained for.
+Start at `AbstractNeural.fit`. A concrete model says by `_words` of which parts it is made and by `_trained` how it
+is trained.
 """
 
 import time
@@ -20,7 +20,7 @@ from poplin.data.formula import design_from_json, design_to_json
 from poplin.estimators import doors, training
 from poplin.estimators.building import Columns, Shape, Words, build, describe
 from poplin.inference.importance import SLICE, in_slices
-from poplin.methods.objectives import AbstractObjective, positions
+from poplin.methods.objectives import positions
 from poplin.store import write_npz
 
 
@@ -43,12 +43,12 @@ class AbstractNeural:
         """The parts that the model is made of, by name."""
 
     @abstractmethod
-    def _objective(self) -> AbstractObjective:
-        """What it is trained for."""
+    def _trained(self, block: Block) -> training.Trained:
+        """The trained model, from `model_` with its first values and the rows it is to see."""
 
     @abstractmethod
-    def _prepared(self, block: Block) -> Any:
-        """The model to train, from `model_` with its first values and the rows it will see."""
+    def _kept(self) -> dict[str, np.ndarray]:
+        """Arrays among its attributes that a file keeps beside the model."""
 
     def fit(
         self, Y: Any, y: Any = None, *, data: Any = None, offset: Any = None, weights: Any = None
@@ -66,7 +66,7 @@ class AbstractNeural:
         columns = describe(rows.y[used], rows.offset[used], counts=counts)
         self._begin(rows, columns)
         block = doors.as_rows_block(self.model_.likelihood, rows)
-        self._after(training.train(self._prepared(block), self._objective(), block, self._plan()))
+        self._after(self._trained(block))
         self.seconds_ = time.perf_counter() - began
         for message in self.messages_:
             warnings.warn(message, ConvergenceWarning, stacklevel=2)
@@ -82,7 +82,7 @@ class AbstractNeural:
 
     def _after(self, trained: training.Trained) -> None:
         self.model_, self.history_ = trained.model, trained.history
-        self.stopped_, self.converged_ = trained.stopped, trained.stopped == "patience"
+        self.stopped_, self.converged_ = trained.stopped, trained.stopped in ("patience", "tol")
         self.n_iter_, self.messages_, self.held_out_ = len(trained.history), trained.messages, trained.held
 
     def _rank(self) -> int:
@@ -149,6 +149,7 @@ class AbstractNeural:
         arrays = {f"model_{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
         arrays |= {f"columns_{name}": column for name, column in self.columns_._asdict().items()}
         arrays |= {f"history_{name}": self.history_[name].to_numpy() for name in self.history_.columns}
+        arrays |= {f"attribute_{name}": array for name, array in self._kept().items()}
         arrays["held_out"] = self.held_out_
         settings = {k: v for k, v in self.get_params().items() if k != "callback"}  # type: ignore[attr-defined]
         if settings.get("basis") is not None:
@@ -190,7 +191,8 @@ def rebuild(face: Any, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> A
     names = [name for name in arrays if name.startswith("history_")]
     fit.history_ = pd.DataFrame({name.removeprefix("history_"): arrays[name] for name in names})
     fit.held_out_, fit.messages_ = arrays["held_out"], tuple(meta["messages"])
-    vars(fit).update(meta["after"])
+    beside = {k.removeprefix("attribute_"): v for k, v in arrays.items() if k.startswith("attribute_")}
+    vars(fit).update(meta["after"] | beside)
     return fit
 
 

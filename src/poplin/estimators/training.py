@@ -52,12 +52,13 @@ def train(model: Any, objective: AbstractObjective, block: Block, plan: Plan) ->
     began = time.perf_counter()
     check(plan)
     chosen, left = _split(block, plan)
-    split = Split(_rows(block, chosen), _rows(block, left) if len(left) else None)
+    # put on the device once: arrays of the host would be copied there for every stretch of steps
+    split = jax.device_put(Split(_rows(block, chosen), _rows(block, left) if len(left) else None))
     method = _method(objective, len(chosen), plan)
     batches = len(method.bounds) - 1
     outcome = loop.run(
         method,
-        Start(model, _key(plan.seed)),  # type: ignore[arg-type]
+        Start(model, seed_key(plan.seed)),  # type: ignore[arg-type]
         split,  # type: ignore[arg-type]
         phase="train",
         max_iter=plan.max_epochs * batches,
@@ -87,7 +88,8 @@ def check(plan: Plan) -> None:
         )
 
 
-def _key(seed: int) -> np.ndarray:
+def seed_key(seed: int) -> np.ndarray:
+    """The key of a seed."""
     return np.array([seed >> 32, seed & 0xFFFFFFFF], dtype=np.uint32)  # as jax.random.key, without a program
 
 
@@ -104,18 +106,23 @@ def _rows(block: Block, index: np.ndarray) -> Block:
 
 
 def _method(objective: AbstractObjective, rows: int, plan: Plan) -> Gradient:
-    batches = -(-rows // plan.batch_size)
-    bounds = (np.arange(batches + 1) * rows) // batches
+    bounds = batch_bounds(rows, plan.batch_size)
     passed = np.arange(plan.max_epochs) / plan.max_epochs
     shape = 0.5 * (1 + np.cos(np.pi * passed)) if plan.schedule == "cosine" else np.ones(plan.max_epochs)
     return Gradient(
         objective,
-        bounds=bounds.astype(np.int32),  # type: ignore[arg-type]
+        bounds=bounds,  # type: ignore[arg-type]
         rates=(plan.learning_rate * shape).astype(np.float32),  # type: ignore[arg-type]
         warmup=np.float32(plan.kl_warmup),  # type: ignore[arg-type]
         patience=np.float32(np.inf if plan.patience is None else plan.patience),  # type: ignore[arg-type]
         size=int(np.max(np.diff(bounds))),
     )
+
+
+def batch_bounds(rows: int, batch_size: int) -> np.ndarray:
+    """Where minibatches begin among shuffled rows, (batches + 1,): their sizes differ by one row at most."""
+    batches = -(-rows // batch_size)
+    return ((np.arange(batches + 1) * rows) // batches).astype(np.int32)
 
 
 def as_history(lines: np.ndarray) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import numpy as np
 
 from poplin._errors import InputError
 from poplin.data.blocks import Block
+from poplin.estimators import training
 from poplin.estimators.building import Words
 from poplin.estimators.likely import AbstractLikely
 from poplin.estimators.neural import AbstractNeural, keep, rebuild
@@ -103,8 +104,11 @@ class VAE(AbstractNeural, AbstractLikely, AbstractEstimator):
             raise InputError("A basis goes with likelihood='poisson-lognormal'; leave it out.")
         return Words(*names, hidden, self.activation, self.basis)
 
-    def _prepared(self, block: Block) -> Any:
-        return self.model_
+    def _trained(self, block: Block) -> training.Trained:
+        return training.train(self.model_, self._objective(), block, self._plan())
+
+    def _kept(self) -> dict[str, np.ndarray]:
+        return {}
 
     def _objective(self) -> AbstractObjective:
         if self.importance > 1:
