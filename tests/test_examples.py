@@ -20,6 +20,11 @@ EXAMPLES = {
         ["--rows", "300", "--test", "30", "--epochs", "2", "--draws", "40", "--latent", "4"],
         ["table.csv", "curves.png", "digits.png"],
     ),
+    "pbmc3k.py": (
+        ".",
+        ["--rows", "150", "--genes", "40", "--epochs", "2", "--latent", "3", "--hidden", "8", "--seeds", "2"],
+        ["table.csv", "latent.png"],
+    ),
 }
 
 
