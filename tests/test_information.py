@@ -82,6 +82,18 @@ def grid(q: int) -> Any:
     return jnp.asarray(points)[None], jnp.full((1, 1), q * np.log(at[1] - at[0]))
 
 
+@cache
+def slopes(name: str) -> Any:
+    """Gradient and Hessian of the log-likelihood, compiled once for all tables."""
+    structure = STRUCTURES[name]
+    return jax.jit(
+        lambda t, block, nodes: (
+            jax.grad(loglik)(t, structure, block, nodes),
+            jax.hessian(loglik)(t, structure, block, nodes),
+        )
+    )
+
+
 class Exact(NamedTuple):
     """The maximum of the likelihood by quadrature, and standard errors of B and Sigma from its Hessian."""
 
@@ -98,14 +110,8 @@ def exact(name: str, level: float, weights: tuple[float, ...] = (1.0,) * ROWS) -
         block = as_block(y, x, np.zeros((ROWS, 2)), np.array(weights))
         theta = jnp.concatenate([jnp.array([level, level - 0.5, 0.3, -0.4]), jnp.array(structure.free)])
         nodes = grid(structure.build(theta[4:]).shape[1])
-        slopes = jax.jit(
-            lambda t: (
-                jax.grad(loglik)(t, structure, block, nodes),
-                jax.hessian(loglik)(t, structure, block, nodes),
-            )
-        )
         for _ in range(40):
-            gradient, hessian = slopes(theta)
+            gradient, hessian = slopes(name)(theta, block, nodes)
             step = jnp.linalg.solve(-hessian, gradient)
             theta = theta + step * jnp.minimum(1.0, 0.3 / jnp.max(jnp.abs(step)))
             if jnp.max(jnp.abs(step)) < 1e-10:
@@ -198,10 +204,12 @@ def test_products_are_those_of_the_likelihoods_gradients() -> None:
     with double_precision():
         theta = jnp.concatenate([at.model.coef.ravel(), at.model.loadings[jnp.tril_indices(2)]])
         nodes = grid(2)
-        each = jax.jacfwd(
-            lambda t: jax.vmap(lambda i: loglik(t, structure, _row(block, i), nodes))(jnp.arange(ROWS))
+        each = jax.jit(
+            jax.jacfwd(
+                lambda t: jax.vmap(lambda i: loglik(t, structure, _row(block, i), nodes))(jnp.arange(ROWS))
+            )
         )(theta)
-        hessian = jax.hessian(loglik)(theta, structure, block, nodes)
+        _, hessian = slopes("full")(theta, block, nodes)
         bread = np.linalg.inv(-hessian)
         spread = np.linalg.cholesky(bread @ (each.T @ each) @ bread)
         sigma = jax.jacfwd(lambda t: structure.build(t[4:]) @ structure.build(t[4:]).T)(theta)

@@ -37,7 +37,10 @@ class AbstractAsked:
     ) -> StandardErrors:
         """Standard errors of B, Sigma, its eigenvalues and a borrowed basis's scales, with notes on what to know.
 
-        Cost (expected): 32 moves of 5000 simulated rows, or 10 for each of K free numbers; K^2 memory and K^3 algebra.
+        Cost (expected): two chains of 16 moves for each of 5000 simulated rows, or of 10 for each of K free numbers;
+        K^2 memory and K^3 algebra.
+        Above K = 6000, B and the variances are found a few columns at a time, the rest is NaN: cost and memory grow
+        with p.
         """
         return self._asked().standard_errors(Asked(robust, information, n_boot))
 
@@ -46,6 +49,7 @@ class AbstractAsked:
         which: str = "coef",
         level: float = 0.95,
         *,
+        entries: Any = None,
         robust: bool = False,
         information: str = "expected",
         n_boot: int | None = None,
@@ -53,15 +57,17 @@ class AbstractAsked:
         """Intervals of "coef", "covariance", "correlation" or "eigenvalues".
 
         Columns estimate, se, z, p, lower, upper; index (covariate, column), (column, column) or axis. Variances and
-        eigenvalues are on the log scale, correlations on Fisher's z. Raises `InputError` where nothing is estimated.
+        eigenvalues are on the log scale, correlations on Fisher's z. `entries` lists the pairs of columns, by name or
+        position, whose covariance or correlation is wanted; above 6000 free numbers (about 100 columns with a full
+        Sigma) only such lists are answered. Raises `InputError` where nothing is estimated.
         """
-        return self._asked().confint(which, level, Asked(robust, information, n_boot))
+        return self._asked().confint(which, level, Asked(robust, information, n_boot), entries)
 
     def wald(self, hypothesis: Any, *, robust: bool = False, information: str = "expected") -> DataFrame:
         """Wald tests that a term of the formula, or H B with H (r, d), is zero: each column, then all of them.
 
         Columns statistic, df, p, p_adjusted (Benjamini-Hochberg over the columns); the last line, named "all columns",
-        tests them jointly.
+        tests them jointly (NaN above 6000 free numbers).
         """
         return self._asked().wald(hypothesis, Asked(robust, information))
 

@@ -20,11 +20,12 @@ from poplin.inference.information import Information, Request, information
 from poplin.inference.sandwich import AbstractFamily, DiagonalFamily, full_family, profiled
 from poplin.models.loadings import BorrowedBasis
 from poplin.rows.gaussian import fit_rows
+from poplin.updates.covariance import AbstractShape
 from poplin.updates.structure import Model
 
 SIMULATED_ROWS = 5_000  # at least, of the expected information; and so many for each free number:
 SIMULATED_ROWS_EACH = 10
-DRAWS = {"expected": 16, "outer": 64}  # draws a set of a row
+DRAWS = {"expected": 8, "outer": 64}  # draws a set of a row
 MORE_DRAWS = 200  # where so few leave directions of which nothing can be told apart from noise
 MOST_MOVES = 200_000_000  # rows times columns times draws, of those
 LARGEST_RATE = 1e8  # that counts as a mean rate: more is as good
@@ -33,12 +34,23 @@ OBSERVED_DRAWS = 200_000, 128  # over all rows, and for each free number, of Lou
 
 
 class Free(NamedTuple):
-    """What standard errors of a fit are computed from: the rows, the free directions, the basis if one was borrowed."""
+    """What standard errors of a fit are computed from: the rows, the free directions, the basis if one was borrowed.
+
+    `shape` of Sigma is None in a factor form; `mean_rate` (p,) are the model's mean rates; `rows` is None, or the
+    result of a variational fit, whose rows' Gaussians are profiled out.
+    """
 
     block: Block
     here: Coordinates
     basis: np.ndarray | None
-    rows: Any  # of a variational fit: the fit itself, whose rows' Gaussians are profiled out
+    shape: AbstractShape | None
+    mean_rate: np.ndarray
+    rows: Any
+
+    def in_parts(self) -> bool:
+        """Whether standard errors can be found a few columns at a time."""
+        tied = self.basis is not None or self.here.tie is not None
+        return self.rows is None and not tied
 
 
 def free_directions(fit: Any) -> Free:
@@ -50,13 +62,14 @@ def free_directions(fit: Any) -> Free:
     block = training_block(counts)
     model = Model(jnp.asarray(result.coef), jnp.asarray(result.loadings))
     basis = np.asarray(recipe.loadings.basis) if isinstance(recipe.loadings, BorrowedBasis) else None
+    weights = np.asarray(block.weights)
+    mean_rate = weights @ _expected_rates(block, model, 0.5) / weights.sum()
     if result.rows is None and settings["method"] != "variational":
-        weights = np.asarray(block.weights)
-        mean_rate = jnp.asarray(weights @ _expected_rates(block, model, 0.5) / weights.sum())
-        return Free(block, coordinates(recipe.shape, recipe.loadings, model, mean_rate), basis, None)
+        here = coordinates(recipe.shape, recipe.loadings, model, jnp.asarray(mean_rate))
+        return Free(block, here, basis, recipe.shape, mean_rate, None)
     diagonal = result.posterior == "diagonal"
     here = bound_coordinates(recipe.shape, recipe.loadings, model, diagonal=diagonal)
-    return Free(block, here, basis, result)
+    return Free(block, here, basis, recipe.shape, mean_rate, result)
 
 
 def _expected_rates(block: Block, model: Model, share: float) -> np.ndarray:
@@ -87,9 +100,14 @@ def _family(result: Any, block: Block, here: Coordinates) -> AbstractFamily:
     return DiagonalFamily(unknown, jnp.linalg.inv(here.model.loadings))
 
 
-def request(kind: str, free: Free, settings: dict[str, Any], *, more: bool = False) -> Request:
-    """How information of a kind is found for a table of this size; with `more` draws if these can be afforded."""
-    n, size = len(free.block.index), free.here.size()
+def request(
+    kind: str, free: Free, settings: dict[str, Any], *, more: bool = False, size: int | None = None
+) -> Request:
+    """How information of a kind is found for a table of this size; with `more` draws if these can be afforded.
+
+    `size` is how many numbers are told at once: all free ones if it is not given.
+    """
+    n, size = len(free.block.index), free.here.size() if size is None else size
     key = jax.random.fold_in(jax.random.key(settings["random_state"]), 3)
     single = float(np.max(np.asarray(free.block.y))) < phases.SINGLE_UP_TO
     plain = Request(key, kind=jnp.float32 if single else jnp.float64, callback=settings["callback"])

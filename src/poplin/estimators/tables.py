@@ -5,6 +5,8 @@ Start at `table_of`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +35,31 @@ def hypothesis_matrix(hypothesis: Any, covariates: tuple[str, ...]) -> np.ndarra
             f"each covariate ({', '.join(covariates)})."
         )
     return matrix
+
+
+def entry_index(entries: Any, names: Sequence[str], which: str) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (j, k) of pairs of columns, given by name or position."""
+    if which in ("coef", "eigenvalues"):
+        raise InputError(f"entries= belongs to which='covariance' or 'correlation', not to {which!r}.")
+    place = {name: j for j, name in enumerate(names)}
+    found = []
+    for pair in entries:
+        told = tuple(pair) if isinstance(pair, Sequence | np.ndarray) and not isinstance(pair, str) else ()
+        at = [
+            place.get(one, -1) if isinstance(one, str) else int(one) if isinstance(one, Integral) else -1
+            for one in told
+        ]
+        if len(at) != 2 or not all(0 <= j < len(names) for j in at):
+            raise InputError(
+                f"entries: {pair!r} is no pair of columns; wanted are two names, or two positions from 0 to "
+                f"{len(names) - 1}."
+            )
+        if which == "correlation" and at[0] == at[1]:
+            raise InputError(f"entries: {pair!r} is one column; a correlation is between two.")
+        found.append(at)
+    if not found:
+        raise InputError("entries is empty; wanted is a list of pairs of columns.")
+    return np.array(found)[:, 0], np.array(found)[:, 1]
 
 
 def coef_index(fit: Any) -> list[list[str]]:

@@ -5,17 +5,19 @@ Start at `Uncertainty`, which is made once for a fit and answers `standard_error
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from poplin._errors import InputError
 from poplin._precision import double_precision
-from poplin.estimators import esteps, recipes
+from poplin.estimators import caveats, esteps, recipes
 from poplin.estimators.bootstrap import Replicates, basic, replicates
+from poplin.estimators.caveats import MOST_NUMBERS, STOPPED
 from poplin.estimators.directions import free_directions, sums
-from poplin.estimators.tables import coef_index, hypothesis_matrix, table_of
+from poplin.estimators.piecewise import SIZE, VIEWED, Piecewise, tests_by_parts
+from poplin.estimators.scales import FISHER, PLAIN, POSITIVE, Scale, correlations
+from poplin.estimators.tables import coef_index, entry_index, hypothesis_matrix, table_of
 from poplin.inference import intervals
 from poplin.inference.information import Information
 from poplin.inference.intervals import Interval, Root
@@ -27,36 +29,15 @@ if TYPE_CHECKING:
 WHICH = ("coef", "covariance", "correlation", "eigenvalues")
 KINDS = ("expected", "observed", "outer")
 ALL = "all columns"
-MOST_NUMBERS = 6_000  # free numbers whose whole information matrix is formed
 NOISY = 0.5  # Monte-Carlo error from which the observed information is not used for a sandwich
-SHRUNK = (
-    "Sigma is shrunk (weight {weight:.3g}): intervals are centred on the shrunk estimate, with the width of the "
-    "unshrunk likelihood. Fit with shrinkage=0 for intervals that cover what they say."
-)
-EDGE = (
-    "{count} of {all} variances are within one standard error of 0: their intervals are not to be relied on."
-)
-STOPPED = "Standard errors were interrupted before they were ready."
-LOST = "{count} of {all} standard errors are missing (NaN): the data do not determine them."
-BOUND = (
-    "These are standard errors about the value that the bound's maximiser tends to. That value is biased, which they "
-    "do not show and intervals do not cover. Fit with method='ml' for intervals about the truth."
-)
-TOO_MANY = (
-    "Standard errors of {size} free numbers: at most {most} are possible (about 100 columns with a full Sigma). Fit a "
-    "rank, covariance='diagonal', or fewer columns."
-)
-BREAD = (
-    "The observed information could not be told from its Monte-Carlo noise: the sandwich has the expected information "
-    "at its outside."
-)
 
 
 class StandardErrors(NamedTuple):
     """Standard errors: coef (d, p), covariance (p, p), eigenvalues (k,), scales of a borrowed basis (q,) or None.
 
     NaN where the data do not determine one: directions without information, eigenvalues too close to their
-    neighbours. What is not estimated (a fixed Sigma, the zeros of a diagonal one) has 0. `notes` say what to know.
+    neighbours. What is not estimated (a fixed Sigma, the zeros of a diagonal one) has 0. Of a large fit, covariances
+    that were not asked for and eigenvalues are NaN too. `notes` say what to know.
     """
 
     coef: np.ndarray
@@ -74,19 +55,6 @@ class Asked(NamedTuple):
     n_boot: int | None = None
 
 
-class Scale(NamedTuple):
-    """The scale of an interval: from a standard error, and where replicates are looked at."""
-
-    interval: Callable[[np.ndarray, np.ndarray, float], Interval]
-    there: Callable[[np.ndarray], np.ndarray]
-    back: Callable[[np.ndarray], np.ndarray]
-
-
-PLAIN = Scale(intervals.plain, np.asarray, np.asarray)
-POSITIVE = Scale(intervals.positive, np.log, np.exp)
-FISHER = Scale(intervals.fisher, np.arctanh, np.tanh)
-
-
 class Uncertainty:
     """Answers for one fit; what is expensive is kept."""
 
@@ -95,6 +63,9 @@ class Uncertainty:
         with double_precision():
             self.free = free_directions(fit)
         self.basis = self.free.basis
+        self.size = self.free.here.size()
+        self.large = self.size > MOST_NUMBERS
+        self.pieces = Piecewise(fit, self.free)
         self.said: set[str] = set()
         self._found: dict[str, Information] = {}
         self._roots: dict[Asked, Root] = {}
@@ -104,8 +75,8 @@ class Uncertainty:
     def found(self, kind: str, *, more: bool = False) -> Information:
         """The sums of a kind of information; `more` forgets those and draws more."""
         esteps.check_informed(self.fit.get_params()["method"])
-        if self.free.here.size() > MOST_NUMBERS:
-            raise InputError(TOO_MANY.format(size=self.free.here.size(), most=MOST_NUMBERS))
+        if self.large:
+            raise InputError(caveats.TOO_MANY.format(size=self.size, most=MOST_NUMBERS))
         if more or kind not in self._found:
             with double_precision():
                 self._found[kind] = sums(kind, self.free, self.fit.get_params(), more=more)
@@ -133,7 +104,7 @@ class Uncertainty:
         bread = self._plain("observed")
         if bread.lost.size or intervals.noise_of(bread, np.asarray(found.observed_gap)) > NOISY:
             bread = self._plain("expected")
-            self.said.add(BREAD)
+            self.said.add(caveats.BREAD)
         return intervals.sandwich(bread, found.products)
 
     def replicates(self, count: int) -> Replicates:
@@ -146,6 +117,8 @@ class Uncertainty:
         """Standard errors of the coefficients, covariances, correlations, eigenvalues or scales."""
         if asked.n_boot is not None:
             return np.std(self.drawn(which, asked.n_boot), axis=0, ddof=1)
+        if self.by_parts(asked):
+            return self._by_parts(which)
         if (asked, which) not in self._errors:
             change = {
                 "coef": lambda: intervals.of_coef,
@@ -159,6 +132,35 @@ class Uncertainty:
                     self.free.here, self.root(asked), change
                 )
         return self._errors[asked, which]
+
+    def by_parts(self, asked: Asked) -> bool:
+        """Whether a few columns are looked at at a time; raises InputError where that is not possible."""
+        if not self.large or not self.free.in_parts() or asked.n_boot is not None:
+            return False
+        esteps.check_informed(self.fit.get_params()["method"])
+        recipes.one_of(asked.information, KINDS, "information")
+        if asked.robust or asked.information != "expected":
+            told = {"size": self.size, "most": MOST_NUMBERS, "information": asked.information}
+            raise InputError(caveats.EXPECTED_ONLY.format(**told))
+        views = self.pieces.by_views
+        told = {"size": self.size, "columns": VIEWED if views else SIZE}
+        self.said.add((caveats.VIEWS if views else caveats.SUB_TABLES).format(**told))
+        return True
+
+    def _by_parts(self, which: str) -> np.ndarray:
+        """All of B, the variances; NaN for what is computed only when asked for."""
+        fit = self.fit
+        if which == "coef":
+            errors = np.full(fit.coef_.shape, np.nan)
+            for core in self.pieces.coef():
+                errors[:, core.columns] = core.coef
+            return errors
+        if which in ("eigenvalues", "scales"):
+            return np.full(fit.eigenvalues_.shape, np.nan)
+        errors, all_columns = np.full(fit.covariance_.shape, np.nan), np.arange(len(fit.covariance_))
+        self.pieces.coef()  # its cores hold every variance
+        np.fill_diagonal(errors, self.pieces.entries(which, all_columns, all_columns))
+        return errors
 
     def drawn(self, which: str, count: int) -> np.ndarray:
         """The bootstrap's values of the same, (m, ...)."""
@@ -175,10 +177,11 @@ class Uncertainty:
         coef, covariance = (self.errors(which, asked) for which in ("coef", "covariance"))
         eigenvalues = self.eigenvalue_errors(asked)
         scales = None if self.basis is None else self.errors("scales", asked)
-        notes = self.notes(np.concatenate([coef, covariance]))
+        whole = np.diag(covariance) if self.by_parts(asked) else covariance
+        notes = self.notes(np.concatenate([coef.ravel(), whole.ravel()]))
         edge = np.diag(covariance) > np.diag(self.fit.covariance_)
         if edge.any():
-            notes += (EDGE.format(count=int(edge.sum()), all=edge.size),)
+            notes += (caveats.EDGE.format(count=int(edge.sum()), all=edge.size),)
         return StandardErrors(coef, covariance, eigenvalues, scales, notes)
 
     def eigenvalue_errors(self, asked: Asked) -> np.ndarray:
@@ -190,30 +193,25 @@ class Uncertainty:
 
     def notes(self, errors: np.ndarray) -> tuple[str, ...]:
         """What has to be known to read these standard errors."""
-        told = sorted(self.said | ({BOUND} if self.free.rows is not None else set()))
-        if self.fit.shrinkage_:
-            told.append(SHRUNK.format(weight=self.fit.shrinkage_))
-        lost = int(np.isnan(errors).sum())
-        if lost:
-            told.append(LOST.format(count=lost, all=errors.size))
-        return tuple(told)
+        return caveats.notes(self.fit, self.said, errors, bound=self.free.rows is not None)
 
-    def confint(self, which: str, level: float, asked: Asked) -> DataFrame:
+    def confint(self, which: str, level: float, asked: Asked, entries: Any = None) -> DataFrame:
         """The table of intervals."""
         which = recipes.one_of(which, WHICH, "which")
         if not 0 < level < 1:
             raise InputError(f"level={level!r}: wanted is a share between 0 and 1, such as 0.95.")
         fit = self.fit
+        if entries is not None and which in ("coef", "eigenvalues"):
+            entry_index(entries, fit.counts_.column_names, which)  # says that there are none
         if which == "coef":
             return table_of(self._interval(which, PLAIN, ..., level, asked), coef_index(fit))
         if which == "eigenvalues":
+            if self.by_parts(asked):
+                raise InputError(caveats.NO_AXES.format(size=self.size, most=MOST_NUMBERS))
             names = [f"axis{k + 1}" for k in range(len(fit.eigenvalues_))]
             return table_of(self._interval(which, POSITIVE, ..., level, asked), names)
-        se = self.errors("covariance", asked)
-        j, k = np.nonzero(np.triu(~(se == 0), 1 if which == "correlation" else 0))
-        if not len(j):
-            raise InputError(f"which={which!r}: nothing of it is estimated under this covariance.")
         names = fit.counts_.column_names
+        j, k = self._entries(which, asked, entries)
         index = [[names[a] for a in j], [names[b] for b in k]]
         if which == "correlation":
             told = self._interval(which, FISHER, (j, k), level, asked)
@@ -223,12 +221,33 @@ class Uncertainty:
             told = Interval(*(np.where(j == k, a, b) for a, b in zip(alone, plain, strict=True)))
         return table_of(told, index, ("column", "column"))
 
+    def _entries(self, which: str, asked: Asked, entries: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of the entries that a table of covariances or correlations has."""
+        if entries is not None:
+            j, k = entry_index(entries, self.fit.counts_.column_names, which)
+            free = ~(self.errors_at("covariance", (j, k), asked) == 0)
+        elif self.by_parts(asked):
+            told = {"which": which, "size": self.size, "most": MOST_NUMBERS}
+            raise InputError(caveats.ENTRIES.format(count=self.fit.covariance_.size, **told))
+        else:
+            se = self.errors("covariance", asked)
+            j, k = np.nonzero(np.triu(~(se == 0), 1 if which == "correlation" else 0))
+            free = np.ones(len(j), bool)
+        if not free.any():
+            raise InputError(f"which={which!r}: nothing of it is estimated under this covariance.")
+        return j, k
+
+    def errors_at(self, which: str, at: Any, asked: Asked) -> np.ndarray:
+        """Standard errors of some entries: of a large fit, only these are computed."""
+        if which in ("covariance", "correlation") and self.by_parts(asked):
+            return self.pieces.entries(which, *at)
+        return (self.eigenvalue_errors(asked) if which == "eigenvalues" else self.errors(which, asked))[at]
+
     def _interval(self, which: str, scale: Scale, at: Any, level: float, asked: Asked) -> Interval:
         """Intervals of the entries `at` of a quantity."""
         fit = self.fit
         estimate = correlations(fit.covariance_) if which == "correlation" else getattr(fit, f"{which}_")
-        se = self.eigenvalue_errors(asked) if which == "eigenvalues" else self.errors(which, asked)
-        told = scale.interval(estimate[at], se[at], level)
+        told = scale.interval(estimate[at], self.errors_at(which, at, asked), level)
         if asked.n_boot is None:
             return told
         drawn = self.drawn(which, asked.n_boot)[(slice(None), *at) if at is not ... else ...]
@@ -242,10 +261,12 @@ class Uncertainty:
         fit = self.fit
         names = fit.counts_.column_names
         matrix = hypothesis_matrix(hypothesis, fit.counts_.covariate_names)
-        with double_precision():
-            root = self.root(asked)
-            moved = [coef for coef, _ in intervals.deviations(self.free.here, root.spread)]
-        told = tests_of(matrix @ fit.coef_, np.einsum("rd,mdp->mrp", matrix, np.concatenate(moved)))
+        told = tests_by_parts(self.pieces, matrix, fit.coef_) if self.by_parts(asked) else None
+        if told is None:
+            with double_precision():
+                root = self.root(asked)
+                moved = [coef for coef, _ in intervals.deviations(self.free.here, root.spread)]
+            told = tests_of(matrix @ fit.coef_, np.einsum("rd,mdp->mrp", matrix, np.concatenate(moved)))
         table = pandas.DataFrame(told._asdict(), pandas.Index([*names, ALL], name="column"))
         return table.assign(p_adjusted=np.append(adjusted(told.p[:-1]), np.nan))
 
@@ -269,9 +290,3 @@ class Uncertainty:
             return self.notes(self.errors("coef", Asked()))
         except InputError as error:
             return (str(error),)
-
-
-def correlations(covariance: np.ndarray) -> np.ndarray:
-    """Sigma_jk / (s_j s_k)."""
-    scale = np.sqrt(np.diag(covariance))
-    return covariance / scale / scale[:, None]

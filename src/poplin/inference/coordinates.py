@@ -56,13 +56,24 @@ class Coordinates(eqx.Module):
         feature, column = self.pairs
         return (feature - d == column) & self.held[column]
 
-    def scores(self, w: Latent, rate: Counts, block: Block) -> Array:
-        """Complete-data scores (n, K) of rows at positions w (n, q) with rates (n, p)."""
-        feature, column = self.pairs
-        f, g = self.features(w, block), (block.y - rate) @ self.outward
-        q = w.shape[1]
+    def factors(self, w: Latent, rate: Counts, block: Block) -> tuple[Array, Array]:
+        """The two factors of scores, (n, k) and (n, m), of rows at positions w (n, q) with rates (n, p)."""
+        g, q = (block.y - rate) @ self.outward, w.shape[1]
         g = jnp.concatenate([jnp.where(self.held[:q], w, g[:, :q]), g[:, q:]], axis=1)
+        return self.features(w, block), g
+
+    def scores(self, w: Latent, rate: Counts, block: Block) -> Array:
+        """Complete-data scores (n, K)."""
+        feature, column = self.pairs
+        f, g = self.factors(w, rate, block)
         return self._tied(f[:, feature] * g[:, column] - self._means(block.x.shape[1]))
+
+    def mean_scores(self, outer: Array) -> Array:
+        """Means of scores (n, K) from those of the products f g' (n, k, m): one look-up for all draws."""
+        feature, column = self.pairs
+        n, k, m = outer.shape
+        means = outer.reshape(n, k * m)[:, feature * m + column]
+        return self._tied(means - self._means(self.model.coef.shape[0]))
 
     def expected_scores(self, mean: Latent, covariance: Array, rate: Counts, block: Block) -> Array:
         """Their expectation under w_i ~ N(mean_i, covariance_i), with mean rates `rate`; O(n p q m)."""

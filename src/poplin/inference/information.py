@@ -11,7 +11,7 @@ parameters do not move. Source: Louis (1982), Finding the observed information m
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ from jax import Array
 from poplin._axes import Scalar
 from poplin._compile import compiled
 from poplin.data.blocks import Block
-from poplin.fit import Progress, run
+from poplin.fit import Outcome, Progress, run
 from poplin.inference.coordinates import Coordinates
 from poplin.inference.score_draws import SETS, Draws, First, RowScores, State, cast
 from poplin.rows import chains as chain
@@ -30,6 +30,7 @@ from poplin.rows.gaussian import fit_rows
 from poplin.rows.plane import rates
 
 SETTLING = 16  # moves before draws are used
+PARTING = 8  # the same of simulated rows, which begin at a draw already, both sets at the same
 LARGEST_RATE = 1e15  # of a simulated count
 NUMBERS = 16_000_000  # most numbers in one array of a slice of rows
 
@@ -56,8 +57,8 @@ class Information(NamedTuple):
 @compiled()
 def _reduced(here: Coordinates, state: State, rows: RowScores, block: Block) -> Information:
     n, kind = len(rows.centre), rows.centre.dtype
-    weights = block.weights[:n].astype(jnp.float64)
-    one, other = rows.mean[:n], rows.mean[n:]
+    weights, plain = block.weights[:n].astype(jnp.float64), cast(here, kind)
+    one, other = (plain.mean_scores(part) - rows.centre for part in (rows.mean[:n], rows.mean[n:]))
     weighted = weights.astype(kind)[:, None]
 
     def across(left, right):
@@ -119,7 +120,7 @@ def _rates_at(here: Coordinates, block: Block, position: Array) -> Array:
 @compiled(static_argnames="kind")
 def _at_positions(here: Coordinates, block: Block, position: Array, key: Array, kind) -> tuple[First, Block]:
     both = _both_sets(block)
-    centre = jnp.zeros((len(position), here.size()))
+    centre = jnp.zeros((len(position), 1))  # whatever the numbers of a view
     exposed = rates(block.offset + block.x @ here.model.coef)
     # of the counts alone: the chains' law must not know where they start
     mass = block.y + 0.5 * jnp.minimum(exposed, 1.0)
@@ -144,6 +145,9 @@ def _first(here, position, mass, centre, both: Block, key, kind) -> tuple[First,
     return First(chains, centre, frame, jax.random.fold_in(key, 3)), both
 
 
+Views = Sequence[Callable[[], Coordinates]]
+
+
 class Request(NamedTuple):
     """How information is found.
 
@@ -163,25 +167,35 @@ def information(block: Block, here: Coordinates, request: Request) -> Informatio
     """Information about (B, Sigma) in the numbers of `Coordinates`, see the head of this file.
 
     Rows are taken in slices whose memory is bounded; their parts add up. Raises KeyboardInterrupt on Ctrl-C. Cost, for
-    n rows (times copies): draws x 2 moves of each; n K^2 products once, with Louis' identity twice a draw; memory n K
-    and K^2 numbers.
+    n rows (times copies): draws x 2 moves of each, with n k m numbers; n K^2 products once, with Louis' identity twice
+    a draw; memory n k m and K^2 numbers.
     """
-    n, p = block.y.shape
+    return informations(block, here, (lambda: here,), request)[0]
+
+
+def informations(block: Block, here: Coordinates, views: Views, request: Request) -> list[Information]:
+    """The same for several sets of numbers along which the model moves, from one set of draws.
+
+    A view is made when it is needed and differs from `here` in its `tie` alone.
+    """
+    (n, _), (p, q) = block.y.shape, here.model.loadings.shape
     copies = max(request.copies, 1)
-    widest = SETS * max(here.size(), p, here.model.loadings.shape[1] ** 2)
+    widest = SETS * max((block.x.shape[1] + q) * here.outward.shape[1], p, q**2)
     slices = -(-n * copies * widest // NUMBERS)
     each = -(-n * copies // slices)
-    method = Draws(here, request.draws, SETTLING, request.louis)
+    settling = PARTING if request.copies else SETTLING
+    method = Draws(here, request.draws, settling, request.louis)
     total = None
     for k in range(slices):
         part = block if slices * copies == 1 else _slice(block, k * each, each, copies)
-        found = _of_slice(method, part, request)
-        total = found if total is None else jax.tree.map(jnp.add, total, found)
+        outcome, both = _of_slice(method, part, request)
+        found = [jax.device_get(_reduced(view(), outcome.state, outcome.rows, both)) for view in views]
+        total = found if total is None else jax.tree.map(np.add, total, found)
     assert total is not None
     return total
 
 
-def _of_slice(method: Draws, block: Block, request: Request) -> Information:
+def _of_slice(method: Draws, block: Block, request: Request) -> tuple[Outcome, Block]:
     begin = _simulated if request.copies else _from_data
     first, both = begin(method.coordinates, block, request.key, kind=request.kind)
     outcome = run(
@@ -189,13 +203,13 @@ def _of_slice(method: Draws, block: Block, request: Request) -> Information:
         first,
         both,
         phase="information",
-        max_iter=request.draws + SETTLING,
+        max_iter=int(method.draws) + int(method.settling),
         began=time.perf_counter(),
         callback=request.callback,
     )
     if outcome.interrupted:
         raise KeyboardInterrupt
-    return _reduced(method.coordinates, outcome.state, outcome.rows, both)
+    return outcome, both
 
 
 def _slice(block: Block, first: int, size: int, copies: int) -> Block:

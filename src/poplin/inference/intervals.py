@@ -5,7 +5,9 @@ of R, carried through the tangents of `Coordinates`, is one deviation of (B, Sig
 is the sum of its squared first-order changes along them (the delta method, with no matrix of derivatives).
 """
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +22,7 @@ from poplin.inference.information import Information
 CHUNK = 4_000_000  # most numbers in a batch of deviations of Sigma
 LOST = 1e-6  # share of its own scale below which a direction holds no information
 TRUSTED = 0.1  # share of the whole, noise included, below which what is left of a direction cannot be told
+LARGE = 500  # numbers from which more than one thread is worth its start
 TOUCHED = 0.2  # share of a quantity's variance that may lie along such directions
 
 Matrix = np.ndarray | Array
@@ -63,8 +66,19 @@ def product_root(found: Information, *, simulated: bool) -> Root:
     share = rows / (rows - len(found.products) - 2)
     if share <= 0:
         return _root(np.full_like(np.asarray(found.products), np.nan))
-    plain = _without_noise(found.products, found.products_gap)
-    return _root_beside(plain * share, np.asarray(found.whole) * share)
+    with _threads(len(found.products)):
+        plain = _without_noise(found.products, found.products_gap)
+        return _root_beside(plain * share, np.asarray(found.whole) * share)
+
+
+@contextmanager
+def _threads(size: int) -> Iterator[None]:
+    """As many threads for large matrices as the process may use: nothing of JAX runs beside them here."""
+    from threadpoolctl import threadpool_limits
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with threadpool_limits(cores, user_api="blas") if size >= LARGE else nullcontext():
+        yield
 
 
 def _without_noise(matrix: Matrix, gap: Matrix) -> np.ndarray:
@@ -126,6 +140,13 @@ def _root_beside(information: np.ndarray, whole: np.ndarray) -> Root:
 
 def _split(whiten: np.ndarray, unit: np.ndarray, least: float) -> Root:
     """The root from W' I W, whose eigenvalues are told when they are above `least`."""
+    size = len(unit)
+    try:  # Cholesky's factor tells whether all are, in a tenth of the time that they take
+        cholesky(unit - least * np.eye(size), lower=True)
+        lower = cholesky(unit, lower=True)
+        return Root(whiten @ solve_triangular(lower, np.eye(size), lower=True).T, np.zeros((size, 0)))
+    except LinAlgError:
+        pass
     values, vectors = eigh(unit)
     kept = values > least
     root = whiten @ (vectors / np.sqrt(np.maximum(values, least)))
@@ -153,6 +174,7 @@ def deviations(here: Coordinates, columns: np.ndarray) -> Iterator[tuple[np.ndar
 
 
 Change = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Moves = Iterable[tuple[np.ndarray, np.ndarray]]
 
 
 def standard_error(here: Coordinates, root: Root, change: Change) -> np.ndarray:
@@ -160,14 +182,17 @@ def standard_error(here: Coordinates, root: Root, change: Change) -> np.ndarray:
 
     NaN where more than a share of its variance is along directions without information.
     """
-    total: np.ndarray | float = 0.0
-    for coef, sigma in deviations(here, root.spread):
-        total = total + np.sum(change(coef, sigma) ** 2, axis=0)
-    lost: np.ndarray | float = 0.0
-    for coef, sigma in deviations(here, root.lost):
-        lost = lost + np.sum(change(coef, sigma) ** 2, axis=0)
-    total = np.asarray(total) + lost
-    return np.sqrt(np.where(lost > TOUCHED * total, np.nan, total))
+    return error_along(deviations(here, root.spread), deviations(here, root.lost), change)
+
+
+def error_along(spread: Moves, lost: Moves, change: Change) -> np.ndarray:
+    """The same, from batches of deviations along what is known and along what is not."""
+    known, unknown = (
+        sum((np.sum(change(coef, sigma) ** 2, axis=0) for coef, sigma in moves), np.zeros(()))
+        for moves in (spread, lost)
+    )
+    total = known + unknown
+    return np.sqrt(np.where(unknown > TOUCHED * total, np.nan, total))
 
 
 def of_coef(coef: np.ndarray, sigma: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ SETS = 2  # independent chains of a row: the product of their means has no Monte
 
 
 class First(NamedTuple):
-    """Where the chains begin: positions in both sets, the scores' expectation there, frame, random key."""
+    """Where the chains begin: positions in both sets, near what the scores' means are, frame, random key."""
 
     chains: chain.Chains
     centre: Array
@@ -29,7 +29,7 @@ class First(NamedTuple):
 
 
 class RowScores(NamedTuple):
-    """What the rows keep: chains of both sets (2 n), their mean scores less the centre (2 n, K), the centre (n, K)."""
+    """What the rows keep: chains of both sets (2 n), their mean products f g' (2 n, k, m), the centre (n, K or 1)."""
 
     chains: chain.Chains
     mean: Array
@@ -57,7 +57,7 @@ class State(NamedTuple):
 class Draws(AbstractMethod):
     """Draws of every row at fixed parameters: `draws` are used after `settling` moves of `leaps` steps.
 
-    `louis`: whether the draws' own products are summed (n K^2 a draw), or only the rows' mean scores kept (n K).
+    `louis`: whether the draws' own products are summed (n K^2 a draw), or only the rows' mean f g' kept (n k m).
     """
 
     coordinates: Coordinates
@@ -67,13 +67,14 @@ class Draws(AbstractMethod):
     leaps: int = eqx.field(static=True, default=4)
 
     def start(self, first, block):
-        size, (n, k) = first.centre.shape[1], self.coordinates.features(first.chains.position, block).shape
+        size, (n, k) = self.coordinates.size(), self.coordinates.features(first.chains.position, block).shape
         sums = None
         if self.louis:
             p = block.y.shape[1]
             sums = Sums(jnp.zeros((SETS, size, size)), jnp.zeros((SETS, p, k, k)), jnp.zeros(()))
         state = State(first.frame, first.key, sums, jnp.asarray(0), jnp.asarray(jnp.nan))
-        return state, RowScores(first.chains, jnp.zeros((n, size), first.centre.dtype), first.centre)
+        mean = jnp.zeros((n, k, self.coordinates.outward.shape[1]), first.centre.dtype)
+        return state, RowScores(first.chains, mean, first.centre)
 
     def sweeps(self):
         return (Sweep(self.draw, self.add),)
@@ -84,7 +85,7 @@ class Draws(AbstractMethod):
         return jnp.where(used > 0, 1 / jnp.maximum(used, 1), 0.0)
 
     def draw(self, state, rows, block):
-        """Every chain moves once; the rows' mean scores, and the sums of the scores' products."""
+        """Every chain moves once; the rows' mean products f g', and the sums of the scores' products."""
         kind = rows.centre.dtype
         here, frame = cast((self.coordinates, state.frame), kind)
         settles = state.iteration < self.settling
@@ -95,9 +96,12 @@ class Draws(AbstractMethod):
         )
 
         def used(mean):
-            scores = here.scores(chains.position, rate, block) - jnp.tile(rows.centre, (SETS, 1))
-            sums = _products(here, scores, rate, chains.position, block) if self.louis else ()
-            return mean + self.share(state).astype(kind) * (scores - mean), sums
+            f, g = here.factors(chains.position, rate, block)
+            sums = ()
+            if self.louis:
+                scores = here.scores(chains.position, rate, block) - jnp.tile(rows.centre, (SETS, 1))
+                sums = _products(here, scores, rate, chains.position, block)
+            return mean + self.share(state).astype(kind) * (f[:, :, None] * g[:, None, :] - mean), sums
 
         def unused(mean):
             if not self.louis:

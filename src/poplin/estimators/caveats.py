@@ -1,0 +1,65 @@
+"""What has to be known to read standard errors: the sentences, and which of them hold for a fit.
+
+Start at `notes`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+MOST_NUMBERS = 6_000  # free numbers whose whole information matrix is formed
+SHRUNK = (
+    "Sigma is shrunk (weight {weight:.3g}): intervals are centred on the shrunk estimate, with the width of the "
+    "unshrunk likelihood. Fit with shrinkage=0 for intervals that cover what they say."
+)
+EDGE = (
+    "{count} of {all} variances are within one standard error of 0: their intervals are not to be relied on."
+)
+STOPPED = "Standard errors were interrupted before they were ready."
+LOST = "{count} of {all} standard errors are missing (NaN): the data do not determine them."
+BOUND = (
+    "These are standard errors about the value that the bound's maximiser tends to. That value is biased, which they "
+    "do not show and intervals do not cover. Fit with method='ml' for intervals about the truth."
+)
+BREAD = (
+    "The observed information could not be told from its Monte-Carlo noise: the sandwich has the expected information "
+    "at its outside."
+)
+TOO_MANY = (
+    "Standard errors of {size} free numbers: at most {most} are possible for this model and method. Fit with "
+    "method='ml' and a full or diagonal Sigma or a rank, or fewer columns."
+)
+EXPECTED_ONLY = (
+    "{size} free numbers are more than the {most} whose whole information is formed. Standard errors are then found a "
+    "few columns at a time, from the expected information: robust and information={information!r} are not possible. "
+    "Leave both out, or use n_boot."
+)
+ENTRIES = (
+    "which={which!r} of all {count} entries: a fit of {size} free numbers has too many ({most} is the most). Say which "
+    'are wanted: entries=[("name", "other name"), ...], names or positions of columns.'
+)
+NO_AXES = (
+    "which='eigenvalues' needs the whole covariance of Sigma's estimate, which is formed up to {most} free numbers; "
+    "here are {size}. Use n_boot, fit a rank, or fewer columns."
+)
+SUB_TABLES = (
+    "{size} free numbers: standard errors are those of sub-tables of {columns} columns, the most telling ones for each "
+    "entry, and a little too large rather than too small. Covariances: confint('covariance', entries=[...])."
+)
+VIEWS = (
+    "{size} free numbers: standard errors are found {columns} columns at a time, while all others can only shift, "
+    "scale and turn the latent position together. Covariances: confint('covariance', entries=[...])."
+)
+
+
+def notes(fit: Any, said: set[str], errors: np.ndarray, *, bound: bool) -> tuple[str, ...]:
+    """What has to be known to read these standard errors."""
+    told = sorted(said | ({BOUND} if bound else set()))
+    if fit.shrinkage_:
+        told.append(SHRUNK.format(weight=fit.shrinkage_))
+    lost = int(np.isnan(errors).sum())
+    if lost:
+        told.append(LOST.format(count=lost, all=errors.size))
+    return tuple(told)

@@ -1,0 +1,158 @@
+"""Standard errors of a large fit, a few columns at a time: which entries are wanted, and where their parts are kept.
+
+Start at `Piecewise`. Why a part will do, and what it leaves out, is told in `inference/parts.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from poplin._precision import double_precision
+from poplin.estimators.directions import Free, request
+from poplin.inference import intervals
+from poplin.inference import parts as pieces
+from poplin.inference.coordinates import coordinates
+from poplin.inference.information import Information, information, informations
+from poplin.inference.intervals import Moves
+from poplin.inference.parts import Part, Wanted
+from poplin.inference.wald import Tests, tests_of
+from poplin.updates.structure import Model
+
+CORE, SIZE = 10, 20  # columns of a sub-table: whose errors are wanted, and all
+VIEWED = 20  # columns of a part where the others stay, for a rank
+Key = tuple[int, ...]
+
+
+class CoreErrors(NamedTuple):
+    """Of a core: its columns, standard errors (d, c), (c, c), (c, c), covariances of B within columns (c, d, d)."""
+
+    columns: np.ndarray
+    coef: np.ndarray
+    covariance: np.ndarray
+    correlation: np.ndarray
+    within: np.ndarray
+
+
+class Piecewise:
+    """Standard errors of B and of entries of Sigma by parts; what was computed is kept."""
+
+    def __init__(self, fit: Any, free: Free) -> None:
+        self.free, self.settings, self.covariance = free, fit.get_params(), fit.covariance_
+        self.by_views = free.shape is None
+        self._made: dict[Key, CoreErrors] = {}
+        self._coef: list[CoreErrors] = []
+
+    def coef(self) -> list[CoreErrors]:
+        """Parts whose cores hold every column."""
+        if not self._coef:
+            self._coef = self.of([(j, j) for j in range(len(self.covariance))])
+        return self._coef
+
+    def entries(self, which: str, j: np.ndarray, k: np.ndarray) -> np.ndarray:
+        """Standard errors of these covariances or correlations."""
+        known = self._looked_up(which, j, k, self._made.values())
+        open_ = np.isneginf(known)
+        if open_.any():
+            wanted = list(zip(j[open_].tolist(), k[open_].tolist(), strict=True))
+            known[open_] = self._looked_up(which, j[open_], k[open_], self.of(wanted))
+        return known
+
+    def _looked_up(self, which: str, j: np.ndarray, k: np.ndarray, cores: Any) -> np.ndarray:
+        """Those that the cores hold; minus infinity for the others."""
+        found = np.full(len(j), -np.inf)
+        for core in cores:
+            place = np.full(len(self.covariance), -1)
+            place[core.columns] = np.arange(len(core.columns))
+            there = (place[j] >= 0) & (place[k] >= 0)
+            found[there] = getattr(core, which)[place[j[there]], place[k[there]]]
+        return found
+
+    def of(self, wanted: Sequence[Wanted]) -> list[CoreErrors]:
+        """Parts whose cores hold these pairs, computed where they are new."""
+        with double_precision():
+            core, size = (VIEWED, VIEWED) if self.by_views else (CORE, SIZE)
+            telling = pieces.telling(self.covariance, self.free.mean_rate)
+            found = pieces.parts(wanted, telling, core=core, size=size)
+            new = [part for part in found if _key(part) not in self._made]
+            made = self._viewed(new) if self.by_views else (self._sub_table(part) for part in new)
+            for part, errors in zip(new, made, strict=True):
+                self._made[_key(part)] = errors
+        return [self._made[_key(part)] for part in found]
+
+    def _sub_table(self, part: Part) -> CoreErrors:
+        """From the table of a part's columns alone."""
+        free = self._part_of_free(part.columns)
+        root = intervals.product_root(self._sums(free), simulated=True)
+        if root.lost.size:
+            root = intervals.product_root(self._sums(free, more=True), simulated=True)
+
+        def moves(numbers: np.ndarray) -> Moves:
+            for coef, sigma in intervals.deviations(free.here, numbers):
+                yield coef[:, :, : part.core], sigma[:, : part.core, : part.core]
+
+        return self._errors(part.columns[: part.core], list(moves(root.spread)), list(moves(root.lost)))
+
+    def _sums(self, free: Free, *, more: bool = False) -> Information:
+        return information(free.block, free.here, request("expected", free, self.settings, more=more))
+
+    def _part_of_free(self, columns: np.ndarray) -> Free:
+        """The rows and free directions of a sub-table."""
+        free = self.free
+        block = free.block._replace(
+            **{
+                name: jnp.asarray(np.asarray(getattr(free.block, name))[:, columns])
+                for name in ("y", "offset")
+            }
+        )
+        coef = np.asarray(free.here.model.coef)[:, columns]
+        loadings = np.linalg.cholesky(self.covariance[np.ix_(columns, columns)])
+        model = Model(jnp.asarray(coef), jnp.asarray(loadings))
+        rate = free.mean_rate[columns]
+        return free._replace(
+            block=block, here=coordinates(free.shape, None, model, jnp.asarray(rate)), mean_rate=rate
+        )
+
+    def _viewed(self, new: Sequence[Part]) -> Iterator[CoreErrors]:
+        """From the whole table, with the columns outside a part held together."""
+        if not new:
+            return
+        here = self.free.here
+        inverse = pieces.inverse_of_outward(here)
+        views = [lambda part=part: pieces.part_view(here, inverse, part.columns) for part in new]
+        asked = request("expected", self.free, self.settings, size=views[0]().size())
+        for part, found in zip(new, informations(self.free.block, here, views, asked), strict=True):
+            root = intervals.product_root(found, simulated=True)
+            spread, lost = (
+                [pieces.view_deviations(here, part.columns, numbers)] for numbers in (root.spread, root.lost)
+            )
+            yield self._errors(part.columns, spread, lost)
+
+    def _errors(self, columns: np.ndarray, spread: Moves, lost: Moves) -> CoreErrors:
+        own = self.covariance[np.ix_(columns, columns)]
+        changes = intervals.of_coef, intervals.of_covariance, intervals.of_correlation(own)
+        moved = np.concatenate([coef for coef, _ in spread])
+        coef, covariance, correlation = (intervals.error_along(spread, lost, change) for change in changes)
+        return CoreErrors(
+            columns, coef, covariance, correlation, np.einsum("mdp,mep->pde", moved, moved, optimize=True)
+        )
+
+
+def _key(part: Part) -> Key:
+    return tuple(part.columns[: part.core].tolist())
+
+
+def tests_by_parts(pieces: Piecewise, matrix: np.ndarray, coef: np.ndarray) -> Tests:
+    """Wald tests that H B = 0 of each column; NaN for all columns together, whose covariance is not formed."""
+    told = np.full((3, coef.shape[1] + 1), np.nan)
+    told[1, -1] = 0
+    for core in pieces.coef():
+        for j, within in zip(core.columns, core.within, strict=True):
+            values, vectors = np.linalg.eigh(within)
+            spread = (vectors * np.sqrt(np.maximum(values, 0))).T
+            one = tests_of(matrix @ coef[:, [j]], (spread @ matrix.T)[:, :, None])
+            told[:, j] = [row[0] for row in one]
+    return Tests(told[0], told[1].astype(int), told[2])

@@ -1,0 +1,206 @@
+"""Standard errors a few columns at a time, for large fits: against the whole information where both are possible.
+
+Start at `test_parts_tell_what_the_whole_tells`. What counts as large is made small for the tests.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import poplin
+from poplin._precision import double_precision
+from poplin.estimators import piecewise, uncertainty
+from poplin.estimators.directions import _family, free_directions
+from poplin.estimators.uncertainty import Asked, Uncertainty
+from poplin.inference import intervals, sandwich
+from poplin.inference import parts as pieces
+from tests.instances import TABLES, Table, autoregressive, fitted, simulated
+from tests.tolerances import STANDARD_ERRORS
+
+ROWS, COLUMNS, SEEDS = 300, 8, 5
+LEFT_OUT = 0.005  # share of a standard error
+ENTRIES = [(0, 0), (0, 1), (2, 4), (5, 6)]
+MODELS: dict[str, dict[str, Any]] = {
+    "full": {"shrinkage": 0},
+    "rank": {"rank": 2},
+}
+
+
+def table(model: str) -> Table:
+    """Counts of correlated columns; of a rank, columns that each say a good deal of w."""
+    if model == "rank":
+        return simulated(3, 0.6 * np.random.default_rng(5).normal(size=(COLUMNS, 2)), n=ROWS, level=1.0)
+    return simulated(4, np.linalg.cholesky(0.7 * autoregressive(COLUMNS, 0.6)), n=ROWS, level=0.5)
+
+
+@cache
+def fit(model: str) -> Any:
+    return poplin.PLN(**MODELS[model]).fit(table(model).y, X=table(model).x)
+
+
+def make_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every fit is large, and parts are small."""
+    monkeypatch.setattr(uncertainty, "MOST_NUMBERS", 1)
+    for name, value in {"CORE": 4, "SIZE": 6, "VIEWED": 4}.items():
+        monkeypatch.setattr(piecewise, name, value)
+
+
+def told(one: Any, seed: int) -> np.ndarray:
+    """Standard errors of B, and of some entries of Sigma and of the correlations where it is free."""
+    asked, at = Uncertainty(one.set_params(random_state=seed)), tuple(np.array(ENTRIES).T)
+    errors = [asked.errors("coef", Asked()).ravel(), asked.errors_at("covariance", at, Asked())]
+    return np.concatenate([*errors, asked.errors_at("correlation", tuple(a[1:] for a in at), Asked())])
+
+
+def over_seeds(one: Any) -> np.ndarray:
+    """The same for several seeds, (s, entries)."""
+    return np.stack([told(one, seed) for seed in range(SEEDS)])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_parts_tell_what_the_whole_tells(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard errors agree, one by one and on average, but for Monte-Carlo error and what a part leaves out."""
+    expected = over_seeds(fit(model))
+    make_large(monkeypatch)
+    actual, scale = over_seeds(fit(model)) / expected.mean(axis=0), expected.mean(axis=0)
+    expected = expected / scale
+    for one, other, limit in (
+        (actual, expected, 0.03),
+        (actual.mean(axis=1)[:, None], expected.mean(axis=1)[:, None], 0.01),
+    ):
+        gap = one.mean(axis=0) - other.mean(axis=0)
+        error = np.sqrt((one.var(axis=0, ddof=1) + other.var(axis=0, ddof=1)) / SEEDS)
+        assert np.all(np.abs(gap) <= LEFT_OUT + STANDARD_ERRORS * error), (gap, error)
+        assert np.all(error <= limit), error
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), min_size=1, max_size=40), st.integers(2, 6)
+)
+def test_every_wanted_pair_is_in_a_core(wanted: list[tuple[int, int]], core: int) -> None:
+    """Cores keep to their size, parts to theirs, and no column is in a part twice."""
+    found = pieces.parts(wanted, autoregressive(20, 0.7), core=core, size=9)
+    for part in found:
+        assert part.core <= core and len(part.columns) == 9 == len(set(part.columns))
+    cores = [set(part.columns[: part.core].tolist()) for part in found]
+    assert all(any({j, k} <= held for held in cores) for j, k in wanted)
+    assert len(found) <= len(set(wanted))
+
+
+def test_a_view_of_everything_is_the_model_itself() -> None:
+    """Numbers of a part move B and Sigma as they say: differences of (B, C) moved by hand."""
+    one = fit("rank")
+    with double_precision():
+        here = free_directions(one).here
+        columns = np.array([7, 2, 5])
+        view = pieces.part_view(here, pieces.inverse_of_outward(here), columns)
+        random, (d, _), loadings = np.random.default_rng(0), one.coef_.shape, np.asarray(here.model.loadings)
+        numbers = random.normal(size=view.size())
+        coef, sigma = (np.asarray(a)[0] for a in view.tangents(jnp.asarray(numbers)[None]))
+        own = pieces.view_deviations(here, columns, numbers[:, None])
+    c, q = len(columns), loadings.shape[1]
+    rest = np.setdiff1d(np.arange(COLUMNS), columns)
+    by_coef, by_loadings = np.zeros(one.coef_.shape), np.zeros(loadings.shape)
+    by_coef[:, columns] = numbers[: d * c].reshape(d, c)
+    by_loadings[columns] = numbers[d * c : (d + q) * c].reshape(q, c).T
+    frame = numbers[(d + q) * c :]
+    by_coef[:, rest] = frame[: d * q].reshape(d, q) @ loadings[rest].T
+    turn = np.zeros((q, q))
+    turn[np.tril_indices(q)] = frame[d * q :]
+    by_loadings[rest] = loadings[rest] @ turn.T
+    assert np.allclose(coef, by_coef)
+    assert np.allclose(sigma, by_loadings @ loadings.T + loadings @ by_loadings.T)
+    block = np.ix_(columns, columns)
+    assert np.allclose(own[0][0], coef[:, columns]) and np.allclose(own[1][0], sigma[block])
+
+
+def test_a_large_fit_answers_what_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of B and the variances; covariances on request, by name or position, in the order of the request."""
+    make_large(monkeypatch)
+    one = fit("full").set_params(random_state=0)
+    vars(one).pop("_uncertainty", None)
+    told = one.standard_errors()
+    assert np.all(told.coef > 0) and np.all(np.diag(told.covariance) > 0)
+    assert np.isnan(told.covariance[0, 1]) and np.all(np.isnan(told.eigenvalues))
+    assert any("a few columns" in note or "sub-tables" in note for note in told.notes)
+    assert np.array_equal(one.confint().se.to_numpy(), told.coef.ravel())
+    names = one.counts_.column_names
+    by_place = one.confint("covariance", entries=[(3, 1), (2, 2)])
+    by_name = one.confint("covariance", entries=[(names[3], names[1]), (names[2], names[2])])
+    assert by_place.equals(by_name) and by_place.index.to_list() == [
+        (names[3], names[1]),
+        (names[2], names[2]),
+    ]
+    assert by_place.lower.iloc[1] > 0 and np.isclose(by_place.se.iloc[1], told.covariance[2, 2])
+    assert one.confint("correlation", entries=[(0, 1)]).upper.iloc[0] < 1
+    tested = one.wald(np.eye(2)[1:])
+    assert np.allclose(tested.statistic[:-1], one.confint().z.to_numpy().reshape(2, -1)[1] ** 2)
+    assert np.isnan(tested.p.iloc[-1])
+    for wrong, what in WRONG:
+        with pytest.raises(poplin.InputError, match=what):
+            one.confint(**wrong)
+    vars(one).pop("_uncertainty", None)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"which": "covariance"}, "entries="),
+    ({"which": "eigenvalues"}, "whole covariance"),
+    ({"robust": True}, "n_boot"),
+    ({"information": "outer"}, "n_boot"),
+    ({"which": "covariance", "entries": [("nobody", 0)]}, "no pair of columns"),
+    ({"which": "covariance", "entries": [(0, 8)]}, "no pair of columns"),
+    ({"which": "covariance", "entries": []}, "empty"),
+    ({"which": "correlation", "entries": [(1, 1)]}, "between two"),
+    ({"which": "coef", "entries": [(0, 1)]}, "belongs to"),
+]
+
+
+def test_models_without_parts_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_large(monkeypatch)
+    for model, method in (("spherical", "ml"), ("basis", "ml"), ("full", "variational")):
+        with pytest.raises(poplin.InputError, match="at most 1 are possible"):
+            Uncertainty(fitted(model, method, "plain")).errors("coef", Asked())
+
+
+def test_entries_of_a_small_fit_are_lines_of_the_whole_table() -> None:
+    one = fitted("full", "ml", "plain")
+    names = one.counts_.column_names
+    whole, some = one.confint("covariance"), one.confint("covariance", entries=[(2, 0), (1, 1)])
+    assert np.array_equal(
+        some.to_numpy(), whole.loc[[(names[0], names[2]), (names[1], names[1])]].to_numpy(), equal_nan=True
+    )
+
+
+def test_variational_information_of_an_intercept_is_the_sum_of_fitted_counts() -> None:
+    """With the rows' Gaussians and C held, sqrt(n) SE = 1 / sqrt(mean fitted), as PLNmodels has it."""
+    one = poplin.PLN(method="variational", rank=2).fit(TABLES["plain"].y)
+    with double_precision():
+        free = free_directions(one)
+        family = _family(free.rows, free.block, free.here)
+        fitted_counts, hessian = jax.vmap(lambda row, psi: fitted_row(free.here, family, psi, row))(
+            free.block, family.unknown
+        )
+        gram = free.block.x.T @ free.block.x
+        n, p = fitted_counts.shape
+        information = np.asarray(free.here.complete(jnp.asarray(float(n)), gram, hessian.sum(axis=0)))
+        of_coef = np.asarray(free.here.pairs[0]) == 0
+        spread = np.zeros((len(information), p))
+        spread[of_coef] = intervals.covariance_root(information[np.ix_(of_coef, of_coef)]).spread
+        se = intervals.standard_error(
+            free.here, intervals.Root(spread, np.zeros((len(spread), 0))), intervals.of_coef
+        )
+    assert np.allclose(np.sqrt(n) * se[0], 1 / np.sqrt(np.asarray(fitted_counts).mean(axis=0)), rtol=1e-10)
+
+
+def fitted_row(here: Any, family: Any, unknown: Any, row: Any) -> Any:
+    """Mean rates of one row under its Gaussian, and E[rate f f']."""
+    mean, covariance = family.moments(unknown)
+    return sandwich._rate(here, mean, covariance, row)[1], sandwich._curvature(here, family, unknown, row)
