@@ -19,7 +19,8 @@ from poplin._precision import double_precision
 from poplin.estimators.integrated import plan
 from poplin.methods.exact import Likelihood
 from poplin.rows.nodes import column_nodes, joint_nodes
-from poplin.updates.structure import LOADING_SD
+from poplin.updates.direct import LEAST_SD
+from poplin.updates.structure import LEVEL_SD, LOADING_SD
 from tests import laws
 from tests.instances import (
     MODELS,
@@ -74,7 +75,7 @@ def target_of(model: str, name: str, order: int = 24) -> tuple[Likelihood, Any]:
             "rank": 0.5 * random.normal(size=(4, 2)),
             "basis": np.asarray(getattr(recipe.loadings, "basis", 0)) * np.array([0.9, 0.5]),
         }.get(model, 0.8 * np.eye(4))
-        target = Likelihood(way.free, way.rule(order), way.weak, 0.0)
+        target = Likelihood(way.free, way.rule(order), way.weak, way.least, 0.0, recipe.level)
         return target, way.free.collapse(jnp.asarray(table.coef), jnp.asarray(loadings))
 
 
@@ -101,7 +102,7 @@ def test_gradient_of_the_shrunk_objective() -> None:
         way = plan(recipe)
         root = np.linalg.cholesky(autoregressive(3, 0.7))
         shared = way.free.collapse(jnp.asarray(table.coef), jnp.asarray(root))
-        target = Likelihood(way.free, way.rule(16), 1.0, 7.0)
+        target = Likelihood(way.free, way.rule(16), 1.0, 1.0, 7.0, recipe.level)
     _, _, slope, _ = laws.value_and_slopes(target, shared, (), block)
     measure = jax.jit(lambda shared: target.value(target.measure(shared, (), block))[0])
 
@@ -113,12 +114,14 @@ def test_gradient_of_the_shrunk_objective() -> None:
 
 
 def column_maximum(table: Table, j: int) -> np.ndarray:
-    """(B_j, sd) of a column by maximum likelihood under the weak prior of its scale, by the trapezoid rule."""
+    """(B_j, sd) of a column by maximum likelihood under its weak priors, by the trapezoid rule."""
 
     def lost(theta: np.ndarray) -> float:
         base = table.offset[:, j] + table.x @ theta[:-1]
         sd = np.exp(theta[-1])
-        return 0.5 * (sd / LOADING_SD) ** 2 - univariate_loglik(table.y[:, j], base, 0.0, sd)
+        level = np.var(table.x @ theta[:-1]) / LEVEL_SD**2
+        weak = 0.5 * (level + (sd / LOADING_SD) ** 2) + (LEAST_SD / sd) ** 2
+        return weak - univariate_loglik(table.y[:, j], base, 0.0, sd)
 
     options = {"xatol": 1e-8, "fatol": 1e-11, "maxiter": 4000}
     found = minimize(lost, [np.log(table.y[:, j].mean()), 0.0, -0.5], method="Nelder-Mead", options=options)

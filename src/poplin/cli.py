@@ -172,7 +172,7 @@ def compare(
     *,
     methods: Annotated[
         str, typer.Option(help="With commas between: ml, variational, variational-full, exact, mcmc, ...")
-    ] = "variational,variational-full,ml",
+    ] = "variational,ml",
     covariates: Covariates = None,
     formula: Formula = None,
     offset: Offset = None,

@@ -47,7 +47,7 @@ def fit_composite(options: Composite, task: Task) -> Ended:
         raise InputError("method='composite' estimates Sigma, and it is given. Use method='ml'.")
     order = count(options.order, "order", least=2)
     spherical = isinstance(task.recipe.shape, Spherical)
-    way = integrated.Plan(SphericalRoot() if spherical else DiagonalRoot(), 0, 1.0)
+    way = integrated.Plan(SphericalRoot() if spherical else DiagonalRoot(), 0)
     start = task.begin()
     scale = np.linalg.norm(np.asarray(start.model.loadings), axis=1)
     first = Model(start.model.coef, jnp.asarray(np.diag(np.maximum(scale, LEAST_SCALE))))

@@ -35,11 +35,12 @@ PILOT_ROWS = 2.0  # pseudo-rows while the data are asked how many there should b
 
 
 class Plan(NamedTuple):
-    """What is free, the axes of an integral (0: one a column), whether loadings have the weak prior of "ml"."""
+    """What is free, the axes of an integral (0: one a column), and which weak priors of "ml" C has (1 or 0)."""
 
     free: AbstractLoadings
     axes: int
-    weak: float
+    weak: float = 1.0
+    least: float = 1.0
 
     def rule(self, order: int) -> AbstractRule:
         """Nodes of this order."""
@@ -50,18 +51,18 @@ def plan(recipe: Recipe) -> Plan:
     """How a model's likelihood is integrated; an `InputError` where it cannot be."""
     if recipe.loadings is not None:
         weak = 0.0 if isinstance(recipe.loadings, BorrowedBasis) else 1.0
-        return Plan(recipe.loadings, _few(recipe.rank), weak)
+        return Plan(recipe.loadings, _few(recipe.rank), weak, 0.0)
     shape, p = recipe.shape, recipe.rank
     if isinstance(shape, Diagonal):
-        return Plan(DiagonalRoot(), 0, 1.0)
+        return Plan(DiagonalRoot(), 0)
     if isinstance(shape, Spherical):
-        return Plan(SphericalRoot(), 0, 1.0)
+        return Plan(SphericalRoot(), 0)
     if isinstance(shape, Fixed):
         known = np.asarray(shape.covariance)
         independent = np.array_equal(known, np.diag(np.diag(known)))
         root = jnp.asarray(np.linalg.cholesky(known))
-        return Plan(KnownRoot(root), 0 if independent else _few(p), 0.0)
-    return Plan(FreeRoot(), _few(p), 1.0)
+        return Plan(KnownRoot(root), 0 if independent else _few(p), 0.0, 0.0)
+    return Plan(FreeRoot(), _few(p))
 
 
 def _few(dimensions: int) -> int:
@@ -112,7 +113,8 @@ def _doubt(order: int, change: float) -> tuple[str, ...]:
 def climb(way: Plan, order: int, kappa: float, model: Model, task: Task) -> Fitted:
     """Maximise the log-likelihood with nodes of one order, from a model."""
     settings = task.main
-    target = Likelihood(way.free, way.rule(order), way.weak, kappa)
+    assert task.recipe.level is not None
+    target = Likelihood(way.free, way.rule(order), way.weak, way.least, kappa, task.recipe.level)
     outcome = run(
         Variational(target, settings.tol),
         _first(way.free, task.block, model),

@@ -38,14 +38,15 @@ def fit(options: MCMC, task: Task) -> Ended:
         done.append(_phase(task, done, draws, PILOT_ROWS))
         root = np.asarray(done[-1].model.loadings)
         kappa = phases.pseudo_rows(root @ root.T, task.rows(), pilot=PILOT_ROWS)
-    limit = len(done) + -(-task.main.max_iter // mcmc.STEPS)
+    before = len(done)
+    limit = before + -(-task.main.max_iter // mcmc.STEPS)
     used = [draws]
     while len(done) < limit and not done[-1].outcome.interrupted:
         done.append(_phase(task, done, used[-1], kappa))
         if done[-1].outcome.converged or not np.all(np.isfinite(np.asarray(done[-1].model.loadings))):
             break
         used.append(min(2 * used[-1], most))
-    extras: dict[str, Any] = {"draws_": np.array(used[: max(1, len(done) - 1)])}
+    extras: dict[str, Any] = {"draws_": np.array(used[: len(done) - before])}
     if not done[-1].outcome.interrupted:
         extras |= mixing(task.block, done[-1].model, jax.random.fold_in(task.key, 1_000))
     return Ended(done, kappa, extras)
@@ -54,7 +55,7 @@ def fit(options: MCMC, task: Task) -> Ended:
 def _phase(task: Task, done: list[Fitted], draws: int, kappa: float) -> Fitted:
     recipe: Recipe = phases.with_shrinkage(task.recipe, kappa)
     model, settings = done[-1].model, task.main
-    method = mcmc.MonteCarloEM(recipe.structure(), draws, settings.tol)
+    method = mcmc.MonteCarloEM(recipe.structure(weak=True), draws, settings.tol)
     chains = _begin(task.block, model)
     outcome = run(
         method,

@@ -16,27 +16,32 @@ from poplin.methods.bounds import AbstractBound
 from poplin.models.loadings import AbstractLoadings
 from poplin.rows.nodes import AbstractRule
 from poplin.starts import First
+from poplin.updates.direct import LEAST_SD
 from poplin.updates.structure import LOADING_SD, Model
 
 
 class Likelihood(AbstractBound):
     """sum_i w_i log p(y_i; B, C) - penalty, by the nodes of `rule`.
 
-    penalty = weak |C|^2 / (2 10^2) + kappa [log det R + tr(R^-1) - p] / 2, R the correlations of C C': the priors that
-    "ml" has (`LowRank`, `Direct`, `Full`), kappa zero unless a free Sigma is shrunk. Cost: see the rule.
+    penalty = tr(B' level B) / 2 + weak |C|^2 / (2 10^2) + least sum_j 0.01^2 / Sigma_jj
+              + kappa [log det R + tr(R^-1) - p] / 2,
+    R the correlations of Sigma = C C': the weak priors that "ml" has (`LowRank`, `Direct`), and its shrinkage (`Full`);
+    kappa is zero unless a free Sigma is shrunk. Cost: see the rule.
     """
 
     loadings: AbstractLoadings
     rule: AbstractRule
     weak: Scalar = eqx.field(converter=jnp.asarray)
+    least: Scalar = eqx.field(converter=jnp.asarray)
     kappa: Scalar = eqx.field(converter=jnp.asarray)
+    level: Array
 
     def measure(self, shared, unknown, block):
         coef, loadings = self.loadings.expand(shared)
         rows = jnp.sum(block.weights)
         # the penalty travels as a weighted mean over rows, so that blocks can be added
-        value = block.weights @ self.rule.loglik(block, coef, loadings)
-        return value, rows * self.penalty(loadings), rows
+        penalty = rows * (self.penalty(loadings) + 0.5 * jnp.sum(coef * (self.level @ coef)))
+        return block.weights @ self.rule.loglik(block, coef, loadings), penalty, rows
 
     def value(self, total):
         value, penalty, rows = total
@@ -47,15 +52,20 @@ class Likelihood(AbstractBound):
 
     def shared_slope(self, shared, total):
         for_coef, for_loadings = total
-        _, loadings = self.loadings.expand(shared)
-        prior = jax.grad(self.penalty)(loadings)
-        return self.loadings.pull_back(shared, for_coef, for_loadings - prior)
+        coef, loadings = self.loadings.expand(shared)
+        for_coef = for_coef - self.level @ coef
+        for_loadings = for_loadings - jax.grad(self.penalty)(loadings)
+        return self.loadings.pull_back(shared, for_coef, for_loadings)
 
     def penalty(self, loadings: Array) -> Scalar:
         """Minus the log prior of C, in nats."""
         weak = 0.5 * self.weak * jnp.sum((loadings / LOADING_SD) ** 2)
+        least = jax.lax.cond(self.least > 0, lambda c: self._least(c), lambda _: jnp.zeros(()), loadings)
         shrink = jax.lax.cond(self.kappa > 0, lambda c: self._shrinkage(c), lambda _: jnp.zeros(()), loadings)
-        return weak + shrink
+        return weak + least + shrink
+
+    def _least(self, loadings: Array) -> Scalar:
+        return self.least * jnp.sum(LEAST_SD**2 / jnp.sum(loadings**2, axis=1))
 
     def _shrinkage(self, loadings: Array) -> Scalar:
         unit = loadings / jnp.linalg.norm(loadings, axis=1)[:, None]

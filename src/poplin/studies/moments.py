@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from poplin._errors import InputError
+from poplin.methods.moments import poisson_regression
 
 
 class Moments(NamedTuple):
@@ -48,7 +49,7 @@ def moments(
     ones = np.linalg.lstsq(x, np.ones(len(x)), rcond=None)[0]
     if not np.allclose(x @ ones, 1):
         raise InputError("moments: no combination of the covariates is an intercept. Add a column of ones.")
-    slopes = _poisson_regression(y, x, offset, w)
+    slopes = poisson_regression(y, x, offset + np.zeros_like(y), w)
     mean = np.exp(offset + x @ slopes)
     seen = y.T @ (w[:, None] * y)
     seen[np.diag_indices_from(seen)] = w @ (y * (y - 1))
@@ -58,33 +59,3 @@ def moments(
     if values[0] >= 0:
         return Moments(coef, sigma, False)
     return Moments(coef, (vectors * np.maximum(values, 0)) @ vectors.T, True)
-
-
-def _poisson_regression(
-    y: np.ndarray, x: np.ndarray, offset: np.ndarray | float, w: np.ndarray
-) -> np.ndarray:
-    """Coefficients (d, p) by Newton's method with halved steps where the likelihood would fall."""
-    gram = x.T @ (w[:, None] * x)
-    level = np.log(np.maximum(w @ y, 0.5) / (w @ np.exp(offset + np.zeros_like(y))))
-    coef = np.linalg.solve(gram, x.T @ np.outer(w, level))
-    value = _loglik(y, x, offset, w, coef)
-    for _ in range(100):
-        rate = w[:, None] * np.exp(offset + x @ coef)
-        gradient = x.T @ (w[:, None] * y - rate)
-        hessian = np.einsum("nj,nd,ne->jde", rate, x, x)
-        step = np.linalg.solve(hessian, gradient.T[:, :, None])[:, :, 0].T
-        trial = _loglik(y, x, offset, w, coef + step)
-        while np.any(trial < value - 1e-9 * np.abs(value)):
-            step = np.where(trial < value - 1e-9 * np.abs(value), step / 2, step)
-            trial = _loglik(y, x, offset, w, coef + step)
-        coef, value = coef + step, trial
-        if np.abs(step).max() < 1e-10:
-            break
-    return coef
-
-
-def _loglik(
-    y: np.ndarray, x: np.ndarray, offset: np.ndarray | float, w: np.ndarray, coef: np.ndarray
-) -> np.ndarray:
-    predictor = offset + x @ coef
-    return w @ (y * predictor - np.exp(predictor))
