@@ -26,7 +26,7 @@ from poplin.inference.marginal import padded, row_loglik
 from poplin.methods import ml
 from poplin.models.loadings import BorrowedBasis, principal_axes
 from poplin.rows.gaussian import fit_rows
-from poplin.updates.structure import LEVEL_SD, AbstractStructure, Borrowed, LowRank, Model
+from poplin.updates.structure import AbstractStructure, Borrowed, LowRank, Model
 
 DRAWS = 1000  # importance draws of a row
 
@@ -123,8 +123,8 @@ def _structure(recipe: Recipe, rank: int) -> AbstractStructure:
     """The M-step of the first `rank` dimensions of a factor form, the others empty."""
     active = (jnp.arange(recipe.rank) < rank) * 1.0
     if isinstance(recipe.loadings, BorrowedBasis):
-        return Borrowed(recipe.loadings.basis * active, LEVEL_SD)
-    return LowRank(active, LEVEL_SD)
+        return Borrowed(recipe.loadings.basis * active, recipe.level)
+    return LowRank(active, recipe.level)
 
 
 def _settle(structure: AbstractStructure, where: Chained, main: Settings) -> tuple[Outcome, Model]:

@@ -26,7 +26,7 @@ from poplin.rows.chains import Chains
 from poplin.rows.gaussian import start_rows
 from poplin.updates.covariance import AbstractShape, Full
 from poplin.updates.direct import Direct
-from poplin.updates.structure import LEVEL_SD, AbstractStructure, Borrowed, LowRank, Model
+from poplin.updates.structure import AbstractStructure, Borrowed, LowRank, Model
 
 SINGLE_FROM = 200_000  # entries from which chains run in single precision
 SINGLE_UP_TO = 1e6  # counts above it need double precision
@@ -37,11 +37,12 @@ SKETCHES = 10, 30, 100  # iterations before each turning of free loadings
 
 
 class Recipe(NamedTuple):
-    """What is fitted: a shape of Sigma (direct form), or loadings of some rank (factor form)."""
+    """What is fitted: a shape of Sigma (direct form), or loadings of some rank (factor form); see `level_prior`."""
 
     shape: AbstractShape | None
     loadings: AbstractLoadings | None
     rank: int
+    level: Array | None = None
 
     def bound(self) -> AbstractBound:
         """The diagonal bound of this model."""
@@ -50,14 +51,15 @@ class Recipe(NamedTuple):
             return DirectBound(self.shape)
         return FactorBound(self.loadings)
 
-    def structure(self, level_sd: float = np.inf) -> AbstractStructure:
-        """The M-step of this model; `level_sd` is that of the weak prior of XB where draws are followed."""
+    def structure(self, *, weak: bool = False) -> AbstractStructure:
+        """The M-step of this model; with the weak prior of XB where draws are followed."""
+        level = self.level if weak else None
         if self.loadings is None:
             assert self.shape is not None
-            return Direct(self.shape)
+            return Direct(self.shape, level)
         if isinstance(self.loadings, BorrowedBasis):
-            return Borrowed(self.loadings.basis, level_sd)
-        return LowRank(level_sd=level_sd)
+            return Borrowed(self.loadings.basis, level)
+        return LowRank(level=level)
 
 
 class Settings(NamedTuple):
@@ -244,7 +246,7 @@ class Chained(NamedTuple):
 def ml_method(recipe: Recipe, rows: int, *, tol: float) -> ml.MaximumLikelihood:
     """The method for so many chains."""
     gamma = constant_gamma(rows, recipe.rank, direct=recipe.loadings is None)
-    return ml.MaximumLikelihood(recipe.structure(LEVEL_SD), gamma, tol)
+    return ml.MaximumLikelihood(recipe.structure(weak=True), gamma, tol)
 
 
 def ml_phase(recipe: Recipe, where: Chained, settings: Settings, *, phase: str) -> tuple[Fitted, Chained]:

@@ -13,6 +13,7 @@ from poplin.data.counts import Counts, check_basis, check_covariance, check_rank
 from poplin.estimators.phases import Recipe
 from poplin.models.loadings import BorrowedBasis, FreeLoadings
 from poplin.updates.covariance import Diagonal, Fixed, Full, Spherical
+from poplin.updates.structure import LEVEL_SD
 
 POSTERIORS = ("diagonal", "full")
 
@@ -43,16 +44,26 @@ def recipe(counts: Counts, *, covariance: Any, rank: Any, basis: Any) -> Recipe:
         raise InputError(
             f"{factor} goes with covariance='full' only: Sigma is then C C'. Leave covariance out."
         )
+    level = jnp.asarray(level_precision(counts.x, counts.weights))
     if rank is not None:
-        return Recipe(None, FreeLoadings(), check_rank(rank, n, p))
+        return Recipe(None, FreeLoadings(), check_rank(rank, n, p), level)
     if basis is not None:
         axes = check_basis(basis, p, counts.column_names)
-        return Recipe(None, BorrowedBasis(jnp.asarray(axes)), axes.shape[1])
+        return Recipe(None, BorrowedBasis(jnp.asarray(axes)), axes.shape[1], level)
     known = check_covariance(covariance, p, counts.column_names)
     if isinstance(known, str):
         shapes = {"full": Full(jnp.asarray(0.0)), "diagonal": Diagonal(), "spherical": Spherical()}
-        return Recipe(shapes[known], None, p)
-    return Recipe(Fixed(jnp.asarray(known)), None, p)
+        return Recipe(shapes[known], None, p, level)
+    return Recipe(Fixed(jnp.asarray(known)), None, p, level)
+
+
+def level_precision(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Precision (d, d) of the weak prior of each column of B: between rows, XB varies with `LEVEL_SD`, N(0, sd^2).
+
+    B_j ~ N(0, sd^2 V^-1), V the covariance matrix of the covariates: no regard to their units, none to a common level.
+    """
+    centred = x - np.average(x, axis=0, weights=weights)
+    return centred.T @ (weights[:, None] * centred) / weights.sum() / LEVEL_SD**2
 
 
 def shrinkage_weight(value: Any) -> float | None:

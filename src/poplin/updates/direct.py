@@ -14,7 +14,6 @@ from poplin._precision import inverse_and_logdet, solve_gram
 from poplin.updates.columns import column_variances, scale_regressions
 from poplin.updates.covariance import AbstractShape
 from poplin.updates.structure import (
-    LEVEL_SD,
     LOADING_SD,
     AbstractStructure,
     Counting,
@@ -52,6 +51,7 @@ class Direct(AbstractStructure):
     """
 
     shape: AbstractShape
+    level: Array | None = None
 
     def statistic(self, model, w, rate, block):
         weighted = block.weights[:, None] * w
@@ -101,9 +101,7 @@ class Direct(AbstractStructure):
         loadings, whiten = free[:, None] * loadings, whiten / free[:, None]
         transport = Transport(model.loadings.T @ whiten, (model.coef - coef) @ whiten)
 
-        step = self.shape.rescale(
-            *self._weak_priors(coef, loadings, gram, total.gradient, hessian), gamma=gamma
-        )
+        step = self.shape.rescale(*self._weak_priors(coef, loadings, total.gradient, hessian), gamma=gamma)
         step = jnp.where(seen, step, 0.0)
         # no further than one standard deviation of Z, however little the counts say
         length = jnp.einsum("dj,dl,lj->j", step[:-1], gram, step[:-1]) / jnp.sum(loadings**2, axis=1)
@@ -113,9 +111,9 @@ class Direct(AbstractStructure):
         average = gram @ coef, moment + coef.T @ gram @ coef, hessian
         return Model(coef, scale[:, None] * loadings), average, transport
 
-    def _weak_priors(self, coef, loadings, gram, gradient, hessian):
+    def _weak_priors(self, coef, loadings, gradient, hessian):
         """Gradient and Hessian with those of the weak priors of XB and of the columns' scales added."""
-        slope, curvature = level_prior(coef, gram, LEVEL_SD)
+        slope, curvature = level_prior(self.level, coef)
         variance = jnp.sum(loadings**2, axis=1)
         large, small = variance / LOADING_SD**2, 2 * LEAST_SD**2 / variance
         gradient = gradient + jnp.concatenate([slope, (small - large)[None]])

@@ -24,7 +24,7 @@ from poplin.updates.columns import (
 )
 
 LOADING_SD = 10.0  # standard deviation of the weak prior of a loading: e^10 from one unit of w
-LEVEL_SD = 10.0  # the same of the covariates' part of a log rate, XB, where draws are followed
+LEVEL_SD = 2.5  # standard deviation over rows of XB under its weak prior: a factor of 12 (Gelman et al. 2008)
 
 
 class Model(NamedTuple):
@@ -48,13 +48,13 @@ class Counting(NamedTuple):
     scale: Array
 
 
-def level_prior(coef: Coefficients, gram: Array, sd: Array | float) -> tuple[Coefficients, Array]:
-    """Slope in B (d, p) and curvature (d, d) of the weak prior B_j ~ N(0, sd^2 (X'X/N)^-1), `gram` = X'X/N.
+def level_prior(level: Array | None, coef: Coefficients) -> tuple[Coefficients, Array]:
+    """Slope in B (d, p) and curvature (d, d) of the weak prior B_j ~ N(0, level^-1); zero if there is none.
 
-    In these units it has no regard to those of the covariates. It says nothing where a column was seen; the coefficient
-    of a group in which it never was ends where less than a tenth of a count is expected, not at minus infinity.
+    It says next to nothing where a column was seen. The coefficient of a group in which it never was ends where a part
+    of a count is expected there, not at minus infinity.
     """
-    curvature = gram / sd**2
+    curvature = jnp.zeros((len(coef), len(coef))) if level is None else level
     return -curvature @ coef, curvature
 
 
@@ -115,12 +115,12 @@ class LowRank(AbstractStructure):
     (parameter expansion; Liu, Rubin & Wu 1998): level and scale, which the columns' regressions hardly
     move, follow at once. A column seen in few rows may have its maximum at infinity: the weak prior
     c_jk ~ N(0, 10^2) keeps it finite. `active` (q,) or a number: a dimension of 0 that begins without loadings
-    stays without, so that lower ranks are fitted in the shapes, and with the draws, of a higher one. `level_sd`: of
-    the weak prior of XB, infinite for none.
+    stays without, so that lower ranks are fitted in the shapes, and with the draws, of a higher one. `level`
+    (d, d): see `level_prior`.
     """
 
     active: Array = eqx.field(converter=jnp.asarray, default=1.0)
-    level_sd: Array = eqx.field(converter=jnp.asarray, default=jnp.inf)
+    level: Array | None = None
 
     def statistic(self, model, w, rate, block):
         return column_statistic(jnp.concatenate([block.x, w], axis=1), w, rate, block)
@@ -138,10 +138,10 @@ class LowRank(AbstractStructure):
     def advance(self, model, average, total, *, gamma, first):
         d, q = model.coef.shape[0], model.loadings.shape[1]
         hessian = average + jnp.where(first, 1.0, gamma) * (total.hessian - average)
-        slope, curvature = level_prior(model.coef, total.gram / total.rows, self.level_sd)
+        slope, precision = level_prior(self.level, model.coef)
         gradient = total.gradient + jnp.concatenate([slope, -model.loadings.T / LOADING_SD**2])
         free = jnp.ones(d + q).at[d:].set(self.active)
-        curvature = (hessian + block_diag(curvature, jnp.eye(q) / LOADING_SD**2)) * (free[:, None] * free)
+        curvature = (hessian + block_diag(precision, jnp.eye(q) / LOADING_SD**2)) * (free[:, None] * free)
         step = newton_columns(gradient * free[:, None], curvature, gamma=gamma)
         level = solve_gram(total.gram, total.cross)
         spread = (total.second - level.T @ total.cross) / total.rows
@@ -176,7 +176,7 @@ class Borrowed(AbstractStructure):
     """
 
     basis: Loadings
-    level_sd: Array = eqx.field(converter=jnp.asarray, default=jnp.inf)
+    level: Array | None = None
 
     def statistic(self, model, w, rate, block):
         return column_statistic(block.x, w, rate, block)
@@ -195,7 +195,7 @@ class Borrowed(AbstractStructure):
         hessian, variance = average
         hessian = hessian + jnp.where(first, 1.0, gamma) * (total.hessian - hessian)
         before = jnp.sum(model.loadings**2, axis=0)
-        slope, curvature = level_prior(model.coef, total.gram / total.rows, self.level_sd)
+        slope, curvature = level_prior(self.level, model.coef)
         level = solve_gram(total.gram, total.cross)
         spread = jnp.diagonal(total.second - level.T @ total.cross) / total.rows
         variance = variance + gamma * (before * spread - variance)
