@@ -92,7 +92,8 @@ def mixing(block: Block, model: Model, key: Array) -> dict[str, np.ndarray]:
     draws = np.asarray(_looked_at(part, model, key))
     with np.errstate(all="ignore"):
         rhat, size = (
-            np.asarray(measure(draws)) for measure in (potential_scale_reduction, effective_sample_size)
+            np.asarray(measure(draws)).reshape(len(looked), q)  # it drops axes of length one
+            for measure in (potential_scale_reduction, effective_sample_size)
         )
     found = {"rhat_": np.full(n, np.nan), "chain_effective_draws_": np.full(n, np.nan)}
     found["rhat_"][looked], found["chain_effective_draws_"][looked] = rhat.max(axis=1), size.min(axis=1)
