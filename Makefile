@@ -20,7 +20,7 @@ test: $(VENV)/.ready-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright src
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
 
 bench: $(VENV)/.ready-bench
 	$(BIN)/python -m benchmarks.run $(BENCH)
