@@ -9,15 +9,13 @@ import argparse
 import gzip
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 import poplin
 
 SIZES = {"rows": 60_000, "test": 10_000, "epochs": 200, "draws": 5000, "latent": 50}
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
 
 
 def images(folder: Path, part: str) -> np.ndarray:

@@ -9,7 +9,7 @@ index, mutual information: mean and sd over seeds) and `latent.png`.
 import argparse
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import scipy.sparse
@@ -20,8 +20,6 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 import poplin
 
 SIZES = {"rows": 2638, "genes": 2000, "epochs": 100, "latent": 10, "hidden": 128, "seeds": 5}
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
 
 
 def main() -> None:

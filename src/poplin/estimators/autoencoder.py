@@ -9,7 +9,7 @@ import numpy as np
 
 from poplin.data.blocks import Block
 from poplin.estimators import training
-from poplin.estimators.building import Words
+from poplin.estimators.building import Words, widths
 from poplin.estimators.neural import AbstractNeural, keep, rebuild
 from poplin.estimators.parameters import AbstractEstimator
 from poplin.inference.importance import SLICE, in_slices
@@ -61,8 +61,9 @@ class Autoencoder(AbstractNeural, AbstractEstimator):
         keep(self, locals())
 
     def _words(self) -> Words:
-        hidden = (self.hidden,) if isinstance(self.hidden, int) else tuple(self.hidden)
-        return Words("point", self.likelihood, self.scale, "normal", hidden, self.activation, None)
+        return Words(
+            "point", self.likelihood, self.scale, "normal", widths(self.hidden), self.activation, None
+        )
 
     def _trained(self, block: Block) -> training.Trained:
         return training.train(self.model_, self._objective(), block, self._plan())

@@ -56,6 +56,11 @@ class Words(NamedTuple):
     basis: Any
 
 
+def widths(hidden: Any) -> tuple[int, ...]:
+    """The widths of the hidden layers: a number alone is one layer."""
+    return (hidden,) if isinstance(hidden, int) else tuple(hidden)
+
+
 class Columns(NamedTuple):
     """What first values need to know of the training rows: per column the mean, unit, log rate and log sd, (p,)."""
 

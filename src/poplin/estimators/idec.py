@@ -14,7 +14,7 @@ from poplin import fit as loop
 from poplin._compile import compiled
 from poplin.data.blocks import Block
 from poplin.estimators import training
-from poplin.estimators.building import Words
+from poplin.estimators.building import Words, widths
 from poplin.estimators.neural import AbstractNeural, keep, rebuild
 from poplin.estimators.parameters import AbstractEstimator
 from poplin.inference.importance import SLICE, in_slices
@@ -84,8 +84,9 @@ class IDEC(AbstractNeural, AbstractEstimator):
         keep(self, locals())
 
     def _words(self) -> Words:
-        hidden = (self.hidden,) if isinstance(self.hidden, int) else tuple(self.hidden)
-        return Words("point", self.likelihood, self.scale, "normal", hidden, self.activation, None)
+        return Words(
+            "point", self.likelihood, self.scale, "normal", widths(self.hidden), self.activation, None
+        )
 
     def _plan(self) -> training.Plan:
         """How the autoencoder is trained before."""

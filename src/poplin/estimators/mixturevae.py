@@ -10,7 +10,7 @@ import numpy as np
 
 from poplin.data.blocks import Block
 from poplin.estimators import training
-from poplin.estimators.building import Words
+from poplin.estimators.building import Words, widths
 from poplin.estimators.likely import AbstractLikely
 from poplin.estimators.neural import AbstractNeural, keep, rebuild
 from poplin.estimators.parameters import AbstractEstimator
@@ -88,9 +88,8 @@ class MixtureVAE(AbstractNeural, AbstractLikely, AbstractEstimator):
         return self.n_clusters
 
     def _words(self) -> Words:
-        hidden = (self.hidden,) if isinstance(self.hidden, int) else tuple(self.hidden)
         names = (self.posterior, self.likelihood, self.scale, self.n_clusters)
-        return Words(*names, hidden, self.activation, None)
+        return Words(*names, widths(self.hidden), self.activation, None)
 
     def _objective(self) -> AbstractObjective:
         return self._bound(1.0)

@@ -10,7 +10,7 @@ import numpy as np
 from poplin._errors import InputError
 from poplin.data.blocks import Block
 from poplin.estimators import training
-from poplin.estimators.building import Words
+from poplin.estimators.building import Words, widths
 from poplin.estimators.likely import AbstractLikely
 from poplin.estimators.neural import AbstractNeural, keep, rebuild
 from poplin.estimators.parameters import AbstractEstimator
@@ -96,13 +96,12 @@ class VAE(AbstractNeural, AbstractLikely, AbstractEstimator):
         keep(self, locals())
 
     def _words(self) -> Words:
-        hidden = (self.hidden,) if isinstance(self.hidden, int) else tuple(self.hidden)
         names = (self.posterior, self.likelihood, self.scale, self.prior)
         if self.posterior not in ("diagonal", "full"):
             raise InputError(f"posterior={self.posterior!r} is not known; it is 'diagonal' or 'full'.")
         if self.basis is not None and self.likelihood != "poisson-lognormal":
             raise InputError("A basis goes with likelihood='poisson-lognormal'; leave it out.")
-        return Words(*names, hidden, self.activation, self.basis)
+        return Words(*names, widths(self.hidden), self.activation, self.basis)
 
     def _trained(self, block: Block) -> training.Trained:
         return training.train(self.model_, self._objective(), block, self._plan())
