@@ -10,6 +10,7 @@ import warnings
 from functools import cache
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,7 +18,11 @@ from scipy.optimize import minimize
 
 import poplin
 from poplin._precision import double_precision
+from poplin.data.blocks import as_block
 from poplin.updates.columns import column_variances, newton_columns
+from poplin.updates.covariance import Diagonal
+from poplin.updates.direct import Direct
+from poplin.updates.structure import Model
 from tests import laws
 from tests.instances import (
     COLUMNS,
@@ -217,6 +222,25 @@ def test_rare_columns_stay_finite(shrinkage: Any) -> None:
         fitted = poplin.PLN(shrinkage=shrinkage).fit(counts)
     assert np.abs(fitted.coef_).max() < 100 and np.diag(fitted.covariance_).max() < 1000
     assert np.linalg.eigvalsh(fitted.covariance_)[0] > 0
+
+
+def test_a_column_with_hardly_any_variance_finds_its_level() -> None:
+    """It is a Poisson regression, which Newton's method solves in a few steps from three e-folds above."""
+    table = simulated(3, 0.03 * np.eye(2), n=400, level=-3.0)
+    with double_precision():
+        block = as_block(table.y, np.ones((400, 1)), np.zeros((400, 2)), np.ones(400))
+        structure = Direct(Diagonal())
+        model = Model(jnp.zeros((1, 2)), 0.03 * jnp.eye(2))
+        average = structure.begin(model)
+        for step in range(12):
+            w = jax.random.normal(jax.random.key(step), (400, 2))
+            rate = jnp.exp(model.coef + w @ model.loadings.T)
+            total = structure.statistic(model, w, rate, block)
+            model, average, _ = structure.advance(
+                model, average, total, gamma=1.0, first=jnp.asarray(step == 0)
+            )
+    level, error = np.log(table.y.mean(axis=0)), 1 / np.sqrt(table.y.sum(axis=0))
+    assert np.all(np.abs(np.asarray(model.coef)[0] - level) < STANDARD_ERRORS * error)
 
 
 def test_a_step_is_finite_where_rounding_leaves_a_hessian_indefinite() -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import poplin
 from poplin._precision import double_precision
-from poplin.estimators import piecewise, uncertainty
+from poplin.estimators import caveats, piecewise
 from poplin.estimators.directions import _family, free_directions
 from poplin.estimators.uncertainty import Asked, Uncertainty
 from poplin.inference import intervals, sandwich
@@ -48,7 +48,7 @@ def fit(model: str) -> Any:
 
 def make_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every fit is large, and parts are small."""
-    monkeypatch.setattr(uncertainty, "MOST_NUMBERS", 1)
+    monkeypatch.setattr(caveats, "MOST_NUMBERS", 1)
     for name, value in {"CORE": 4, "SIZE": 6, "VIEWED": 4}.items():
         monkeypatch.setattr(piecewise, name, value)
 
@@ -161,6 +161,22 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"which": "correlation", "entries": [(1, 1)]}, "between two"),
     ({"which": "coef", "entries": [(0, 1)]}, "belongs to"),
 ]
+
+
+def test_columns_that_tell_nothing_do_not_take_the_others_with_them() -> None:
+    """What the whole information loses is found in sub-tables; the others' errors are as without the rare ones."""
+    random, common, rare = np.random.default_rng(1), 19, 3
+    w = random.normal(size=(ROWS, common + rare))
+    latent = 1 + w[:, :common] @ np.linalg.cholesky(0.8 * autoregressive(common, 0.5)).T
+    few = -9 + 5 * (0.6 * w[:, :rare] + 0.8 * w[:, common:])
+    counts = random.poisson(np.exp(np.concatenate([latent, few], axis=1)))
+    whole, without = (poplin.PLN(shrinkage=0).fit(y) for y in (counts, counts[:, :common]))
+    asked = Uncertainty(whole)
+    actual, expected = asked.errors("coef", Asked())[0], Uncertainty(without).errors("coef", Asked())[0]
+    assert np.isnan(asked._errors[Asked(), "coef"]).any(), "nothing was lost: the test is of nothing"
+    assert any("sub-tables" in note for note in asked.said)
+    assert np.all(np.abs(actual[:common] / expected - 1) < 0.1)
+    assert np.all(np.isfinite(actual)) and np.all(np.isfinite(whole.wald(np.eye(1)).p[:-1]))
 
 
 def test_models_without_parts_say_so(monkeypatch: pytest.MonkeyPatch) -> None:

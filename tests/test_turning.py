@@ -15,7 +15,7 @@ from poplin._precision import double_precision
 from poplin.data.blocks import as_block
 from poplin.data.counts import as_counts
 from poplin.estimators import phases, recipes
-from poplin.estimators.driver import training_block
+from poplin.estimators.recipes import training_block
 from poplin.methods.turning import Turning, rotation
 from poplin.studies.simulate import simulate
 from tests.tolerances import close

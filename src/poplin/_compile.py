@@ -34,6 +34,11 @@ def hurried() -> Iterator[None]:
         _hurried.pop()
 
 
+def in_a_hurry() -> bool:
+    """Whether this process fits one table, and tells all of it."""
+    return bool(_hurried)
+
+
 @functools.cache
 def settings(quick: bool) -> dict[str, Any]:
     """The compiler settings that this version of XLA knows; none away from the processor."""
@@ -92,6 +97,11 @@ def meanwhile(work: Callable[[], None]) -> Future[None]:
             work()
 
     return _WORKER.submit(in_precision)
+
+
+def caught_up() -> None:
+    """Wait for what is compiled in the other thread, before the same is needed here."""
+    _WORKER.submit(lambda: None).result()
 
 
 def compiled(**how: Any) -> Callable[[Callable[..., Any]], Compiled]:

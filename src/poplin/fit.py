@@ -79,10 +79,12 @@ def _advance(method: AbstractMethod, state: Any, rows: Any, block: Block, budget
     return state, rows, objectives, k, method.done(state), method.failed(state)
 
 
-def ahead(method: AbstractMethod, first: Any, block: Block) -> None:
-    """Compile what `run` needs for arguments of these shapes."""
+def ahead(method: AbstractMethod, first: Any, block: Block) -> tuple[Any, Any]:
+    """Compile what `run` needs for arguments of these shapes; returns those of the state and the rows."""
     _begin.ahead(method, first, block)
-    _advance.ahead(method, *_begin.shapes(method, first, block), block, jnp.asarray(CHUNK))
+    begun = _begin.shapes(method, first, block)
+    _advance.ahead(method, *begun, block, jnp.asarray(CHUNK))
+    return begun
 
 
 def run(

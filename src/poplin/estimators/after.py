@@ -18,7 +18,8 @@ from poplin._precision import double_precision
 from poplin.data.blocks import NO_EXPOSURE, Block, as_block
 from poplin.data.counts import Counts
 from poplin.data.tables import listed
-from poplin.estimators.driver import Result, training_block
+from poplin.estimators.driver import Result
+from poplin.estimators.recipes import training_block
 from poplin.fit import run
 from poplin.inference.marginal import RowLikelihood, row_loglik
 from poplin.methods.bounds import DirectBound, FactorBound

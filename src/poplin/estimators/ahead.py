@@ -11,14 +11,15 @@ import jax.numpy as jnp
 from jax import Array, ShapeDtypeStruct
 
 from poplin import fit
-from poplin._compile import meanwhile
+from poplin._compile import in_a_hurry, meanwhile
 from poplin.data.blocks import Block
-from poplin.estimators import phases
+from poplin.estimators import directions, phases
 from poplin.estimators.phases import Recipe, RowGaussians
 from poplin.methods import ml
 from poplin.rows import gaussian
 from poplin.updates.structure import Model
 
+WORTHWHILE = 50  # columns up to which compiling takes longer than what is compiled
 _known: set[Any] = set()  # shapes that were compiled before in this process
 
 
@@ -52,7 +53,10 @@ def compile_ahead(recipe: Recipe, block: Block, key: Array, *, direct_rows: bool
         if new:
             gaussian.ahead(like, *model)
 
-    return Ready(meanwhile(chains), meanwhile(after))
+    ready = Ready(meanwhile(chains), meanwhile(after))
+    if new and in_a_hurry() and p <= WORTHWHILE:
+        meanwhile(lambda: directions.compile_ahead(recipe, block))
+    return ready
 
 
 def _numbers(*shape: int) -> Any:

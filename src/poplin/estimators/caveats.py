@@ -48,6 +48,10 @@ SUB_TABLES = (
     "{size} free numbers: standard errors are those of sub-tables of {columns} columns, the most telling ones for each "
     "entry, and a little too large rather than too small. Covariances: confint('covariance', entries=[...])."
 )
+FILLED = (
+    "Some directions of the whole fit are lost in Monte-Carlo noise. The standard errors that these touch are those of "
+    "sub-tables of {columns} columns, a little too large rather than too small."
+)
 VIEWS = (
     "{size} free numbers: standard errors are found {columns} columns at a time, while all others can only shift, "
     "scale and turn the latent position together. Covariances: confint('covariance', entries=[...])."

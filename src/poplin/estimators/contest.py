@@ -209,7 +209,7 @@ class Contest:
     def _guess(self) -> int:
         """A rank near the right one, from residuals of log(y + 1/2): where a search begins."""
         with double_precision():
-            block = driver.training_block(self.counts)
+            block = recipes.training_block(self.counts)
             residual = starts.log_residuals(block).residual
             weights = block.weights / jnp.sum(block.weights)
             noise = jnp.where(block.offset > NO_EXPOSURE / 2, jnp.minimum(1 / (block.y + 0.5), 1.0), 0.0)

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from poplin._compile import caught_up
 from poplin._errors import InputError
 from poplin.data.blocks import Block
 from poplin.estimators import phases, recipes
-from poplin.estimators.driver import training_block
 from poplin.inference.coordinates import Coordinates, bound_coordinates, coordinates
-from poplin.inference.information import Information, Request, information
+from poplin.inference.information import Information, Request, ahead, information
 from poplin.inference.sandwich import AbstractFamily, DiagonalFamily, full_family, profiled
 from poplin.models.loadings import BorrowedBasis
 from poplin.rows.gaussian import fit_rows
@@ -36,8 +36,9 @@ OBSERVED_DRAWS = 200_000, 128  # over all rows, and for each free number, of Lou
 class Free(NamedTuple):
     """What standard errors of a fit are computed from: the rows, the free directions, the basis if one was borrowed.
 
-    `shape` of Sigma is None in a factor form; `mean_rate` (p,) are the model's mean rates; `rows` is None, or the
-    result of a variational fit, whose rows' Gaussians are profiled out.
+    `shape` of Sigma is None in a factor form; `mean_rate` (p,) are the model's mean rates,
+    `usual_rate` (p,) those where Z is at its mean; `rows` is None, or the result of a variational fit, whose rows'
+    Gaussians are profiled out.
     """
 
     block: Block
@@ -45,6 +46,7 @@ class Free(NamedTuple):
     basis: np.ndarray | None
     shape: AbstractShape | None
     mean_rate: np.ndarray
+    usual_rate: np.ndarray
     rows: Any
 
     def in_parts(self) -> bool:
@@ -59,17 +61,17 @@ def free_directions(fit: Any) -> Free:
     if settings["rank"] == "auto":
         settings = settings | {"rank": result.loadings.shape[1]}
     recipe = recipes.recipe(counts, **{k: settings[k] for k in ("covariance", "rank", "basis")})
-    block = training_block(counts)
+    block = recipes.training_block(counts)
     model = Model(jnp.asarray(result.coef), jnp.asarray(result.loadings))
     basis = np.asarray(recipe.loadings.basis) if isinstance(recipe.loadings, BorrowedBasis) else None
     weights = np.asarray(block.weights)
-    mean_rate = weights @ _expected_rates(block, model, 0.5) / weights.sum()
+    mean_rate, usual = (weights @ _expected_rates(block, model, s) / weights.sum() for s in (0.5, 0.0))
     if result.rows is None and settings["method"] != "variational":
         here = coordinates(recipe.shape, recipe.loadings, model, jnp.asarray(mean_rate))
-        return Free(block, here, basis, recipe.shape, mean_rate, None)
+        return Free(block, here, basis, recipe.shape, mean_rate, usual, None)
     diagonal = result.posterior == "diagonal"
     here = bound_coordinates(recipe.shape, recipe.loadings, model, diagonal=diagonal)
-    return Free(block, here, basis, recipe.shape, mean_rate, result)
+    return Free(block, here, basis, recipe.shape, mean_rate, usual, result)
 
 
 def _expected_rates(block: Block, model: Model, share: float) -> np.ndarray:
@@ -120,8 +122,18 @@ def request(
     return plain._replace(copies=copies, draws=draws)
 
 
+def compile_ahead(recipe: recipes.Recipe, block: Block) -> None:
+    """Compile what the usual standard errors need for a fit of this recipe to a table of this shape."""
+    (_, p), d = block.y.shape, block.x.shape[1]
+    like = Model(jnp.asarray(np.zeros((d, p))), jnp.asarray(np.eye(p, recipe.rank)))
+    here = coordinates(recipe.shape, recipe.loadings, like, jnp.asarray(np.ones(p)))
+    free = Free(block, here, None, recipe.shape, np.ones(p), np.ones(p), None)
+    ahead(block, here, request("expected", free, {"random_state": 0, "callback": None}))
+
+
 def sums(kind: str, free: Free, settings: dict[str, Any], *, more: bool = False) -> Information:
     """The sums of a kind of information: the expensive part."""
+    caught_up()
     if free.rows is not None:
         found = profiled(free.here, _family(free.rows, free.block, free.here), free.block)
     else:

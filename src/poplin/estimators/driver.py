@@ -10,7 +10,7 @@ import numpy as np
 
 from poplin._errors import InputError
 from poplin._precision import double_precision
-from poplin.data.blocks import Block, as_block
+from poplin.data.blocks import Block
 from poplin.data.counts import Counts
 from poplin.estimators import esteps, phases, recipes
 from poplin.estimators.ahead import compile_ahead
@@ -48,11 +48,6 @@ class Result(NamedTuple):
     extras: dict[str, Any] | None = None  # further fitted attributes by name
 
 
-def training_block(counts: Counts) -> Block:
-    """The rows of a fit on the device, with half a count in columns that have none."""
-    return as_block(counts.y, counts.x, counts.offset, counts.weights)
-
-
 def fit(counts: Counts, settings: dict[str, Any], began: float) -> Result:
     """Run the phases that the settings ask for."""
     method = esteps.chosen(settings["method"])
@@ -63,7 +58,8 @@ def fit(counts: Counts, settings: dict[str, Any], began: float) -> Result:
     main = main_settings(settings, began)
     with double_precision():
         model = recipes.recipe(counts, **{k: settings[k] for k in ("covariance", "rank", "basis")})
-        block = training_block(counts)
+        model = recipes.unshrunk(model) if weight == 0 else model
+        block = recipes.training_block(counts)
         key = jax.random.key(seed)
         if method == "variational":
             return _variational(model, block, main, weight or 0.0, starts, posterior, key)

@@ -19,7 +19,7 @@ from poplin._errors import InputError
 from poplin.data.blocks import Block, as_block
 from poplin.data.counts import Counts
 from poplin.data.tables import listed
-from poplin.estimators import driver, phases
+from poplin.estimators import driver, phases, recipes
 from poplin.estimators.phases import Chained, Recipe, Settings
 from poplin.fit import Outcome, run
 from poplin.inference.marginal import padded, row_loglik
@@ -84,7 +84,7 @@ class RankPath:
 
     def __init__(self, form: Callable[[int], Recipe], part: Part, key: jax.Array) -> None:
         self.form, self.key = form, key
-        self.block = driver.training_block(part.counts)
+        self.block = recipes.training_block(part.counts)
         self.top: int = 0
         self._where: Chained | None = None
 

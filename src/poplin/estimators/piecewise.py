@@ -5,7 +5,7 @@ Start at `Piecewise`. Why a part will do, and what it leaves out, is told in `in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from poplin.estimators.directions import Free, request
 from poplin.inference import intervals
 from poplin.inference import parts as pieces
 from poplin.inference.coordinates import coordinates
-from poplin.inference.information import Information, information, informations
+from poplin.inference.information import information, informations
 from poplin.inference.intervals import Moves
 from poplin.inference.parts import Part, Wanted
 from poplin.inference.wald import Tests, tests_of
@@ -43,14 +43,37 @@ class Piecewise:
     def __init__(self, fit: Any, free: Free) -> None:
         self.free, self.settings, self.covariance = free, fit.get_params(), fit.covariance_
         self.by_views = free.shape is None
+        self.by_sub_tables = free.in_parts() and not self.by_views and len(self.covariance) > SIZE
         self._made: dict[Key, CoreErrors] = {}
         self._coef: list[CoreErrors] = []
 
     def coef(self) -> list[CoreErrors]:
         """Parts whose cores hold every column."""
         if not self._coef:
-            self._coef = self.of([(j, j) for j in range(len(self.covariance))])
+            self._coef = self.of_columns(range(len(self.covariance)))
         return self._coef
+
+    def of_columns(self, columns: Iterable[int]) -> list[CoreErrors]:
+        """Parts whose cores hold these columns; those lost beside others come once more, last, as cores of their own.
+
+        Covariances of two columns that tell little are easily lost, and take the columns' own numbers with them.
+        """
+        cores = self.of([(j, j) for j in columns])
+        told = [(j, c) for core in cores for j, c in zip(core.columns.tolist(), core.coef.T, strict=True)]
+        lost = [] if self.by_views else [j for j, coef in told if np.isnan(coef).any()]
+        return [*cores, *(self.of([(j, j)], core=1)[0] for j in lost)]
+
+    def filled(self, which: str, errors: np.ndarray) -> np.ndarray:
+        """`errors` of the coefficients (d, p), of covariances or correlations (p, p) with what is missing found."""
+        errors, lost = errors.copy(), np.isnan(errors)
+        if which == "coef":
+            for core in self.of_columns(np.flatnonzero(lost.any(axis=0)).tolist()):
+                there = lost[:, core.columns]
+                errors[:, core.columns] = np.where(there, core.coef, errors[:, core.columns])
+            return errors
+        j, k = np.nonzero(np.triu(lost))
+        errors[j, k] = errors[k, j] = self.entries(which, j, k)
+        return errors
 
     def entries(self, which: str, j: np.ndarray, k: np.ndarray) -> np.ndarray:
         """Standard errors of these covariances or correlations."""
@@ -71,11 +94,11 @@ class Piecewise:
             found[there] = getattr(core, which)[place[j[there]], place[k[there]]]
         return found
 
-    def of(self, wanted: Sequence[Wanted]) -> list[CoreErrors]:
-        """Parts whose cores hold these pairs, computed where they are new."""
+    def of(self, wanted: Sequence[Wanted], *, core: int = 0) -> list[CoreErrors]:
+        """Parts whose cores (of the usual size, or of `core` columns) hold these pairs, computed where they are new."""
         with double_precision():
-            core, size = (VIEWED, VIEWED) if self.by_views else (CORE, SIZE)
-            telling = pieces.telling(self.covariance, self.free.mean_rate)
+            core, size = (VIEWED, VIEWED) if self.by_views else (core or CORE, SIZE)
+            telling = pieces.telling(self.covariance, self.free.usual_rate)
             found = pieces.parts(wanted, telling, core=core, size=size)
             new = [part for part in found if _key(part) not in self._made]
             made = self._viewed(new) if self.by_views else (self._sub_table(part) for part in new)
@@ -84,20 +107,20 @@ class Piecewise:
         return [self._made[_key(part)] for part in found]
 
     def _sub_table(self, part: Part) -> CoreErrors:
-        """From the table of a part's columns alone."""
+        """From the table of a part's columns alone; a column of its own is worth more draws."""
         free = self._part_of_free(part.columns)
-        root = intervals.product_root(self._sums(free), simulated=True)
-        if root.lost.size:
-            root = intervals.product_root(self._sums(free, more=True), simulated=True)
+        told = self._told(part, free, more=False)
+        return self._told(part, free, more=True) if part.core == 1 and np.isnan(told.coef).any() else told
+
+    def _told(self, part: Part, free: Free, *, more: bool) -> CoreErrors:
+        asked = request("expected", free, self.settings, more=more)
+        root = intervals.product_root(information(free.block, free.here, asked), simulated=True)
 
         def moves(numbers: np.ndarray) -> Moves:
             for coef, sigma in intervals.deviations(free.here, numbers):
                 yield coef[:, :, : part.core], sigma[:, : part.core, : part.core]
 
         return self._errors(part.columns[: part.core], list(moves(root.spread)), list(moves(root.lost)))
-
-    def _sums(self, free: Free, *, more: bool = False) -> Information:
-        return information(free.block, free.here, request("expected", free, self.settings, more=more))
 
     def _part_of_free(self, columns: np.ndarray) -> Free:
         """The rows and free directions of a sub-table."""
@@ -111,9 +134,12 @@ class Piecewise:
         coef = np.asarray(free.here.model.coef)[:, columns]
         loadings = np.linalg.cholesky(self.covariance[np.ix_(columns, columns)])
         model = Model(jnp.asarray(coef), jnp.asarray(loadings))
-        rate = free.mean_rate[columns]
+        rate, usual = free.mean_rate[columns], free.usual_rate[columns]
         return free._replace(
-            block=block, here=coordinates(free.shape, None, model, jnp.asarray(rate)), mean_rate=rate
+            block=block,
+            here=coordinates(free.shape, None, model, jnp.asarray(rate)),
+            mean_rate=rate,
+            usual_rate=usual,
         )
 
     def _viewed(self, new: Sequence[Part]) -> Iterator[CoreErrors]:
@@ -134,8 +160,8 @@ class Piecewise:
     def _errors(self, columns: np.ndarray, spread: Moves, lost: Moves) -> CoreErrors:
         own = self.covariance[np.ix_(columns, columns)]
         changes = intervals.of_coef, intervals.of_covariance, intervals.of_correlation(own)
-        moved = np.concatenate([coef for coef, _ in spread])
         coef, covariance, correlation = (intervals.error_along(spread, lost, change) for change in changes)
+        moved = np.where(np.isnan(coef), np.nan, np.concatenate([moved for moved, _ in spread]))
         return CoreErrors(
             columns, coef, covariance, correlation, np.einsum("mdp,mep->pde", moved, moved, optimize=True)
         )
@@ -151,6 +177,8 @@ def tests_by_parts(pieces: Piecewise, matrix: np.ndarray, coef: np.ndarray) -> T
     told[1, -1] = 0
     for core in pieces.coef():
         for j, within in zip(core.columns, core.within, strict=True):
+            if not np.isfinite(within).all():
+                continue
             values, vectors = np.linalg.eigh(within)
             spread = (vectors * np.sqrt(np.maximum(values, 0))).T
             one = tests_of(matrix @ coef[:, [j]], (spread @ matrix.T)[:, :, None])

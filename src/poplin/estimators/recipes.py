@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from poplin._errors import InputError
+from poplin.data.blocks import Block, as_block
 from poplin.data.counts import Counts, check_basis, check_covariance, check_rank
 from poplin.estimators.phases import Recipe
 from poplin.models.loadings import BorrowedBasis, FreeLoadings
 from poplin.updates.covariance import Diagonal, Fixed, Full, Spherical
-from poplin.updates.structure import LEVEL_SD
+from poplin.updates.structure import LEVEL_SD, LOADING_SD
 
 POSTERIORS = ("diagonal", "full")
 
@@ -64,6 +65,17 @@ def level_precision(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """
     centred = x - np.average(x, axis=0, weights=weights)
     return centred.T @ (weights[:, None] * centred) / weights.sum() / LEVEL_SD**2
+
+
+def unshrunk(recipe: Recipe) -> Recipe:
+    """The recipe for shrinkage=0: XB varies between rows by N(0, 10^2), which only keeps it finite."""
+    assert recipe.level is not None
+    return recipe._replace(level=recipe.level * (LEVEL_SD / LOADING_SD) ** 2)
+
+
+def training_block(counts: Counts) -> Block:
+    """The rows of a fit on the device, with half a count in columns that have none."""
+    return as_block(counts.y, counts.x, counts.offset, counts.weights)
 
 
 def shrinkage_weight(value: Any) -> float | None:

@@ -13,23 +13,21 @@ from poplin._errors import InputError
 from poplin._precision import double_precision
 from poplin.estimators import caveats, esteps, recipes
 from poplin.estimators.bootstrap import Replicates, basic, replicates
-from poplin.estimators.caveats import MOST_NUMBERS, STOPPED
-from poplin.estimators.directions import free_directions, sums
+from poplin.estimators.caveats import STOPPED
+from poplin.estimators.directions import free_directions
 from poplin.estimators.piecewise import SIZE, VIEWED, Piecewise, tests_by_parts
+from poplin.estimators.roots import KINDS, Asked, Roots
 from poplin.estimators.scales import FISHER, PLAIN, POSITIVE, Scale, correlations
 from poplin.estimators.tables import coef_index, entry_index, hypothesis_matrix, table_of
 from poplin.inference import intervals
-from poplin.inference.information import Information
-from poplin.inference.intervals import Interval, Root
+from poplin.inference.intervals import Interval
 from poplin.inference.wald import adjusted, tests_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 WHICH = ("coef", "covariance", "correlation", "eigenvalues")
-KINDS = ("expected", "observed", "outer")
 ALL = "all columns"
-NOISY = 0.5  # Monte-Carlo error from which the observed information is not used for a sandwich
 
 
 class StandardErrors(NamedTuple):
@@ -47,14 +45,6 @@ class StandardErrors(NamedTuple):
     notes: tuple[str, ...]
 
 
-class Asked(NamedTuple):
-    """From what standard errors are asked for: see `AbstractAsked`."""
-
-    robust: bool = False
-    information: str = "expected"
-    n_boot: int | None = None
-
-
 class Uncertainty:
     """Answers for one fit; what is expensive is kept."""
 
@@ -64,48 +54,12 @@ class Uncertainty:
             self.free = free_directions(fit)
         self.basis = self.free.basis
         self.size = self.free.here.size()
-        self.large = self.size > MOST_NUMBERS
+        self.large = self.size > caveats.MOST_NUMBERS
         self.pieces = Piecewise(fit, self.free)
         self.said: set[str] = set()
-        self._found: dict[str, Information] = {}
-        self._roots: dict[Asked, Root] = {}
+        self.roots = Roots(fit, self.free, self.said, spare=self.pieces.by_sub_tables)
         self._errors: dict[tuple[Asked, str], np.ndarray] = {}
         self._replicates: dict[int, Replicates] = {}
-
-    def found(self, kind: str, *, more: bool = False) -> Information:
-        """The sums of a kind of information; `more` forgets those and draws more."""
-        esteps.check_informed(self.fit.get_params()["method"])
-        if self.large:
-            raise InputError(caveats.TOO_MANY.format(size=self.size, most=MOST_NUMBERS))
-        if more or kind not in self._found:
-            with double_precision():
-                self._found[kind] = sums(kind, self.free, self.fit.get_params(), more=more)
-        return self._found[kind]
-
-    def root(self, asked: Asked) -> Root:
-        """The root of the estimates' covariance matrix."""
-        recipes.one_of(asked.information, KINDS, "information")
-        if self.free.rows is not None:  # of a bound, the sandwich is the only one
-            asked = Asked(True, "observed")
-        if asked not in self._roots:
-            self._roots[asked] = self._sandwich() if asked.robust else self._plain(asked.information)
-        return self._roots[asked]
-
-    def _plain(self, kind: str) -> Root:
-        if kind == "observed":
-            return intervals.covariance_root(intervals.observed_information(self.found(kind)))
-        root = intervals.product_root(self.found(kind), simulated=kind == "expected")
-        if root.lost.size:
-            root = intervals.product_root(self.found(kind, more=True), simulated=kind == "expected")
-        return root
-
-    def _sandwich(self) -> Root:
-        found = self.found("observed")
-        bread = self._plain("observed")
-        if bread.lost.size or intervals.noise_of(bread, np.asarray(found.observed_gap)) > NOISY:
-            bread = self._plain("expected")
-            self.said.add(caveats.BREAD)
-        return intervals.sandwich(bread, found.products)
 
     def replicates(self, count: int) -> Replicates:
         """The bootstrap's estimates."""
@@ -129,9 +83,22 @@ class Uncertainty:
             }[which]()
             with double_precision():
                 self._errors[asked, which] = intervals.standard_error(
-                    self.free.here, self.root(asked), change
+                    self.free.here, self.roots.of(asked), change
                 )
-        return self._errors[asked, which]
+        return self._filled(which, asked)
+
+    def _filled(self, which: str, asked: Asked) -> np.ndarray:
+        """With what is missing taken from sub-tables: a column's lost direction need not touch all others."""
+        se = self._errors[asked, which]
+        if which not in WHICH[:3] or not np.isnan(se).any() or not self._has_spare(asked):
+            return se
+        filled = self.pieces.filled(which, se)
+        if np.isnan(filled).sum() < np.isnan(se).sum():
+            self.said.add(caveats.FILLED.format(columns=SIZE))
+        return filled
+
+    def _has_spare(self, asked: Asked) -> bool:
+        return asked == Asked() and self.pieces.by_sub_tables
 
     def by_parts(self, asked: Asked) -> bool:
         """Whether a few columns are looked at at a time; raises InputError where that is not possible."""
@@ -140,7 +107,7 @@ class Uncertainty:
         esteps.check_informed(self.fit.get_params()["method"])
         recipes.one_of(asked.information, KINDS, "information")
         if asked.robust or asked.information != "expected":
-            told = {"size": self.size, "most": MOST_NUMBERS, "information": asked.information}
+            told = {"size": self.size, "most": caveats.MOST_NUMBERS, "information": asked.information}
             raise InputError(caveats.EXPECTED_ONLY.format(**told))
         views = self.pieces.by_views
         told = {"size": self.size, "columns": VIEWED if views else SIZE}
@@ -207,7 +174,7 @@ class Uncertainty:
             return table_of(self._interval(which, PLAIN, ..., level, asked), coef_index(fit))
         if which == "eigenvalues":
             if self.by_parts(asked):
-                raise InputError(caveats.NO_AXES.format(size=self.size, most=MOST_NUMBERS))
+                raise InputError(caveats.NO_AXES.format(size=self.size, most=caveats.MOST_NUMBERS))
             names = [f"axis{k + 1}" for k in range(len(fit.eigenvalues_))]
             return table_of(self._interval(which, POSITIVE, ..., level, asked), names)
         names = fit.counts_.column_names
@@ -227,7 +194,7 @@ class Uncertainty:
             j, k = entry_index(entries, self.fit.counts_.column_names, which)
             free = ~(self.errors_at("covariance", (j, k), asked) == 0)
         elif self.by_parts(asked):
-            told = {"which": which, "size": self.size, "most": MOST_NUMBERS}
+            told = {"which": which, "size": self.size, "most": caveats.MOST_NUMBERS}
             raise InputError(caveats.ENTRIES.format(count=self.fit.covariance_.size, **told))
         else:
             se = self.errors("covariance", asked)
@@ -261,12 +228,15 @@ class Uncertainty:
         fit = self.fit
         names = fit.counts_.column_names
         matrix = hypothesis_matrix(hypothesis, fit.counts_.covariate_names)
-        told = tests_by_parts(self.pieces, matrix, fit.coef_) if self.by_parts(asked) else None
-        if told is None:
+        known = self.errors("coef", asked)  # where a root has lost a coefficient, sub-tables may know it
+        if self.by_parts(asked) or np.isnan(self._errors[asked, "coef"]).any() and self._has_spare(asked):
+            told = tests_by_parts(self.pieces, matrix, fit.coef_)
+        else:
             with double_precision():
-                root = self.root(asked)
+                root = self.roots.of(asked)
                 moved = [coef for coef, _ in intervals.deviations(self.free.here, root.spread)]
-            told = tests_of(matrix @ fit.coef_, np.einsum("rd,mdp->mrp", matrix, np.concatenate(moved)))
+            moved = np.where(np.isnan(known), np.nan, np.concatenate(moved))
+            told = tests_of(matrix @ fit.coef_, np.einsum("rd,mdp->mrp", matrix, moved))
         table = pandas.DataFrame(told._asdict(), pandas.Index([*names, ALL], name="column"))
         return table.assign(p_adjusted=np.append(adjusted(told.p[:-1]), np.nan))
 

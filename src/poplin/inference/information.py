@@ -23,6 +23,7 @@ from poplin._axes import Scalar
 from poplin._compile import compiled
 from poplin.data.blocks import Block
 from poplin.fit import Outcome, Progress, run
+from poplin.fit import ahead as compile_ahead
 from poplin.inference.coordinates import Coordinates
 from poplin.inference.score_draws import SETS, Draws, First, RowScores, State, cast
 from poplin.rows import chains as chain
@@ -178,13 +179,9 @@ def informations(block: Block, here: Coordinates, views: Views, request: Request
 
     A view is made when it is needed and differs from `here` in its `tie` alone.
     """
-    (n, _), (p, q) = block.y.shape, here.model.loadings.shape
     copies = max(request.copies, 1)
-    widest = SETS * max((block.x.shape[1] + q) * here.outward.shape[1], p, q**2)
-    slices = -(-n * copies * widest // NUMBERS)
-    each = -(-n * copies // slices)
-    settling = PARTING if request.copies else SETTLING
-    method = Draws(here, request.draws, settling, request.louis)
+    slices, each = _slices(block, here, copies)
+    method = _draws(here, request)
     total = None
     for k in range(slices):
         part = block if slices * copies == 1 else _slice(block, k * each, each, copies)
@@ -193,6 +190,30 @@ def informations(block: Block, here: Coordinates, views: Views, request: Request
         total = found if total is None else jax.tree.map(np.add, total, found)
     assert total is not None
     return total
+
+
+def ahead(block: Block, here: Coordinates, request: Request) -> None:
+    """Compile what `information` from simulated counts needs for a table and numbers of these shapes."""
+    _, each = _slices(block, here, request.copies)
+    part = jax.tree.map(lambda a: jax.ShapeDtypeStruct((each, *a.shape[1:]), a.dtype), block)
+    position = jax.ShapeDtypeStruct((each, here.model.loadings.shape[1]), jnp.float64)
+    _rates_at.ahead(here, part, position)
+    _at_positions.ahead(here, part, position, request.key, kind=request.kind)
+    first, both = _at_positions.shapes(here, part, position, request.key, kind=request.kind)
+    state, rows = compile_ahead(_draws(here, request), first, both)
+    _reduced.ahead(here, state, rows, both)
+
+
+def _slices(block: Block, here: Coordinates, copies: int) -> tuple[int, int]:
+    """How many slices of rows, and the rows of each, so that memory stays bounded."""
+    (n, _), (p, q) = block.y.shape, here.model.loadings.shape
+    widest = SETS * max((block.x.shape[1] + q) * here.outward.shape[1], p, q**2)
+    slices = -(-n * copies * widest // NUMBERS)
+    return slices, -(-n * copies // slices)
+
+
+def _draws(here: Coordinates, request: Request) -> Draws:
+    return Draws(here, request.draws, PARTING if request.copies else SETTLING, request.louis)
 
 
 def _of_slice(method: Draws, block: Block, request: Request) -> tuple[Outcome, Block]:

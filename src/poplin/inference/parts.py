@@ -19,6 +19,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import expit
 
 from poplin.inference.coordinates import Coordinates
 
@@ -32,11 +33,17 @@ class Part(NamedTuple):
     core: int
 
 
-def telling(covariance: np.ndarray, mean_rate: np.ndarray) -> np.ndarray:
-    """How much of Z_j is known from the counts of column k, (p, p): r_jk^2 t_k / (1 + t_k), t_k = Sigma_kk rate_k."""
+def telling(covariance: np.ndarray, rate: np.ndarray) -> np.ndarray:
+    """How much of Z_j is known from the counts of column k, (p, p): r_jk^2 E[t_k / (1 + t_k)].
+
+    t_k = Sigma_kk rate_k e^(Z_k - E Z_k), with `rate` (p,) where Z is at its mean: a large variance alone, which makes
+    the mean rate large by rows that are rare, tells nothing of the others.
+    """
     variance = np.maximum(np.diag(covariance), 1e-300)
-    signal = variance * mean_rate
-    return covariance**2 / variance[:, None] / variance * (signal / (1 + signal))
+    nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+    log_signal = np.log(variance * np.maximum(rate, 1e-300)) + nodes[:, None] * np.sqrt(variance)
+    known = weights / weights.sum() @ expit(log_signal)
+    return covariance**2 / variance[:, None] / variance * known
 
 
 def parts(wanted: Sequence[Wanted], telling: np.ndarray, *, core: int, size: int) -> list[Part]:

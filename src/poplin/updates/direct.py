@@ -103,8 +103,9 @@ class Direct(AbstractStructure):
 
         step = self.shape.rescale(*self._weak_priors(coef, loadings, total.gradient, hessian), gamma=gamma)
         step = jnp.where(seen, step, 0.0)
-        # no further than one standard deviation of Z, however little the counts say
-        length = jnp.einsum("dj,dl,lj->j", step[:-1], gram, step[:-1]) / jnp.sum(loadings**2, axis=1)
+        # no further than one standard deviation of Z, or a factor e, however little the counts say
+        reach = jnp.maximum(jnp.sum(loadings**2, axis=1), 1.0)
+        length = jnp.einsum("dj,dl,lj->j", step[:-1], gram, step[:-1]) / reach
         step = step / jnp.maximum(1.0, jnp.sqrt(length + 2 * step[-1] ** 2) / gamma)
         coef, scale = coef + step[:-1], jnp.exp(step[-1])
         moment = scale[:, None] * moment * scale
