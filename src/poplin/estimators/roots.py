@@ -30,16 +30,13 @@ class Asked(NamedTuple):
 
 
 class Roots:
-    """Information and roots of one fit; `said` gains what has to be known of them.
+    """Information and roots of one fit; `said` gains what has to be known of them."""
 
-    `spare`: whether standard errors that a lost direction touches can be had otherwise, so that it is not worth more
-    draws to find it.
-    """
-
-    def __init__(self, fit: Any, free: Free, said: set[str], *, spare: bool) -> None:
-        self.fit, self.free, self.said, self.spare = fit, free, said, spare
+    def __init__(self, fit: Any, free: Free, said: set[str]) -> None:
+        self.fit, self.free, self.said = fit, free, said
         self.size = free.here.size()
         self._found: dict[str, Information] = {}
+        self._again: set[Asked] = set()
         self._roots: dict[Asked, Root] = {}
 
     def found(self, kind: str, *, more: bool = False) -> Information:
@@ -61,13 +58,26 @@ class Roots:
             self._roots[asked] = self._sandwich() if asked.robust else self._plain(asked.information)
         return self._roots[asked]
 
+    def improved(self, asked: Asked) -> bool:
+        """Draw more where a direction is lost; False if that is no help, or was done before."""
+        if (
+            asked in self._again
+            or asked.robust
+            or asked.information == "observed"
+            or self.free.rows is not None
+        ):
+            return False
+        self._again.add(asked)
+        if not self.of(asked).lost.size:
+            return False
+        self.found(asked.information, more=True)
+        self._roots[asked] = self._plain(asked.information)
+        return True
+
     def _plain(self, kind: str) -> Root:
         if kind == "observed":
             return intervals.covariance_root(intervals.observed_information(self.found(kind)))
-        root = intervals.product_root(self.found(kind), simulated=kind == "expected")
-        if root.lost.size and not (self.spare and kind == "expected"):
-            root = intervals.product_root(self.found(kind, more=True), simulated=kind == "expected")
-        return root
+        return intervals.product_root(self.found(kind), simulated=kind == "expected")
 
     def _sandwich(self) -> Root:
         found = self.found("observed")

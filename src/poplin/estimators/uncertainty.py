@@ -57,7 +57,7 @@ class Uncertainty:
         self.large = self.size > caveats.MOST_NUMBERS
         self.pieces = Piecewise(fit, self.free)
         self.said: set[str] = set()
-        self.roots = Roots(fit, self.free, self.said, spare=self.pieces.by_sub_tables)
+        self.roots = Roots(fit, self.free, self.said)
         self._errors: dict[tuple[Asked, str], np.ndarray] = {}
         self._replicates: dict[int, Replicates] = {}
 
@@ -74,18 +74,24 @@ class Uncertainty:
         if self.by_parts(asked):
             return self._by_parts(which)
         if (asked, which) not in self._errors:
-            change = {
-                "coef": lambda: intervals.of_coef,
-                "covariance": lambda: intervals.of_covariance,
-                "correlation": lambda: intervals.of_correlation(self.fit.covariance_),
-                "eigenvalues": lambda: intervals.of_axes(self.fit.components_),
-                "scales": lambda: intervals.of_axes(self.basis),  # type: ignore[arg-type]
-            }[which]()
-            with double_precision():
-                self._errors[asked, which] = intervals.standard_error(
-                    self.free.here, self.roots.of(asked), change
-                )
+            self._errors[asked, which] = self._of_root(which, asked)
+            lost = np.isnan(self._errors[asked, which]).any()
+            if lost and not self._has_spare(asked) and self.roots.improved(asked):
+                self._errors = {key: old for key, old in self._errors.items() if key[0] != asked}
+                self._errors[asked, which] = self._of_root(which, asked)
         return self._filled(which, asked)
+
+    def _of_root(self, which: str, asked: Asked) -> np.ndarray:
+        """From the covariance of all estimates."""
+        change = {
+            "coef": lambda: intervals.of_coef,
+            "covariance": lambda: intervals.of_covariance,
+            "correlation": lambda: intervals.of_correlation(self.fit.covariance_),
+            "eigenvalues": lambda: intervals.of_axes(self.fit.components_),
+            "scales": lambda: intervals.of_axes(self.basis),  # type: ignore[arg-type]
+        }[which]()
+        with double_precision():
+            return intervals.standard_error(self.free.here, self.roots.of(asked), change)
 
     def _filled(self, which: str, asked: Asked) -> np.ndarray:
         """With what is missing taken from sub-tables: a column's lost direction need not touch all others."""
