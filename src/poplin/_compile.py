@@ -22,6 +22,7 @@ WANTED = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level"
 QUICK = WANTED | {"xla_backend_optimization_level": 0}
 SMALL = 200_000  # numbers in a program's arguments up to which it is worth less to run it fast
 _hurried: list[bool] = []
+_waiting: list[Future[None]] = []  # begun in the other thread
 
 
 @contextlib.contextmanager
@@ -78,7 +79,9 @@ class Compiled:
 
     def shapes(self, *args: Any, **kwargs: Any) -> Any:
         """The shapes of what it returns for arguments of these shapes."""
-        fixed = {name: kwargs.pop(name) for name in self._how.get("static_argnames", ()) if name in kwargs}
+        names = self._how.get("static_argnames", ())
+        names = (names,) if isinstance(names, str) else names
+        fixed = {name: kwargs.pop(name) for name in names if name in kwargs}
         return jax.eval_shape(functools.partial(self._function, **fixed), *args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -96,12 +99,15 @@ def meanwhile(work: Callable[[], None]) -> Future[None]:
         with jax.enable_x64(double):
             work()
 
-    return _WORKER.submit(in_precision)
+    begun = _WORKER.submit(in_precision)
+    _waiting.append(begun)
+    return begun
 
 
 def caught_up() -> None:
-    """Wait for what is compiled in the other thread, before the same is needed here."""
-    _WORKER.submit(lambda: None).result()
+    """Wait for what is compiled in the other thread, before the same is needed here; raises what went wrong there."""
+    while _waiting:
+        _waiting.pop(0).result()
 
 
 def compiled(**how: Any) -> Callable[[Callable[..., Any]], Compiled]:

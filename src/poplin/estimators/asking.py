@@ -37,7 +37,7 @@ class AbstractAsked:
     ) -> StandardErrors:
         """Standard errors of B, Sigma, its eigenvalues and a borrowed basis's scales, with notes on what to know.
 
-        Cost (expected): two chains of 16 moves for each of 5000 simulated rows, or of 10 for each of K free numbers;
+        Cost (expected): two chains of 16 to 72 moves for each of 5000 simulated rows, or 10 for each of K free numbers;
         K^2 memory and K^3 algebra.
         Above K = 6000, B and the variances are found a few columns at a time, the rest is NaN: cost and memory grow
         with p.

@@ -25,8 +25,10 @@ from poplin.updates.structure import Model
 
 SIMULATED_ROWS = 5_000  # at least, of the expected information; and so many for each free number:
 SIMULATED_ROWS_EACH = 10
-DRAWS = {"expected": 8, "outer": 64}  # draws a set of a row
-MORE_DRAWS = 200  # where so few leave directions of which nothing can be told apart from noise
+SIMULATED_MOVES = 5_000_000  # rows times columns times draws of a set, of small tables
+DRAWS = {"expected": 8, "outer": 64}  # draws a set of a row at least; of a simulated one at most:
+MOST_DRAWS = 64
+MORE_DRAWS = 200  # at most, where so few leave directions of which nothing can be told apart from noise
 MOST_MOVES = 200_000_000  # rows times columns times draws, of those
 LARGEST_RATE = 1e8  # that counts as a mean rate: more is as good
 MOST_FULL = 20  # latent dimensions of full Gaussians whose bound is profiled
@@ -103,9 +105,9 @@ def _family(result: Any, block: Block, here: Coordinates) -> AbstractFamily:
 
 
 def request(
-    kind: str, free: Free, settings: dict[str, Any], *, more: bool = False, size: int | None = None
+    kind: str, free: Free, settings: dict[str, Any], *, more: int = 0, size: int | None = None
 ) -> Request:
-    """How information of a kind is found for a table of this size; with `more` draws if these can be afforded.
+    """How information of a kind is found for a table of this size; `more`: how often to take four times the draws.
 
     `size` is how many numbers are told at once: all free ones if it is not given.
     """
@@ -117,8 +119,10 @@ def request(
         all_rows, each = OBSERVED_DRAWS
         return plain._replace(louis=True, draws=int(np.clip(max(all_rows, each * size) / (2 * n), 32, 2000)))
     copies = -(-max(SIMULATED_ROWS, SIMULATED_ROWS_EACH * size) // n) if kind == "expected" else 0
-    affordable = MOST_MOVES // (n * max(copies, 1) * free.block.y.shape[1])
-    draws = int(np.clip(affordable, DRAWS[kind], MORE_DRAWS)) if more else DRAWS[kind]
+    draws, affordable = DRAWS[kind], MOST_MOVES // (n * max(copies, 1) * free.block.y.shape[1])
+    if copies:
+        draws = int(np.clip(SIMULATED_MOVES // (n * copies * free.block.y.shape[1]), draws, MOST_DRAWS))
+    draws = max(draws, min(draws * 4**more, affordable, MORE_DRAWS))
     return plain._replace(copies=copies, draws=draws)
 
 
@@ -131,8 +135,8 @@ def compile_ahead(recipe: recipes.Recipe, block: Block) -> None:
     ahead(block, here, request("expected", free, {"random_state": 0, "callback": None}))
 
 
-def sums(kind: str, free: Free, settings: dict[str, Any], *, more: bool = False) -> Information:
-    """The sums of a kind of information: the expensive part."""
+def sums(kind: str, free: Free, settings: dict[str, Any], *, more: int = 0) -> Information:
+    """The sums of a kind of information: the expensive part. `more`: see `request`."""
     caught_up()
     if free.rows is not None:
         found = profiled(free.here, _family(free.rows, free.block, free.here), free.block)

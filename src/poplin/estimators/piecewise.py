@@ -109,10 +109,10 @@ class Piecewise:
     def _sub_table(self, part: Part) -> CoreErrors:
         """From the table of a part's columns alone; a column of its own is worth more draws."""
         free = self._part_of_free(part.columns)
-        told = self._told(part, free, more=False)
-        return self._told(part, free, more=True) if part.core == 1 and np.isnan(told.coef).any() else told
+        told = self._told(part, free, more=0)
+        return self._told(part, free, more=2) if part.core == 1 and np.isnan(told.coef).any() else told
 
-    def _told(self, part: Part, free: Free, *, more: bool) -> CoreErrors:
+    def _told(self, part: Part, free: Free, *, more: int) -> CoreErrors:
         asked = request("expected", free, self.settings, more=more)
         root = intervals.product_root(information(free.block, free.here, asked), simulated=True)
 

@@ -18,6 +18,7 @@ from poplin.inference.information import Information
 from poplin.inference.intervals import Root
 
 KINDS = ("expected", "observed", "outer")
+OFTEN = 2  # times that four times as many draws are tried
 NOISY = 0.5  # Monte-Carlo error from which the observed information is not used for a sandwich
 
 
@@ -36,11 +37,11 @@ class Roots:
         self.fit, self.free, self.said = fit, free, said
         self.size = free.here.size()
         self._found: dict[str, Information] = {}
-        self._again: set[Asked] = set()
+        self._more: dict[Asked, int] = {}
         self._roots: dict[Asked, Root] = {}
 
-    def found(self, kind: str, *, more: bool = False) -> Information:
-        """The sums of a kind of information; `more` forgets those and draws more."""
+    def found(self, kind: str, *, more: int = 0) -> Information:
+        """The sums of a kind of information; `more` forgets those and draws four times as often, so many times."""
         esteps.check_informed(self.fit.get_params()["method"])
         if self.size > caveats.MOST_NUMBERS:
             raise InputError(caveats.TOO_MANY.format(size=self.size, most=caveats.MOST_NUMBERS))
@@ -59,18 +60,13 @@ class Roots:
         return self._roots[asked]
 
     def improved(self, asked: Asked) -> bool:
-        """Draw more where a direction is lost; False if that is no help, or was done before."""
-        if (
-            asked in self._again
-            or asked.robust
-            or asked.information == "observed"
-            or self.free.rows is not None
-        ):
+        """Draw more where a direction is lost; False if that is no help, or was done often enough."""
+        more = self._more.get(asked, 0) + 1
+        by_products = not asked.robust and asked.information != "observed" and self.free.rows is None
+        if more > OFTEN or not by_products or not self.of(asked).lost.size:
             return False
-        self._again.add(asked)
-        if not self.of(asked).lost.size:
-            return False
-        self.found(asked.information, more=True)
+        self._more[asked] = more
+        self.found(asked.information, more=more)
         self._roots[asked] = self._plain(asked.information)
         return True
 

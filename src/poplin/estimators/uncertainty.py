@@ -75,11 +75,14 @@ class Uncertainty:
             return self._by_parts(which)
         if (asked, which) not in self._errors:
             self._errors[asked, which] = self._of_root(which, asked)
-            lost = np.isnan(self._errors[asked, which]).any()
-            if lost and not self._has_spare(asked) and self.roots.improved(asked):
+            while self._is_lost(which, asked) and self.roots.improved(asked):
                 self._errors = {key: old for key, old in self._errors.items() if key[0] != asked}
                 self._errors[asked, which] = self._of_root(which, asked)
         return self._filled(which, asked)
+
+    def _is_lost(self, which: str, asked: Asked) -> bool:
+        """Whether some are missing, and can only be had by more draws."""
+        return bool(np.isnan(self._errors[asked, which]).any()) and not self._has_spare(asked)
 
     def _of_root(self, which: str, asked: Asked) -> np.ndarray:
         """From the covariance of all estimates."""
