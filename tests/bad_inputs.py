@@ -199,7 +199,7 @@ BAD_OFFSETS = {
     "offset of a column": ({"offset": [0, 0, 0]}, ("offset has 3 rows", "6")),
     "offset wide": ({"offset": np.zeros((6, 2))}, ("offset", "(6, 2)", "(6, 3)", "log scale")),
     "offset deep": ({"offset": np.zeros((6, 3, 1))}, ("offset", "(6, 3, 1)")),
-    "offset named": ({"offset": "TSS"}, ("'TSS'", "not available yet", "log")),
+    "offset of no known name": ({"offset": "depth"}, ("'depth'", "'tss'", "log")),
     "offset of other columns": (
         {"offset": pd.DataFrame(0.0, index=list(LEAVES), columns=["alder", "birch", "elder"])},
         ("offset lacks", "'cedar'"),

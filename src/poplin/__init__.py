@@ -52,19 +52,24 @@ _ROOMS = {
     "predict_shift": "poplin.estimators.arithmetic",
     "select": "poplin.estimators.selecting",
 }
+# Whole rooms: poplin.methods.Exact(), poplin.offsets.gmpr(Y), poplin.plots.embedding(fit), poplin.tl.pln(adata).
+_MODULES = {
+    "methods": "poplin.methods",
+    "offsets": "poplin.data.offsets",
+    "plots": "poplin.report.plots",
+    "tl": "poplin.tl",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "methods":  # options of methods: poplin.methods.Exact()
-        from poplin import methods
-
-        return methods
-    if name not in _ROOMS:
-        raise AttributeError(f"module 'poplin' has no attribute {name!r}")
     from importlib import import_module
 
+    if name in _MODULES:
+        return import_module(_MODULES[name])
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'poplin' has no attribute {name!r}")
     return getattr(import_module(_ROOMS[name]), name)
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*__all__, *_MODULES, "__version__"]

@@ -27,6 +27,7 @@ from poplin.data.coding import Coding, columns_like, covariates_like, given_cova
 from poplin.data.design import Design
 from poplin.data.formula import as_frame
 from poplin.data.formula import design as make_design
+from poplin.data.offsets import check_needs_no_counts, check_row_by_row
 from poplin.data.readers import read_counts
 from poplin.data.sides import aligned, log_offset, row_vector
 from poplin.data.tables import (
@@ -83,7 +84,8 @@ def as_counts(
 
     Y (n, p): array, list of lists, DataFrame, scipy.sparse, AnnData or a path; NaN is a missing count. X (n,
     d): used as given; None is an intercept. `formula` is evaluated in `data` (or the covariates that travel
-    with Y) and may hold offset(...) terms. offset, on the log scale: a number, (n,), (n, 1) or (n, p).
+    with Y) and may hold offset(...) terms. offset, on the log scale: a number, (n,), (n, 1) or (n, p), or a
+    name ("tss", "rle", "css", "gmpr", "tmm", "wrench"; see `offsets.py`).
     weights (n,): 0 leaves a row out. Where two of them have row names, rows are matched by name.
 
     Raises `InputError` for whatever cannot be fitted, by row and column name. All-zero columns are kept
@@ -122,6 +124,7 @@ def as_new_rows(
     counts. X or `data` must be given as it was in the fit. One row is enough, all-zero columns are fine.
     Raises `InputError` when columns or covariates do not fit the model's.
     """
+    check_row_by_row(offset)
     given = read_counts(Y) if is_path(Y) else as_table(Y)
     table, order = columns_like(like, given, partial)
     notes = list(table.notes)
@@ -138,6 +141,7 @@ def as_covariates(
     like: Coding, n: int, *, X: Any = None, offset: Any = None, data: Any = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Covariates x (n, d) and offset (n, p) of rows without counts, coded as the rows of the fit were."""
+    check_needs_no_counts(offset)
     table = CountTable(np.empty((n, len(like.column_names))), None, like.column_names)
     x, added = covariates_like(like, table, X, data, [])
     return x, _offsets(offset, table, added, [])

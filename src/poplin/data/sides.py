@@ -12,6 +12,7 @@ import numpy as np
 
 from poplin._errors import InputError
 from poplin.data.checks import check_finite, check_names
+from poplin.data.offsets import by_name
 from poplin.data.tables import (
     CountTable,
     Named,
@@ -83,15 +84,12 @@ def row_vector(given: Any, what: str, rows: Names | None, n: int, notes: list[st
 
 
 def log_offset(offset: Any, table: CountTable, notes: list[str]) -> np.ndarray:
-    """The offset on the log scale, as a number, (n, 1) or (n, p); zero for None."""
+    """The offset on the log scale, as a number, (n, 1) or (n, p); zero for None; a name ("tss", ...) computes it."""
     n, p = table.values.shape
     if offset is None:
         return np.zeros(())
     if isinstance(offset, str):
-        raise InputError(
-            f"The offset '{offset}' is a name, and named offsets are not available yet. Give numbers on the "
-            "log scale, for example offset=numpy.log(Y.sum(axis=1)), or an offset(...) term in the formula."
-        )
+        return by_name(offset, table.values, table.row_names, table.column_names)[:, None]
     named = as_named(offset, "offset")
     if named.values.ndim == 1:
         named = named._replace(values=named.values[:, None])
