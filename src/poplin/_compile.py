@@ -20,7 +20,7 @@ from jax.core import Tracer
 _WORKER = ThreadPoolExecutor(1, thread_name_prefix="poplin-compile")
 WANTED = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
 QUICK = WANTED | {"xla_backend_optimization_level": 0}
-SMALL = 200_000  # numbers in a program's arguments up to which it is worth less to run it fast
+SMALL = 100_000  # numbers in a program's arguments up to which it is worth less to run it fast
 _hurried: list[bool] = []
 _waiting: list[Future[None]] = []  # begun in the other thread
 
