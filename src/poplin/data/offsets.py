@@ -211,7 +211,7 @@ def _checked(counts: Any) -> np.ndarray:
     n, p = table.values.shape
     rows, columns = table.row_names or row_defaults(n), table.column_names or column_defaults(p)
     y = check_counts(table.values, rows, columns)
-    missing = np.isnan(y).any(axis=1)
+    missing = np.asarray(np.isnan(y).any(axis=1))
     if missing.any():
         raise InputError(
             f"An offset cannot be computed from rows with missing counts: {listed(_which(missing, rows))}. Give "
