@@ -5,35 +5,21 @@ layer of 50 and two deterministic layers of 200 tanh units each way. Writes `tab
 log-likelihood, nats, importance-sampled), `curves.png`, `digits.png`. --rows, --epochs and --draws make it small.
 """
 
-import argparse
-import gzip
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from reading import images, options
 
 import poplin
 
 SIZES = {"rows": 60_000, "test": 10_000, "epochs": 200, "draws": 5000, "latent": 50}
 
 
-def images(folder: Path, part: str) -> np.ndarray:
-    """The grey levels of a part ("train" or "t10k") as probabilities, (n, 784)."""
-    with gzip.open(folder / f"{part}-images-idx3-ubyte.gz") as file:
-        raw = np.frombuffer(file.read(), dtype=np.uint8, offset=16)
-    return raw.reshape(-1, 784) / 255.0
-
-
 def main() -> None:
     """Fit both posteriors, score the test images, draw."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("out", type=Path)
-    for name, default in SIZES.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    chosen = parser.parse_args()
-    chosen.out.mkdir(parents=True, exist_ok=True)
+    chosen = options(__doc__, SIZES)
     train, grey = images(chosen.data, "train")[: chosen.rows], images(chosen.data, "t10k")[: chosen.test]
     test = np.random.default_rng(0).binomial(1, grey)  # drawn once, the same for all
     how = {"likelihood": "bernoulli", "binarise": True, "hidden": (200, 200), "activation": "tanh"}

@@ -6,13 +6,12 @@ log-normalised counts, over seeds fixed beforehand. Cell types are used to score
 index, mutual information: mean and sd over seeds) and `latent.png`.
 """
 
-import argparse
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import scipy.sparse
+from reading import cells, options
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
@@ -24,16 +23,9 @@ SIZES = {"rows": 2638, "genes": 2000, "epochs": 100, "latent": 10, "hidden": 128
 
 def main() -> None:
     """Embed, cluster, score, draw."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("out", type=Path)
-    for name, default in SIZES.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    chosen = parser.parse_args()
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    with np.load(chosen.data / "pbmc3k.npz") as file:
-        types = file["cov_cell_type"][: chosen.rows]
-    counts = scipy.sparse.load_npz(chosen.data / "pbmc3k.npz")[: chosen.rows].toarray().astype(float)
+    chosen = options(__doc__, SIZES)
+    counts, known = cells(chosen.data / "pbmc3k.npz")
+    counts, types = counts[: chosen.rows], known["cell_type"][: chosen.rows]
     depth = counts.sum(axis=1)
     mean = counts.mean(axis=0)
     counts = counts[:, np.argsort(-counts.var(axis=0) / np.maximum(mean, 0.01))[: chosen.genes]]

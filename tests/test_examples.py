@@ -20,6 +20,26 @@ EXAMPLES = {
         ["--rows", "300", "--test", "30", "--epochs", "2", "--draws", "40", "--latent", "4"],
         ["table.csv", "curves.png", "digits.png"],
     ),
+    "clusters.py": (
+        "mnist",
+        ["--rows", "300", "--epochs", "2", "--width", "8", "--seeds", "2"],
+        ["table.csv", "runs.csv", "latent.png"],
+    ),
+    "balance.py": (
+        "mnist",
+        ["--rows", "300", "--test", "250", "--epochs", "2", "--hidden", "8"],
+        ["table.csv", "latent.png", "grid.png"],
+    ),
+    "donors.py": (
+        ".",
+        ["--rows", "200", "--epochs", "2", "--latent", "3", "--hidden", "8", "--seeds", "1"],
+        ["table.csv", "latent.png"],
+    ),
+    "response.py": (
+        ".",
+        ["--genes", "120", "--epochs", "2", "--latent", "3", "--hidden", "8", "--seeds", "1"],
+        ["table.csv", "response.png"],
+    ),
     "pbmc3k.py": (
         ".",
         ["--rows", "150", "--genes", "40", "--epochs", "2", "--latent", "3", "--hidden", "8", "--seeds", "2"],

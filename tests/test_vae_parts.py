@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
-from scipy.special import logsumexp, softmax
+from scipy.special import expit, gammaln, logsumexp, softmax
 
 from poplin._precision import double_precision
 from poplin.models.likelihoods import (
@@ -26,6 +26,7 @@ from poplin.models.likelihoods import (
 )
 from poplin.models.networks import random_network
 from poplin.models.priors import Mixture, StandardNormal
+from poplin.models.special import log_rising, softplus
 from poplin.rows.encoders import DiagonalEncoder, Features, FullEncoder
 from tests.tolerances import within_errors
 
@@ -140,7 +141,7 @@ def test_the_expected_kernel_is_its_integral(name: str) -> None:
 def posteriors(kind: str, q: int = RANK) -> Any:
     """Some rows' Gaussians, as an encoder gives them."""
     random = np.random.default_rng(4)
-    features = Features(np.zeros(COLUMNS), np.ones(COLUMNS), False)  # type: ignore[arg-type]
+    features = Features(np.zeros(COLUMNS), np.ones(COLUMNS))  # type: ignore[arg-type]
     width = 2 * q if kind == "diagonal" else 2 * q + q * q
     network = jax.tree.map(
         lambda a: jnp.asarray(a, jnp.float64), random_network(random, (COLUMNS + 1, 5, width), jnp.tanh)
@@ -215,3 +216,16 @@ def test_a_mixture_is_summed_without_underflow(q: int) -> None:
     assert np.allclose(found, logsumexp(joint, axis=1), rtol=1e-10)
     assert np.allclose(shares, softmax(joint, axis=1), atol=1e-12)
     assert within_errors(drawn.mean(axis=0), softmax(logits) @ means, drawn.std(axis=0) / np.sqrt(DRAWS))
+
+
+def test_quick_functions_are_the_slow_ones_in_single_precision() -> None:
+    y = np.concatenate([np.arange(30.0), np.logspace(2, 6, 20)])[:, None].astype(np.float32)
+    size = np.logspace(-3, 6, 40).astype(np.float32)
+    found = jax.jit(log_rising)(y, size)
+    expected = gammaln(y.astype(float) + size) - gammaln(size.astype(float))
+    # a few roundings of terms as large as y log(y + r), and of numbers near one
+    assert np.all(np.abs(found - expected) < 1e-6 * (1 + y * np.log(y + size + 5) + np.abs(np.log(size))))
+    assert np.all(np.asarray(log_rising(np.zeros(1, np.float32), size)) == 0)
+    x = np.linspace(-90, 90, 181, dtype=np.float32)
+    assert np.allclose(jax.jit(softplus)(x), np.logaddexp(x.astype(float), 0), rtol=1e-6, atol=1e-38)
+    assert np.allclose(jax.vmap(jax.grad(softplus))(x), expit(x.astype(float)), rtol=1e-5, atol=1e-38)

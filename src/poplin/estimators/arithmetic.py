@@ -19,15 +19,28 @@ class Shifted(NamedTuple):
     shift: np.ndarray
 
 
+Three = tuple[Any, Any, Any]  # one thing for each group: control, treated, to
+NOTHING: Three = (None, None, None)
+
+
 def predict_shift(
-    fit: Any, control: Any, treated: Any, *, to: Any, types: tuple[Any, Any] | None = None
+    fit: Any,
+    control: Any,
+    treated: Any,
+    *,
+    to: Any,
+    types: tuple[Any, Any] | None = None,
+    data: Three = NOTHING,
+    offset: Three = NOTHING,
 ) -> Shifted:
     """E[y | w + delta] for the rows `to`, where delta leads from `control` to `treated` in the latent space.
 
     `types`: a label for each row of control and of treated. delta is then the mean over types seen in both of the
     difference of their latent means, so that a treatment that changed the mixture of types does not count as a shift;
     without labels it is the difference of the overall means. The change to report is `rows - without`: both are
-    decoded, so that what decoding alone changes is in neither. Source: Lotfollahi, Wolf & Theis (2019), Nat. Methods.
+    decoded, so that what decoding alone changes is in neither. `data` and `offset` hold conditions and offsets of
+    (control, treated, to), for a model that was fitted with them; the rows `to` are decoded under their own. Source:
+    Lotfollahi, Wolf & Theis (2019), Nat. Methods.
 
     Raises `InputError` when no type is seen in both. Cost: one pass of the encoder and two of the decoder.
 
@@ -38,11 +51,17 @@ def predict_shift(
     >>> poplin.predict_shift(fit, one, one + 1, to=one[:5]).rows.shape
     (5, 3)
     """
-    positions = fit.transform(control), fit.transform(treated)
-    alike = (np.zeros(len(positions[0])), np.zeros(len(positions[1])))
-    shift = balanced_difference(positions, alike if types is None else types)
-    latent = fit.transform(to)
-    return Shifted(fit.inverse_transform(latent + shift), fit.inverse_transform(latent), shift)
+    groups = zip((control, treated, to), data, offset, strict=True)
+    first, second, latent = [fit.transform(rows, **_given(d, o)) for rows, d, o in groups]
+    alike = (np.zeros(len(first)), np.zeros(len(second)))
+    shift = balanced_difference((first, second), alike if types is None else types)
+    own = getattr(to, "obs", None) if hasattr(fit, "coded_") else None  # of an AnnData
+    how = _given(own if data[2] is None else data[2], offset[2])
+    return Shifted(fit.inverse_transform(latent + shift, **how), fit.inverse_transform(latent, **how), shift)
+
+
+def _given(data: Any, offset: Any) -> dict[str, Any]:
+    return {name: thing for name, thing in (("data", data), ("offset", offset)) if thing is not None}
 
 
 def balanced_difference(positions: tuple[np.ndarray, np.ndarray], labels: tuple[Any, Any]) -> np.ndarray:

@@ -3,6 +3,7 @@
 Start at `Autoencoder`. Without hidden layers it is linear, and spans the principal subspace.
 """
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,15 @@ import numpy as np
 from poplin.data.blocks import Block
 from poplin.estimators import training
 from poplin.estimators.building import Words, widths
-from poplin.estimators.neural import AbstractNeural, keep, rebuild
+from poplin.estimators.neural import AbstractNeural, rebuild
 from poplin.estimators.parameters import AbstractEstimator
+from poplin.estimators.settings import EpochSettings, NetworkSettings
 from poplin.inference.importance import SLICE, in_slices
 from poplin.methods.objectives import AbstractObjective, Binarised, Reconstruction, row_values
 
 
-class Autoencoder(AbstractNeural, AbstractEstimator):
+@dataclass(eq=False, repr=False)
+class Autoencoder(AbstractNeural, AbstractEstimator, NetworkSettings, EpochSettings):
     """Autoencoder: the maximum of sum_i log p(y_i | f(g(y_i))) over an encoder g and a decoder f.
 
     Under the default likelihood, a Gaussian of fixed scale, that is least squares. Settings are those of `VAE`,
@@ -33,32 +36,9 @@ class Autoencoder(AbstractNeural, AbstractEstimator):
     ((60, 2), (60, 4))
     """
 
-    likelihood: str
-    scale: Any
-    hidden: Any
-    activation: str
-    binarise: bool
-
-    def __init__(
-        self,
-        n_components: int = 10,
-        likelihood: str = "gaussian",
-        scale: Any = "fixed",
-        hidden: Any = (128,),
-        activation: str = "relu",
-        condition: Any = (),
-        layer: str | None = None,
-        binarise: bool = False,
-        max_epochs: int = 400,
-        batch_size: int = 128,
-        learning_rate: float = 1e-3,
-        schedule: str = "constant",
-        validation_fraction: float = 0.1,
-        patience: int | None = 20,
-        callback: Any = None,
-        random_state: int = 0,
-    ) -> None:
-        keep(self, locals())
+    n_components: int = 10
+    _: KW_ONLY
+    scale: Any = "fixed"
 
     def _words(self) -> Words:
         return Words(

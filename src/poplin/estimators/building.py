@@ -24,7 +24,7 @@ from poplin.models.likelihoods import (
 )
 from poplin.models.networks import random_network
 from poplin.models.priors import AbstractPrior, Mixture, StandardNormal
-from poplin.rows.encoders import DiagonalEncoder, Features, FullEncoder, PointEncoder
+from poplin.rows.encoders import DiagonalEncoder, Features, FullEncoder, PointEncoder, Rates
 
 ACTIVATIONS = {
     "tanh": jnp.tanh,
@@ -32,6 +32,7 @@ ACTIVATIONS = {
     "softplus": jax.nn.softplus,
     "gelu": jax.nn.gelu,
 }
+EXTRA = (0.05, 10.0)  # of squared mean: what variance beyond Poisson's a negative binomial starts with
 SMALLEST_SHARE = 0.01  # of the average column: a rarer column's intercept starts there
 
 
@@ -62,26 +63,34 @@ def widths(hidden: Any) -> tuple[int, ...]:
 
 
 class Columns(NamedTuple):
-    """What first values need to know of the training rows: per column the mean, unit, log rate and log sd, (p,)."""
+    """What first values need to know of the training rows, (p,) each but the typical exposure."""
 
     mean: np.ndarray
     unit: np.ndarray
     log_rate: np.ndarray
+    log_size: np.ndarray  # of the negative binomial of the same mean and variance
     seen_mean: np.ndarray  # of what the encoder sees
     seen_unit: np.ndarray
+    typical: np.ndarray  # mean offset, ()
 
 
 def describe(y: np.ndarray, offset: np.ndarray, *, counts: bool) -> Columns:
     """Column summaries in double precision; a constant column has unit 1."""
     y = np.asarray(y, dtype=float)
-    seen = np.log1p(y) if counts else y
-    exposure = (
-        np.exp(np.broadcast_to(offset, y.shape).astype(float)).mean(axis=0) if counts else np.ones(y.shape[1])
-    )
-    rate = y.mean(axis=0)
-    floor = SMALLEST_SHARE * max(rate.mean(), 1 / len(y)) if counts else 1.0
-    log_rate = np.log(np.maximum(rate, floor) / exposure) if counts else np.zeros(y.shape[1])
-    return Columns(rate, _unit(y), log_rate, seen.mean(axis=0), _unit(seen))
+    mean, unit = y.mean(axis=0), _unit(y)
+    if not counts:
+        nothing = np.zeros(y.shape[1])
+        return Columns(mean, unit, nothing, nothing, mean, unit, np.zeros(()))
+    offset = np.asarray(offset, dtype=float)
+    exposure = np.exp(np.broadcast_to(offset, y.shape))
+    floor = SMALLEST_SHARE * max(mean.mean(), 1 / len(y))
+    log_rate = np.log(np.maximum(mean, floor) / exposure.mean(axis=0))
+    expected = np.exp(log_rate) * exposure
+    extra = np.sum((y - expected) ** 2 - expected, axis=0) / np.sum(expected**2, axis=0)
+    typical = offset.mean()
+    seen = np.log1p(y * np.exp(typical - offset.mean(axis=1, keepdims=True)))
+    log_size = -np.log(np.clip(extra, *EXTRA))
+    return Columns(mean, unit, log_rate, log_size, seen.mean(axis=0), _unit(seen), np.asarray(typical))
 
 
 def _unit(values: np.ndarray) -> np.ndarray:
@@ -114,7 +123,12 @@ def _encoder(
     p, q = shape.columns, shape.rank
     logged = words.likelihood in ("poisson", "negative-binomial", "poisson-lognormal")
     unit = np.ones(p) if words.likelihood in ("bernoulli", "categorical") else columns.seen_unit
-    features = Features(columns.seen_mean, unit, logged)  # type: ignore[arg-type]
+    if logged or (words.likelihood == "gaussian" and words.scale not in ("column", "row")):
+        # columns of one kind share a unit: one that hardly ever varies would be all noise in its own
+        unit = np.full(p, np.sqrt(np.mean(np.square(columns.seen_unit))))
+    features: Any = Features(columns.seen_mean, unit)  # type: ignore[arg-type]
+    if logged:
+        features = Rates(columns.seen_mean, unit, columns.typical)  # type: ignore[arg-type]
     outputs = {"diagonal": 2 * q, "full": 2 * q + q * q, "point": q}
     sizes = (p + shape.covariates + 1, *words.hidden, _of(outputs, words.posterior, "posterior"))
     network = random_network(
@@ -150,7 +164,7 @@ def _likelihood(words: Words, shape: Shape, columns: Columns) -> AbstractLikelih
     if words.likelihood == "gaussian":
         return _gaussian(words.scale, p, columns)
     if words.likelihood == "negative-binomial":
-        return NegativeBinomial(np.zeros(p))  # type: ignore[arg-type]
+        return NegativeBinomial(columns.log_size)  # type: ignore[arg-type]
     known = {
         "bernoulli": Bernoulli(),
         "categorical": Categorical(max(shape.levels, 2)),

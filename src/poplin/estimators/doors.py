@@ -42,20 +42,27 @@ class Coded(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """The settings that the door needs: likelihood, whether pixels are binarised, condition names, AnnData layer."""
+    """The settings that the door needs: likelihood, whether pixels are binarised, conditions, AnnData layer, batch."""
 
     likelihood: str
     binarise: bool
     condition: tuple[str, ...]
     layer: str | None
+    batch: str | None = None
+
+    def formula(self) -> str | None:
+        """How conditions and batch are coded; the values of the batch are categories even where they are numbers."""
+        terms = [f"`{name}`" for name in self.condition]
+        terms += [] if self.batch is None else [f"C(`{self.batch}`)"]
+        return "~ " + " + ".join(terms) if terms else None
 
 
 def training_rows(wanted: Wanted, Y: Any, *, data: Any, offset: Any, weights: Any) -> tuple[Rows, Coded]:
     """The rows to fit and how they were coded. Raises `InputError` for what the likelihood cannot have made."""
     values = as_values(Y, layer=wanted.layer)
     made, x = None, np.zeros((len(values.y), 0))
-    if wanted.condition:
-        formula = "~ " + " + ".join(f"`{name}`" for name in wanted.condition)
+    formula = wanted.formula()
+    if formula is not None:
         made, x, _ = design(formula, _frame(values, data), values.row_names)
         x = x[:, 1:]  # the decoder has its own intercept
     table, notes = _named(values), []

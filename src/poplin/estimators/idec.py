@@ -4,6 +4,7 @@ Start at `IDEC`. The method is in `methods/clustering.py`.
 """
 
 import time
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import jax
@@ -15,14 +16,16 @@ from poplin._compile import compiled
 from poplin.data.blocks import Block
 from poplin.estimators import training
 from poplin.estimators.building import Words, widths
-from poplin.estimators.neural import AbstractNeural, keep, rebuild
+from poplin.estimators.neural import AbstractNeural, rebuild
 from poplin.estimators.parameters import AbstractEstimator
+from poplin.estimators.settings import NetworkSettings
 from poplin.inference.importance import SLICE, in_slices
 from poplin.methods.clustering import Centred, Clustering, Start, shares
 from poplin.methods.objectives import Reconstruction, positions
 
 
-class IDEC(AbstractNeural, AbstractEstimator):
+@dataclass(eq=False, repr=False)
+class IDEC(AbstractNeural, AbstractEstimator, NetworkSettings):
     """Deep embedded clustering that keeps the autoencoder: -(mean squared error) - gamma KL(P || Q), maximised.
 
     q_ik is a Student kernel of the distance from row i's position to centre k, p_ik sharpens it, over all rows. First
@@ -35,8 +38,9 @@ class IDEC(AbstractNeural, AbstractEstimator):
         max_iter: steps at most. Others are those of `Autoencoder`; the settings of the source are hidden=(500, 500,
         2000), batch_size=256.
 
-    Attributes: `labels_` (n,) and `centres_` (k, q); `history_` is that of the autoencoder before clustering;
-    `n_iter_` (its epochs), `n_steps_` (of clustering), `converged_`, `stopped_`, `messages_`, `seconds_`.
+    Attributes: `labels_` (n,), `centres_` (k, q), `start_labels_` (those of k-means before); `history_` is that of the
+    autoencoder before clustering; `n_iter_` (its epochs), `n_steps_` (of clustering), `converged_`, `stopped_`,
+    `messages_`, `seconds_`.
 
     Source: Guo, Gao, Liu & Yin (2017), IJCAI.
 
@@ -47,41 +51,21 @@ class IDEC(AbstractNeural, AbstractEstimator):
     ((60,), (60, 2))
     """
 
-    n_clusters: int
-    likelihood: str
-    scale: Any
-    hidden: Any
-    activation: str
-    gamma: float
-    update_interval: int
-    tol: float
-    max_iter: int
-    pretrain_epochs: int
-    labels_: np.ndarray
-    n_steps_: np.ndarray
-    centres_: np.ndarray
-
-    def __init__(
-        self,
-        n_clusters: int = 10,
-        n_components: int = 10,
-        likelihood: str = "gaussian",
-        scale: Any = "fixed",
-        hidden: Any = (500, 500, 2000),
-        activation: str = "relu",
-        gamma: float = 0.1,
-        update_interval: int = 140,
-        tol: float = 1e-3,
-        max_iter: int = 20_000,
-        pretrain_epochs: int = 200,
-        condition: Any = (),
-        layer: str | None = None,
-        batch_size: int = 256,
-        learning_rate: float = 1e-3,
-        callback: Any = None,
-        random_state: int = 0,
-    ) -> None:
-        keep(self, locals())
+    n_clusters: int = 10
+    n_components: int = 10
+    _: KW_ONLY
+    scale: Any = "fixed"
+    hidden: Any = (500, 500, 2000)
+    gamma: float = 0.1
+    update_interval: int = 140
+    tol: float = 1e-3
+    max_iter: int = 20_000
+    pretrain_epochs: int = 200
+    batch_size: int = 256
+    labels_: np.ndarray = field(init=False)
+    start_labels_: np.ndarray = field(init=False)
+    n_steps_: np.ndarray = field(init=False)
+    centres_: np.ndarray = field(init=False)
 
     def _words(self) -> Words:
         return Words(
@@ -104,7 +88,8 @@ class IDEC(AbstractNeural, AbstractEstimator):
         numbers = (np.float32(value) for value in (self.gamma, self.tol, plan.learning_rate))
         size = int(np.max(np.diff(bounds)))
         method = Clustering(*numbers, bounds, size=size, interval=self.update_interval)  # type: ignore[arg-type]
-        model = Centred(first.model, jnp.asarray(centres(latent, self.n_clusters, plan.seed)))
+        begin, self.start_labels_ = centres(latent, self.n_clusters, plan.seed)
+        model = Centred(first.model, jnp.asarray(begin))
         outcome = loop.run(
             method,
             Start(model, training.seed_key(plan.seed)),  # type: ignore[arg-type]
@@ -130,7 +115,7 @@ class IDEC(AbstractNeural, AbstractEstimator):
         )
 
     def _kept(self) -> dict[str, np.ndarray]:
-        return {name: getattr(self, name) for name in ("centres_", "labels_", "n_steps_")}
+        return {name: getattr(self, name) for name in ("centres_", "labels_", "start_labels_", "n_steps_")}
 
     def responsibilities(self, Y: Any, *, data: Any = None, offset: Any = None) -> np.ndarray:
         """Q, the share of each cluster in each row, (n, k)."""
@@ -141,12 +126,12 @@ class IDEC(AbstractNeural, AbstractEstimator):
         return np.argmax(self.responsibilities(Y, data=data, offset=offset), axis=1)
 
 
-def centres(latent: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-    """Centres (k, q) of the best of 20 starts of k-means."""
+def centres(latent: np.ndarray, clusters: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Centres (k, q) and labels (n,) of the best of 20 starts of k-means."""
     from sklearn.cluster import KMeans
 
     found: Any = KMeans(clusters, n_init=20, random_state=seed).fit(latent)  # type: ignore[arg-type]
-    return found.cluster_centers_.astype(np.float32)
+    return found.cluster_centers_.astype(np.float32), found.labels_
 
 
 _shares = compiled()(shares)

@@ -3,6 +3,7 @@
 Start at `MixtureVAE`. It is a `VAE` whose prior is a normal mixture, and a start that lets the mixture find clusters.
 """
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import jax
@@ -12,8 +13,10 @@ from poplin.data.blocks import Block
 from poplin.estimators import training
 from poplin.estimators.building import Words, widths
 from poplin.estimators.likely import AbstractLikely
-from poplin.estimators.neural import AbstractNeural, keep, rebuild
+from poplin.estimators.neural import AbstractNeural, rebuild
 from poplin.estimators.parameters import AbstractEstimator
+from poplin.estimators.settings import BoundSettings, EpochSettings, NetworkSettings
+from poplin.estimators.stretches import beside
 from poplin.inference.importance import SLICE, in_slices
 from poplin.methods.objectives import AbstractObjective, Binarised, Bound, positions
 from poplin.models.priors import Mixture, StandardNormal
@@ -21,7 +24,10 @@ from poplin.models.priors import Mixture, StandardNormal
 SMALLEST_VARIANCE = 1e-3  # of a component when the mixture starts
 
 
-class MixtureVAE(AbstractNeural, AbstractLikely, AbstractEstimator):
+@dataclass(eq=False, repr=False)
+class MixtureVAE(
+    AbstractNeural, AbstractLikely, AbstractEstimator, NetworkSettings, EpochSettings, BoundSettings
+):
     """Variational autoencoder with p(w) = sum_k pi_k N(m_k, diag(s_k^2)), all learned; k is a row's cluster.
 
     The mixture is summed exactly (logsumexp): no label is sampled. Before, the same networks are trained for
@@ -45,42 +51,14 @@ class MixtureVAE(AbstractNeural, AbstractLikely, AbstractEstimator):
     ((80,), (80, 2))
     """
 
-    hidden: Any
-    n_clusters: int
-    posterior: str
-    scale: Any
-    activation: str
-    binarise: bool
-    draws: int
-    pretrain_epochs: int
-    pretrain_beta: float
-
-    def __init__(
-        self,
-        n_clusters: int = 10,
-        n_components: int = 10,
-        posterior: str = "diagonal",
-        likelihood: str = "gaussian",
-        scale: Any = "column",
-        hidden: Any = (500, 500),
-        activation: str = "relu",
-        condition: Any = (),
-        layer: str | None = None,
-        binarise: bool = False,
-        draws: int = 1,
-        pretrain_epochs: int = 50,
-        pretrain_beta: float = 0.1,
-        max_epochs: int = 200,
-        batch_size: int = 128,
-        learning_rate: float = 1e-3,
-        schedule: str = "constant",
-        kl_warmup: int = 0,
-        validation_fraction: float = 0.1,
-        patience: int | None = 20,
-        callback: Any = None,
-        random_state: int = 0,
-    ) -> None:
-        keep(self, locals())
+    n_clusters: int = 10
+    n_components: int = 10
+    _: KW_ONLY
+    hidden: Any = (500, 500)
+    pretrain_epochs: int = 50
+    pretrain_beta: float = 0.1
+    max_epochs: int = 200
+    kl_warmup: int = 0
 
     @property
     def prior(self) -> int:
@@ -107,6 +85,7 @@ class MixtureVAE(AbstractNeural, AbstractLikely, AbstractEstimator):
     def _trained(self, block: Block) -> training.Trained:
         """First the networks trained under a normal prior, and the mixture that fits their latent means, then both."""
         plan = self._plan()._replace(max_epochs=self.pretrain_epochs, kl_warmup=0, patience=None)
+        plan = plan._replace(checkpoint=beside(self.checkpoint, "start"))
         alone = self.model_._replace(prior=StandardNormal())
         first = training.train(alone, self._bound(self.pretrain_beta), block, plan)
         latent = in_slices(lambda part, _: positions(first.model, part)[0], block, SLICE)

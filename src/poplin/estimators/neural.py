@@ -17,11 +17,14 @@ from poplin._compile import compiled
 from poplin._errors import ConvergenceWarning, InputError
 from poplin.data.blocks import Block
 from poplin.data.formula import design_from_json, design_to_json
+from poplin.data.tables import is_instance
 from poplin.estimators import doors, training
 from poplin.estimators.building import Columns, Shape, Words, build, describe
 from poplin.inference.importance import SLICE, in_slices
 from poplin.methods.objectives import positions
 from poplin.store import write_npz
+
+UNSAVED = ("callback", "checkpoint")  # settings of a run, not of the fit
 
 
 class AbstractNeural:
@@ -55,9 +58,9 @@ class AbstractNeural:
     ) -> Self:
         """Fit to Y (n, p): array, DataFrame, scipy.sparse, AnnData or a path; `y` is ignored.
 
-        `data` holds the conditions (an AnnData's obs serves as well); offset on the log scale, for counts; weights
-        (n,), 0 leaves a row out. Ctrl-C keeps what there is. Warns `ConvergenceWarning` when the stopping rule did
-        not hold or the KL term never got its whole weight.
+        `data` holds the conditions and the batch (an AnnData's obs serves as well); offset on the log scale, for
+        counts; weights (n,), 0 leaves a row out. Ctrl-C keeps what there is. Warns `ConvergenceWarning`
+        when the stopping rule did not hold or the KL term never got its whole weight.
         """
         began = time.perf_counter()
         rows, self.coded_ = doors.training_rows(self._wanted(), Y, data=data, offset=offset, weights=weights)
@@ -98,16 +101,17 @@ class AbstractNeural:
         condition = self._setting("condition") or ()
         condition = (condition,) if isinstance(condition, str) else tuple(condition)
         get = self._setting
-        return doors.Wanted(get("likelihood"), bool(get("binarise", False)), condition, get("layer"))
+        return doors.Wanted(
+            get("likelihood"), bool(get("binarise", False)), condition, get("layer"), get("batch")
+        )
 
     def _plan(self) -> training.Plan:
         get = self._setting
         names = ("max_epochs", "batch_size", "learning_rate", "schedule", "kl_warmup", "validation_fraction")
         chosen = {name: get(name) for name in names}
         chosen["kl_warmup"] = 0 if chosen["kl_warmup"] is None else chosen["kl_warmup"]
-        return training.Plan(
-            **chosen, patience=get("patience"), seed=get("random_state"), callback=get("callback")
-        )
+        how = {"patience": get("patience"), "seed": get("random_state"), "callback": get("callback")}
+        return training.Plan(**chosen, **how, checkpoint=get("checkpoint"))
 
     def _block(self, Y: Any, data: Any, offset: Any, dtype: Any = np.float32) -> Block:
         rows = doors.new_rows(self._wanted(), self.coded_, Y, data=data, offset=offset)
@@ -121,20 +125,29 @@ class AbstractNeural:
         mean, variance = in_slices(lambda part, _: positions(self.model_, part), block, SLICE)
         return (mean, variance) if return_variance else mean
 
+    def embed(self, data: Any, *, key: str = "X_poplin", offset: Any = None) -> None:
+        """Write the latent means of an AnnData's rows into its obsm[`key`], (n, q), where maps start from.
+
+        Conditions and batch are read from its obs. Raises `InputError` for anything but an AnnData object.
+        """
+        if not is_instance(data, "anndata", "AnnData"):
+            kind = type(data).__name__
+            raise InputError(f"embed writes into an AnnData object, and was given a {kind}. Use transform.")
+        data.obsm[key] = self.transform(data, offset=offset)
+
     def fit_transform(self, Y: Any, y: Any = None, **others: Any) -> np.ndarray:
         """Fit, then the latent positions of the training rows."""
         self.fit(Y, y, **others)
         return self.transform(Y, data=others.get("data"), offset=others.get("offset"))
 
-    def inverse_transform(self, W: Any, *, data: Any = None, offset: float = 0.0) -> np.ndarray:
-        """E[y | w] at latent positions W (n, q) under the conditions in `data`, (n, p)."""
+    def inverse_transform(self, W: Any, *, data: Any = None, offset: Any = 0.0) -> np.ndarray:
+        """E[y | w] at latent positions W (n, q) under the conditions in `data`, (n, p); offset: one number, or (n,)."""
         latent = np.asarray(W, dtype=np.float32)
         if latent.ndim != 2 or latent.shape[1] != self.shape_.rank:
             raise InputError(f"W has the shape {latent.shape}; wanted is (n, {self.shape_.rank}).")
         x = doors.conditions(self.coded_, data, len(latent))
-        return np.asarray(
-            _decoded(self.model_, latent, x, np.full((len(latent), 1), offset, dtype=np.float32))
-        )
+        o = np.broadcast_to(np.reshape(offset, (-1, 1)), (len(latent), 1)).astype(np.float32)
+        return np.asarray(_decoded(self.model_, latent, x, o))
 
     def reconstruct(self, Y: Any, *, data: Any = None, offset: Any = None, under: Any = None) -> np.ndarray:
         """E[y | w] at each row's own latent mean, (n, p); `under` is a table of other conditions to decode it with."""
@@ -151,7 +164,7 @@ class AbstractNeural:
         arrays |= {f"history_{name}": self.history_[name].to_numpy() for name in self.history_.columns}
         arrays |= {f"attribute_{name}": array for name, array in self._kept().items()}
         arrays["held_out"] = self.held_out_
-        settings = {k: v for k, v in self.get_params().items() if k != "callback"}  # type: ignore[attr-defined]
+        settings = {k: v for k, v in self.get_params().items() if k not in UNSAVED}  # type: ignore[attr-defined]
         if settings.get("basis") is not None:
             arrays["setting_basis"], settings["basis"] = np.asarray(settings["basis"], dtype=float), None
         made = self.coded_.design
@@ -164,11 +177,6 @@ class AbstractNeural:
         }
         meta |= {"columns": list(self.column_names_), "messages": list(self.messages_)}
         write_npz(path, arrays, meta | {"design": None if made is None else design_to_json(made)})
-
-
-def keep(estimator: Any, settings: dict[str, Any]) -> None:
-    """Store a constructor's arguments under their names, as scikit-learn wants them."""
-    vars(estimator).update({name: value for name, value in settings.items() if name != "self"})
 
 
 def rebuild(face: Any, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Any:

@@ -17,10 +17,12 @@ import pandas as pd
 from poplin import fit as loop
 from poplin._errors import InputError
 from poplin.data.blocks import Block
+from poplin.estimators.stretches import Length, Place, in_stretches
 from poplin.methods.gradient import COLUMNS, HELD_COLUMNS, Gradient, Split, Start
 from poplin.methods.objectives import AbstractObjective
 
 MOST_HELD = 5000  # left-out rows: more tell no more and cost time
+STEPS = 8  # of the schedule "steps"
 
 
 class Plan(NamedTuple):
@@ -29,12 +31,13 @@ class Plan(NamedTuple):
     max_epochs: int
     batch_size: int
     learning_rate: float
-    schedule: str  # "constant" or "cosine" (down to zero at max_epochs)
+    schedule: str  # one of SCHEDULES
     kl_warmup: int
     validation_fraction: float
     patience: int | None
     seed: int
     callback: Callable[[loop.Progress], None] | None
+    checkpoint: Any = None  # a path
 
 
 class Trained(NamedTuple):
@@ -55,16 +58,10 @@ def train(model: Any, objective: AbstractObjective, block: Block, plan: Plan) ->
     # put on the device once: arrays of the host would be copied there for every stretch of steps
     split = jax.device_put(Split(_rows(block, chosen), _rows(block, left) if len(left) else None))
     method = _method(objective, len(chosen), plan)
-    batches = len(method.bounds) - 1
-    outcome = loop.run(
-        method,
-        Start(model, seed_key(plan.seed)),  # type: ignore[arg-type]
-        split,  # type: ignore[arg-type]
-        phase="train",
-        max_iter=plan.max_epochs * batches,
-        began=began,
-        callback=plan.callback,
-    )
+    length = Length(len(method.bounds) - 1, plan.max_epochs)
+    first = Start(model, seed_key(plan.seed))  # type: ignore[arg-type]
+    place = None if plan.checkpoint is None else Place(plan.checkpoint, _facts(objective, block, plan))
+    outcome = in_stretches(method, first, split, length, began=began, callback=plan.callback, place=place)
     state = jax.device_get(outcome.state)
     history = as_history(state.history)
     failed = not np.isfinite(state.objective)
@@ -75,8 +72,10 @@ def train(model: Any, objective: AbstractObjective, block: Block, plan: Plan) ->
 
 def check(plan: Plan) -> None:
     """Every number of the plan is one that can be used."""
-    if plan.schedule not in ("constant", "cosine"):
-        raise InputError(f"schedule={plan.schedule!r} is not known; it is 'constant' or 'cosine'.")
+    if plan.schedule not in SCHEDULES:
+        raise InputError(
+            f"schedule={plan.schedule!r} is not known; it is one of {', '.join(map(repr, SCHEDULES))}."
+        )
     if plan.max_epochs < 1 or plan.batch_size < 1 or not plan.learning_rate > 0:
         raise InputError("max_epochs and batch_size must be at least 1 and learning_rate above 0.")
     if not 0 <= plan.validation_fraction < 1:
@@ -86,6 +85,29 @@ def check(plan: Plan) -> None:
             "Early stopping looks at left-out rows: give patience >= 1 with validation_fraction above 0, or "
             "patience=None to train for max_epochs."
         )
+
+
+def in_steps(passed: np.ndarray) -> np.ndarray:
+    """10^(-i/7) in the i-th of eight steps, which lasts 3^i, at these shares of all epochs (Burda et al. 2016)."""
+    ends = np.cumsum(3.0 ** np.arange(STEPS))
+    number = np.searchsorted(ends / ends[-1], passed + 1e-9, side="right")
+    return 10.0 ** (-np.minimum(number, STEPS - 1) / (STEPS - 1))
+
+
+# The learning rate as a share of its first value, by the share of epochs that have passed.
+SCHEDULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "constant": np.ones_like,
+    "cosine": lambda passed: 0.5 * (1 + np.cos(np.pi * passed)),
+    "steps": in_steps,
+}
+
+
+def _facts(objective: AbstractObjective, block: Block, plan: Plan) -> dict[str, Any]:
+    """What must be the same for training to go on: the objective, the rows, the plan."""
+    told = {k: v for k, v in plan._asdict().items() if k not in ("callback", "checkpoint")}
+    weights = [float(np.sum(leaf)) for leaf in jax.tree.leaves(objective)]
+    seen = {"rows": len(block.index), "sum of Y": float(np.sum(block.y))}
+    return told | {"objective": str(objective), "weights": weights} | seen
 
 
 def seed_key(seed: int) -> np.ndarray:
@@ -107,8 +129,7 @@ def _rows(block: Block, index: np.ndarray) -> Block:
 
 def _method(objective: AbstractObjective, rows: int, plan: Plan) -> Gradient:
     bounds = batch_bounds(rows, plan.batch_size)
-    passed = np.arange(plan.max_epochs) / plan.max_epochs
-    shape = 0.5 * (1 + np.cos(np.pi * passed)) if plan.schedule == "cosine" else np.ones(plan.max_epochs)
+    shape = SCHEDULES[plan.schedule](np.arange(plan.max_epochs) / plan.max_epochs)
     return Gradient(
         objective,
         bounds=bounds,  # type: ignore[arg-type]

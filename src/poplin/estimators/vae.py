@@ -3,6 +3,7 @@
 Start at `VAE`. Fitting, embedding and decoding are in `neural.py`, the training loop in `training.py`.
 """
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,18 @@ from poplin.data.blocks import Block
 from poplin.estimators import training
 from poplin.estimators.building import Words, widths
 from poplin.estimators.likely import AbstractLikely
-from poplin.estimators.neural import AbstractNeural, keep, rebuild
+from poplin.estimators.neural import AbstractNeural, rebuild
 from poplin.estimators.parameters import AbstractEstimator
+from poplin.estimators.settings import BoundSettings, EpochSettings, NetworkSettings
 from poplin.methods.objectives import AbstractObjective, Binarised, Bound, ExactBound, ImportanceBound
 
 
-class VAE(AbstractNeural, AbstractLikely, AbstractEstimator):
+@dataclass(eq=False, repr=False)
+class VAE(AbstractNeural, AbstractLikely, AbstractEstimator, NetworkSettings, EpochSettings, BoundSettings):
     """Variational autoencoder: y | w ~ likelihood(f(w, x)), w ~ prior, q(w | y, x) a Gaussian from a network.
 
     Settings
-        n_components: q, latent dimensions.
+        n_components: q, latent dimensions. All others are given by name.
         posterior: "diagonal", or "full": covariance L L' with L = mask * L' + diag(sigma), from the network.
         likelihood: "gaussian", "bernoulli", "categorical", "poisson", "negative-binomial", or "poisson-lognormal":
             rates exp(o + a + x'B + C w) without a decoder network, whose bound needs no draws.
@@ -32,13 +35,17 @@ class VAE(AbstractNeural, AbstractLikely, AbstractEstimator):
         activation: "relu", "tanh", "softplus" or "gelu".
         basis: for "poisson-lognormal": V (p, q) from elsewhere, C = V Lambda^(1/2).
         condition: names of columns of `data` (or of an AnnData's obs) that encoder and decoder also see.
+        batch: name of one more such column, whose values are always taken as categories: a donor's number, a run.
         layer: of an AnnData, in place of its X.
         binarise: draw zeros and ones anew with the probabilities in Y, each time a row is seen.
         draws: of each row in a step; `importance` = k > 1 trains the importance-weighted bound of k draws instead.
-        max_epochs, batch_size, learning_rate, schedule ("constant" or "cosine"): of Adam on minibatches.
+        max_epochs, batch_size, learning_rate: of Adam on minibatches.
+        schedule: of the learning rate: "constant", "cosine" (down to zero), or "steps": down to a tenth in eight
+            steps, each three times as long as the one before (Burda, Grosse & Salakhutdinov 2016).
         kl_warmup: epochs over which the KL term's weight rises to 1.
         validation_fraction, patience: rows left out, and epochs without a better objective there after which it
             stops, the best model being kept; patience=None trains for max_epochs.
+        checkpoint: a path (.npz): training is written there about once a minute, and the same fit goes on from it.
         callback, random_state: as everywhere; the same seed gives the same numbers on the same machine.
 
     Attributes: `history_`, one line an epoch, means over rows in nats (objective, bound and reconstruction: higher is
@@ -56,44 +63,12 @@ class VAE(AbstractNeural, AbstractLikely, AbstractEstimator):
     ((60, 2), (60,), 3)
     """
 
-    posterior: str
-    prior: Any
-    scale: Any
-    beta: float
-    hidden: Any
-    activation: str
-    basis: Any
-    binarise: bool
-    draws: int
-    importance: int
-
-    def __init__(
-        self,
-        n_components: int = 10,
-        posterior: str = "diagonal",
-        likelihood: str = "gaussian",
-        scale: Any = "column",
-        beta: float = 1.0,
-        prior: Any = "normal",
-        hidden: Any = (128,),
-        activation: str = "relu",
-        basis: Any = None,
-        condition: Any = (),
-        layer: str | None = None,
-        binarise: bool = False,
-        draws: int = 1,
-        importance: int = 1,
-        max_epochs: int = 400,
-        batch_size: int = 128,
-        learning_rate: float = 1e-3,
-        schedule: str = "constant",
-        kl_warmup: int = 10,
-        validation_fraction: float = 0.1,
-        patience: int | None = 20,
-        callback: Any = None,
-        random_state: int = 0,
-    ) -> None:
-        keep(self, locals())
+    n_components: int = 10
+    _: KW_ONLY
+    beta: float = 1.0
+    prior: Any = "normal"
+    basis: Any = None
+    importance: int = 1
 
     def _words(self) -> Words:
         names = (self.posterior, self.likelihood, self.scale, self.prior)

@@ -64,7 +64,9 @@ class Gradient(AbstractMethod):
     patience: Array  # epochs without a better held-out objective after which it stops; infinite: never
     size: int = eqx.field(static=True)  # rows of the largest minibatch
 
-    def start(self, first: Start, block: Any):
+    def start(self, first: Start | State, block: Any):
+        if isinstance(first, State):  # training goes on
+            return first, ()
         rows = len(block.train.index)
         for_order, key = jax.random.split(first.key)
         none = jnp.zeros(4 + len(HELD_COLUMNS))

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.special import gammaln
 
+from poplin.models.special import log_rising, softplus
+
 LARGEST_LOG_RATE = 25.0  # e^25 counts: beyond it a rate is held, so that no step overflows
 SMALLEST_LOG_SCALE = (
     -7.0
@@ -119,7 +121,7 @@ class Bernoulli(AbstractLikelihood):
         return columns
 
     def kernel(self, out, y, offset):
-        return jnp.sum(y * out - jax.nn.softplus(out), axis=-1)
+        return jnp.sum(y * out - softplus(out), axis=-1)
 
     def carrier(self, y):
         return jnp.zeros(y.shape[:-1], y.dtype)
@@ -192,11 +194,10 @@ class NegativeBinomial(AbstractLikelihood):
         return columns
 
     def kernel(self, out, y, offset):
-        log_mean = jnp.minimum(offset + out, LARGEST_LOG_RATE)
-        total = jnp.logaddexp(log_mean, self.log_size)
         size = jnp.exp(self.log_size)
-        odds = y * (log_mean - total) + size * (self.log_size - total)
-        return jnp.sum(odds + gammaln(y + size) - gammaln(size), axis=-1)
+        log_odds = jnp.minimum(offset + out, LARGEST_LOG_RATE) - self.log_size
+        log_total = softplus(log_odds)
+        return jnp.sum(y * (log_odds - log_total) - size * log_total + log_rising(y, size), axis=-1)
 
     def carrier(self, y):
         return -jnp.sum(gammaln(y + 1), axis=-1)

@@ -10,6 +10,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jax import Array, lax
 
+from poplin.data.blocks import NO_EXPOSURE
 from poplin.models.networks import Network
 
 LOG_2PI = 1.8378770664093453
@@ -17,6 +18,7 @@ LOG_SCALES = (
     -12.0,
     6.0,
 )  # a row's log standard deviations are held within: exp neither overflows nor vanishes
+LARGEST_LOG_RATE = 20.0  # of what is expected of a count before it is seen
 
 
 class AbstractPosterior(eqx.Module):
@@ -91,17 +93,74 @@ class FullPosterior(AbstractPosterior):
 
 
 class Features(eqx.Module):
-    """What an encoder sees of y: (y - place) / unit, or of log(1 + y) for counts; place and unit (p,) are constants."""
+    """What an encoder sees of measurements: (y - place) / unit; place and unit (p,) are constants."""
 
     place: Array
     unit: Array
-    logged: bool = eqx.field(static=True)
 
     def __call__(self, y: Array, x: Array, offset: Array) -> Array:
         """The row (n, p), its covariates (n, d) and the mean of its offset, side by side."""
-        seen = jnp.log1p(y) if self.logged else y
-        scaled = (seen - lax.stop_gradient(self.place)) / lax.stop_gradient(self.unit)
+        scaled = (y - lax.stop_gradient(self.place)) / lax.stop_gradient(self.unit)
         return jnp.concatenate([scaled, x, jnp.mean(offset, axis=-1, keepdims=True)], axis=-1)
+
+
+class Rates(eqx.Module):
+    """What an encoder sees of counts: (log(1 + y e^(t - o)) - place) / unit, o the mean offset, t a typical one.
+
+    Rows that differ by their exposure alone look alike but for noise, and their exposure is told beside.
+    """
+
+    place: Array
+    unit: Array
+    typical: Array
+
+    def __call__(self, y: Array, x: Array, offset: Array) -> Array:
+        """The row (n, p), its covariates (n, d) and the mean of its offset less t, side by side."""
+        depth = jnp.mean(offset, axis=-1, keepdims=True) - lax.stop_gradient(self.typical)
+        seen = jnp.log1p(y * jnp.exp(-jnp.clip(depth, -LARGEST_LOG_RATE, LARGEST_LOG_RATE)))
+        scaled = (seen - lax.stop_gradient(self.place)) / lax.stop_gradient(self.unit)
+        return jnp.concatenate([scaled, x, depth], axis=-1)
+
+
+class Excess(eqx.Module):
+    """What an encoder sees of a Poisson-lognormal row, given its covariates x and offset o; missing counts are neutral.
+
+    The row tells of its latent position by C'y alone. So beside (log(1 + y) - place) / unit there are
+
+        asinh(P'(y - r) / (1 + h)),   log(1 + h),   h = (P * P)'r,   r = exp(level + o + x'B),
+
+    a Newton step of the row's position from the mean, each direction by itself, and what it rests on. `place`, `unit`,
+    `level` (p,) and B (d, p) are constants; P (p, q) begins as C.
+    """
+
+    place: Array
+    unit: Array
+    level: Array
+    coef: Array
+    directions: Array
+
+    def __call__(self, y: Array, x: Array, offset: Array) -> Array:
+        """The p scaled counts, q excesses, q logs of h, the covariates and the mean offset of rows, side by side."""
+        seen = offset > NO_EXPOSURE / 2
+        still = lax.stop_gradient
+        scaled = jnp.where(seen, (jnp.log1p(y) - still(self.place)) / still(self.unit), 0)
+        rate = jnp.exp(jnp.minimum(offset + still(self.level) + x @ still(self.coef), LARGEST_LOG_RATE))
+        weight = rate @ self.directions**2
+        excess = jnp.arcsinh((y - rate) @ self.directions / (1 + weight))
+        depth = jnp.sum(jnp.where(seen, offset, 0), axis=-1, keepdims=True)
+        depth = depth / jnp.maximum(jnp.sum(seen, axis=-1, keepdims=True), 1)
+        return jnp.concatenate([scaled, excess, jnp.log1p(weight), x, depth], axis=-1)
+
+
+class Skip(eqx.Module):
+    """A network and an affine way around it: x -> f(x) + x W."""
+
+    network: Network
+    around: Array
+
+    def __call__(self, rows: Array) -> Array:
+        """What comes out for rows (..., k)."""
+        return self.network(rows) + rows @ self.around
 
 
 class AbstractEncoder(eqx.Module):
@@ -115,8 +174,8 @@ class AbstractEncoder(eqx.Module):
 class DiagonalEncoder(AbstractEncoder):
     """Network outputs (m, t), 2 q numbers."""
 
-    features: Features
-    network: Network
+    features: Features | Rates | Excess
+    network: Network | Skip
 
     def __call__(self, y, x, offset):
         mean, log_scale = jnp.split(self.network(self.features(y, x, offset)), 2, axis=-1)
@@ -126,8 +185,8 @@ class DiagonalEncoder(AbstractEncoder):
 class FullEncoder(AbstractEncoder):
     """Network outputs (m, t, L'), 2 q + q^2 numbers, of which those of L' above its diagonal are not used."""
 
-    features: Features
-    network: Network
+    features: Features | Rates | Excess
+    network: Network | Skip
     rank: int = eqx.field(static=True)
 
     def __call__(self, y, x, offset):
@@ -142,7 +201,7 @@ class FullEncoder(AbstractEncoder):
 class PointEncoder(AbstractEncoder):
     """An autoencoder's: a position without any spread, q numbers."""
 
-    features: Features
+    features: Features | Rates
     network: Network
 
     def __call__(self, y, x, offset):

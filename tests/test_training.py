@@ -1,0 +1,106 @@
+"""How models with an encoder are trained: settings, schedules of the learning rate, fits that go on from a file.
+
+Start at `test_a_fit_that_was_stopped_goes_on`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+
+import poplin
+from poplin.estimators.training import SCHEDULES
+from tests.oracles_neural import quickly as quickly
+
+MODELS = {
+    "Autoencoder": poplin.Autoencoder(3, max_epochs=7),
+    "IDEC": poplin.IDEC(4, 3, gamma=0.2),
+    "MixtureVAE": poplin.MixtureVAE(4, 3, pretrain_epochs=2),
+    "VAE": poplin.VAE(3, posterior="full", hidden=(5, 4)),
+}
+HOW: dict[str, Any] = {"likelihood": "poisson", "hidden": (8,), "max_epochs": 6, "batch_size": 20}
+HOW |= {"patience": None, "kl_warmup": 1}
+
+
+def table() -> np.ndarray:
+    return np.random.default_rng(0).poisson(3.0, (90, 4)).astype(float)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_settings_are_those_of_the_signature(name: str) -> None:
+    model = MODELS[name]
+    again = clone(model)
+    assert again is not model and again.get_params() == model.get_params()
+    assert {"hidden", "batch", "layer", "random_state", "n_components"} <= set(model.get_params())
+    told = repr(model)
+    assert "n_components=3" in told and "activation" not in told  # only what differs from the default
+    assert eval(told, {name: type(model)}).get_params() == model.get_params()
+    with pytest.raises(ValueError, match="no setting 'depth'"):
+        model.set_params(depth=2)
+
+
+def test_a_default_that_differs_is_the_models_own() -> None:
+    assert (poplin.VAE().hidden, poplin.MixtureVAE().hidden) == ((128,), (500, 500))
+    assert (poplin.VAE().scale, poplin.Autoencoder().scale, poplin.IDEC().scale) == (
+        "column",
+        "fixed",
+        "fixed",
+    )
+
+
+def test_steps_of_the_learning_rate() -> None:
+    """The i-th of eight rates lasts 3^i epochs of 3280."""
+    found = SCHEDULES["steps"](np.arange(3280) / 3280)
+    expected = np.concatenate([np.full(3**i, 10 ** (-i / 7)) for i in range(8)])
+    assert np.allclose(found, expected, rtol=1e-12)
+    for schedule in SCHEDULES.values():
+        assert schedule(np.zeros(1)) == 1
+
+
+def stop_at(step: int) -> Any:
+    """A callback that presses Ctrl-C once so many steps are done."""
+
+    def callback(progress: Any) -> None:
+        if progress.iteration >= step:
+            raise KeyboardInterrupt
+
+    return callback
+
+
+@pytest.mark.parametrize("model", ["VAE", "MixtureVAE"])
+def test_a_fit_that_was_stopped_goes_on(model: str, tmp_path: Path) -> None:
+    make = getattr(poplin, model)
+    how = HOW | ({"pretrain_epochs": 3} if model == "MixtureVAE" else {})
+    whole = make(2, n_components=2, **how) if model == "MixtureVAE" else make(2, **how)
+    place = tmp_path / "training.npz"
+    stopped = clone(whole).set_params(checkpoint=place, callback=stop_at(11)).fit(table())
+    assert stopped.stopped_ == "interrupted" and place.exists()
+    heard: list[Any] = []
+    later = clone(whole).set_params(checkpoint=place, callback=heard.append).fit(table())
+    whole.fit(table())
+    assert np.array_equal(later.transform(table()), whole.transform(table()))
+    assert later.history_.equals(whole.history_)
+    # a finished fit is not trained again
+    again = clone(later).set_params(callback=stop_at(0)).fit(table())
+    assert (
+        np.array_equal(again.transform(table()), whole.transform(table())) and again.stopped_ == "max_epochs"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"learning_rate": 0.1}, "learning_rate"),
+        ({"hidden": (9,)}, "sizes of the networks"),
+        ({}, "sum of Y"),
+    ],
+)
+def test_a_checkpoint_of_another_fit_is_refused(change: Any, named: str, tmp_path: Path) -> None:
+    place = tmp_path / "training.npz"
+    poplin.VAE(2, checkpoint=place, **HOW).fit(table())
+    with pytest.raises(poplin.InputError, match=named):
+        poplin.VAE(2, checkpoint=place, **HOW | change).fit(table() + (0 if change else 1))
