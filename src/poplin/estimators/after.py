@@ -18,6 +18,7 @@ from poplin._precision import double_precision
 from poplin.data.blocks import NO_EXPOSURE, Block, as_block
 from poplin.data.counts import Counts
 from poplin.data.tables import listed
+from poplin.estimators import embedding
 from poplin.estimators.driver import Result
 from poplin.estimators.recipes import training_block
 from poplin.fit import run
@@ -27,6 +28,7 @@ from poplin.methods.variational import Variational
 from poplin.models.loadings import FrozenLoadings, principal_axes
 from poplin.rows.gaussian import fit_rows
 from poplin.updates.covariance import Fixed
+from poplin.updates.structure import Model
 
 Moments = tuple[np.ndarray, np.ndarray]
 DRAWS = 1000  # importance draws of a row
@@ -135,6 +137,8 @@ def _axes_of(result: Result) -> jax.Array:
 
 def training_latent(result: Result, counts: Counts) -> Moments:
     """`latent_mean_` and `latent_variance_`."""
+    if result.encoder is not None:
+        return embedding.embedded(result.encoder, Model(*_arrays(result)), counts)
     block = training_block(counts)
     if _uses_diagonal(result) and result.rows is not None and (counts.weights > 0).all():
         mean, variance = (jnp.asarray(a) for a in result.rows)
@@ -144,6 +148,8 @@ def training_latent(result: Result, counts: Counts) -> Moments:
 
 def latent(result: Result, counts: Counts) -> Moments:
     """Mean and variance of rows' latent positions under the fitted parameters."""
+    if result.encoder is not None:
+        return embedding.embedded(result.encoder, Model(*_arrays(result)), counts)
     return _latent(result, new_block(counts._replace(weights=np.ones_like(counts.weights))))
 
 
@@ -164,6 +170,8 @@ def position(result: Result, counts: Counts) -> Moments:
 def bound(result: Result, counts: Counts) -> float:
     """The bound of the training rows at the fitted parameters, in the fit's Gaussian family."""
     block = training_block(counts)
+    if result.encoder is not None:
+        return embedding.bound(result.encoder, Model(*_arrays(result)), block)
     if result.posterior == "full":
         return float(block.weights @ fit_rows(block, *_arrays(result)).bound)
     if result.rows is not None:

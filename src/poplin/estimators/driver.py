@@ -46,6 +46,7 @@ class Result(NamedTuple):
     trace: dict[str, np.ndarray]
     messages: tuple[str, ...]
     extras: dict[str, Any] | None = None  # further fitted attributes by name
+    encoder: Any = None  # a `methods.amortised.Embedder`, where rows are embedded by one
 
 
 def fit(counts: Counts, settings: dict[str, Any], began: float) -> Result:
@@ -95,10 +96,10 @@ def _start_settings(model: Recipe, main: Settings) -> Settings:
 
 def _another(method: Any, task: Task, posterior: str) -> Result:
     """A fit by one of the ways in `esteps.py`."""
-    fits, kappa, extras, messages = esteps.fit(method, task)
+    fits, kappa, extras, messages, encoder = esteps.fit(method, task)
     weight = kappa / (task.rows() + kappa)
     done = _result(task.recipe, fits[-1]._replace(rows=None), fits, posterior, weight, task.block)
-    return done._replace(extras=extras, messages=messages)
+    return done._replace(extras=extras, messages=messages, encoder=encoder)
 
 
 def _kappa(weight: float, block: Block) -> float:

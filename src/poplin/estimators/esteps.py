@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from poplin._errors import InputError
-from poplin.estimators import blackbox, closed, integrated, sampled
+from poplin.estimators import amortised, blackbox, closed, integrated, sampled, smoothed
 from poplin.estimators.tasks import Ended, Task
-from poplin.methods.options import BBVI, IWAE, MCMC, Composite, Exact, Moments
+from poplin.methods.options import BBVI, IWAE, MCMC, Amortised, Composite, Exact, Moments, Smoothed
 
 PLAIN = ("ml", "variational")
 
@@ -31,6 +31,8 @@ WAYS: dict[str, Way] = {
     "iwae": Way(IWAE, blackbox.fit_iwae, 2_000, 0.2),
     "moments": Way(Moments, closed.fit_moments, 1, 1e-10),
     "composite": Way(Composite, closed.fit_composite, 1_000, 1e-9),
+    "amortised": Way(Amortised, amortised.fit, 100, 1e-3),
+    "smoothed": Way(Smoothed, smoothed.fit, 20_000, 1e-10),
 }
 NAMES = (*PLAIN, *WAYS)
 INFORMED = ("ml", "variational", "exact", "mcmc")  # whose errors follow from information or from a sandwich

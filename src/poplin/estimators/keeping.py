@@ -11,7 +11,7 @@ import numpy as np
 from poplin._errors import InputError
 from poplin.data.counts import Counts
 from poplin.data.formula import design_from_json, design_to_json
-from poplin.estimators import esteps
+from poplin.estimators import encoding, esteps
 from poplin.estimators.driver import Result
 from poplin.store import read_npz, write_npz
 
@@ -28,6 +28,8 @@ def save(fit: Any, path: Any) -> None:
         arrays |= {"rows_mean": result.rows[0], "rows_variance": result.rows[1]}
     arrays |= {f"trace_{name}": column for name, column in result.trace.items()}
     arrays |= {f"extra_{name}": np.asarray(value) for name, value in (result.extras or {}).items()}
+    if result.encoder is not None:
+        arrays |= encoding.as_arrays(result.encoder)
     settings = {k: v for k, v in fit.get_params().items() if k != "callback"}
     settings["method"] = esteps.to_plain(settings["method"])
     for name in ("covariance", "basis"):
@@ -84,6 +86,9 @@ def _rebuilt(face: type, arrays: dict[str, np.ndarray], meta: dict[str, Any]) ->
         extras={k.removeprefix("extra_"): v[()] for k, v in arrays.items() if k.startswith("extra_")},
         **{word: meta[word] for word in WORDS},
     )
+    if "encoder_0" in arrays:
+        embedder = encoding.from_arrays(esteps.chosen(settings["method"]), result, arrays)
+        result = result._replace(encoder=embedder)
     fit = face(**settings)
     fit._take(result, counts)
     fit.seconds_ = meta["seconds"]

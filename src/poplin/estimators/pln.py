@@ -33,7 +33,8 @@ class PLN(AbstractAsked, AbstractEstimator):
         basis: V (p x q, orthonormal columns) from elsewhere; Sigma = V Lambda V', only Lambda's diagonal is
         fitted.
         method: "ml" (maximum likelihood by stochastic-approximation EM), "variational" (the bound), "exact",
-            "mcmc", "moments", "composite", "bbvi", "iwae", or one of these with options: `poplin.methods.Exact(...)`.
+            "mcmc", "moments", "composite", "bbvi", "iwae", "amortised", "smoothed", or one of these with options:
+            `poplin.methods.Exact(...)`.
         posterior: "diagonal" or "full" Gaussian of each row in the bound; under "ml" it serves `elbo_` only.
         shrinkage: weight in [0, 1) by which a free Sigma is pulled to its diagonal; "auto": under "ml" the
         data

@@ -36,9 +36,13 @@ class Task(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """The phases in order (the last one is the fit), kappa, further fitted attributes by name, and messages."""
+    """The phases in order (the last one is the fit), kappa, further fitted attributes by name, and messages.
+
+    `encoder` is an `methods.amortised.Embedder` where rows are embedded by one.
+    """
 
     fits: list[Fitted]
     kappa: float
     extras: dict[str, Any]
     messages: tuple[str, ...] = ()
+    encoder: Any = None

@@ -6,6 +6,8 @@
 from poplin.methods.options import BBVI as BBVI
 from poplin.methods.options import IWAE as IWAE
 from poplin.methods.options import MCMC as MCMC
+from poplin.methods.options import Amortised as Amortised
 from poplin.methods.options import Composite as Composite
 from poplin.methods.options import Exact as Exact
 from poplin.methods.options import Moments as Moments
+from poplin.methods.options import Smoothed as Smoothed

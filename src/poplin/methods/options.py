@@ -65,3 +65,37 @@ class IWAE(NamedTuple):
 
     draws: int = 20
     rate: float = 0.3
+
+
+class Amortised(NamedTuple):
+    """The bound with Gaussians from a network, which sees a row and says where it is: new rows need no optimisation.
+
+    `posterior`: covariances "diagonal" or "full" (L L', L = mask * L' + diag(sigma)). `hidden`: units of its layers.
+    `decoder`: B and Sigma follow by the M-step over all rows ("exact"), or climb together with the network
+    ("gradient"; the M-step then comes last). `refine`: free steps of each row from the network's answer
+    (semi-amortised), in the fit and for new rows. A round is `epochs` passes (200 steps at least) with minibatches of
+    `batch_size` rows and learning rate `rate`, which falls where rounds no longer gain.
+    """
+
+    posterior: str = "diagonal"
+    hidden: tuple[int, ...] = (64, 64)
+    decoder: str = "exact"
+    refine: int = 0
+    epochs: int = 5
+    batch_size: int = 256
+    rate: float = 3e-3
+
+
+class Smoothed(NamedTuple):
+    """Two steps: the variational fit, its means and standard deviations smoothed by two networks, B and Sigma refitted.
+
+    The networks have `hidden` units with ReLU, a linear output for means, softplus for standard deviations. They are
+    trained on squared errors for `epochs` passes at most (2000 steps, if that is more), minibatches of `batch_size`
+    rows, learning rate `rate`, until rows that were left out gain no more. The fit then has `smoothing_r2_`: the shares
+    of the variance of means and of standard deviations that the networks reproduce.
+    """
+
+    hidden: tuple[int, ...] = (30, 30)
+    epochs: int = 200
+    batch_size: int = 128
+    rate: float = 1e-3

@@ -22,7 +22,10 @@ LARGEST_LOG_RATE = 20.0  # of what is expected of a count before it is seen
 
 
 class AbstractPosterior(eqx.Module):
-    """N(m_i, S_i) of each row; arrays (n, q)."""
+    """N(m_i, S_i) of each row; arrays (n, q). `log_scale` sums to half of log det S_i."""
+
+    mean: eqx.AbstractVar[Array]
+    log_scale: eqx.AbstractVar[Array]
 
     @abstractmethod
     def draw(self, noise: Array) -> Array:

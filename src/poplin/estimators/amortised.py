@@ -1,0 +1,172 @@
+"""Amortised fits: networks say from a row where it is, B and Sigma follow, and new rows are embedded at once.
+
+Start at `fit`. What a fit keeps of it is a `methods.amortised.Embedder`.
+"""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from poplin._compile import compiled
+from poplin._errors import InputError
+from poplin.data.blocks import Block
+from poplin.estimators import phases, training
+from poplin.estimators.embedding import double, posteriors, single
+from poplin.estimators.encoding import Sizes, first_encoder, latent_of, root_of
+from poplin.estimators.phases import Fitted, Recipe, Settings
+from poplin.estimators.recipes import count, one_of
+from poplin.estimators.refit import RowMoments, refit
+from poplin.estimators.tasks import Ended, Task
+from poplin.fit import Outcome, Progress, Trace
+from poplin.methods.amortised import Embedder, Encoded, EncodedBound, bound_terms
+from poplin.methods.options import Amortised
+from poplin.rows.encoders import FullPosterior
+from poplin.updates.structure import Model
+
+START_ROWS = 3_000  # most rows of the variational fit that B and Sigma begin from
+SLOWER = 1 / 3  # learning rate after rounds that gained nothing
+STALLS = 3  # so many such falls end the fit
+LEAST_STEPS = 200  # of a round, however few rows there are
+
+
+def fit(options: Amortised, task: Task) -> Ended:
+    """Rounds of training and M-steps until the bound rises no more at any learning rate."""
+    _check(options)
+    recipe = phases.with_shrinkage(task.recipe, task.kappa())
+    start = _start(recipe, task)
+    if start.outcome.interrupted:
+        return Ended([start], task.kappa(), {})
+    direct = recipe.loadings is None
+    sizes = Sizes(task.block.y.shape[1], task.block.x.shape[1], recipe.rank, direct)
+    seed = int(np.asarray(jax.random.key_data(task.key))[-1]) % 2**31
+    encoder = first_encoder(options, sizes, start.model, task.block, np.random.default_rng(seed))
+    origin = np.asarray(start.model.coef) if direct else None
+    rounds = _Rounds(options, recipe, task, origin, seed)
+    end, embedder = rounds.run(start.model, encoder)
+    return Ended([start, end], task.kappa(), {}, encoder=embedder)
+
+
+def _check(options: Amortised) -> None:
+    one_of(options.posterior, ("diagonal", "full"), "posterior")
+    one_of(options.decoder, ("exact", "gradient"), "decoder")
+    for name, least in (("refine", 0), ("epochs", 1), ("batch_size", 1)):
+        count(getattr(options, name), name, least=least)
+    if not 0 < options.rate <= 1:
+        raise InputError(f"rate={options.rate!r}: wanted is a number above 0, and at most 1.")
+    if not options.hidden or any(width < 1 for width in options.hidden):
+        raise InputError(f"hidden={options.hidden!r}: wanted are widths of layers, for example (64, 64).")
+
+
+def _start(recipe: Recipe, task: Task) -> Fitted:
+    """B and Sigma by a variational fit of some of the rows: rounds over all of them follow."""
+    used = np.flatnonzero(np.asarray(task.block.weights) > 0)
+    if len(used) <= START_ROWS:
+        return task.begin()
+    chosen = np.sort(np.random.default_rng(0).choice(used, START_ROWS, replace=False))
+    part = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[chosen]), task.block)
+    settings = Settings(1_000, 1e-7, task.main.began, task.main.callback)
+    return phases.fit_variational(recipe, part, settings)
+
+
+class _Turn(NamedTuple):
+    """Where a round ended: encoder, model, the bound (nats, all rows)."""
+
+    encoder: Any
+    model: Model
+    value: float
+
+
+class _Rounds:
+    """One round after the other, with a learning rate that falls where they gain nothing."""
+
+    def __init__(self, options: Amortised, recipe: Recipe, task: Task, origin: Any, seed: int) -> None:
+        self.options, self.recipe, self.task, self.seed = options, recipe, task, seed
+        self.free = root_of(recipe)
+        self.origin = origin
+        self.rows = jax.tree.map(single, jax.device_get(task.block))
+        batches = -(-len(self.rows.index) // options.batch_size)
+        self.epochs = max(options.epochs, -(-LEAST_STEPS // batches))
+
+    def run(self, model: Model, encoder: Any) -> tuple[Fitted, Embedder]:
+        """Until `STALLS` learning rates in a row gain less than tol nats a row."""
+        best = _Turn(encoder, model, -np.inf)
+        rate, stalls, values, seconds = self.options.rate, 0, [], []
+        converged = interrupted = False
+        main, least = self.task.main, self.task.main.tol * self.task.rows()
+        while len(values) < main.max_iter and not converged and not interrupted:
+            turn, interrupted = self._turn(best, rate, len(values))
+            values.append(turn.value)
+            seconds.append(time.perf_counter() - main.began)
+            gained = turn.value - best.value
+            best = turn if gained > 0 else best
+            if not gained > least:
+                rate, stalls = rate * SLOWER, stalls + 1
+            converged = stalls > STALLS
+            if main.callback is not None:
+                main.callback(Progress("amortised", len(values), main.max_iter, best.value, seconds[-1]))
+        steps = np.arange(1, len(values) + 1)
+        trace = Trace(np.full(len(values), "amortised"), steps, np.array(values), np.array(seconds))
+        outcome = Outcome(None, None, converged, interrupted, trace)
+        return Fitted(best.model, None, outcome), self._embedder(best.encoder)
+
+    def _embedder(self, encoder: Any) -> Embedder:
+        return Embedder(encoder, self.origin, int(self.options.refine))
+
+    def _turn(self, best: _Turn, rate: float, number: int) -> tuple[_Turn, bool]:
+        """Train, then B and Sigma at their best given the rows' Gaussians."""
+        options = self.options
+        plan = training.Plan(
+            max_epochs=self.epochs,
+            batch_size=options.batch_size,
+            learning_rate=rate,
+            schedule="constant",
+            kl_warmup=0,
+            validation_fraction=0.0,
+            patience=None,
+            seed=(self.seed + number) % 2**31,
+            callback=None,
+        )
+        shared = jax.tree.map(single, jax.device_get(_collapse(self.free, *best.model)))
+        with jax.enable_x64(False):
+            objective = EncodedBound(
+                jax.tree.map(single, self.free),
+                latent_of(None if self.origin is None else single(self.origin)),
+                options.decoder == "gradient",
+            )
+            trained = training.train(Encoded(best.encoder, shared), objective, self.rows, plan)
+        model = best.model
+        if options.decoder == "gradient":
+            moved = jax.tree.map(double, trained.model.shared)
+            model = Model(*(jnp.asarray(a) for a in _expand(self.free, moved)))
+        posterior = posteriors(self._embedder(trained.model.encoder), model, self.task.block)
+        model, value = _followed(self.recipe, self.task.block, posterior, self.origin, model)
+        return _Turn(trained.model.encoder, model, float(value)), trained.stopped == "interrupted"
+
+
+@compiled()
+def _collapse(free: Any, coef: Any, loadings: Any) -> Any:
+    return free.collapse(coef, loadings)
+
+
+@compiled()
+def _expand(free: Any, shared: Any) -> Any:
+    return free.expand(shared)
+
+
+@compiled()
+def _followed(recipe: Recipe, block: Block, posterior: Any, origin: Any, model: Model) -> Any:
+    """The model at its best given the rows' Gaussians, and the bound there."""
+    # what the encoder gives in the direct form is Z - XB_0
+    mean = posterior.mean if origin is None else posterior.mean + block.x @ origin
+    model = refit(recipe, block, RowMoments(mean, _covariances(posterior)), model)
+    value = block.weights @ bound_terms(latent_of(origin), posterior, model, block).objective
+    return model, value
+
+
+def _covariances(posterior: Any) -> Any:
+    if isinstance(posterior, FullPosterior):
+        return posterior.lower @ jnp.swapaxes(posterior.lower, 1, 2)
+    return posterior.variance()
