@@ -11,7 +11,7 @@ import numpy as np
 
 from poplin._errors import InputError
 from poplin._precision import double_precision
-from poplin.estimators import caveats, esteps, recipes
+from poplin.estimators import caveats, esteps, pairwise, recipes
 from poplin.estimators.directions import Free, sums
 from poplin.inference import intervals
 from poplin.inference.information import Information
@@ -53,8 +53,11 @@ class Roots:
     def of(self, asked: Asked) -> Root:
         """The root of the estimates' covariance matrix."""
         recipes.one_of(asked.information, KINDS, "information")
-        if self.free.rows is not None:  # of a bound, the sandwich is the only one
+        pairs = esteps.name_of(self.fit.get_params()["method"]) == "composite"
+        if self.free.rows is not None or pairs:  # of a bound, of pairs, the sandwich is the only one
             asked = Asked(True, "observed")
+        if asked not in self._roots and pairs:
+            self._roots[asked] = pairwise.root(self.fit, self.free)
         if asked not in self._roots:
             self._roots[asked] = self._sandwich() if asked.robust else self._plain(asked.information)
         return self._roots[asked]
