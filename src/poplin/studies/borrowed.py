@@ -148,7 +148,6 @@ STUDY = Study(
             curves(ANGLE, Axis("rejected", "share rejected"), panels="n", where={"V": "turned"}, truth=0.05),
         ),
     ),
-    absent=use.NOT_YET,
     remarks=remarks,
     reference=BEST,
 )

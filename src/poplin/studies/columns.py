@@ -102,12 +102,6 @@ def low_rank(name: str, q: int, **settings: Any) -> Column:
 
 
 MOMENTS = Column("moments", _moments)
+COMPOSITE = pln("composite", {"method": "composite"})
 TRUE_LATENT = Column("true Z", _true_latent)
 PEER = Column("pyPLNmodels", _peer, _no_peer)
-NOT_YET = (
-    "pairwise composite likelihood",
-    "two-step smoothing",
-    "amortised variational inference",
-    "importance-weighted bounds (IWAE)",
-    "MCMC-EM",
-)

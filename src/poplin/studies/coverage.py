@@ -120,6 +120,5 @@ STUDY = Study(
             ),
         ),
     ),
-    absent=use.NOT_YET,
     remarks=remarks,
 )

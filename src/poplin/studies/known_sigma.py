@@ -84,5 +84,4 @@ STUDY = Study(
             curves(MEAN, Axis("bias_coef", "bias of B"), where={"sigma": "AR1", "n": 3000}, truth=0.0),
         ),
     ),
-    absent=use.NOT_YET,
 )

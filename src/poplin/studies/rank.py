@@ -62,5 +62,4 @@ STUDY = Study(
             curves(RANK, Axis("frobenius", "relative Frobenius error of Sigma"), panels="p"),
         ),
     ),
-    absent=use.NOT_YET,
 )

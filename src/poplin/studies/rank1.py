@@ -117,6 +117,5 @@ STUDY = Study(
             ),
         ),
     ),
-    absent=use.NOT_YET,
     remarks=remarks,
 )

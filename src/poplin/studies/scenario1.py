@@ -44,5 +44,4 @@ STUDY = Study(
         Figure("cosine", "Cosine similarity of each row's fitted and true Z (the notes' Figure 1).", boxes()),
         Figure("scales", "Fitted Lambda against the true one, where V was lent.", scale_plot),
     ),
-    absent=use.NOT_YET,
 )

@@ -63,7 +63,6 @@ STUDY = Study(
         Figure("cosine", "Cosine similarity of each row's fitted and true Z.", boxes()),
         Figure("scales", "Fitted Lambda against the true one, where V was lent.", scale_plot),
     ),
-    absent=use.NOT_YET,
     remarks=remarks,
     reference="ml V q=12",
 )
