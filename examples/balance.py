@@ -32,15 +32,11 @@ def regularity(fit: poplin.VAE | poplin.Autoencoder, test: np.ndarray, train: np
     near = NearestNeighbors(n_neighbors=1).fit(train)
     limit = np.quantile(near.kneighbors(rebuilt)[0], 0.95)
     normal = isinstance(fit, poplin.VAE)
-    drawn = (
-        random.standard_normal((1000, 2))
-        if normal
-        else random.multivariate_normal(latent.mean(axis=0), np.cov(latent.T), 1000)
-    )
-    found = {
-        "mse": np.mean((rebuilt - test) ** 2),
-        "divergence": fit.history_["held_out_divergence"].iloc[-1] if normal else 0.0,
-    }
+    drawn = random.standard_normal((1000, 2))
+    if not normal:
+        drawn = random.multivariate_normal(latent.mean(axis=0), np.cov(latent.T), 1000)
+    found = {"mse": np.mean((rebuilt - test) ** 2)}
+    found["divergence"] = fit.history_["held_out_divergence"].iloc[-1] if normal else 0.0
     found["jump"] = np.mean(steps.max(axis=0)[moved] / steps.mean(axis=0)[moved])
     return found | {"near": np.mean(near.kneighbors(fit.inverse_transform(drawn))[0] <= limit)}
 
@@ -49,12 +45,8 @@ def main() -> None:
     """Fit, measure, draw."""
     chosen = options(__doc__, SIZES)
     train, test = images(chosen.data, "train")[: chosen.rows], images(chosen.data, "t10k")[: chosen.test]
-    how = {
-        "hidden": (chosen.hidden,) * 2,
-        "max_epochs": chosen.epochs,
-        "patience": None,
-        "schedule": "cosine",
-    }
+    how = {"hidden": (chosen.hidden,) * 2, "max_epochs": chosen.epochs, "patience": None}
+    how["schedule"] = "cosine"
     fits = {"plain": poplin.Autoencoder(2, **how).fit(train)}
     warmup = min(10, chosen.epochs - 1)
     fits |= {f"c = {c}": poplin.VAE(2, scale=c, kl_warmup=warmup, **how).fit(train) for c in SCALES}

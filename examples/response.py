@@ -33,46 +33,32 @@ def main() -> None:
     types, treated = known["cluster_id"], known["group_id"] == "stim"
     depth = counts.sum(axis=1)
     counts = counts[:, np.argsort(-counts.sum(axis=0))[: chosen.genes]]
-    rates, offset, typical = counts / depth[:, None], np.log(depth), np.median(depth)
+    offset, typical = np.log(depth), np.median(depth)
 
-    def level(rows: np.ndarray) -> np.ndarray:
-        """Log(1 + mean count at the median depth) of rates, (p,)."""
-        return np.log1p(typical * rows.mean(axis=0))
+    def level(rows: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """Log(1 + mean count at the median depth) of the chosen rows, (p,)."""
+        return np.log1p(typical * (rows / depth[chosen][:, None]).mean(axis=0))
 
-    true = {
-        k: level(rates[treated & (types == k)]) - level(rates[~treated & (types == k)])
-        for k in np.unique(types)
-    }
+    true = {}
+    for kind in np.unique(types):
+        after, before = treated & (types == kind), ~treated & (types == kind)
+        true[kind] = level(counts[after], after) - level(counts[before], before)
     how = {"likelihood": "negative-binomial", "hidden": chosen.hidden, "max_epochs": chosen.epochs}
     how |= {"patience": None, "schedule": "cosine", "kl_warmup": chosen.epochs // 10}
     lines, drawn = [], {}
-    for kind in true:
-        groups = {"control": ~treated & (types != kind), "treated": treated & (types != kind)}
-        target, seen = ~treated & (types == kind), ~(treated & (types == kind))
-        guesses = {
-            "no change": [np.zeros(chosen.genes)],
-            "average change": [np.mean([true[k] for k in true if k != kind], axis=0)],
-            "VAE": [],
-        }
+    for kind, change in true.items():
+        groups = [~treated & (types != kind), treated & (types != kind), ~treated & (types == kind)]
+        others = [true[k] for k in true if k != kind]
+        guesses = [("no change", np.zeros(chosen.genes)), ("average change", np.mean(others, axis=0))]
+        seen = np.any(groups, axis=0)
         for seed in range(chosen.seeds):
             fit = poplin.VAE(chosen.latent, random_state=seed, **how).fit(counts[seen], offset=offset[seen])
-            names = (types[groups["control"]], types[groups["treated"]])
-            rows = [*groups.values(), target]
-            found = poplin.predict_shift(
-                fit,
-                *(counts[g] for g in rows[:2]),
-                to=counts[target],
-                types=names,
-                offset=tuple(offset[g] for g in rows),
-            )
-            own = depth[target][:, None]
-            guesses["VAE"].append(level(found.rows / own) - level(found.without / own))
-        lines += [
-            {"type": kind, "guess": name} | r2(true[kind], guess)
-            for name, some in guesses.items()
-            for guess in some
-        ]
-        drawn[kind] = guesses["VAE"][-1]
+            rows, told = [counts[g] for g in groups], {"types": (types[groups[0]], types[groups[1]])}
+            told |= {"to": rows[2], "offset": tuple(offset[g] for g in groups)}
+            found = poplin.predict_shift(fit, *rows[:2], **told)
+            drawn[kind] = level(found.rows, groups[2]) - level(found.without, groups[2])
+            guesses.append(("VAE", drawn[kind]))
+        lines += [{"type": kind, "guess": name} | r2(change, guess) for name, guess in guesses]
     table = pd.DataFrame(lines).groupby(["type", "guess"], sort=False).mean().reset_index()
     table.to_csv(chosen.out / "table.csv", index=False)
     print(table.round(3).to_string(index=False))
