@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test bench clean
+.PHONY: help demo test bench clean browser
 
 help:
 	@echo "make demo    install, fit a real table of counts, write poplin-demo/report.html"
@@ -16,11 +16,20 @@ help:
 demo: $(VENV)/.ready
 	$(BIN)/poplin demo --out poplin-demo
 
-test: $(VENV)/.ready-test
+test: $(VENV)/.ready-test browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright src
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
+
+# The report is tested in a browser; without one that test is skipped by name, and the others run.
+browser:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing chromium, in which the report is tested ..."; \
+		{ apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium chromium-driver; } >/dev/null 2>&1 \
+			|| echo "It could not be installed: tests/test_report_browser.py will be skipped."; \
+	else echo "No chromium and chromedriver here: tests/test_report_browser.py will be skipped."; fi
 
 bench: $(VENV)/.ready-bench
 	$(BIN)/python -m benchmarks.run $(BENCH)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import pandas
 import pytest
 
 from poplin.inference import summary
-from poplin.report import figures, html, plots, views
+from poplin.report import figures, html, page_data, plots, views
 from tests.standin import StandIn
 from tests.tolerances import close
 
@@ -54,13 +56,14 @@ COLOURS = {
 class Reader(HTMLParser):
     """Checks that tags close in order, and keeps what is needed to see that nothing is loaded or run."""
 
-    EMPTY = {"meta", "br", "line", "rect", "circle", "polyline", "image", "img", "link"}
+    EMPTY = {"meta", "br", "line", "rect", "circle", "polyline", "image", "img", "link", "input"}
 
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
         self.tags: set[str] = set()
         self.addresses: list[str] = []
+        self.scripts: list[Any] = []
         self.text = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -78,8 +81,16 @@ class Reader(HTMLParser):
             assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        """Keep the words."""
-        self.text += data
+        """Keep the words; of scripts the data and the page's own."""
+        if self.open[-1:] != ["script"]:
+            self.text += data
+        elif data.strip():
+            self.scripts.append(json.loads(data) if data.strip().startswith("{") else data.strip())
+
+
+def data_of(fit: Any) -> Any:
+    """What the page's script works on, as JSON brings it."""
+    return json.loads(json.dumps(page_data.for_script(fit, None, None)))
 
 
 def read(page: str) -> Reader:
@@ -94,7 +105,9 @@ def read(page: str) -> Reader:
 def test_a_page_is_well_formed_loads_nothing_and_runs_nothing(kind: str) -> None:
     fit = fitted(**INSTANCES[kind])
     reader = read(html.page(fit, html.Origin("<img src=x onerror=alert(1)>", "poplin fit 'a&b.csv'")))
-    assert not reader.tags & {"script", "img", "link", "iframe", "object", "embed"}
+    assert "What to trust" in reader.text
+    assert not reader.tags & {"img", "link", "iframe", "object", "embed"}
+    assert reader.scripts == [data_of(fit), (Path(html.__file__).parent / "page.js").read_text().strip()]
     assert all(address.startswith("data:image/png;base64,") for address in reader.addresses)
     assert "poplin fit 'a&b.csv'" in reader.text and "<img src=x onerror=alert(1)>" in reader.text
     assert fit.counts_.column_names[0] in reader.text

@@ -18,11 +18,13 @@ from poplin.report import views
 
 WIDTH, HEIGHT, LEFT, BOTTOM, PAD = 640.0, 420.0, 76.0, 44.0, 10.0
 MOST_POINTS, MOST_LABELS, LONGEST_LABEL = 2000, 40, 18
+# Okabe & Ito (2008) and, from the seventh on, Tol's muted colours: told apart by everybody, on light and dark.
 GROUPS = (
-    *("#4c8bc9", "#e08a1e", "#3ba272", "#c65a5a", "#9a6fc2"),
-    *("#8c7a5b", "#d873a9", "#7a8a99", "#b5a81c", "#2fa8b5"),
+    *("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7"),
+    *("#56b4e9", "#999933", "#882255", "#bbbbbb", "#332288"),
 )
-LOW, HIGH = (76, 139, 201), (224, 98, 30)  # the ends of every colour scale: blue below, orange above
+LOW, HIGH = (0, 114, 178), (213, 94, 0)  # the ends of correlations: blue below, orange above
+DARK, BRIGHT = (0, 66, 157), (253, 192, 60)  # of numbers: dark blue to yellow, also without colour vision
 
 
 class Tick(NamedTuple):
@@ -41,8 +43,16 @@ class Dot(NamedTuple):
     name: str
 
 
+class Shape(NamedTuple):
+    """An element of SVG: its tag, its class in the page's style, its places."""
+
+    tag: str
+    kind: str
+    at: dict[str, str]
+
+
 class Chart(NamedTuple):
-    """Everything inside one frame: ticks, labels, and either dots or one line."""
+    """Everything inside one frame: ticks, labels, dots, one line, further shapes; `left` is where the frame begins."""
 
     title: str
     x_label: str
@@ -53,6 +63,8 @@ class Chart(NamedTuple):
     line: str
     legend: list[tuple[str, str]]
     note: str
+    shapes: tuple[Shape, ...] = ()
+    left: float = LEFT
 
 
 class Grid(NamedTuple):
@@ -67,11 +79,11 @@ def scatter(fit: Fitted, colour: views.Colour | None) -> Chart:
     """The rows on the first two principal axes; at most 2000 of them, evenly spaced through the table."""
     seen = views.embedding(fit)
     n, k = seen.scores.shape
-    shown = np.unique(np.linspace(0, n - 1, min(n, MOST_POINTS)).round().astype(int))
+    shown = drawn_rows(n)
     across = seen.scores[:, 0] if k > 1 else np.arange(n, dtype=float)
     up = seen.scores[:, 1] if k > 1 else seen.scores[:, 0]
-    x_ticks, x_at = _scale(across[shown], LEFT, WIDTH - PAD)
-    y_ticks, y_at = _scale(up[shown], HEIGHT - BOTTOM, PAD)
+    x_ticks, x_at = scale(across[shown], LEFT, WIDTH - PAD)
+    y_ticks, y_at = scale(up[shown], HEIGHT - BOTTOM, PAD)
     colours, legend = _colours(colour, n)
     dots = [
         Dot(x, y, colours[i], _dot_name(seen.names[i], colour, i))
@@ -83,6 +95,11 @@ def scatter(fit: Fitted, colour: views.Colour | None) -> Chart:
     return Chart("", x_label, y_label, x_ticks, y_ticks, dots, "", legend, note)
 
 
+def drawn_rows(n: int) -> np.ndarray:
+    """Which rows of n are drawn: all, or 2000 evenly spaced through the table."""
+    return np.unique(np.linspace(0, n - 1, min(n, MOST_POINTS)).round().astype(int))
+
+
 def traces(fit: Fitted) -> list[Chart]:
     """The objective after each iteration, one chart a phase, as phases have different objectives.
 
@@ -91,8 +108,8 @@ def traces(fit: Fitted) -> list[Chart]:
     charts = []
     for curve in views.trace(fit):
         late = curve.objective[len(curve.objective) // 10 :]
-        x_ticks, x_at = _scale(curve.iteration, LEFT, WIDTH - PAD)
-        y_ticks, y_at = _scale(late, HEIGHT - BOTTOM, PAD)
+        x_ticks, x_at = scale(curve.iteration, LEFT, WIDTH - PAD)
+        y_ticks, y_at = scale(late, HEIGHT - BOTTOM, PAD)
         below = 2 * HEIGHT  # what lies under the frame is cut off, not drawn far outside
         pairs = zip(x_at(curve.iteration), np.minimum(y_at(curve.objective), below), strict=True)
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in pairs)
@@ -120,7 +137,7 @@ def heat_map(fit: Fitted) -> Grid:
     return Grid(address, labels, note)
 
 
-def _scale(values: np.ndarray, start: float, end: float):
+def scale(values: np.ndarray, start: float, end: float):
     """Round ticks for `values`, and the function from a value to its place from `start` to `end`."""
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
     margin = 0.04 * (high - low) or 0.5 * max(abs(high), 1.0)
@@ -155,7 +172,7 @@ def _colours(colour: views.Colour | None, n: int) -> tuple[list[str], list[tuple
 def _between(share: float) -> str:
     if not math.isfinite(share):
         return "#808080"
-    return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in zip(LOW, HIGH, strict=True))
+    return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in zip(DARK, BRIGHT, strict=True))
 
 
 def _dot_name(name: str, colour: views.Colour | None, i: int) -> str:

@@ -1,7 +1,8 @@
 """One page that says what was fitted, what came out and what not to trust; it needs nothing beside itself.
 
-Start at `page`. The words are in `page.html.j2` and `inference/summary.py`, the figures in `figures.py`.
-Names that come from the data are escaped by jinja2: a column called <script> is shown, not run.
+Start at `page`. The words are in `page.html.j2`, `verdicts.py` and `inference/summary.py`, the figures in `figures.py`
+and `figures_fit.py`; `page.js` sorts, searches and points, over what `page_data.py` says. Names that come from the data
+are escaped by jinja2: a column called <script> is shown, not run.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import numpy as np
 
 from poplin.inference import summary
 from poplin.inference.summary import Fitted
-from poplin.report import figures, views
+from poplin.report import figures, figures_fit, goodness, page_data, verdicts, views
 
-MOST_EFFECTS = 60
+MOST_EFFECTS = 60  # in the page without its script; with it, `page_data.MOST_EFFECTS`
 REFERENCES = {
     "model": "Aitchison J, Ho CH (1989) The multivariate Poisson-log normal distribution. Biometrika 76, "
     "643-653.",
@@ -29,11 +30,15 @@ REFERENCES = {
 
 
 class Origin(NamedTuple):
-    """Where a fit comes from: the name of its table, the command that remakes it, what the points show."""
+    """Where a fit comes from: the name of its table, the command that remakes it, what the points show.
+
+    `covariates` is a DataFrame with a line for each row of the table: what is told of a row under the pointer.
+    """
 
     source: str = "a table of counts"
     command: str = ""
     colour: views.Colour | None = None
+    covariates: Any = None
 
 
 def page(fit: Fitted, origin: Origin | None = None) -> str:
@@ -77,11 +82,23 @@ def _content(fit: Fitted, origin: Origin) -> dict[str, Any]:
         "heat_map": figures.heat_map(fit),
         "traces": figures.traces(fit),
         "frame": {name: getattr(figures, name) for name in ("WIDTH", "HEIGHT", "LEFT", "BOTTOM", "PAD")},
+        **_checked(fit),
+        "data": page_data.for_script(fit, origin.colour, origin.covariates),
         "command": origin.command or summary.call(fit),
         "versions": _versions(),
         "seed": fit.get_params().get("random_state"),
         "methods": _methods_paragraph(fit),
         "references": _references(fit),
+    }
+
+
+def _checked(fit: Fitted) -> dict[str, Any]:
+    """Diagnostics in words and the further pictures, which share what they are made of."""
+    found = goodness.frequencies(fit, draws=figures_fit.MOST_DRAWS)
+    left = goodness.residuals(fit, most=figures_fit.MOST_RESIDUALS)
+    return {
+        "verdicts": verdicts.verdicts(fit, found, left),
+        "pictures": figures_fit.pictures(fit, found, left),
     }
 
 
@@ -125,7 +142,7 @@ def _references(fit: Fitted) -> list[str]:
 
 
 def _versions() -> str:
-    named = [f"{name} {_version(name)}" for name in ("poplin", "jax", "equinox", "numpy")]
+    named = [f"{name} {_version(name)}" for name in ("poplin", "jax", "equinox", "numpy", "scipy")]
     return ", ".join([*named, f"Python {platform.python_version()} on {platform.machine()}"])
 
 

@@ -31,9 +31,10 @@ class Colour(NamedTuple):
 
 
 class HeatMap(NamedTuple):
-    """Residual correlations (m, m) of the columns named, in an order that puts similar ones side by side."""
+    """Residual correlations and covariances (m, m) of the columns named, similar ones side by side."""
 
     correlation: np.ndarray
+    covariance: np.ndarray
     names: tuple[str, ...]
     of: int
 
@@ -83,15 +84,28 @@ def standings(fit: Any) -> list[Stand]:
 def heat_map(fit: Fitted, *, most: int = 300) -> HeatMap:
     """Residual correlations of at most `most` columns (those with the most counts), alike ones side by side.
 
-    The order is by the angle of each column in the plane of the two leading eigenvectors of the correlation
-    matrix (Friendly 2002), cut at its widest gap.
+    The order is that of an average-linkage tree of 1 - correlation, its branches turned so that neighbours are alike
+    (optimal leaf ordering, Bar-Joseph et al. 2001).
     """
     p = fit.covariance_.shape[0]
     seen = np.sort(np.argsort(-np.nansum(fit.counts_.y, axis=0), kind="stable")[:most])
-    correlation = correlations(fit.covariance_[np.ix_(seen, seen)])
-    order = _by_angle(correlation) if len(seen) > 2 else np.arange(len(seen))
+    covariance = fit.covariance_[np.ix_(seen, seen)]
+    correlation = correlations(covariance)
+    order = _clustered(correlation) if len(seen) > 2 else np.arange(len(seen))
     names = tuple(fit.counts_.column_names[seen[j]] for j in order)
-    return HeatMap(correlation[np.ix_(order, order)], names, p)
+    square = np.ix_(order, order)
+    return HeatMap(correlation[square], covariance[square], names, p)
+
+
+def loadings(fit: Fitted) -> np.ndarray:
+    """What one standard deviation of each axis does to each column, (p, q): axes times the roots of eigenvalues."""
+    return fit.components_ * np.sqrt(np.maximum(fit.eigenvalues_, 0))
+
+
+def axis_correlations(fit: Fitted) -> np.ndarray:
+    """Correlations (p, q) of columns' latent residuals with the axes; 0 for a column without variance."""
+    deviation = np.sqrt(np.maximum(np.diag(fit.covariance_), 0))[:, None]
+    return np.divide(loadings(fit), deviation, out=np.zeros_like(fit.components_), where=deviation > 0)
 
 
 def correlations(sigma: np.ndarray) -> np.ndarray:
@@ -126,9 +140,11 @@ def trace(fit: Fitted) -> list[Curve]:
     ]
 
 
-def _by_angle(correlation: np.ndarray) -> np.ndarray:
-    _, vectors = np.linalg.eigh(correlation)
-    angle = np.arctan2(vectors[:, -2], vectors[:, -1])
-    order = np.argsort(angle, kind="stable")
-    gaps = np.diff(angle[order], append=angle[order[0]] + 2 * np.pi)
-    return np.roll(order, -(int(np.argmax(gaps)) + 1))
+def _clustered(correlation: np.ndarray) -> np.ndarray:
+    from scipy.cluster import hierarchy
+    from scipy.spatial.distance import squareform
+
+    apart = np.clip(1 - correlation, 0, 2)
+    np.fill_diagonal(apart, 0)
+    tree = hierarchy.linkage(squareform(apart, checks=False), "average")
+    return hierarchy.leaves_list(hierarchy.optimal_leaf_ordering(tree, squareform(apart, checks=False)))
