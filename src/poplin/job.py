@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from poplin._errors import ConvergenceWarning, DataWarning, InputError
+from poplin.data.offsets import is_name
 from poplin.data.readers import read_counts, read_table
 from poplin.data.sides import aligned
 from poplin.data.tables import CountTable, listed
@@ -26,8 +27,9 @@ DONE, NOT_CONVERGED, INTERRUPTED = 0, 3, 130
 class Job(NamedTuple):
     """Everything a fit from the command line needs: the table, the estimator's settings, where results go.
 
-    `data` is the table for a formula; `offset` and `weights` are columns of it, or None; `colour` is what the
-    points of the report show; `h5ad` the AnnData file to copy and the name of the copy.
+    `data` is the table for a formula; `offset` and `weights` are columns of it, or None (`offset` may also be the name
+    of one that is computed from the counts, such as "tss"); `colour` is what the points of the report show,
+    `covariates` what it tells of a row; `h5ad` the AnnData file to copy and the name of the copy.
     """
 
     table: CountTable
@@ -39,6 +41,7 @@ class Job(NamedTuple):
     offset: Any = None
     weights: Any = None
     colour: views.Colour | None = None
+    covariates: Any = None
     h5ad: tuple[Path, Path] | None = None
     quiet: bool = False
 
@@ -68,9 +71,12 @@ def prepare(given: Inputs, settings: dict[str, Any], out: Path) -> Job:
     job = Job(table, settings | {"formula": given.formula}, out, given.counts.name)
     return job._replace(
         data=None if given.formula is None else data,
-        offset=_column(data, given.offset, "--offset"),
+        offset=_offset(data, given.offset),
         weights=_column(data, given.weights, "--weights"),
         colour=_colour(table, data, given),
+        covariates=None
+        if data is None
+        else aligned(data, "covariates", table.row_names, len(table.values), []),
         h5ad=None if given.h5ad_out is None else (given.counts, given.h5ad_out),
     )
 
@@ -101,7 +107,7 @@ def _carry_out(job: Job, say: Callable[[str], None], complain: Callable[[str], N
         except KeyboardInterrupt:  # the estimator keeps what there is; here there was nothing yet
             complain("interrupted before there was anything to keep; nothing is written.")
             return INTERRUPTED
-    origin = html.Origin(job.source, job.command, job.colour)
+    origin = html.Origin(job.source, job.command, job.colour, job.covariates)
     written = files.write_results(fit, job.out, origin)
     if job.h5ad is not None:
         files.write_h5ad(fit, *job.h5ad)
@@ -168,6 +174,12 @@ def _read(given: Inputs) -> tuple[CountTable, Any]:
         theirs = name if name in _columns(covariates) else None
         ours = name if theirs is None or name in _columns(counts) else None
     return read_counts(counts, row_names=ours), read_table(covariates, row_names=theirs)
+
+
+def _offset(data: Any, name: str | None) -> Any:
+    """A column of the covariates, or the name of an offset that is computed from the counts."""
+    covered = data is not None and name in data.columns
+    return name if is_name(name) and not covered else _column(data, name, "--offset")
 
 
 def _column(data: Any, name: str | None, option: str) -> Any:

@@ -126,7 +126,9 @@ def as_table(Y: Any) -> CountTable:
                 "The AnnData object has no X. Put the raw counts there: adata.X = adata.layers['counts']."
             )
         held = Y.to_memory() if Y.isbacked else Y
-        table = CountTable(held.X, index_names(Y.obs_names), index_names(Y.var_names), Y.obs)
+        told = held.uns.get("poplin_counts", {}).get("report", ())  # what `poplin counts` left out, and why
+        names = index_names(Y.obs_names), index_names(Y.var_names)
+        table = CountTable(held.X, *names, Y.obs, tuple(str(words) for words in told))
     else:
         table = CountTable(Y)
     named = as_named(table.values, "Y", table.row_names, table.column_names)

@@ -17,6 +17,27 @@ import typer
 
 from poplin import job as jobs
 from poplin._errors import InputError
+from poplin.cli.counting import counts as count_events
+from poplin.cli.options import (
+    Basis,
+    Colour,
+    CountsFile,
+    Covariates,
+    Formula,
+    H5adOut,
+    MaxIter,
+    Method,
+    Offset,
+    Out,
+    Posterior,
+    Quiet,
+    Rank,
+    RowNames,
+    Seed,
+    Shape,
+    Shrinkage,
+    Weights,
+)
 from poplin.data.readers import read_basis
 from poplin.progress import watch
 from poplin.report.files import check_folder
@@ -28,89 +49,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-DATA, MODEL, RESULT = "Data", "Model", "Results"
-CountsFile = Annotated[
-    Path,
-    typer.Argument(metavar="COUNTS", help="Rows by columns: csv, tsv, txt (.gz), parquet, npz, mtx or h5ad."),
-]
-Covariates = Annotated[
-    Path | None,
-    typer.Option(metavar="TABLE", help="One line a row, matched by row name.", rich_help_panel=DATA),
-]
-Formula = Annotated[
-    str | None,
-    typer.Option(
-        help='For example "~ tree + offset(log(reads))", over the covariates.', rich_help_panel=DATA
-    ),
-]
-Offset = Annotated[
-    str | None,
-    typer.Option(metavar="COLUMN", help="Covariate to add to the log rate as it is.", rich_help_panel=DATA),
-]
-Weights = Annotated[
-    str | None, typer.Option(metavar="COLUMN", help="Covariate that weighs the rows.", rich_help_panel=DATA)
-]
-RowNames = Annotated[
-    str | None,
-    typer.Option(metavar="COLUMN", help="Column that names the rows, or none.", rich_help_panel=DATA),
-]
-Rank = Annotated[
-    str | None,
-    typer.Option(
-        metavar="K|auto", help="Latent dimensions of a low-rank Sigma; auto: chosen.", rich_help_panel=MODEL
-    ),
-]
-Basis = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="V.csv",
-        help="Orthonormal axes from elsewhere; only scales are fitted.",
-        rich_help_panel=MODEL,
-    ),
-]
-Shape = Annotated[
-    Literal["full", "diagonal", "spherical"],
-    typer.Option(help="The shape of the residual covariance Sigma.", rich_help_panel=MODEL),
-]
-Method = Annotated[
-    Literal["ml", "variational", "exact", "mcmc", "moments", "composite", "bbvi", "iwae"],
-    typer.Option(help="Maximum likelihood, the bound, or another way.", rich_help_panel=MODEL),
-]
-Posterior = Annotated[
-    Literal["diagonal", "full"],
-    typer.Option(help="Gaussian of each row in the bound.", rich_help_panel=MODEL),
-]
-Shrinkage = Annotated[
-    str,
-    typer.Option(
-        metavar="auto|0..1", help="How far Sigma is pulled to its diagonal; 0: not.", rich_help_panel=MODEL
-    ),
-]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same numbers.", rich_help_panel=MODEL)]
-MaxIter = Annotated[
-    int | None, typer.Option(min=1, help="Iterations at most, of the main phase.", rich_help_panel=MODEL)
-]
-Out = Annotated[
-    Path, typer.Option(metavar="DIR", help="Folder for the results, made if need be.", rich_help_panel=RESULT)
-]
-H5adOut = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Copy of an h5ad input with obsm['X_poplin'].", rich_help_panel=RESULT),
-]
-Colour = Annotated[
-    str | None,
-    typer.Option(
-        "--colour",
-        "--color",
-        metavar="COLUMN",
-        help="Covariate that colours the report's points.",
-        rich_help_panel=RESULT,
-    ),
-]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Say nothing unless something is wrong.", rich_help_panel=RESULT)
-]
+app.command("counts")(count_events)
 
 
 def main() -> None:

@@ -1,0 +1,100 @@
+"""The options that commands share: their types, their help, the panel that shows them.
+
+Start at `CountsFile`; `commands.py` uses them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+DATA, MODEL, RESULT = "Data", "Model", "Results"
+CountsFile = Annotated[
+    Path,
+    typer.Argument(metavar="COUNTS", help="Rows by columns: csv, tsv, txt (.gz), parquet, npz, mtx or h5ad."),
+]
+Covariates = Annotated[
+    Path | None,
+    typer.Option(metavar="TABLE", help="One line a row, matched by row name.", rich_help_panel=DATA),
+]
+Formula = Annotated[
+    str | None,
+    typer.Option(
+        help='For example "~ tree + offset(log(reads))", over the covariates.', rich_help_panel=DATA
+    ),
+]
+Offset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN|NAME",
+        help="Covariate to add to the log rate as it is, or computed: tss, rle, css, gmpr, tmm, wrench.",
+        rich_help_panel=DATA,
+    ),
+]
+Weights = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="Covariate that weighs the rows.", rich_help_panel=DATA)
+]
+RowNames = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMN", help="Column that names the rows, or none.", rich_help_panel=DATA),
+]
+Rank = Annotated[
+    str | None,
+    typer.Option(
+        metavar="K|auto", help="Latent dimensions of a low-rank Sigma; auto: chosen.", rich_help_panel=MODEL
+    ),
+]
+Basis = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="V.csv",
+        help="Orthonormal axes from elsewhere; only scales are fitted.",
+        rich_help_panel=MODEL,
+    ),
+]
+Shape = Annotated[
+    Literal["full", "diagonal", "spherical"],
+    typer.Option(help="The shape of the residual covariance Sigma.", rich_help_panel=MODEL),
+]
+Method = Annotated[
+    Literal[
+        "ml", "variational", "exact", "mcmc", "moments", "composite", "bbvi", "iwae", "amortised", "smoothed"
+    ],
+    typer.Option(help="Maximum likelihood, the bound, or another way.", rich_help_panel=MODEL),
+]
+Posterior = Annotated[
+    Literal["diagonal", "full"],
+    typer.Option(help="Gaussian of each row in the bound.", rich_help_panel=MODEL),
+]
+Shrinkage = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|0..1", help="How far Sigma is pulled to its diagonal; 0: not.", rich_help_panel=MODEL
+    ),
+]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same numbers.", rich_help_panel=MODEL)]
+MaxIter = Annotated[
+    int | None, typer.Option(min=1, help="Iterations at most, of the main phase.", rich_help_panel=MODEL)
+]
+Out = Annotated[
+    Path, typer.Option(metavar="DIR", help="Folder for the results, made if need be.", rich_help_panel=RESULT)
+]
+H5adOut = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Copy of an h5ad input with obsm['X_poplin'].", rich_help_panel=RESULT),
+]
+Colour = Annotated[
+    str | None,
+    typer.Option(
+        "--colour",
+        "--color",
+        metavar="COLUMN",
+        help="Covariate that colours the report's points.",
+        rich_help_panel=RESULT,
+    ),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Say nothing unless something is wrong.", rich_help_panel=RESULT)
+]

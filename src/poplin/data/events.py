@@ -1,0 +1,236 @@
+"""Long tables of events (patient, code[, date][, count]) to counts, rows by codes, out of core.
+
+Start at `count_events`. DuckDB reads the files once, groups on disk what does not fit in memory, and hands over the
+cells of a sparse table. What was left out, and why, is told in `EventCounts.report`: nothing is dropped in silence.
+"""
+
+from __future__ import annotations
+
+import datetime
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from poplin._errors import InputError
+from poplin.data.events_sources import NO_CONCEPT, OMOP, Source, file_source, literal, omop_sources
+from poplin.data.events_table import EventCounts, table_of
+from poplin.data.tables import listed
+
+# Why an event is left out: the words of the report. The first that holds is told.
+NO_ROW, NO_CODE, NO_DAY, NO_NUMBER = (
+    "have no row name",
+    "have no code",
+    "have no readable date",
+    "have no whole number",
+)
+EARLY, LATE, UNMATCHED = (
+    "are before the first day",
+    "are after the last day",
+    "have concept 0 (no match in OMOP)",
+)
+MOST_UNMAPPED = 10  # codes that the map lacks, told by name
+
+
+class Columns(NamedTuple):
+    """Which columns of the events hold what; `date` and `count` may be absent."""
+
+    row: str
+    code: str
+    date: str | None = None
+    count: str | None = None
+
+
+class Rules(NamedTuple):
+    """Which events count, and as what.
+
+    `since`, `until`: first and last day, both included. `roll_up`: a file whose first two columns are a code and what
+    it becomes (a code with several lines counts in each). `min_rows`: columns seen in fewer rows are left out.
+    `distinct_days`: the days of a code are counted, not its events.
+    """
+
+    since: datetime.date | None = None
+    until: datetime.date | None = None
+    roll_up: Path | None = None
+    min_rows: int = 1
+    distinct_days: bool = False
+
+    def needs_days(self) -> bool:
+        """Whether dates matter."""
+        return self.distinct_days or self.since is not None or self.until is not None
+
+
+def count_events(
+    events: Path,
+    columns: Columns | None,
+    rules: Rules | None = None,
+    *,
+    memory: str = "4GB",
+    scratch: Path | None = None,
+    tell: Callable[[str], None] = lambda words: None,
+) -> EventCounts:
+    """Count the events of a file: rows by codes.
+
+    `columns` None: `events` is a folder of OMOP tables (condition_occurrence, drug_exposure, procedure_occurrence,
+    person). `memory` is DuckDB's limit; what does not fit goes to files in `scratch` (a folder, by default the system's
+    for temporary files), removed at the end. `tell` hears what is going on. Raises `InputError` for files that cannot
+    be read and for tables of which nothing is left. One pass over the file; cost grows with the events.
+    """
+    rules = rules or Rules()
+    if rules.since is not None and rules.until is not None and rules.since > rules.until:
+        raise InputError(f"The first day, {rules.since}, is after the last, {rules.until}. Swap them.")
+    with _base(memory, scratch) as base:
+        people = None
+        if columns is None:
+            found = omop_sources(base, events)
+            people = found.pop("person", None)
+            parts = [
+                _events(found[name], Columns("person_id", *OMOP[name]), rules, omop=True) for name in found
+            ]
+        else:
+            parts = [_events(file_source(base, events), columns, rules)]
+        tell(f"Reading {events.name}")
+        _fill_cells(base, parts, rules)
+        tell("Counting")
+        report = _told_events(base) + _fill_rolled(base, rules)
+        report += _fill_names(base, rules)
+        tell("Building the table")
+        return table_of(base, report, people)
+
+
+@contextmanager
+def _base(memory: str, scratch: Path | None) -> Iterator[Any]:
+    """An empty database on disk that is gone afterwards; DuckDB's complaints become `InputError`."""
+    import duckdb
+
+    with tempfile.TemporaryDirectory(prefix=".poplin-events-", dir=scratch) as folder:
+        base = duckdb.connect(str(Path(folder) / "events.duckdb"))
+        try:
+            base.execute(f"SET memory_limit = {literal(memory)}")
+            base.execute(f"SET temp_directory = {literal(str(Path(folder) / 'spill'))}")
+            base.execute("SET preserve_insertion_order = false")
+            base.execute("SET enable_progress_bar = false")
+            yield base
+        except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.IOException) as error:
+            words = " ".join(str(error).splitlines()[:2]).rstrip(".")
+            raise InputError(f"The events cannot be read: {words}.") from error
+        finally:
+            base.close()
+
+
+def _events(source: Source, columns: Columns, rules: Rules, *, omop: bool = False) -> str:
+    """SQL for the events of a source: fate ('' if it counts), who, code, day, number."""
+    if rules.needs_days() and (columns.date is None or not source.has(columns.date)):
+        raise InputError(
+            f"Days are asked for, and {source.name} has no column '{columns.date or 'date'}' with dates. Name it with "
+            f"--date; there are {listed(source.types, 12)}."
+        )
+    day = source.day(columns.date) if rules.needs_days() and columns.date is not None else "NULL::DATE"
+    number = "1" if columns.count is None else source.whole(columns.count)
+    fates = [("who IS NULL", NO_ROW), ("code IS NULL", NO_CODE)]
+    fates += [(f"code = {literal(NO_CONCEPT)}", UNMATCHED)] if omop else []
+    fates += [("day IS NULL", NO_DAY)] if rules.needs_days() else []
+    fates += [(f"day < DATE '{rules.since}'", EARLY)] if rules.since else []
+    fates += [(f"day > DATE '{rules.until}'", LATE)] if rules.until else []
+    fates += [("number IS NULL", f"{NO_NUMBER} in '{columns.count}'")] if columns.count is not None else []
+    cases = " ".join(f"WHEN {test} THEN {literal(fate)}" for test, fate in fates)
+    plain = (
+        f"SELECT {source.text(columns.row)} AS who, {source.text(columns.code)} AS code, {day} AS day, "
+        f"CAST({number} AS BIGINT) AS number FROM {source.sql}"
+    )
+    return f"SELECT CASE {cases} ELSE '' END AS fate, * FROM ({plain})"
+
+
+def _fill_cells(base: Any, parts: list[str], rules: Rules) -> None:
+    """The one pass over the events: cells (who, code[, day]) with their number, and how many have another fate."""
+    only = lambda name: f"CASE WHEN fate = '' THEN {name} END"
+    day = only("day") if rules.distinct_days else "NULL::DATE"
+    every = " UNION ALL ".join(f"({part})" for part in parts)
+    base.execute(
+        f"CREATE TABLE cells AS SELECT fate, {only('who')} AS who, {only('code')} AS code, {day} AS day, "
+        f"count(*) AS events, {'1' if rules.distinct_days else 'CAST(sum(number) AS BIGINT)'} AS number "
+        f"FROM ({every}) GROUP BY ALL"
+    )
+
+
+def _told_events(base: Any) -> tuple[str, ...]:
+    fates = base.execute(
+        "SELECT fate, CAST(sum(events) AS BIGINT) FROM cells GROUP BY fate ORDER BY 2 DESC"
+    ).fetchall()
+    every = sum(many for _, many in fates)
+    if every == 0:
+        raise InputError(
+            "There are no events. The file needs a line of column names and one line for each event."
+        )
+    dropped = [f"{many} events {fate}; they are left out." for fate, many in fates if fate]
+    kept = dict(fates).get("", 0)
+    if not kept:
+        raise InputError(f"None of the {every} events counts: {' '.join(dropped)}")
+    return (f"{every} events were read, {kept} of them count.", *dropped)
+
+
+def _fill_rolled(base: Any, rules: Rules) -> tuple[str, ...]:
+    """Cells of the codes as they are in the table: rolled up if there is a map."""
+    number = "count(DISTINCT day)" if rules.distinct_days else "sum(number)"
+    grouped = f"CAST({number} AS BIGINT) AS number FROM cells"
+    if rules.roll_up is None:
+        base.execute(f"CREATE TABLE rolled AS SELECT who, code, {grouped} WHERE fate = '' GROUP BY who, code")
+        return ()
+    source = file_source(base, rules.roll_up)
+    if len(source.types) < 2:
+        raise InputError(f"{rules.roll_up.name} has one column; wanted are a code and what it becomes.")
+    one, other = (source.text(name) for name in list(source.types)[:2])
+    base.execute(
+        f"CREATE TABLE changes AS SELECT DISTINCT {one} AS code, {other} AS becomes FROM {source.sql}"
+    )
+    base.execute("DELETE FROM changes WHERE code IS NULL OR becomes IS NULL")
+    base.execute(
+        f"CREATE TABLE rolled AS SELECT who, becomes AS code, {grouped} JOIN changes USING (code) WHERE fate = '' "
+        "GROUP BY who, becomes"
+    )
+    lost = base.execute(
+        "SELECT code, CAST(sum(events) AS BIGINT) FROM cells ANTI JOIN changes USING (code) WHERE fate = '' "
+        "GROUP BY code ORDER BY 2 DESC, 1"
+    ).fetchall()
+    told = f"{rules.roll_up.name} maps {base.execute('SELECT count(DISTINCT code) FROM changes').fetchone()[0]} codes."
+    if not lost:
+        return (told,)
+    names = ", ".join(f"'{name}' ({many})" for name, many in lost[:MOST_UNMAPPED])
+    more = f" and {len(lost) - MOST_UNMAPPED} more" if len(lost) > MOST_UNMAPPED else ""
+    events = sum(many for _, many in lost)
+    return (
+        told,
+        f"{events} events have one of {len(lost)} codes that it lacks; they are left out: {names}{more}.",
+    )
+
+
+def _fill_names(base: Any, rules: Rules) -> tuple[str, ...]:
+    """Rows and columns with their places, in the order of their names."""
+    base.execute(
+        "CREATE TABLE people AS SELECT who, CAST(sum(number) AS BIGINT) AS total, "
+        "CAST(row_number() OVER (ORDER BY who) - 1 AS INTEGER) AS place FROM cells WHERE fate = '' GROUP BY who "
+        "HAVING sum(number) > 0"
+    )
+    base.execute(
+        "CREATE TABLE seen AS SELECT code, CAST(count(*) AS INTEGER) AS many, CAST(sum(number) AS BIGINT) AS number "
+        "FROM rolled WHERE number > 0 GROUP BY code"
+    )
+    base.execute(
+        "CREATE TABLE codes AS SELECT code, many, CAST(row_number() OVER (ORDER BY code) - 1 AS INTEGER) AS place "
+        f"FROM seen WHERE many >= {int(rules.min_rows)}"
+    )
+    every, rare, rare_number = base.execute(
+        f"SELECT count(*), count(*) FILTER (many < {int(rules.min_rows)}), "
+        f"CAST(coalesce(sum(number) FILTER (many < {int(rules.min_rows)}), 0) AS BIGINT) FROM seen"
+    ).fetchone()
+    if rare == every:
+        raise InputError(
+            f"None of the {every} columns is seen in {rules.min_rows} rows or more. Lower --min-rows."
+        )
+    if not rare:
+        return ()
+    return (
+        f"{rare} of {every} columns are seen in fewer than {rules.min_rows} rows; they are left out, with a count of "
+        f"{rare_number}.",
+    )

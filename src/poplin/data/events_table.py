@@ -1,0 +1,78 @@
+"""The end of counting events: from a database to a sparse table with names, totals and what is known of persons.
+
+Start at `table_of`, which `events.count_events` calls last.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from poplin.data.events_sources import Source
+
+
+class EventCounts(NamedTuple):
+    """Counts (n, p), sparse, rows and columns by name in order.
+
+    `totals` (n,): what each row counts within the dates, before codes are rolled up or left out: its log is an offset.
+    `rows_seen` (p,): rows in which a column is not zero. `people`: a DataFrame's columns by name, or nothing. `report`:
+    what was read and what was dropped, one sentence each.
+    """
+
+    counts: Any
+    row_names: tuple[str, ...]
+    column_names: tuple[str, ...]
+    totals: np.ndarray
+    rows_seen: np.ndarray
+    people: dict[str, np.ndarray]
+    report: tuple[str, ...]
+
+
+def table_of(base: Any, report: tuple[str, ...], people: Source | None) -> EventCounts:
+    """The counts from the tables `rolled`, `people` and `codes` of the database; `report` goes on."""
+    from scipy import sparse
+
+    rows = base.execute("SELECT who, total FROM people ORDER BY place").fetchnumpy()
+    codes = base.execute("SELECT code, many FROM codes ORDER BY place").fetchnumpy()
+    cells = base.execute(
+        "SELECT people.place AS i, codes.place AS j, CAST(rolled.number AS INTEGER) AS number FROM rolled "
+        "JOIN people USING (who) JOIN codes USING (code) WHERE rolled.number > 0"
+    ).fetchnumpy()
+    i, j, number = (np.asarray(cells[name]) for name in ("i", "j", "number"))
+    shape = (len(rows["who"]), len(codes["code"]))
+    counts = sparse.coo_array((number, (i, j)), shape=shape).tocsr()
+    counts.sort_indices()
+    empty = int((np.diff(counts.indptr) == 0).sum())
+    if empty:
+        report += (f"{empty} rows have none of the columns that are left; they are kept, as rows of 0.",)
+    report += (f"The table has {shape[0]} rows and {shape[1]} columns, {counts.nnz} of its cells are not 0.",)
+    names, columns = (tuple(map(str, part)) for part in (rows["who"], codes["code"]))
+    totals, seen = np.asarray(rows["total"]), np.asarray(codes["many"])
+    facts, told = _people(base, people)
+    return EventCounts(counts, names, columns, totals, seen, facts, report + told)
+
+
+def _people(base: Any, person: Source | None) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """What OMOP's table of persons says of the rows: year of birth as a number, concepts as text."""
+    if person is None:
+        return {}, ()
+    wanted = [
+        name for name in ("gender_concept_id", "race_concept_id", "ethnicity_concept_id") if person.has(name)
+    ]
+    facts = [f"coalesce({person.text(name)}, 'unknown') AS {name}" for name in wanted]
+    if person.has("year_of_birth"):
+        facts.append(f"CAST({person.whole('year_of_birth')} AS DOUBLE) AS year_of_birth")
+    base.execute(
+        f"CREATE TABLE person AS SELECT {', '.join([person.text('person_id') + ' AS who', *facts])} FROM {person.sql}"
+    )
+    held = base.execute(
+        "SELECT person.* FROM people LEFT JOIN person USING (who) ORDER BY place"
+    ).fetchnumpy()
+    silent = base.execute("SELECT count(*) FROM person ANTI JOIN people USING (who)").fetchone()[0]
+    told = (f"{silent} persons have no event that counts; they are no rows of the table.",) if silent else ()
+    filled = {
+        name: np.ma.filled(column, np.nan if name == "year_of_birth" else "unknown")
+        for name, column in held.items()
+    }
+    return {name: column for name, column in filled.items() if name != "who"}, told

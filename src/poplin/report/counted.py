@@ -1,0 +1,63 @@
+"""What `poplin counts` leaves behind: a sparse table with its totals, ready for `poplin fit`.
+
+Start at `write`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from poplin._errors import InputError
+from poplin.data.events import EventCounts
+from poplin.store import written_whole
+
+KINDS = (".h5ad", ".npz")
+
+
+def check_target(out: Path) -> Path:
+    """`out`, when a table can be written there. Raises `InputError` for another ending or a place that is not there."""
+    if out.suffix not in KINDS:
+        raise InputError(f"--out {out}: wanted is a name that ends in .h5ad or .npz.")
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.parent}. Make it first.")
+    return out
+
+
+def write(found: EventCounts, out: Path, command: str = "") -> None:
+    """Write counts, names, totals and the report of what was dropped, whole or not at all.
+
+    .h5ad: obs has total, log_total (an offset), counted (what is left in the row); var has rows (in which the column is
+    seen); uns["poplin_counts"] the report and the command. .npz: the layout of scipy.sparse.save_npz with obs_names,
+    var_names, cov_total, cov_log_total, cov_counted and what is known of persons.
+    """
+    facts = {"total": found.totals, "log_total": np.log(found.totals)}
+    facts |= {"counted": np.asarray(found.counts.sum(axis=1)).ravel(), **found.people}
+    if out.suffix == ".npz":
+        _write_npz(found, facts, out)
+        return
+    import anndata
+    import pandas
+
+    obs = pandas.DataFrame(facts, index=pandas.Index(found.row_names, dtype=object))
+    var = pandas.DataFrame({"rows": found.rows_seen}, index=pandas.Index(found.column_names, dtype=object))
+    held = anndata.AnnData(
+        found.counts, obs, var, {"poplin_counts": {"report": list(found.report), "command": command}}
+    )
+    unfinished = out.with_name(f".{out.name}.unfinished")
+    try:
+        held.write_h5ad(unfinished, compression="gzip")
+        unfinished.replace(out)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _write_npz(found: EventCounts, facts: dict[str, np.ndarray], out: Path) -> None:
+    counts = found.counts
+    names = {"obs_names": np.array(found.row_names), "var_names": np.array(found.column_names)}
+    parts = {"format": np.array("csr"), "shape": np.array(counts.shape), "data": counts.data}
+    parts |= {"indices": counts.indices, "indptr": counts.indptr}
+    told = {f"cov_{name}": np.asarray(column.tolist()) for name, column in facts.items()}
+    with written_whole(out, "wb") as handle:
+        np.savez_compressed(handle, allow_pickle=False, **parts, **names, **told)
