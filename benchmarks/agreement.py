@@ -2,7 +2,7 @@
 
 Two hundred rows: diagonal Sigma with 2, 5 and 10 columns; 1, 2 and 3 latent dimensions of 6 columns; a free Sigma of 3
 columns. Unshrunk. Writes `agreement.md`: root-mean-square differences to "exact" over B and Sigma in complete-data
-standard errors, for "ml" with tol=0.05 (two seeds) and "mcmc" with tol=0.05. Then 1000 rows of 10 columns with a free
+standard errors, for "ml" with tol=0.05 (two seeds) and "mcmc" with tol=0.05. Then 300 rows of 10 columns with a free
 Sigma, AR1(0.8): "mcmc", "ml" and "composite" against one another, in their own standard errors.
 """
 
@@ -61,7 +61,7 @@ def at_ten() -> list[str]:
     """Pairs of methods at p = 10, full: differences in the standard errors of one of them."""
     random = np.random.default_rng(10)
     sigma = 0.8 ** np.abs(np.subtract.outer(np.arange(10), np.arange(10)))
-    latent = 0.5 + random.normal(size=(1000, 10)) @ np.linalg.cholesky(sigma).T
+    latent = 0.5 + random.normal(size=(300, 10)) @ np.linalg.cholesky(sigma).T
     y = random.poisson(np.exp(latent)).astype(float)
     began, fits = time.perf_counter(), {}
     with warnings.catch_warnings():
@@ -70,7 +70,7 @@ def at_ten() -> list[str]:
             fits[name] = poplin.PLN(method=name, shrinkage=0).fit(y)
     lines = [
         "",
-        "| p = 10, full, n = 1000 | root mean square | largest | converged |",
+        "| p = 10, full, n = 300 | root mean square | largest | converged |",
         "| --- | --- | --- | --- |",
     ]
     errors = {name: fit.standard_errors() for name, fit in fits.items() if name != "mcmc"}

@@ -19,7 +19,8 @@ class AbstractAsked:
 
     `information` says from what: "expected" (the default; simulated under the fitted model), "observed" (Louis'
     identity at the data) or "outer" (products of scores). `robust` gives the sandwich of the last two, which does not
-    trust the model's variances. Variational fits always get the sandwich of their bound, which does not show its bias.
+    trust the model's variances. Variational fits always get the sandwich of their bound, which does not show its bias,
+    and `method="composite"` the sandwich of its pairs.
     `n_boot` fits so many tables drawn from the fit instead (parametric bootstrap): it takes as many fits, and its
     intervals take out the method's bias as it is seen at the fitted model.
     """
