@@ -19,7 +19,7 @@ from poplin.estimators.tasks import Task
 from poplin.fit import joined
 from poplin.updates.covariance import Full
 
-ITERATIONS = {"variational": 20_000, "ml": 1_000}
+ITERATIONS = {"variational": 20_000, "ml": 5_000}
 TOLERANCE = {"variational": 1e-10, "ml": 0.2}
 PILOT_ROWS = 2.0  # pseudo-rows behind Sigma while the data are asked how many there should be
 PILOT_STEPS = 64

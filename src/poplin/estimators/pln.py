@@ -41,9 +41,8 @@ class PLN(AbstractAsked, AbstractEstimator):
             choose it (it vanishes as n grows), under "variational" it is 0.
         formula: covariates from `data`, such as "~ tree + offset(log(reads))".
         n_init: starts of the variational fit (which ml begins from); the best bound is kept.
-        max_iter, tol: iterations of the main phase at most, and its tolerance (None: 20000 and 1e-9 of the
-        bound
-            for "variational", 1000 and 0.2 complete-data standard errors for "ml").
+        max_iter, tol: iterations of the main phase at most, and its tolerance (None: 20000 and 1e-10 of the
+            bound for "variational", 5000 and 0.2 complete-data standard errors for "ml").
         callback: called between compiled chunks with `poplin.fit.Progress`.
         random_state: the seed; the same seed gives the same numbers.
 
