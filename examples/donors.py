@@ -64,7 +64,7 @@ def main() -> None:
         points = PCA(2).fit_transform(table.obsm[name])
         for donor in np.unique(table.obs["donor"]):
             place.scatter(*points[table.obs["donor"] == donor].T, s=2, label=donor)
-        place.set_title(name)
+        place.set(title=name, xlabel="first axis", ylabel="second axis")
     axes[0].legend(title="donor", markerscale=4)
     figure.savefig(chosen.out / "latent.png", dpi=120)
 
