@@ -30,8 +30,8 @@ from poplin.updates.structure import AbstractStructure, Borrowed, LowRank, Model
 
 SINGLE_FROM = 200_000  # entries from which chains run in single precision
 SINGLE_UP_TO = 1e6  # counts above it need double precision
-CHAIN_ROWS = 1000  # chains that a small table gets at least, over all rows; and so many numbers of all chains:
-CHAIN_NUMBERS = 17_000
+CHAIN_ROWS = 1000  # chains that a small table gets at least, over all rows
+CHAIN_NUMBERS = 17_000  # and numbers of all its chains
 CHAINS_MOST = 32  # chains of one row at most
 CHAIN_ENTRIES = 4_000_000  # entries (chains x columns) beyond which rows get a single chain
 SKETCHES = 10, 30, 100  # iterations before each turning of free loadings
