@@ -75,9 +75,8 @@ def test_smoothing_stays_near_the_variational_fit() -> None:
     assert one.elbo_ < best.elbo_
 
 
-@pytest.mark.parametrize("model", ["diagonal", "basis"])
-def test_every_form_is_fitted(model: str) -> None:
-    one = fit(TABLES["missing"], method="smoothed", **MODELS[model])
+def test_the_direct_form_and_missing_counts() -> None:
+    one = fit(TABLES["missing"], method="smoothed", **MODELS["diagonal"])
     assert np.all(np.isfinite(one.coef_)) and np.isfinite(one.elbo_)
     assert one.smoothing_r2_.shape == (2,)
 
