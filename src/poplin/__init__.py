@@ -52,12 +52,11 @@ _ROOMS = {
     "predict_shift": "poplin.estimators.arithmetic",
     "select": "poplin.estimators.selecting",
 }
-# Whole rooms: poplin.methods.Exact(), poplin.offsets.gmpr(Y), poplin.plots.embedding(fit), poplin.tl.pln(adata).
+# Whole rooms: poplin.methods.Exact(), poplin.offsets.gmpr(Y), poplin.plots.embedding(fit).
 _MODULES = {
     "methods": "poplin.methods",
     "offsets": "poplin.data.offsets",
     "plots": "poplin.report.plots",
-    "tl": "poplin.tl",
 }
 
 
