@@ -31,7 +31,6 @@ from poplin.updates.structure import AbstractStructure, Borrowed, LowRank, Model
 SINGLE_FROM = 200_000  # entries from which chains run in single precision
 SINGLE_UP_TO = 1e6  # counts above it need double precision
 CHAIN_ROWS = 1000  # chains that a small table gets at least, over all rows
-CHAIN_NUMBERS = 17_000  # and numbers of all its chains
 CHAINS_MOST = 32  # chains of one row at most
 CHAIN_ENTRIES = 4_000_000  # entries (chains x columns) beyond which rows get a single chain
 SKETCHES = 10, 30, 100  # iterations before each turning of free loadings
@@ -175,7 +174,7 @@ def fit_full(recipe: Recipe, block: Block, start: Fitted, settings: Settings) ->
 
 def chains_per_row(n: int, p: int, rank: int) -> int:
     """Chains of each row: enough draws for p columns on a small table, one on a large one."""
-    wanted = -(-max(CHAIN_ROWS, CHAIN_NUMBERS // p, 20 * rank) // n)
+    wanted = -(-max(CHAIN_ROWS, 20 * rank) // n)
     return int(max(1, min(wanted, CHAINS_MOST, CHAIN_ENTRIES // (n * p))))
 
 
