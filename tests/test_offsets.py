@@ -16,7 +16,7 @@ import pytest
 from scipy import sparse, special, stats
 
 import poplin
-from poplin import InputError, offsets
+from poplin import InputError, job, offsets
 from poplin.data import offsets_wrench
 from poplin.data.counts import Coding, as_counts, as_covariates, as_new_rows
 from tests.tolerances import close
@@ -282,3 +282,13 @@ def test_the_bound_of_trichoptera_with_the_total_as_offset(shared_data: Path) ->
     counts = np.load(shared_data / "trichoptera.npz")["counts"]
     fit = poplin.PLN(method="variational").fit(counts, offset="TSS")
     assert fit.converged_ and -1052.1 < fit.elbo_ < -1045
+
+
+def test_the_command_line_takes_a_column_before_a_name(tmp_path: Path) -> None:
+    frame = pandas.DataFrame(TABLES["all positive"], [f"r{i}" for i in range(9)])
+    frame.to_csv(tmp_path / "counts.csv")
+    pandas.DataFrame({"tss": np.arange(9.0)}, frame.index).to_csv(tmp_path / "side.csv")
+    given = job.Inputs(tmp_path / "counts.csv", offset="gmpr")
+    assert job.prepare(given, {}, tmp_path).offset == "gmpr"
+    column = job.prepare(given._replace(covariates=tmp_path / "side.csv", offset="tss"), {}, tmp_path).offset
+    assert column.tolist() == list(range(9))

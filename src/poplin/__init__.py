@@ -52,11 +52,12 @@ _ROOMS = {
     "predict_shift": "poplin.estimators.arithmetic",
     "select": "poplin.estimators.selecting",
 }
-# Whole rooms: poplin.methods.Exact(), poplin.offsets.gmpr(Y), poplin.plots.embedding(fit).
+# Whole rooms: poplin.methods.Exact(), poplin.offsets.gmpr(Y), poplin.plots.embedding(fit), poplin.tl.pln(adata).
 _MODULES = {
     "methods": "poplin.methods",
     "offsets": "poplin.data.offsets",
     "plots": "poplin.report.plots",
+    "tl": "poplin.tl",
 }
 
 

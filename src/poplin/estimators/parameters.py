@@ -24,6 +24,17 @@ class AbstractEstimator:
             setattr(self, name, value)
         return self
 
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn's pipelines and searches ask of an estimator: it needs a fit, and no target."""
+        from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags
+
+        return Tags(
+            estimator_type=None,
+            target_tags=TargetTags(required=False),
+            transformer_tags=TransformerTags(),
+            input_tags=InputTags(sparse=True),
+        )
+
     def __repr__(self) -> str:
         parameters = inspect.signature(type(self)).parameters
         changed = [

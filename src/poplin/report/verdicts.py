@@ -101,6 +101,6 @@ def _weights(fit: Fitted) -> Verdict:
             f"The importance weights of all {len(values)} rows behave (k-hat up to {np.nanmax(values):.2f})."
         )
         return Verdict("Log-likelihood", True, words)
-    rows = listed(fit.counts_.row_names[i] for i in bad)
-    words = f"k-hat is above 0.7 in {len(bad)} of {len(values)} rows ({rows}): their part of it is unsure."
+    rows = listed(fit.counts_.row_names[i] for i in bad[np.argsort(-values[bad], kind="stable")])
+    words = f"k-hat is above 0.7 in {len(bad)} of {len(values)} rows (largest first: {rows}): their part is unsure."
     return Verdict("Log-likelihood", False, words)
