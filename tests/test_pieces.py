@@ -175,6 +175,12 @@ def test_columns_that_tell_nothing_do_not_take_the_others_with_them() -> None:
     actual, expected = asked.errors("coef", Asked())[0], Uncertainty(without).errors("coef", Asked())[0]
     assert np.isnan(asked._errors[Asked(), "coef"]).any(), "nothing was lost: the test is of nothing"
     assert any("sub-tables" in note for note in asked.said)
+    # of eigenvalues sub-tables know nothing: more draws are made, and what was told before stays
+    asked.errors("eigenvalues", Asked())
+    assert asked._more[Asked(), "eigenvalues"] > 0 == asked._more[Asked(), "coef"]
+    other = Uncertainty(whole)
+    other.errors("eigenvalues", Asked())
+    assert np.array_equal(other.errors("coef", Asked())[0], actual)
     assert np.all(np.abs(actual[:common] / expected - 1) < 0.1)
     assert np.all(np.isfinite(actual)) and np.all(np.isfinite(whole.wald(np.eye(1)).p[:-1]))
 

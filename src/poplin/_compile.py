@@ -99,6 +99,7 @@ def meanwhile(work: Callable[[], None]) -> Future[None]:
         with jax.enable_x64(double):
             work()
 
+    _waiting[:] = [one for one in _waiting if not one.done() or one.exception()]
     begun = _WORKER.submit(in_precision)
     _waiting.append(begun)
     return begun

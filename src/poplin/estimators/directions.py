@@ -29,6 +29,7 @@ SIMULATED_MOVES = 5_000_000  # rows times columns times draws of a set, of small
 DRAWS = {"expected": 8, "outer": 64}  # draws a set of a row at least; of a simulated one at most:
 MOST_DRAWS = 64
 MORE_DRAWS = 200  # at most, where so few leave directions of which nothing can be told apart from noise
+OFTEN = 2  # times that four times as many are tried
 MOST_MOVES = 200_000_000  # rows times columns times draws, of those
 LARGEST_RATE = 1e8  # that counts as a mean rate: more is as good
 MOST_FULL = 20  # latent dimensions of full Gaussians whose bound is profiled

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from poplin._precision import double_precision
-from poplin.estimators.directions import Free, request
+from poplin.estimators.directions import OFTEN, Free, request
 from poplin.inference import intervals
 from poplin.inference import parts as pieces
 from poplin.inference.coordinates import coordinates
@@ -110,7 +110,7 @@ class Piecewise:
         """From the table of a part's columns alone; a column of its own is worth more draws."""
         free = self._part_of_free(part.columns)
         told = self._told(part, free, more=0)
-        return self._told(part, free, more=2) if part.core == 1 and np.isnan(told.coef).any() else told
+        return self._told(part, free, more=OFTEN) if part.core == 1 and np.isnan(told.coef).any() else told
 
     def _told(self, part: Part, free: Free, *, more: int) -> CoreErrors:
         asked = request("expected", free, self.settings, more=more)

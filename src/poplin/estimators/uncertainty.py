@@ -59,6 +59,7 @@ class Uncertainty:
         self.said: set[str] = set()
         self.roots = Roots(fit, self.free, self.said)
         self._errors: dict[tuple[Asked, str], np.ndarray] = {}
+        self._more: dict[tuple[Asked, str], int] = {}
         self._replicates: dict[int, Replicates] = {}
 
     def replicates(self, count: int) -> Replicates:
@@ -74,18 +75,18 @@ class Uncertainty:
         if self.by_parts(asked):
             return self._by_parts(which)
         if (asked, which) not in self._errors:
-            self._errors[asked, which] = self._of_root(which, asked)
-            while self._is_lost(which, asked) and self.roots.improved(asked):
-                self._errors = {key: old for key, old in self._errors.items() if key[0] != asked}
-                self._errors[asked, which] = self._of_root(which, asked)
+            more, se = 0, self._of_root(which, asked, 0)
+            while (
+                np.isnan(se).any()
+                and not self._has_spare(which, asked)
+                and self.roots.improvable(asked, more)
+            ):
+                more, se = more + 1, self._of_root(which, asked, more + 1)
+            self._errors[asked, which], self._more[asked, which] = se, more
         return self._filled(which, asked)
 
-    def _is_lost(self, which: str, asked: Asked) -> bool:
-        """Whether some are missing, and can only be had by more draws."""
-        return bool(np.isnan(self._errors[asked, which]).any()) and not self._has_spare(asked)
-
-    def _of_root(self, which: str, asked: Asked) -> np.ndarray:
-        """From the covariance of all estimates."""
+    def _of_root(self, which: str, asked: Asked, more: int) -> np.ndarray:
+        """From the covariance of all estimates; what is asked for before or after changes nothing."""
         change = {
             "coef": lambda: intervals.of_coef,
             "covariance": lambda: intervals.of_covariance,
@@ -94,20 +95,21 @@ class Uncertainty:
             "scales": lambda: intervals.of_axes(self.basis),  # type: ignore[arg-type]
         }[which]()
         with double_precision():
-            return intervals.standard_error(self.free.here, self.roots.of(asked), change)
+            return intervals.standard_error(self.free.here, self.roots.of(asked, more=more), change)
 
     def _filled(self, which: str, asked: Asked) -> np.ndarray:
         """With what is missing taken from sub-tables: a column's lost direction need not touch all others."""
         se = self._errors[asked, which]
-        if which not in WHICH[:3] or not np.isnan(se).any() or not self._has_spare(asked):
+        if not np.isnan(se).any() or not self._has_spare(which, asked):
             return se
         filled = self.pieces.filled(which, se)
         if np.isnan(filled).sum() < np.isnan(se).sum():
             self.said.add(caveats.FILLED.format(columns=SIZE))
         return filled
 
-    def _has_spare(self, asked: Asked) -> bool:
-        return asked == Asked() and self.pieces.by_sub_tables
+    def _has_spare(self, which: str, asked: Asked) -> bool:
+        """Whether sub-tables know of this too: of eigenvalues they do not."""
+        return which in WHICH[:3] and asked == Asked() and self.pieces.by_sub_tables
 
     def by_parts(self, asked: Asked) -> bool:
         """Whether a few columns are looked at at a time; raises InputError where that is not possible."""
@@ -238,11 +240,15 @@ class Uncertainty:
         names = fit.counts_.column_names
         matrix = hypothesis_matrix(hypothesis, fit.counts_.covariate_names)
         known = self.errors("coef", asked)  # where a root has lost a coefficient, sub-tables may know it
-        if self.by_parts(asked) or np.isnan(self._errors[asked, "coef"]).any() and self._has_spare(asked):
+        if (
+            self.by_parts(asked)
+            or np.isnan(self._errors[asked, "coef"]).any()
+            and self._has_spare("coef", asked)
+        ):
             told = tests_by_parts(self.pieces, matrix, fit.coef_)
         else:
             with double_precision():
-                root = self.roots.of(asked)
+                root = self.roots.of(asked, more=self._more[asked, "coef"])
                 moved = [coef for coef, _ in intervals.deviations(self.free.here, root.spread)]
             moved = np.where(np.isnan(known), np.nan, np.concatenate(moved))
             told = tests_of(matrix @ fit.coef_, np.einsum("rd,mdp->mrp", matrix, moved))
