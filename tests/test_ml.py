@@ -22,7 +22,7 @@ from poplin.data.blocks import as_block
 from poplin.updates.columns import column_variances, newton_columns
 from poplin.updates.covariance import Diagonal
 from poplin.updates.direct import Direct
-from poplin.updates.structure import Model
+from poplin.updates.structure import Counting, Model, movement_cosine
 from tests import laws
 from tests.instances import (
     COLUMNS,
@@ -222,6 +222,34 @@ def test_rare_columns_stay_finite(shrinkage: Any) -> None:
         fitted = poplin.PLN(shrinkage=shrinkage).fit(counts)
     assert np.abs(fitted.coef_).max() < 100 and np.diag(fitted.covariance_).max() < 1000
     assert np.linalg.eigvalsh(fitted.covariance_)[0] > 0
+
+
+@pytest.mark.filterwarnings("ignore::poplin.ConvergenceWarning", "ignore::poplin.DataWarning")
+def test_a_slow_climb_is_not_taken_for_the_top() -> None:
+    """Columns that two latent axes all but separate into zeros and thousands: thousands of steps."""
+    random = np.random.default_rng(3)
+    latent = random.normal(size=(300, 2)) @ random.normal(scale=6, size=(12, 2)).T
+    counts = random.poisson(np.exp(np.minimum(latent - 9, 9)))
+    counts = counts[:, (counts > 0).any(axis=0)]
+    usual, long = (
+        poplin.PLN(rank=2, shrinkage=0, tol=tol, max_iter=steps).fit(counts)
+        for tol, steps in ((0.2, 5000), (0.03, 8000))
+    )
+    assert usual.loglik_ > long.loglik_ - 10
+
+
+@pytest.mark.parametrize(("angle", "cosine"), [(0.0, 1.0), (np.pi / 3, 0.5), (np.pi, -1.0)])
+def test_cosine_of_movements(angle: float, cosine: float) -> None:
+    """Of two columns' coefficients in units of equal standard errors, whatever the lengths of the movements."""
+    start, covariance = jnp.array([[0.3, -1.0]]), 2.0 * jnp.eye(2)
+    along = jnp.array([[1.0, 0.0]]), jnp.array([[jnp.cos(angle), jnp.sin(angle)]])
+    moves = [
+        ((start, covariance), (start + step * way, covariance))
+        for step, way in zip((0.1, 3.0), along, strict=True)
+    ]
+    nothing = Counting(jnp.zeros((1, 2)), jnp.zeros(2))
+    found = movement_cosine(*moves, jnp.array([[50.0]]), jnp.asarray(50.0), nothing)
+    np.testing.assert_allclose(found, cosine, rtol=1e-5)
 
 
 def test_a_column_with_hardly_any_variance_finds_its_level() -> None:

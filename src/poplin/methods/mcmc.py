@@ -114,7 +114,7 @@ class MonteCarloEM(AbstractMethod):
         )
         first, second = (self.structure.meaning(half) for half in halves)
         counting = self.structure.counting_variance(average, model)
-        apart = standard_distance(first, second, total.gram, total.rows, counting=counting)
+        apart = standard_distance(first, second, total.gram, total.rows, counting)
         return state._replace(
             model=model,
             reference=jax.tree.map(lambda a, b: jnp.where(k < SETTLING, a, b), model, state.reference),

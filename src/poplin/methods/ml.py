@@ -1,8 +1,9 @@
 """Maximum likelihood by stochastic-approximation EM: one chain per row, one averaged statistic.
 
 Start at `MaximumLikelihood`. A step moves every chain once and lets the model follow with weight gamma.
-Gamma is constant until no drift can be told from noise; then it falls, and the iterates are averaged until
-the average is settled. Sources: Delyon, Lavielle & Moulines (1999); Kuhn & Lavielle (2004); Polyak &
+Gamma is constant until no drift can be told from noise, by its length (it has stopped to fall) and by its direction
+(two movements, one after the other, do not go the same way); then it falls, and the iterates are averaged until the
+average is settled. Sources: Delyon, Lavielle & Moulines (1999); Kuhn & Lavielle (2004); Polyak &
 Juditsky (1992).
 """
 
@@ -16,11 +17,12 @@ from jax import Array
 from poplin._axes import Scalar
 from poplin.methods.method import AbstractMethod, Sweep
 from poplin.rows import chains as chain
-from poplin.updates.structure import AbstractStructure, Model, Transport, standard_distance
+from poplin.updates.structure import AbstractStructure, Model, Transport, movement_cosine, standard_distance
 
 SEGMENTS = 8  # means of equally many iterations that are kept apart
 LENGTH = 8  # iterations of a segment while gamma is constant
 FLOOR = 0.85  # the warm phase ends when the drift has not fallen below this share in two looks
+PERSISTENT = 0.25  # cosine of two movements, one after the other, above which both go the same way
 DROP = 0.4  # gamma falls to this share at once when it begins to fall
 DECAY = 0.7  # gamma falls as k^-0.7, between 1/2 and 1
 
@@ -215,16 +217,23 @@ class MaximumLikelihood(AbstractMethod):
         )
         ready = ended & enough
 
-        def halves_apart(_):
-            first, second = (self.structure.meaning(mean_of(segments, w * 1.0)) for w in (early, late))
+        def looked(_):
             counting = self.structure.counting_variance(state.average, state.model)
-            return standard_distance(first, second, state.gram, state.rows, counting=counting)
+            first, second, one, two, three, four = (
+                self.structure.meaning(mean_of(segments, share * 1.0))
+                for share in (early, late, *(order * 4 // SEGMENTS == k for k in range(4)))
+            )
+            scale = state.gram, state.rows, counting
+            return standard_distance(first, second, *scale), movement_cosine(
+                (one, two), (three, four), *scale
+            )
 
-        apart = jax.lax.cond(ready, halves_apart, lambda _: jnp.asarray(jnp.inf), None)
+        nothing = jnp.asarray(jnp.inf), jnp.asarray(1.0)
+        apart, cosine = jax.lax.cond(ready, looked, lambda _: nothing, None)
         drift = jnp.where(warm, apart, jnp.inf)
         error = jnp.where(warm | ~ready, state.error, 0.5 * apart)
-        # noise leaves a floor under the drift: settled once it no longer falls
-        settled = ready & warm & (drift > FLOOR * state.drifts[0])
+        # noise leaves a floor under the drift: settled once it no longer falls, nor always goes the same way
+        settled = ready & warm & (cosine < PERSISTENT) & (drift > FLOOR * state.drifts[0])
         drifts = jnp.where(ready & warm, jnp.append(state.drifts[1:], drift), state.drifts)
         kept = jax.tree.map(lambda a, b: jnp.where(warm, a, b), shift(segments), merge_pairs(segments))
         fresh = no_segments(self.structure.parameters(state.model))

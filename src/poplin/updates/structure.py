@@ -232,7 +232,7 @@ Estimates = tuple[Coefficients, Covariance]
 
 
 def standard_distance(
-    one: Estimates, other: Estimates, gram: Array, rows: Scalar, *, counting: Counting
+    one: Estimates, other: Estimates, gram: Array, rows: Scalar, counting: Counting
 ) -> Scalar:
     """Root mean square difference of B and of Sigma, in standard errors of complete data.
 
@@ -241,10 +241,38 @@ def standard_distance(
     without the second, a column seen in one or two rows, of which nothing is determined, would look unsettled for
     ever. The larger of the two means.
     """
-    variance = jnp.diagonal(other[1])
-    by_scale = other[1] ** 2 * (counting.scale[:, None] + counting.scale)
-    by_z = (variance[:, None] * variance + other[1] ** 2) / rows
-    for_sigma = (one[1] - other[1]) ** 2 / (by_z + by_scale + 1e-300)
+    for_coef, for_sigma = standard_units(other, gram, rows, counting)
+    off_coef, off_sigma = ((a - b) ** 2 for a, b in zip(one, other, strict=True))
+    return jnp.sqrt(jnp.maximum(jnp.mean(off_sigma / for_sigma), jnp.mean(off_coef / for_coef)))
+
+
+def movement_cosine(
+    first: tuple[Estimates, Estimates],
+    second: tuple[Estimates, Estimates],
+    gram: Array,
+    rows: Scalar,
+    counting: Counting,
+) -> Scalar:
+    """Cosine of the angle between two movements of (B, diag Sigma), in the units of `standard_distance`.
+
+    Noise that has forgotten where it was gives 0 on average, and less where it is drawn back; a drift gives 1.
+    """
+    for_coef, for_sigma = standard_units(second[1], gram, rows, counting)
+    units = jnp.sqrt(jnp.append(jnp.ravel(for_coef), jnp.diagonal(for_sigma)))
+
+    def movement(a: Estimates, b: Estimates) -> Array:
+        return jnp.append(jnp.ravel(b[0] - a[0]), jnp.diagonal(b[1] - a[1])) / units
+
+    one, other = movement(*first), movement(*second)
+    return one @ other / jnp.sqrt((one @ one) * (other @ other) + 1e-300)
+
+
+def standard_units(
+    at: Estimates, gram: Array, rows: Scalar, counting: Counting
+) -> tuple[Coefficients, Covariance]:
+    """Squared standard errors of B and of Sigma with complete data, as in `standard_distance`."""
+    variance = jnp.diagonal(at[1])
+    by_scale = at[1] ** 2 * (counting.scale[:, None] + counting.scale)
+    by_z = (variance[:, None] * variance + at[1] ** 2) / rows
     spread = jnp.diagonal(solve_gram(gram, jnp.eye(gram.shape[0])))
-    for_coef = (one[0] - other[0]) ** 2 / (spread[:, None] * variance + counting.coef + 1e-300)
-    return jnp.sqrt(jnp.maximum(jnp.mean(for_sigma), jnp.mean(for_coef)))
+    return spread[:, None] * variance + counting.coef + 1e-300, by_z + by_scale + 1e-300
