@@ -6,11 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test bench clean browser
+.PHONY: help demo test docs bench clean browser
 
 help:
 	@echo "make demo    install, fit a real table of counts, write poplin-demo/report.html"
 	@echo "make test    install, then ruff, pyright, the tests and the examples in the docstrings"
+	@echo "make docs    install, build the documentation into site/"
 	@echo "make bench   install pyPLNmodels too and run poplin and it side by side"
 
 demo: $(VENV)/.ready
@@ -31,11 +32,15 @@ browser:
 			|| echo "It could not be installed: tests/test_report_browser.py will be skipped."; \
 	else echo "No chromium and chromedriver here: tests/test_report_browser.py will be skipped."; fi
 
+docs: $(VENV)/.ready-docs
+	$(BIN)/mkdocs build --quiet --strict
+	@echo "The documentation: site/index.html"
+
 bench: $(VENV)/.ready-bench
 	$(BIN)/python -m benchmarks.run $(BENCH)
 
 clean:
-	rm -rf $(VENV) poplin-demo .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) poplin-demo site .pytest_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -51,6 +56,11 @@ $(VENV)/.ready: pyproject.toml | $(BIN)/python
 $(VENV)/.ready-test: $(VENV)/.ready
 	@echo "Installing what the tests need ..."
 	@$(PIP) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.ready-docs: $(VENV)/.ready
+	@echo "Installing what the documentation is built with ..."
+	@$(PIP) --editable '.[docs]'
 	@touch $@
 
 $(VENV)/.ready-bench: $(VENV)/.ready

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import poplin
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = {
@@ -31,3 +33,17 @@ def test_the_code_of_a_page_runs(page: str, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_reference_has_every_public_name() -> None:
+    page = (REPOSITORY / "docs" / "api.md").read_text()
+    missing = [name for name in dir(poplin) if name != "__version__" and f"poplin.{name}" not in page]
+    assert not missing
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    """No link that leads nowhere, no page that is forgotten, no docstring that cannot be read."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "api" / "index.html").is_file()

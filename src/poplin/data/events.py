@@ -1,4 +1,4 @@
-"""Long tables of events (patient, code[, date][, count]) to counts, rows by codes, out of core.
+"""Long tables of events (patient, code, perhaps a date and a count) to counts, rows by codes, out of core.
 
 Start at `count_events`. DuckDB reads the files once, groups on disk what does not fit in memory, and hands over the
 cells of a sparse table. What was left out, and why, is told in `EventCounts.report`: nothing is dropped in silence.
