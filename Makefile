@@ -33,7 +33,7 @@ browser:
 	else echo "No chromium and chromedriver here: tests/test_report_browser.py will be skipped."; fi
 
 docs: $(VENV)/.ready-docs
-	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/mkdocs build --strict
 	@echo "The documentation: site/index.html"
 
 bench: $(VENV)/.ready-bench

@@ -43,7 +43,7 @@ def test_the_reference_has_every_public_name() -> None:
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     """No link that leads nowhere, no page that is forgotten, no docstring that cannot be read."""
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "api" / "index.html").is_file()

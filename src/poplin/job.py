@@ -101,6 +101,7 @@ def _carry_out(job: Job, say: Callable[[str], None], complain: Callable[[str], N
         warnings.simplefilter("ignore", DataWarning)
         warnings.simplefilter("ignore", ConvergenceWarning)
         try:
+            html.load_meanwhile()
             with watch(quiet=job.quiet) as callback:
                 model = poplin.PLN(**job.settings, callback=callback)
                 fit = model.fit(job.table, data=job.data, offset=job.offset, weights=job.weights)

@@ -26,7 +26,6 @@ from poplin.fit import Outcome, Progress, run
 from poplin.fit import ahead as compile_ahead
 from poplin.inference.coordinates import Coordinates
 from poplin.inference.score_draws import SETS, Draws, First, RowScores, State, cast
-from poplin.rows import chains as chain
 from poplin.rows.gaussian import fit_rows
 from poplin.rows.plane import rates
 
@@ -93,57 +92,48 @@ def _from_data(here: Coordinates, block: Block, key: Array, kind) -> tuple[First
     base = block.offset + block.x @ here.model.coef
     rate = rates(base + mean @ here.model.loadings.T + 0.5 * spread)
     centre = here.expected_scores(mean, covariance, rate, block)
-    both = _both_sets(block)
+    both = _both_sets(block, jnp)
     noise = _normals(key, both.index, mean.shape[1])
     root = jnp.tile(jnp.linalg.cholesky(covariance), (SETS, 1, 1))
     position = jnp.tile(mean, (SETS, 1)) + jnp.einsum("nkl,nl->nk", root, noise)
-    return _first(here, position, rate, centre, both, key, kind)
+    centre, both = (cast(a, kind) for a in (centre, both))
+    return First(here.model.loadings, position, rate, centre, jax.random.fold_in(key, 3)), both
 
 
 def _simulated(here: Coordinates, block: Block, key: Array, *, kind) -> tuple[First, Block]:
     """Counts drawn from the model at the rows' covariates and offsets; chains at the positions that they came from.
 
-    Those positions are draws from p(w | y) already; moves that are not used part the two sets. Drawn by NumPy: JAX's
-    Poisson draws take longer to compile than all the rest.
+    Those positions are draws from p(w | y) already; moves that are not used part the two sets. By NumPy, which has
+    nothing to compile: JAX's Poisson draws take longer to compile than all the rest.
     """
+    block = jax.tree.map(np.asarray, block)
+    coef, loadings = (np.asarray(a) for a in here.model)
     random = np.random.default_rng([*np.asarray(jax.random.key_data(key)), int(block.index[0])])
-    position = random.standard_normal((len(block.index), here.model.loadings.shape[1]))
-    rate = np.asarray(_rates_at(here, block, position))
-    counts = random.poisson(np.minimum(rate, LARGEST_RATE)).astype(float)
-    return _at_positions(here, block._replace(y=jnp.asarray(counts)), position, key, kind=kind)
-
-
-@compiled()
-def _rates_at(here: Coordinates, block: Block, position: Array) -> Array:
-    return rates(block.offset + block.x @ here.model.coef + position @ here.model.loadings.T)
-
-
-@compiled(static_argnames="kind")
-def _at_positions(here: Coordinates, block: Block, position: Array, key: Array, kind) -> tuple[First, Block]:
-    both = _both_sets(block)
-    centre = jnp.zeros((len(position), 1))  # whatever the numbers of a view
-    exposed = rates(block.offset + block.x @ here.model.coef)
+    position = random.standard_normal((len(block.index), loadings.shape[1]))
+    base = block.offset + block.x @ coef
+    rate = np.exp(np.minimum(base + position @ loadings.T, np.log(LARGEST_RATE)))
+    counts = random.poisson(rate).astype(float)
     # of the counts alone: the chains' law must not know where they start
-    mass = block.y + 0.5 * jnp.minimum(exposed, 1.0)
-    return _first(here, jnp.tile(position, (SETS, 1)), mass, centre, both, key, kind)
+    mass = counts + 0.5 * np.exp(np.minimum(base, 0.0))
+    centre = np.zeros((len(position), 1))  # whatever the numbers of a view
+    both = _both_sets(block._replace(y=counts), np)
+    centre, both = (_on_device(a, kind) for a in (centre, both))
+    position, mass = jnp.asarray(np.tile(position, (SETS, 1))), jnp.asarray(mass)
+    return First(here.model.loadings, position, mass, centre, jax.random.fold_in(key, 3)), both
 
 
-def _both_sets(block: Block) -> Block:
-    both = jax.tree.map(lambda a: jnp.tile(a, (SETS,) + (1,) * (a.ndim - 1)), block)
-    return both._replace(index=jnp.concatenate([SETS * block.index + g for g in range(SETS)]))
+def _on_device(tree: Any, kind: Any) -> Any:
+    return jax.tree.map(lambda a: jnp.asarray(a.astype(kind) if a.dtype.kind == "f" else a), tree)
+
+
+def _both_sets(block: Block, arrays: Any) -> Block:
+    """Every row twice; `arrays` is NumPy, or JAX's."""
+    both = jax.tree.map(lambda a: arrays.tile(a, (SETS,) + (1,) * (a.ndim - 1)), block)
+    return both._replace(index=arrays.concatenate([SETS * block.index + g for g in range(SETS)]))
 
 
 def _normals(key: Array, index: Array, size: int) -> Array:
     return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (size,)))(index)
-
-
-def _first(here, position, mass, centre, both: Block, key, kind) -> tuple[First, Block]:
-    still = jnp.full(len(position), jnp.log(0.5)), jnp.full(len(position), 0.8)
-    chains = chain.Chains(position, jnp.tile(mass, (SETS, 1)), *still)
-    weights = both.weights[: len(mass)]
-    frame = chain.frame(here.model.loadings, weights @ mass / jnp.sum(weights))
-    chains, centre, both = (cast(a, kind) for a in (chains, centre, both))
-    return First(chains, centre, frame, jax.random.fold_in(key, 3)), both
 
 
 Views = Sequence[Callable[[], Coordinates]]
@@ -195,11 +185,8 @@ def informations(block: Block, here: Coordinates, views: Views, request: Request
 def ahead(block: Block, here: Coordinates, request: Request) -> None:
     """Compile what `information` from simulated counts needs for a table and numbers of these shapes."""
     _, each = _slices(block, here, request.copies)
-    part = jax.tree.map(lambda a: jax.ShapeDtypeStruct((each, *a.shape[1:]), a.dtype), block)
-    position = jax.ShapeDtypeStruct((each, here.model.loadings.shape[1]), jnp.float64)
-    _rates_at.ahead(here, part, position)
-    _at_positions.ahead(here, part, position, request.key, kind=request.kind)
-    first, both = _at_positions.shapes(here, part, position, request.key, kind=request.kind)
+    part = jax.tree.map(lambda a: np.zeros((each, *a.shape[1:]), a.dtype), block)
+    first, both = _simulated(here, part, request.key, kind=request.kind)
     state, rows = compile_ahead(_draws(here, request), first, both)
     _reduced.ahead(here, state, rows, both)
 

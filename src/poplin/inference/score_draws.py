@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from poplin._axes import Counts, Latent, Scalar
+from poplin._axes import Counts, Latent, Loadings, Scalar
 from poplin.data.blocks import Block
 from poplin.inference.coordinates import Coordinates
 from poplin.methods.method import AbstractMethod, Sweep
@@ -20,11 +20,16 @@ SETS = 2  # independent chains of a row: the product of their means has no Monte
 
 
 class First(NamedTuple):
-    """Where the chains begin: positions in both sets, near what the scores' means are, frame, random key."""
+    """Where the chains begin.
 
-    chains: chain.Chains
+    The model's loadings; positions in both sets (2 n, q); rates near the rows' own (n, p); near what the scores' means
+    are (n, K or 1); random key.
+    """
+
+    loadings: Loadings
+    position: Latent
+    rate: Counts
     centre: Array
-    frame: chain.Frame
     key: Array
 
 
@@ -67,14 +72,18 @@ class Draws(AbstractMethod):
     leaps: int = eqx.field(static=True, default=4)
 
     def start(self, first, block):
-        size, (n, k) = self.coordinates.size(), self.coordinates.features(first.chains.position, block).shape
+        kind, weights = first.centre.dtype, block.weights[: len(first.rate)]
+        frame = chain.frame(first.loadings, weights @ first.rate / jnp.sum(weights))
+        still = jnp.full(len(first.position), jnp.log(0.5)), jnp.full(len(first.position), 0.8)
+        chains = chain.Chains(first.position, jnp.tile(first.rate, (SETS, 1)), *still)
+        size, (n, k) = self.coordinates.size(), self.coordinates.features(first.position, block).shape
         sums = None
         if self.louis:
             p = block.y.shape[1]
             sums = Sums(jnp.zeros((SETS, size, size)), jnp.zeros((SETS, p, k, k)), jnp.zeros(()))
-        state = State(first.frame, first.key, sums, jnp.asarray(0), jnp.asarray(jnp.nan))
-        mean = jnp.zeros((n, k, self.coordinates.outward.shape[1]), first.centre.dtype)
-        return state, RowScores(first.chains, mean, first.centre)
+        state = State(frame, first.key, sums, jnp.asarray(0), jnp.asarray(jnp.nan))
+        mean = jnp.zeros((n, k, self.coordinates.outward.shape[1]), kind)
+        return state, RowScores(cast(chains, kind), mean, first.centre)
 
     def sweeps(self):
         return (Sweep(self.draw, self.add),)

@@ -7,8 +7,10 @@ are escaped by jinja2: a column called <script> is shown, not run.
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import platform
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +41,19 @@ class Origin(NamedTuple):
     command: str = ""
     colour: views.Colour | None = None
     covariates: Any = None
+
+
+LATER = "jinja2", "PIL.Image", "scipy.cluster.hierarchy", "scipy.spatial.distance"
+
+
+def load_meanwhile() -> None:
+    """Begin to load the libraries that only a report needs; a fit has moments in which it waits for the compiler."""
+
+    def load() -> None:
+        for name in LATER:
+            importlib.import_module(name)
+
+    threading.Thread(target=load, daemon=True).start()
 
 
 def page(fit: Fitted, origin: Origin | None = None) -> str:
