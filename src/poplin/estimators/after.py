@@ -14,7 +14,6 @@ import numpy as np
 from poplin import starts
 from poplin._compile import compiled
 from poplin._errors import InputError
-from poplin._precision import double_precision
 from poplin.data.blocks import NO_EXPOSURE, Block, as_block
 from poplin.data.counts import Counts
 from poplin.data.tables import listed
@@ -37,8 +36,7 @@ LARGEST_KHAT = 0.7  # beyond it the error of importance sampling is not what it 
 
 def attributes(result: Result) -> dict[str, Any]:
     """The fitted attributes that cost nothing more."""
-    with double_precision():  # as where positions are turned into these axes: the signs must be the same
-        axes, eigenvalues, _ = (np.asarray(a) for a in principal_axes(jnp.asarray(result.loadings)))
+    axes, eigenvalues, _ = principal_axes(result.loadings)
     return {
         "coef_": result.coef,
         "covariance_": result.loadings @ result.loadings.T,
@@ -132,7 +130,7 @@ def _turned(mean: jax.Array, covariance: jax.Array, turn: jax.Array) -> tuple[ja
 def _axes_of(result: Result) -> jax.Array:
     """What turns w into the reported latent: C' (direct form) or the rotation to principal axes."""
     _, loadings = _arrays(result)
-    return jnp.asarray(np.asarray(loadings).T) if result.direct else principal_axes(loadings)[2]
+    return jnp.asarray(np.asarray(loadings).T) if result.direct else jnp.asarray(principal_axes(loadings)[2])
 
 
 def training_latent(result: Result, counts: Counts) -> Moments:

@@ -113,7 +113,9 @@ def request(
     `size` is how many numbers are told at once: all free ones if it is not given.
     """
     n, size = len(free.block.index), free.here.size() if size is None else size
-    key = jax.random.fold_in(jax.random.key(settings["random_state"]), 3)
+    # of bits that nothing has to be compiled for
+    bits = np.random.SeedSequence([settings["random_state"], 3]).generate_state(2)
+    key = jax.random.wrap_key_data(jnp.asarray(bits))
     single = float(np.max(np.asarray(free.block.y))) < phases.SINGLE_UP_TO
     plain = Request(key, kind=jnp.float32 if single else jnp.float64, callback=settings["callback"])
     if kind == "observed":

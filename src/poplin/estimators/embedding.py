@@ -28,7 +28,7 @@ def embedded(embedder: Embedder, model: Model, counts: Any) -> tuple[np.ndarray,
     `counts` has y (n, p; NaN: missing), x and offset. Costs a pass through the network, and for the free steps a
     bound's; beside the result, memory is that of a slice.
     """
-    turn = None if embedder.origin is not None else np.asarray(principal_axes(jnp.asarray(model.loadings))[2])
+    turn = None if embedder.origin is not None else principal_axes(model.loadings)[2]
     n, k = len(counts.y), model.loadings.shape[1]
     mean, variance = np.empty((n, k)), np.empty((n, k))
     for first in range(0, n, SLICE):

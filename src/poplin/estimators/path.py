@@ -24,7 +24,7 @@ from poplin.estimators.phases import Chained, Recipe, Settings
 from poplin.fit import Outcome, run
 from poplin.inference.marginal import padded, row_loglik
 from poplin.methods import ml
-from poplin.models.loadings import BorrowedBasis, principal_axes
+from poplin.models.loadings import BorrowedBasis
 from poplin.rows.gaussian import fit_rows
 from poplin.updates.structure import AbstractStructure, Borrowed, LowRank, Model
 
@@ -160,7 +160,8 @@ def _heed(outcome: Outcome) -> None:
 def _truncated(first: ml.First, rank: jax.Array, *, own_axes: bool) -> ml.First:
     """Model and chains in leading axes, those after `rank` without loadings."""
     q = first.model.loadings.shape[1]
-    turn = principal_axes(first.model.loadings)[2] if own_axes else jnp.eye(q)
+    _, _, axes = jnp.linalg.svd(first.model.loadings, full_matrices=False)
+    turn = axes.T if own_axes else jnp.eye(q)
     position = first.chains.position @ turn.astype(first.chains.position.dtype)
     loadings = jnp.where(jnp.arange(q) < rank, first.model.loadings @ turn, 0.0)
     return first._replace(

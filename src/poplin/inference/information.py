@@ -119,7 +119,7 @@ def _simulated(here: Coordinates, block: Block, key: Array, *, kind) -> tuple[Fi
     both = _both_sets(block._replace(y=counts), np)
     centre, both = (_on_device(a, kind) for a in (centre, both))
     position, mass = jnp.asarray(np.tile(position, (SETS, 1))), jnp.asarray(mass)
-    return First(here.model.loadings, position, mass, centre, jax.random.fold_in(key, 3)), both
+    return First(here.model.loadings, position, mass, centre, key), both
 
 
 def _on_device(tree: Any, kind: Any) -> Any:

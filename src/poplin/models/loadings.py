@@ -9,10 +9,9 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
 
 from poplin._axes import Coefficients, Loadings
-from poplin._compile import compiled
 
 
 class AbstractLoadings(eqx.Module):
@@ -89,16 +88,15 @@ class FrozenLoadings(AbstractLoadings):
         return ()
 
 
-@compiled()
-def principal_axes(loadings: Array) -> tuple[Array, Array, Array]:
+def principal_axes(loadings: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """C = U diag(sqrt(lambda)) R': axes U (p, q), eigenvalues lambda (descending) and the rotation R (q, q).
 
     U's signs are fixed so that each axis's entry of largest size is positive (the first of those that are as large
     but for rounding: an antisymmetric axis has two); w in these axes is R'w.
     """
-    axes, singular, rotation = jnp.linalg.svd(loadings, full_matrices=False)
-    size = jnp.abs(axes)
-    first = jnp.argmax(size > (1 - 1e-5) * jnp.max(size, axis=0), axis=0)
-    largest = jnp.take_along_axis(axes, first[None, :], axis=0)
-    sign = jnp.where(largest < 0, -1.0, 1.0)
+    axes, singular, rotation = np.linalg.svd(np.asarray(loadings, dtype=float), full_matrices=False)
+    size = np.abs(axes)
+    first = np.argmax(size > (1 - 1e-5) * np.max(size, axis=0), axis=0)
+    largest = np.take_along_axis(axes, first[None, :], axis=0)
+    sign = np.where(largest < 0, -1.0, 1.0)
     return axes * sign, singular**2, rotation.T * sign
