@@ -27,7 +27,8 @@ FOLDS = 5
 # fmt: off
 COLUMNS = (
     "table", "covariates", "rank", "estimator", "rows", "loglik", "monte_carlo_se", "difference",
-    "difference_se", "shrinkage", "converged", "lost", "seconds", "commit", "date", "cpu", "cores", "python",
+    "difference_se", "difference_median", "rows_better", "shrinkage", "converged", "lost", "seconds",
+    "commit", "date", "cpu", "cores", "python",
     "versions",
 )
 # fmt: on
@@ -40,6 +41,8 @@ HEADER = (
     "Monte-Carlo se",
     "ml minus this",
     "its se over rows",
+    "its median over rows",
+    "share of rows that ml predicts better",
     "ml not worse by > 2 se",
     "shrinkage",
     "seconds",
@@ -138,6 +141,8 @@ def compare(name: str, covariates: str, folds: list[dict[str, Any]]) -> list[dic
                 "monte_carlo_se": math.sqrt(sum(error**2 for each in held for error in each["errors"])),
                 "difference": difference,
                 "difference_se": error,
+                "difference_median": float(np.median(reference - scores)),
+                "rows_better": float(np.mean(reference > scores)),
                 "shrinkage": float(np.mean([each["shrinkage"] for each in held])),
                 "converged": all(each["converged"] for each in held),
                 "lost": sum(int(np.sum(~np.isfinite(each["scores"]))) for each in held),
@@ -161,7 +166,9 @@ def markdown(lines: list[dict[str, Any]]) -> str:
         rows.append(
             (line["table"], line["covariates"], str(line["rank"] or "full"), line["estimator"],
              f"{line['loglik']:.1f}", f"{line['monte_carlo_se']:.1f}", f"{line['difference']:+.1f}",
-             f"{line['difference_se']:.1f}", {"True": "yes", "False": "**no**"}.get(worse, ""),
+             f"{line['difference_se']:.1f}", f"{line['difference_median']:+.2f}",
+             "" if line["estimator"] == "ml" else f"{line['rows_better']:.2f}",
+             {"True": "yes", "False": "**no**"}.get(worse, ""),
              f"{line['shrinkage']:.3f}", f"{line['seconds']:.1f}")
         )  # fmt: skip
     parts = [
