@@ -165,10 +165,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 def test_columns_that_tell_nothing_do_not_take_the_others_with_them() -> None:
     """What the whole information loses is found in sub-tables; the others' errors are as without the rare ones."""
-    random, common, rare = np.random.default_rng(1), 19, 3
+    random, common, rare = np.random.default_rng(1), 19, 4
     w = random.normal(size=(ROWS, common + rare))
     latent = 1 + w[:, :common] @ np.linalg.cholesky(0.8 * autoregressive(common, 0.5)).T
-    few = -9 + 5 * (0.6 * w[:, :rare] + 0.8 * w[:, common:])
+    few = -10 + 5 * (0.6 * w[:, :rare] + 0.8 * w[:, common:])
     counts = random.poisson(np.exp(np.concatenate([latent, few], axis=1)))
     whole, without = (poplin.PLN(shrinkage=0).fit(y) for y in (counts, counts[:, :common]))
     asked = Uncertainty(whole)
