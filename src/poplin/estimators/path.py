@@ -160,8 +160,7 @@ def _heed(outcome: Outcome) -> None:
 def _truncated(first: ml.First, rank: jax.Array, *, own_axes: bool) -> ml.First:
     """Model and chains in leading axes, those after `rank` without loadings."""
     q = first.model.loadings.shape[1]
-    _, _, axes = jnp.linalg.svd(first.model.loadings, full_matrices=False)
-    turn = axes.T if own_axes else jnp.eye(q)
+    turn = jnp.linalg.svd(first.model.loadings, full_matrices=False)[2].T if own_axes else jnp.eye(q)
     position = first.chains.position @ turn.astype(first.chains.position.dtype)
     loadings = jnp.where(jnp.arange(q) < rank, first.model.loadings @ turn, 0.0)
     return first._replace(

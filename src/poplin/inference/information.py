@@ -117,13 +117,9 @@ def _simulated(here: Coordinates, block: Block, key: Array, *, kind) -> tuple[Fi
     mass = counts + 0.5 * np.exp(np.minimum(base, 0.0))
     centre = np.zeros((len(position), 1))  # whatever the numbers of a view
     both = _both_sets(block._replace(y=counts), np)
-    centre, both = (_on_device(a, kind) for a in (centre, both))
+    centre, both = jax.tree.map(jnp.asarray, (cast(centre, kind), cast(both, kind)))
     position, mass = jnp.asarray(np.tile(position, (SETS, 1))), jnp.asarray(mass)
     return First(here.model.loadings, position, mass, centre, key), both
-
-
-def _on_device(tree: Any, kind: Any) -> Any:
-    return jax.tree.map(lambda a: jnp.asarray(a.astype(kind) if a.dtype.kind == "f" else a), tree)
 
 
 def _both_sets(block: Block, arrays: Any) -> Block:

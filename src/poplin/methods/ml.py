@@ -1,7 +1,7 @@
 """Maximum likelihood by stochastic-approximation EM: one chain per row, one averaged statistic.
 
 Start at `MaximumLikelihood`. A step moves every chain once and lets the model follow with weight gamma.
-Gamma is constant until no drift can be told from noise, by its length (it has stopped to fall) and by its direction
+Gamma is constant until no drift can be told from noise, by its length (it no longer falls) and by its direction
 (two movements, one after the other, do not go the same way); then it falls, and the iterates are averaged until the
 average is settled. Sources: Delyon, Lavielle & Moulines (1999); Kuhn & Lavielle (2004); Polyak &
 Juditsky (1992).
