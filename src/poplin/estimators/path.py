@@ -161,11 +161,11 @@ def _truncated(first: ml.First, rank: jax.Array, *, own_axes: bool) -> ml.First:
     """Model and chains in leading axes, those after `rank` without loadings."""
     q = first.model.loadings.shape[1]
     turn = jnp.linalg.svd(first.model.loadings, full_matrices=False)[2].T if own_axes else jnp.eye(q)
-    position = first.chains.position @ turn.astype(first.chains.position.dtype)
+    chains, centre = first.rows
+    turned = turn.astype(centre.dtype)
+    rows = ml.Rows(chains._replace(position=chains.position @ turned), centre @ turned)
     loadings = jnp.where(jnp.arange(q) < rank, first.model.loadings @ turn, 0.0)
-    return first._replace(
-        model=Model(first.model.coef, loadings), chains=first.chains._replace(position=position)
-    )
+    return first._replace(model=Model(first.model.coef, loadings), rows=rows)
 
 
 class Score(NamedTuple):

@@ -28,7 +28,7 @@ from poplin.updates.covariance import AbstractShape, Full
 from poplin.updates.direct import Direct
 from poplin.updates.structure import AbstractStructure, Borrowed, LowRank, Model
 
-SINGLE_FROM = 200_000  # entries from which chains run in single precision
+SINGLE_FROM = 50_000  # entries from which chains run in single precision
 SINGLE_UP_TO = 1e6  # counts above it need double precision
 CHAIN_ROWS = 1000  # chains that a small table gets at least, over all rows
 CHAINS_MOST = 32  # chains of one row at most
@@ -203,14 +203,14 @@ def chain_start(recipe: Recipe, block: Block, start: Fitted, key: Array) -> "Cha
     """Chains at the variational means, and the block repeated for several chains a row (weights shared out)."""
     assert start.rows is not None
     how = chain_kind(recipe, block)._asdict()
-    chains, mean_rate, many = repeated(start.model, start.rows, block, **how)
-    return Chained(ml.First(start.model, chains, mean_rate, key), many)
+    rows, mean_rate, many = repeated(start.model, start.rows, block, **how)
+    return Chained(ml.First(start.model, rows, mean_rate, key), many)
 
 
 @compiled(static_argnames=("direct", "copies", "kind"))
 def repeated(
     model: Model, rows: RowGaussians, block: Block, *, direct: bool, copies: int, kind: Any
-) -> tuple[Chains, Array, Block]:
+) -> tuple[ml.Rows, Array, Block]:
     """Chains at the rows' means, the columns' mean rates, and the block with `copies` of each row."""
     position, rate = _whitened(model, rows, block, direct=direct)
     mean_rate = block.weights @ rate / jnp.sum(block.weights)
@@ -223,7 +223,8 @@ def repeated(
     total = len(block.y) * copies
     many = many._replace(weights=many.weights / copies, index=jnp.arange(total))
     still = jnp.full(total, jnp.log(0.5), kind), jnp.full(total, 0.8, kind)
-    return Chains(tiled(position), tiled(rate), *still), mean_rate, many
+    chains = Chains(tiled(position), tiled(rate), *still)
+    return ml.Rows(chains, chains.position), mean_rate, many
 
 
 def _whitened(model: Model, rows: RowGaussians, block: Block, *, direct: bool) -> tuple[Array, Array]:

@@ -55,6 +55,9 @@ class Uncounted(AbstractStructure):
     def statistic(self, model, w, rate, block):
         return self.inner.statistic(model, w, rate, block)
 
+    def quieter(self, model, average, total, means, frame):
+        return total  # draws of a Gaussian, to which Stein's identity of p(w | y) does not apply
+
     def expected(self, model, mean, covariance, rate, block):
         return self.inner.expected(model, mean, covariance, rate, block)
 

@@ -1,6 +1,7 @@
 """Maximum likelihood by stochastic-approximation EM: one chain per row, one averaged statistic.
 
-Start at `MaximumLikelihood`. A step moves every chain once and lets the model follow with weight gamma.
+Start at `MaximumLikelihood`. A step moves every chain once and lets the model follow with weight gamma; most of a
+draw's noise is taken out of its moments first (`rows/controls.py`).
 Gamma is constant until no drift can be told from noise, by its length (it no longer falls) and by its direction
 (two movements, one after the other, do not go the same way); then it falls, and the iterates are averaged until the
 average is settled. Sources: Delyon, Lavielle & Moulines (1999); Kuhn & Lavielle (2004); Polyak &
@@ -14,9 +15,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from poplin._axes import Scalar
+from poplin._axes import Latent, Scalar
 from poplin.methods.method import AbstractMethod, Sweep
 from poplin.rows import chains as chain
+from poplin.rows.controls import Means, controlled
 from poplin.updates.structure import AbstractStructure, Model, Transport, movement_cosine, standard_distance
 
 SEGMENTS = 8  # means of equally many iterations that are kept apart
@@ -27,13 +29,28 @@ DROP = 0.4  # gamma falls to this share at once when it begins to fall
 DECAY = 0.7  # gamma falls as k^-0.7, between 1/2 and 1
 
 
+class Rows(NamedTuple):
+    """What a row keeps: its chain, and a point near its posterior mean of w, for control variates (n, q)."""
+
+    chains: chain.Chains
+    centre: Latent
+
+
 class First(NamedTuple):
-    """Where the chains begin: a model, the rows' chains, the columns' mean rates, a random key."""
+    """Where the chains begin: a model, the rows, the columns' mean rates, a random key."""
 
     model: Model
-    chains: chain.Chains
+    rows: Rows
     mean_rate: Array
     key: Array
+
+
+class Total(NamedTuple):
+    """What crosses from rows: the draw's statistic, the same moments with less noise, sum of acceptances."""
+
+    draw: Any
+    means: Means
+    accepted: Scalar
 
 
 class Segments(NamedTuple):
@@ -156,7 +173,7 @@ class MaximumLikelihood(AbstractMethod):
             error=jnp.asarray(jnp.inf),
             objective=jnp.asarray(jnp.nan),
         )
-        return state, first.chains
+        return state, first.rows
 
     def sweeps(self):
         return (Sweep(self.move, self.follow),)
@@ -168,21 +185,29 @@ class MaximumLikelihood(AbstractMethod):
 
     def move(self, state, rows, block):
         """Every chain moves once; the draw's statistic."""
-        kind = rows.position.dtype
+        kind = rows.centre.dtype
         frame, model, transport = jax.tree.map(
             lambda a: a.astype(kind), (state.frame, state.model, state.transport)
         )
-        rows = rows._replace(position=rows.position @ transport.turn + block.x @ transport.shift)
+        shift = block.x @ transport.shift
+        centre = rows.centre @ transport.turn + shift
+        chains = rows.chains._replace(position=rows.chains.position @ transport.turn + shift)
         key = jax.random.fold_in(state.key, state.iteration)
         adapt = (1 / (1 + state.iteration / 10)).astype(kind)
-        rows, rate = chain.move(key, rows, block, coef=model.coef, frame=frame, steps=self.leaps, adapt=adapt)
-        accepted = block.weights @ rows.acceptance
-        return rows, (self.structure.statistic(model, rows.position, rate, block), accepted)
+        chains, rate = chain.move(
+            key, chains, block, coef=model.coef, frame=frame, steps=self.leaps, adapt=adapt
+        )
+        total = Total(
+            self.structure.statistic(model, chains.position, rate, block),
+            controlled(chains, centre, rate, block, frame),
+            block.weights @ chains.acceptance,
+        )
+        return Rows(chains, centre), total
 
     def follow(self, state, total):
         """The model follows the draw; averages and the stopping rule."""
-        total, accepted = total
-        total = jax.tree.map(lambda a: a.astype(jnp.float64), total)
+        total, means, accepted = jax.tree.map(lambda a: a.astype(jnp.float64), total)
+        total = self.structure.quieter(state.model, state.average, total, means, state.frame)
         first = state.iteration == 0
         gamma = self.gamma * self.decay(state)
         model, average, transport = self.structure.advance(

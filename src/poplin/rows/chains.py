@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.extend.random import threefry_2x32
 
 from poplin._axes import Counts, Latent, Loadings, Rows
 from poplin.data.blocks import Block
@@ -48,16 +49,20 @@ def frame(loadings: Loadings, mean_rate: Array) -> Frame:
 
 
 def row_noise(key: Array, index: Array, size: int, dtype) -> tuple[Array, Array, Array]:
-    """Standard normals (n, size) and two uniforms (n,) each, from keys folded with the rows' global numbers."""
+    """Standard normals (size, n) and two uniforms (n,) each: words of Threefry, counted by (row's number, place).
 
-    def one(i):
-        bits = jax.random.fold_in(key, i)
-        normal = jax.random.normal(bits, (size + 2,), dtype)
-        # length and angle of two normals (Box-Muller backwards) save a second key per row
-        length = jnp.exp(-0.5 * (normal[size] ** 2 + normal[size + 1] ** 2))
-        return normal[:size], length, 0.5 + jnp.arctan2(normal[size], normal[size + 1]) / (2 * jnp.pi)
-
-    return jax.vmap(one)(index)
+    A row's numbers depend on the key and on its global number alone, and no key per row has to be made. They have
+    single precision whatever `dtype`: a move needs no finer ones.
+    """
+    pairs = -(-(size + 2) // 2)
+    shape = pairs, len(index)
+    rows = jnp.broadcast_to(index.astype(jnp.uint32), shape)
+    places = jnp.broadcast_to(jnp.arange(pairs, dtype=jnp.uint32)[:, None], shape)
+    words = threefry_2x32(jax.random.key_data(key), jnp.concatenate([rows.ravel(), places.ravel()]))
+    words = words.reshape(2 * pairs, len(index))
+    uniform = ((words >> 8).astype(jnp.float32) + 0.5) * jnp.float32(2**-24)  # inside (0, 1)
+    normal = jnp.float32(2**0.5) * jax.lax.erf_inv(2 * uniform[:size] - 1)
+    return normal.astype(dtype), uniform[size].astype(dtype), uniform[size + 1].astype(dtype)
 
 
 def move(
@@ -68,37 +73,36 @@ def move(
     `adapt` in [0, 1] is how far step sizes and mean rates still learn (it must vanish for exactness). Cost:
     (steps + 1) (n p exponentials and 2 n p q). Source: Neal (2011), MCMC using Hamiltonian dynamics.
     """
-    base = block.offset + block.x @ coef
-    start = chains.position @ frame.to_frame
-    noise, uniform, other = row_noise(key, block.index, start.shape[1], start.dtype)
-    curvature = frame.stiffness + chains.mean_rate @ frame.loadings**2
+    across = frame.loadings.T
+    # one row after the other along the fast axis: with few columns, several times quicker than the table's own layout
+    y, mass = (jax.lax.optimization_barrier(a.T) for a in (block.y, chains.mean_rate))
+    base = jax.lax.optimization_barrier((block.offset + block.x @ coef).T)
+    start = frame.to_frame.T @ chains.position.T
+    noise, uniform, other = row_noise(key, block.index, len(start), start.dtype)
+    stiffness = frame.stiffness[:, None]
     # of varying length: a trajectory of half a period would return each v to -v, of a whole one to where it was
     length = jnp.exp(chains.log_step) * (1 + VARYING * (2 * other - 1))
-    step = length[:, None] / jnp.sqrt(curvature)
+    step = length / jnp.sqrt(stiffness + (across**2) @ mass)
 
     def gradient(rate, v):
-        return (block.y - rate) @ frame.loadings - frame.stiffness * v
+        return across @ (y - rate) - stiffness * v
 
-    def leap(_, carry):
-        v, momentum, _ = carry
+    first_rate = jnp.exp(base + frame.loadings @ start)
+    v, momentum, rate = start, noise + 0.5 * step * gradient(first_rate, start), first_rate
+    for _ in range(steps):
         v = v + step * momentum
-        rate = jnp.exp(base + v @ frame.loadings.T)
-        return v, momentum + step * gradient(rate, v), rate
-
-    first_rate = jnp.exp(base + start @ frame.loadings.T)
-    momentum = noise + 0.5 * step * gradient(first_rate, start)
-    v, momentum, rate = jax.lax.fori_loop(0, steps, leap, (start, momentum, first_rate))
+        rate = jnp.exp(base + frame.loadings @ v)
+        momentum = momentum + step * gradient(rate, v)
     momentum = momentum - 0.5 * step * gradient(rate, v)
     # differences first: counts of 1e5 would drown the change in single precision
-    gain = jnp.sum(block.y * ((v - start) @ frame.loadings.T) - (rate - first_rate), axis=1)
-    gain -= 0.5 * jnp.sum(frame.stiffness * (v - start) * (v + start) + momentum**2 - noise**2, axis=1)
+    gain = jnp.sum(y * (frame.loadings @ (v - start)) - (rate - first_rate), axis=0)
+    gain -= 0.5 * jnp.sum(stiffness * (v - start) * (v + start) + momentum**2 - noise**2, axis=0)
     probability = jnp.where(jnp.isfinite(gain), jnp.exp(jnp.minimum(gain, 0)), 0.0)
-    taken = (uniform < probability)[:, None]
-    rate = jnp.where(taken, rate, first_rate)
+    taken = uniform < probability
     moved = Chains(
-        position=jnp.where(taken, v, start) @ frame.from_frame,
+        position=(frame.from_frame.T @ jnp.where(taken, v, start)).T,
         mean_rate=chains.mean_rate,
         log_step=jnp.clip(chains.log_step + 0.2 * adapt * (probability - TARGET), -8.0, 0.7),
         acceptance=chains.acceptance + 0.1 * (probability - chains.acceptance),
     )
-    return moved, rate
+    return moved, jnp.where(taken, rate, first_rate).T

@@ -22,6 +22,7 @@ from poplin.updates.structure import (
     level_prior,
 )
 
+LEFT = 0.1  # share of a second moment's variance over draws that its control variate leaves
 LEAST_SD = 0.01  # weak prior of a column's standard deviation at its lower end
 
 
@@ -64,6 +65,23 @@ class Direct(AbstractStructure):
             *scale_regressions(w @ model.loadings.T, rate, block),
         )
 
+    def quieter(self, model, average, total, means, frame):
+        """Moments from control variates; the columns' gradients mixed with what these moments say of them.
+
+        By Stein's identity E[X'(Y - rate)] = X'E[W] C^-1 and E[(Y - rate)'R] = C^-T (E[W'W] - N I) C'. Where C has
+        directions that counts say nothing of, its inverse makes the little noise of the moments large: the share of
+        the plain gradient is that of the other's variance, as expected from what came before this draw.
+        """
+        inverse = solve_triangular(model.loadings, jnp.eye(len(model.loadings)), lower=True)
+        excess = means.second - total.rows * jnp.eye(len(inverse))
+        at_scale = jnp.einsum("kj,kl,jl->j", inverse, excess, model.loadings)
+        told = jnp.concatenate([means.cross @ inverse, at_scale[None]])
+        spread = jnp.sum((frame.from_frame @ inverse) ** 2, axis=0) * jnp.sum(frame.loadings**2, axis=1)
+        plain = average[2][:, -1, -1]
+        share = plain / (plain + LEFT * total.rows * spread + 1e-300)
+        gradient = total.gradient + share * (told - total.gradient)
+        return total._replace(cross=means.cross, second=means.second, gradient=gradient)
+
     def expected(self, model, mean, covariance, rate, block):
         total = self.statistic(model, mean, rate, block)
         return total._replace(
@@ -95,6 +113,9 @@ class Direct(AbstractStructure):
         moment = mean_second - coef.T @ mean_cross
         moment = 0.5 * (moment + moment.T)
         seen = jnp.any(total.hessian > 0)
+        # moments that control variates made may, in a bad draw, be no covariance: Sigma then stays
+        before = model.loadings @ model.loadings.T
+        moment = jnp.where(jnp.all(jnp.isfinite(jnp.linalg.cholesky(moment))), moment, before)
         loadings = jnp.linalg.cholesky(self.shape.estimate(moment, n))
         whiten = solve_triangular(loadings, jnp.eye(len(loadings)), lower=True).T
         free = jnp.exp(jnp.where(seen, self._unforced(loadings, whiten, n), 0.0))

@@ -16,6 +16,8 @@ from jax.scipy.linalg import block_diag, solve_triangular
 from poplin._axes import Coefficients, Counts, Covariance, Latent, Loadings, Scalar
 from poplin._precision import solve_gram
 from poplin.data.blocks import Block
+from poplin.rows.chains import Frame
+from poplin.rows.controls import Means
 from poplin.updates.columns import (
     column_statistic,
     column_variances,
@@ -64,6 +66,10 @@ class AbstractStructure(eqx.Module):
     @abstractmethod
     def statistic(self, model: Model, w: Latent, rate: Counts, block: Block) -> Any:
         """The additive statistic of one draw of every row."""
+
+    @abstractmethod
+    def quieter(self, model: Model, average: Any, total: Any, means: Means, frame: Frame) -> Any:
+        """The statistic of a draw from p(w | y) with less noise: its moments replaced by `means`."""
 
     @abstractmethod
     def expected(self, model: Model, mean: Latent, covariance: Array, rate: Counts, block: Block) -> Any:
@@ -125,6 +131,9 @@ class LowRank(AbstractStructure):
     def statistic(self, model, w, rate, block):
         return column_statistic(jnp.concatenate([block.x, w], axis=1), w, rate, block)
 
+    def quieter(self, model, average, total, means, frame):
+        return total  # what is noisy here are the columns' gradients
+
     def expected(self, model, mean, covariance, rate, block):
         return expected_columns(model.loadings, True, mean, covariance, rate, block)
 
@@ -180,6 +189,9 @@ class Borrowed(AbstractStructure):
 
     def statistic(self, model, w, rate, block):
         return column_statistic(block.x, w, rate, block)
+
+    def quieter(self, model, average, total, means, frame):
+        return total  # what is noisy here are the columns' gradients
 
     def expected(self, model, mean, covariance, rate, block):
         return expected_columns(model.loadings, False, mean, covariance, rate, block)

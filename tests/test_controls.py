@@ -1,0 +1,112 @@
+"""Laws of control variates: over a row's whole posterior they change no expectation, and take most of the noise out.
+
+Start at `test_expectations_are_those_of_plain_draws`. The posterior is a fine grid whose nodes stand as rows, weighted
+by their density: sums over rows are then expectations, without Monte-Carlo error.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from poplin._precision import double_precision
+from poplin.data.blocks import Block
+from poplin.rows import chains as chain
+from poplin.rows.controls import controlled
+from poplin.updates.covariance import Full
+from poplin.updates.direct import Direct
+from poplin.updates.structure import Model
+from tests.tolerances import close
+
+SETTINGS = {
+    "one column": ([2.0], [0.3], [[0.9]]),
+    "no counts": ([0.0, 0.0], [-1.0, 0.5], [[1.0, 0.0], [0.7, 0.5]]),
+    "many counts": ([7.0, 1.0], [1.0, 0.0], [[1.2, 0.0], [-0.4, 0.8]]),
+    "a direction that counts say nothing of": ([3.0, 4.0], [0.5, 1.0], [[1.0, 0.0], [1.0, 0.01]]),
+}
+
+
+class Posterior(NamedTuple):
+    """A row's posterior as nodes: the table of nodes, chains that stand there, their rates, model, frame, centres."""
+
+    block: Block
+    chains: chain.Chains
+    rate: jax.Array
+    model: Model
+    frame: chain.Frame
+    centre: jax.Array
+
+
+def posterior(name: str) -> Posterior:
+    """With masses and centres that are a fifth off, and a row that is not the average one."""
+    counts, level, loadings = (np.asarray(a) for a in SETTINGS[name])
+    q = len(counts)
+    axis = np.linspace(-9, 9, 241)
+    nodes = np.stack(np.meshgrid(*[axis] * q, indexing="ij"), axis=-1).reshape(-1, q)
+    eta = level + nodes @ loadings.T
+    log_density = eta @ counts - np.exp(eta).sum(axis=1) - 0.5 * (nodes**2).sum(axis=1)
+    weights = np.exp(log_density - log_density.max())
+    weights /= weights.sum()
+    size = len(nodes)
+    y, ones = np.tile(counts, (size, 1)), np.ones((size, 1))
+    block = Block(y, ones, np.zeros((size, q)), weights, np.zeros(size), np.arange(size))
+    mean, mean_rate = weights @ nodes, weights @ np.exp(eta)
+    still = np.full(size, -0.7), np.full(size, 0.8)
+    chains = chain.Chains(nodes, np.tile(1.2 * mean_rate, (size, 1)), *still)
+    model = Model(level[None], loadings)
+    frame = chain.frame(jnp.asarray(loadings), jnp.asarray(1.5 * mean_rate))
+    centre = np.tile(0.8 * mean, (size, 1))
+    return jax.tree.map(jnp.asarray, Posterior(block, chains, np.exp(eta), model, frame, centre))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_expectations_are_those_of_plain_draws(name: str) -> None:
+    """Of the moments, and of the columns' gradients that are made from them."""
+    with double_precision():
+        at = posterior(name)
+        means = controlled(at.chains, at.centre, at.rate, at.block, at.frame)
+        w, weights = at.chains.position, at.block.weights
+        assert close(means.cross, (weights @ w)[None])
+        assert close(means.second, w.T @ (weights[:, None] * w))
+        structure = Direct(Full(jnp.zeros(())))
+        total = structure.statistic(at.model, w, at.rate, at.block)
+        told = structure.quieter(at.model, (None, None, total.hessian), total, means, at.frame)
+        assert np.abs(np.asarray(told.gradient - total.gradient)).max() < 1e-9
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_most_noise_is_taken_out(name: str) -> None:
+    """The variance over draws, in the coordinates of the frame, where directions have one scale."""
+    with double_precision():
+        at = posterior(name)
+
+        def of_one(part: tuple) -> tuple[jax.Array, jax.Array]:
+            chains, centre, rate, block = jax.tree.map(lambda a: a[None], part)
+            means = controlled(chains, centre, rate, block._replace(weights=jnp.ones(1)), at.frame)
+            v = chains.position[0] @ at.frame.to_frame
+            return jnp.outer(v, v), at.frame.to_frame.T @ means.second @ at.frame.to_frame
+
+        plain, quiet = jax.vmap(of_one)((at.chains, at.centre, at.rate, at.block))
+
+        def variance(values: jax.Array) -> float:
+            middle = jnp.tensordot(at.block.weights, values, 1)
+            return float(jnp.sum(jnp.tensordot(at.block.weights, (values - middle) ** 2, 1)))
+
+        assert variance(quiet) < 0.25 * variance(plain)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_rows_keep_their_noise_wherever_they_stand(size: int) -> None:
+    """Noise belongs to the row's number: blocks and their order change nothing; and it is standard normal."""
+    key, index = jax.random.key(0), jnp.arange(4000)
+    normal, one, other = chain.row_noise(key, index, size, jnp.float32)
+    part, half, _ = chain.row_noise(key, index[1000:1010][::-1], size, jnp.float32)
+    assert np.array_equal(normal[:, 1000:1010][:, ::-1], part) and np.array_equal(one[1000:1010][::-1], half)
+    error = 1 / np.sqrt(normal.size)
+    assert abs(float(normal.mean())) < 4 * error and abs(float(normal.var()) - 1) < 4 * np.sqrt(2) * error
+    for uniform in (one, other):
+        assert abs(float(uniform.mean()) - 0.5) < 4 / np.sqrt(12 * 4000) and 0 < float(uniform.min())
