@@ -56,7 +56,7 @@ class Uncounted(AbstractStructure):
         return self.inner.statistic(model, w, rate, block)
 
     def quieter(self, model, average, total, means, frame):
-        return total  # draws of a Gaussian, to which Stein's identity of p(w | y) does not apply
+        return total, average  # draws of a Gaussian, to which Stein's identity of p(w | y) does not apply
 
     def expected(self, model, mean, covariance, rate, block):
         return self.inner.expected(model, mean, covariance, rate, block)

@@ -207,11 +207,11 @@ class MaximumLikelihood(AbstractMethod):
     def follow(self, state, total):
         """The model follows the draw; averages and the stopping rule."""
         total, means, accepted = jax.tree.map(lambda a: a.astype(jnp.float64), total)
-        total = self.structure.quieter(state.model, state.average, total, means, state.frame)
+        total, average = self.structure.quieter(state.model, state.average, total, means, state.frame)
         first = state.iteration == 0
         gamma = self.gamma * self.decay(state)
         model, average, transport = self.structure.advance(
-            state.model, state.average, total, gamma=gamma, first=first
+            state.model, average, total, gamma=gamma, first=first
         )
         mean_rate = state.mean_rate + 0.1 * self.decay(state) * (total.rate / total.rows - state.mean_rate)
         state = state._replace(

@@ -13,6 +13,7 @@ Zero-variance principle; Mira, Solgi & Imparato (2013), Zero variance MCMC for B
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jax import Array
 
 from poplin._axes import Counts, Latent
@@ -30,13 +31,14 @@ class Means(NamedTuple):
 def controlled(chains: Chains, centre: Latent, rate: Counts, block: Block, frame: Frame) -> Means:
     """The sums from draws w (`chains.position`) with rates `rate` (n, p).
 
-    `centre` (n, q): near the rows' posterior means; c is taken from the chains' mean rates, as their masses are.
+    `centre` (n, q): near the rows' posterior means; c is taken from the chains' mean rates and the counts.
     Neither may follow the present draw. Works in the coordinates of `frame`, in which c is closest to diagonal.
     Cost n p q + n q^2.
     """
     w = chains.position
     slope = (block.y - rate) @ frame.loadings - frame.stiffness * (w @ frame.to_frame)
-    spread = 1 / (frame.stiffness + chains.mean_rate @ frame.loadings**2)
+    # a precision that is too small would overshoot: where much was counted, rates are about the counts
+    spread = 1 / (frame.stiffness + jnp.maximum(chains.mean_rate, block.y) @ frame.loadings**2)
     step = (slope * spread) @ frame.from_frame
     weighted = block.weights[:, None] * w
     half = (weighted + block.weights[:, None] * centre).T @ step

@@ -5,6 +5,7 @@ Start at `Direct`.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import solve_triangular
@@ -23,6 +24,9 @@ from poplin.updates.structure import (
 )
 
 LEFT = 0.1  # share of a second moment's variance over draws that its control variate leaves
+FARTHEST = (
+    0.8  # relative change of a variance, by one draw's moments, from which their controls are not trusted
+)
 LEAST_SD = 0.01  # weak prior of a column's standard deviation at its lower end
 
 
@@ -70,17 +74,28 @@ class Direct(AbstractStructure):
 
         By Stein's identity E[X'(Y - rate)] = X'E[W] C^-1 and E[(Y - rate)'R] = C^-T (E[W'W] - N I) C'. Where C has
         directions that counts say nothing of, its inverse makes the little noise of the moments large: the share of
-        the plain gradient is that of the other's variance, as expected from what came before this draw.
+        the plain gradient is that of the other's variance, as expected from what came before this draw. Moments that
+        would change a variance by a factor show rows far from what their controls were made for: plain draws from
+        then on, not only where chance shows it, which would bend the mean.
         """
-        inverse = solve_triangular(model.loadings, jnp.eye(len(model.loadings)), lower=True)
-        excess = means.second - total.rows * jnp.eye(len(inverse))
+        size, rows = len(model.loadings), total.rows
+        near = jnp.abs(jnp.diagonal(means.second) / rows - 1) < FARTHEST
+        sound = jnp.all(jnp.isfinite(jnp.linalg.cholesky(means.second))) & jnp.all(near)
+        trusted = average[3] & sound & jnp.all(jnp.isfinite(means.cross))
+        inverse = solve_triangular(model.loadings, jnp.eye(size), lower=True)
+        excess = means.second - rows * jnp.eye(size)
         at_scale = jnp.einsum("kj,kl,jl->j", inverse, excess, model.loadings)
         told = jnp.concatenate([means.cross @ inverse, at_scale[None]])
         spread = jnp.sum((frame.from_frame @ inverse) ** 2, axis=0) * jnp.sum(frame.loadings**2, axis=1)
         plain = average[2][:, -1, -1]
-        share = plain / (plain + LEFT * total.rows * spread + 1e-300)
-        gradient = total.gradient + share * (told - total.gradient)
-        return total._replace(cross=means.cross, second=means.second, gradient=gradient)
+        share = plain / (plain + LEFT * rows * spread + 1e-300)
+        quiet = total._replace(
+            cross=means.cross,
+            second=means.second,
+            gradient=total.gradient + share * (told - total.gradient),
+        )
+        chosen = jax.tree.map(lambda a, b: jnp.where(trusted, a, b), quiet, total)
+        return chosen, (*average[:3], trusted)
 
     def expected(self, model, mean, covariance, rate, block):
         total = self.statistic(model, mean, rate, block)
@@ -97,7 +112,7 @@ class Direct(AbstractStructure):
 
     def begin(self, model):
         d, p = model.coef.shape
-        return jnp.zeros((d, p)), jnp.zeros((p, p)), jnp.zeros((p, d + 1, d + 1))
+        return jnp.zeros((d, p)), jnp.zeros((p, p)), jnp.zeros((p, d + 1, d + 1)), jnp.asarray(True)
 
     def advance(self, model, average, total, *, gamma, first):
         n, gram = total.rows, total.gram / total.rows
@@ -107,7 +122,7 @@ class Direct(AbstractStructure):
         weight = jnp.where(first, 1.0, gamma)
         newest = gram @ model.coef + cross / n, second / n, total.hessian
         mean_cross, mean_second, hessian = (
-            a + weight * (b - a) for a, b in zip(average, newest, strict=True)
+            a + weight * (b - a) for a, b in zip(average[:3], newest, strict=True)
         )
         coef = solve_gram(gram, mean_cross)
         moment = mean_second - coef.T @ mean_cross
@@ -130,7 +145,7 @@ class Direct(AbstractStructure):
         step = step / jnp.maximum(1.0, jnp.sqrt(length + 2 * step[-1] ** 2) / gamma)
         coef, scale = coef + step[:-1], jnp.exp(step[-1])
         moment = scale[:, None] * moment * scale
-        average = gram @ coef, moment + coef.T @ gram @ coef, hessian
+        average = gram @ coef, moment + coef.T @ gram @ coef, hessian, average[3]
         return Model(coef, scale[:, None] * loadings), average, transport
 
     def _weak_priors(self, coef, loadings, gradient, hessian):

@@ -68,8 +68,8 @@ class AbstractStructure(eqx.Module):
         """The additive statistic of one draw of every row."""
 
     @abstractmethod
-    def quieter(self, model: Model, average: Any, total: Any, means: Means, frame: Frame) -> Any:
-        """The statistic of a draw from p(w | y) with less noise: its moments replaced by `means`."""
+    def quieter(self, model: Model, average: Any, total: Any, means: Means, frame: Frame) -> tuple[Any, Any]:
+        """The statistic of a draw from p(w | y) with less noise, by `means`; the average, which may learn of it."""
 
     @abstractmethod
     def expected(self, model: Model, mean: Latent, covariance: Array, rate: Counts, block: Block) -> Any:
@@ -132,7 +132,7 @@ class LowRank(AbstractStructure):
         return column_statistic(jnp.concatenate([block.x, w], axis=1), w, rate, block)
 
     def quieter(self, model, average, total, means, frame):
-        return total  # what is noisy here are the columns' gradients
+        return total, average  # what is noisy here are the columns' gradients
 
     def expected(self, model, mean, covariance, rate, block):
         return expected_columns(model.loadings, True, mean, covariance, rate, block)
@@ -191,7 +191,7 @@ class Borrowed(AbstractStructure):
         return column_statistic(block.x, w, rate, block)
 
     def quieter(self, model, average, total, means, frame):
-        return total  # what is noisy here are the columns' gradients
+        return total, average  # what is noisy here are the columns' gradients
 
     def expected(self, model, mean, covariance, rate, block):
         return expected_columns(model.loadings, False, mean, covariance, rate, block)
