@@ -219,7 +219,7 @@ def test_products_are_those_of_the_likelihoods_gradients() -> None:
     ]
 
     def one(key: int) -> np.ndarray:
-        here, found = found_at("full", at, block, louis(key, 2000))
+        here, found = found_at("full", at, block, louis(key, 4000))
         bread = intervals.covariance_root(intervals.observed_information(found))
         return errors(here, intervals.sandwich(bread, found.products))
 

@@ -73,7 +73,8 @@ def eigenvalues(fit: Fitted, ax: Axes | None = None, *, most: int = MOST_AXES) -
     ax.xaxis.get_major_locator().set_params(integer=True)  # pyright: ignore[reportCallIssue]
     some = f" (the first {most} of {len(fit.eigenvalues_)})" if len(values) < len(fit.eigenvalues_) else ""
     ax.set_xlabel(f"axis{some}")
-    ax.set_ylabel("eigenvalue of Sigma" + ("" if told is None else ", 95 % interval"))
+    some_known = told is not None and bool(np.isfinite(told[0]).any())
+    ax.set_ylabel("eigenvalue of Sigma" + (", 95 % interval" if some_known else ""))
     return ax
 
 
