@@ -11,7 +11,7 @@ from poplin.studies import laws, measures
 from poplin.studies.figures import Axis, curves
 from poplin.studies.study import Cell, Column, Figure, Study
 
-SLOW = 5  # tables for the methods that take half a minute each
+SLOW = 3  # tables for the methods that take half a minute each
 
 
 def methods(p: int, q: int) -> tuple[Column, ...]:
