@@ -9,6 +9,8 @@ a = g / c,
 have the expectations of v and of v v'. If the posterior is Gaussian with precision diag(c) and mean m, they have no
 variance at all; here they have a tenth of the plain draw's or less. Sources: Assaraf & Caffarel (1999),
 Zero-variance principle; Mira, Solgi & Imparato (2013), Zero variance MCMC for Bayesian estimators.
+
+The same c tells how much the counts say at all: `Shares`.
 """
 
 from typing import NamedTuple
@@ -21,11 +23,27 @@ from poplin.data.blocks import Block
 from poplin.rows.chains import Chains, Frame
 
 
+class Shares(NamedTuple):
+    """Of what complete data would say of mean and covariance of w, the share that counts say, along `axes` (q, q).
+
+    Row i leaves the share pi_ik = stiffness_k / c_ik of the prior variance of axis k. In a Gaussian model counts have
+    the share 1 - pi_ik of the information about the mean along axis k, (1 - pi_ik) (1 - pi_il) of that about the
+    covariance of axes k and l, and EM closes these shares of what is left at a step. `level` (q,), `second` (q, q):
+    means over rows. draws: how many independent ones the sums are worth.
+    """
+
+    axes: Array
+    level: Array
+    second: Array
+    draws: Array
+
+
 class Means(NamedTuple):
     """Sums over rows: X'E[W | Y] (d, q) and sum_i weight_i E[w_i w_i' | y_i] (q, q), each estimated from one draw."""
 
     cross: Array
     second: Array
+    shares: Shares
 
 
 def controlled(chains: Chains, centre: Latent, rate: Counts, block: Block, frame: Frame) -> Means:
@@ -44,4 +62,14 @@ def controlled(chains: Chains, centre: Latent, rate: Counts, block: Block, frame
     half = (weighted + block.weights[:, None] * centre).T @ step
     second = w.T @ weighted + 0.5 * (half + half.T)
     second += frame.from_frame.T @ ((block.weights @ spread)[:, None] * frame.from_frame)
-    return Means(block.x.T @ (weighted + block.weights[:, None] * step), second)
+    cross = block.x.T @ (weighted + block.weights[:, None] * step)
+    return Means(cross, second, _shares(spread, block, frame))
+
+
+def _shares(spread: Latent, block: Block, frame: Frame) -> Shares:
+    """`Shares` of rows whose posterior variances are `spread` (n, q) in the frame's coordinates."""
+    weights, known = block.weights, 1 - spread * frame.stiffness
+    rows = jnp.sum(weights)
+    second = (weights[:, None] * known).T @ known / rows
+    axes = frame.to_frame * jnp.sqrt(frame.stiffness)
+    return Shares(axes, weights @ known / rows, second, rows**2 / jnp.sum(weights**2))

@@ -3,7 +3,7 @@
 Start at `Direct`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jax.scipy.linalg import solve_triangular
 
 from poplin._axes import Scalar
 from poplin._precision import inverse_and_logdet, solve_gram
+from poplin.rows.controls import Shares
 from poplin.updates.columns import column_variances, scale_regressions
 from poplin.updates.covariance import AbstractShape
 from poplin.updates.structure import (
@@ -27,6 +28,9 @@ LEFT = 0.1  # share of a second moment's variance over draws that its control va
 FARTHEST = (
     0.8  # relative change of a variance, by one draw's moments, from which their controls are not trusted
 )
+TURMOIL = 0.4  # relative change of Sigma by the noise of one draw that the longer steps may cause
+LONGEST = 6.0  # steps of the closed form are lengthened by this factor at most, where gamma is 1
+LEAP = 0.5  # relative change of Sigma, and of the level in standard deviations, by what steps are lengthened
 LEAST_SD = 0.01  # weak prior of a column's standard deviation at its lower end
 
 
@@ -34,6 +38,7 @@ class DirectStatistic(NamedTuple):
     """N, X'X, rates; X'W (d, p) and W'W (p, p); each column's regression on (x, r_j), r = Z - XB.
 
     Gradient (d + 1, p) and Hessian (p, d + 1, d + 1); all zero in expectation under Gaussians, where EM is exact.
+    known: what counts say, by which steps are lengthened, or None.
     """
 
     rows: Scalar
@@ -43,6 +48,52 @@ class DirectStatistic(NamedTuple):
     second: Array
     gradient: Array
     hessian: Array
+    known: "Known | None" = None
+
+
+class Known(NamedTuple):
+    """What counts say of each direction, and the standard deviation of a draw's second moments over a plain draw's."""
+
+    shares: Shares
+    noise: Scalar
+
+
+def lengthened(known: Known, gamma: Array) -> tuple[Array, Array]:
+    """Factors, less one, for the closed form's steps of level (q,) and second moments (q, q) along the shares' axes.
+
+    EM closes a share of the gap at a step: one over that share times the step closes all of it, as far as noise allows.
+    """
+    shares = known.shares
+    q = len(shares.level)
+    most = jnp.minimum(LONGEST, TURMOIL * jnp.sqrt(shares.draws / q) / (2 * known.noise))
+    most = jnp.maximum(most, 1.0) / jnp.sqrt(gamma)
+    level, second = (jnp.clip(1 / jnp.maximum(a, 1e-12), 1.0, most) - 1 for a in shares[1:3])
+    return level, second
+
+
+def _if_covariance(moment: Array, otherwise: Array) -> Array:
+    """The moment, if it is positive definite."""
+    return jnp.where(jnp.all(jnp.isfinite(jnp.linalg.cholesky(moment))), moment, otherwise)
+
+
+def _further(model: Model, average: Any, total: DirectStatistic, gamma: Array) -> tuple[Array, Array]:
+    """By how much more B, and the moment of Z - XB, move where steps are lengthened.
+
+    w stays where it is, as it would if counts said nothing: were Z to stay, a chain would hand the longer step back,
+    longer again. Symmetric to the last bit, since what is not would grow.
+    """
+    assert total.known is not None
+    level, second = lengthened(total.known, jnp.maximum(gamma, 1e-12))
+    axes, gram = total.known.shares.axes, total.gram / total.rows
+    left = solve_triangular(model.loadings, average[1] - model.coef.T @ average[0], lower=True)
+    apart = total.second / total.rows - solve_triangular(model.loadings, left.T, lower=True)
+    apart = gamma * axes @ (second * (axes.T @ (0.5 * (apart + apart.T)) @ axes)) @ axes.T
+    size = jnp.max(jnp.abs(jnp.linalg.eigvalsh(apart)))
+    moment = model.loadings @ (jnp.minimum(1.0, LEAP / (size + 1e-300)) * apart) @ model.loadings.T
+    move = gamma * solve_gram(gram, total.cross @ (axes * level) @ axes.T / total.rows)
+    length = jnp.sqrt(jnp.sum(move * (gram @ move)))
+    move = jnp.minimum(1.0, LEAP / (length + 1e-300)) * move
+    return move @ model.loadings.T, 0.5 * (moment + moment.T)
 
 
 class Direct(AbstractStructure):
@@ -95,7 +146,8 @@ class Direct(AbstractStructure):
             gradient=total.gradient + share * (told - total.gradient),
         )
         chosen = jax.tree.map(lambda a, b: jnp.where(trusted, a, b), quiet, total)
-        return chosen, (*average[:3], trusted)
+        noise = jnp.where(trusted, jnp.sqrt(LEFT), 1.0)
+        return chosen._replace(known=Known(means.shares, noise)), (*average[:3], trusted)
 
     def expected(self, model, mean, covariance, rate, block):
         total = self.statistic(model, mean, rate, block)
@@ -116,26 +168,14 @@ class Direct(AbstractStructure):
 
     def advance(self, model, average, total, *, gamma, first):
         n, gram = total.rows, total.gram / total.rows
-        cross = total.cross @ model.loadings.T  # X'R of this draw, R = Z - XB
-        half = model.coef.T @ (0.5 * total.gram @ model.coef + cross)
-        second = half + half.T + model.loadings @ total.second @ model.loadings.T  # Z'Z
-        weight = jnp.where(first, 1.0, gamma)
-        newest = gram @ model.coef + cross / n, second / n, total.hessian
-        mean_cross, mean_second, hessian = (
-            a + weight * (b - a) for a, b in zip(average[:3], newest, strict=True)
-        )
-        coef = solve_gram(gram, mean_cross)
-        moment = mean_second - coef.T @ mean_cross
-        moment = 0.5 * (moment + moment.T)
+        coef, moment, hessian = self._averaged(model, average, total, jnp.where(first, 1.0, gamma))
         seen = jnp.any(total.hessian > 0)
-        # moments that control variates made may, in a bad draw, be no covariance: Sigma then stays
-        before = model.loadings @ model.loadings.T
-        moment = jnp.where(jnp.all(jnp.isfinite(jnp.linalg.cholesky(moment))), moment, before)
-        loadings = jnp.linalg.cholesky(self.shape.estimate(moment, n))
-        whiten = solve_triangular(loadings, jnp.eye(len(loadings)), lower=True).T
-        free = jnp.exp(jnp.where(seen, self._unforced(loadings, whiten, n), 0.0))
-        loadings, whiten = free[:, None] * loadings, whiten / free[:, None]
+        loadings, whiten = self._root(moment, n, seen)
         transport = Transport(model.loadings.T @ whiten, (model.coef - coef) @ whiten)
+        if total.known is not None:
+            level, further = _further(model, average, total, jnp.where(first, 0.0, gamma))
+            moment = _if_covariance(moment + further, moment)
+            coef, loadings = coef + level, self._root(moment, n, seen)[0]
 
         step = self.shape.rescale(*self._weak_priors(coef, loadings, total.gradient, hessian), gamma=gamma)
         step = jnp.where(seen, step, 0.0)
@@ -147,6 +187,29 @@ class Direct(AbstractStructure):
         moment = scale[:, None] * moment * scale
         average = gram @ coef, moment + coef.T @ gram @ coef, hessian, average[3]
         return Model(coef, scale[:, None] * loadings), average, transport
+
+    def _averaged(self, model, average, total, weight):
+        """B, the moment of Z - XB about the new B, and the columns' Hessians, with this weight on the draw."""
+        n, gram = total.rows, total.gram / total.rows
+        cross = total.cross @ model.loadings.T  # X'R of this draw, R = Z - XB
+        half = model.coef.T @ (0.5 * total.gram @ model.coef + cross)
+        second = half + half.T + model.loadings @ total.second @ model.loadings.T  # Z'Z
+        newest = gram @ model.coef + cross / n, second / n, total.hessian
+        mean_cross, mean_second, hessian = (
+            a + weight * (b - a) for a, b in zip(average[:3], newest, strict=True)
+        )
+        coef = solve_gram(gram, mean_cross)
+        moment = mean_second - coef.T @ mean_cross
+        # moments that control variates made may, in a bad draw, be no covariance: Sigma then stays
+        before = model.loadings @ model.loadings.T
+        return coef, _if_covariance(0.5 * (moment + moment.T), before), hessian
+
+    def _root(self, moment, n, seen):
+        """A root C of Sigma from the moment of Z - XB, and C^-T."""
+        loadings = jnp.linalg.cholesky(self.shape.estimate(moment, n))
+        whiten = solve_triangular(loadings, jnp.eye(len(loadings)), lower=True).T
+        free = jnp.exp(jnp.where(seen, self._unforced(loadings, whiten, n), 0.0))
+        return free[:, None] * loadings, whiten / free[:, None]
 
     def _weak_priors(self, coef, loadings, gradient, hessian):
         """Gradient and Hessian with those of the weak priors of XB and of the columns' scales added."""

@@ -69,7 +69,10 @@ class AbstractStructure(eqx.Module):
 
     @abstractmethod
     def quieter(self, model: Model, average: Any, total: Any, means: Means, frame: Frame) -> tuple[Any, Any]:
-        """The statistic of a draw from p(w | y) with less noise, by `means`; the average, which may learn of it."""
+        """The statistic of a draw from p(w | y) with less noise, by `means`; the average, which may learn of it.
+
+        It may also keep `means.shares`, to lengthen steps where counts say little.
+        """
 
     @abstractmethod
     def expected(self, model: Model, mean: Latent, covariance: Array, rate: Counts, block: Block) -> Any:
