@@ -1,15 +1,11 @@
 """Checkpoints: a fit that was stopped goes on to the numbers of one that was not; no other file is taken for one.
 
-Start at `FITS`, over which the laws are checked. Kills of whole processes are at the end.
+Start at `FITS`, over which the laws are checked. Whole processes are killed in `test_checkpoints_command.py`.
 """
 
 from __future__ import annotations
 
-import csv
 import errno
-import subprocess
-import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -281,77 +277,10 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
 
 def test_a_full_disk_costs_no_fit_and_no_checkpoint(half_done: Path, full_disk: dict[str, int]) -> None:
     before, full_disk["arrays"] = half_done.read_bytes(), 3
-    with pytest.warns(UserWarning, match="the one before it stays.*No space left") as told:
+    with pytest.warns(UserWarning, match="one that was there before stays.*No space left") as told:
         again = poplin.PLN(checkpoint=half_done, checkpoint_every=EVERY, **QUICK).fit(**TABLE)
     assert len([w for w in told if "checkpoint" in str(w.message)]) == 1
     assert half_done.read_bytes() == before and list(half_done.parent.iterdir()) == [half_done]
     full_disk["arrays"] = 10**6
     same(again, fit(**QUICK))
     same(kept(half_done, **QUICK), again)
-
-
-def written(folder: Path) -> dict[str, Any]:
-    """The tables that a fit wrote; of the trace all but the seconds."""
-    with open(folder / "trace.csv", newline="") as handle:
-        trace = [line[:3] for line in csv.reader(handle)]
-    names = ("coef.csv", "covariance.csv", "embedding.csv")
-    return {name: (folder / name).read_bytes() for name in names} | {"trace": trace}
-
-
-def command(*words: str) -> list[str]:
-    """`poplin fit` on counts.csv in a process of its own."""
-    return [sys.executable, "-m", "poplin", "fit", "counts.csv", "--seed", "3", "-q", *words]
-
-
-def killed(words: list[str], folder: Path, moment: float) -> int:
-    """Begin the command, and kill it so many seconds after it wrote its first checkpoint; its exit code."""
-    path = folder / "parts" / "checkpoint.npz"
-    before = path.stat().st_mtime_ns if path.exists() else None
-    child = subprocess.Popen(words, cwd=folder, stderr=subprocess.DEVNULL)
-    while child.poll() is None and (not path.exists() or path.stat().st_mtime_ns == before):
-        time.sleep(0.005)
-    time.sleep(moment)
-    child.kill()
-    return child.wait()
-
-
-@pytest.fixture
-def counts(tmp_path: Path) -> Path:
-    """An empty folder with counts.csv in it."""
-    random = np.random.default_rng(8)
-    latent = random.normal(size=(60, 1)) + 0.5 * random.normal(size=(60, 5)) + 1
-    np.savetxt(tmp_path / "counts.csv", random.poisson(np.exp(latent)), fmt="%d", delimiter=",")
-    return tmp_path
-
-
-@pytest.mark.parametrize("options", [(), ("--rank", "2")], ids=["full", "rank 2"])
-def test_a_process_that_is_killed_goes_on_to_the_same_files(counts: Path, options: tuple[str, ...]) -> None:
-    every = (*options, "--checkpoint-every", "1")
-    subprocess.run(command(*every, "--out", "whole"), cwd=counts, check=True, timeout=300)
-    random, kills = np.random.default_rng(len(options)), 0
-    parts = command(*every, "--out", "parts", "--resume")
-    while kills < 3 and killed(parts, counts, random.uniform(0, 0.4)) != 0:
-        kills += 1
-    assert kills > 0
-    if not (counts / "parts" / "coef.csv").exists():
-        refused_without = subprocess.run(
-            command(*every, "--out", "parts"), cwd=counts, capture_output=True, text=True
-        )
-        assert refused_without.returncode == 2 and "--resume" in refused_without.stderr
-    subprocess.run(parts, cwd=counts, check=True, timeout=300)
-    assert written(counts / "parts") == written(counts / "whole")
-    assert {p.name for p in (counts / "parts").iterdir()} == {p.name for p in (counts / "whole").iterdir()}
-    assert not (counts / "parts" / "checkpoint.npz").exists()
-
-
-def test_the_command_refuses_the_checkpoint_of_another_table(counts: Path, half_done: Path) -> None:
-    (counts / "out").mkdir()
-    half_done.rename(counts / "out" / "checkpoint.npz")
-    ended = subprocess.run(
-        command("--resume", "--out", "out", "--method", "variational"),
-        cwd=counts,
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == 2 and "the counts differ" in ended.stderr and ended.stdout == ""
-    assert [path.name for path in (counts / "out").iterdir()] == ["checkpoint.npz"]

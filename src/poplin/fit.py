@@ -141,7 +141,8 @@ def run(
             steps += taken
             budget = int(np.clip(budget * LOOK / max(left - entered, 1e-3), 1, CHUNK))
             if keeping is not None and steps % keeping.every == 0 and not (converged or failed):
-                keeping.keep(Stand(state, rows, np.concatenate(objectives), np.concatenate(seconds)))
+                objectives, seconds = [np.concatenate(objectives)], [np.concatenate(seconds)]
+                keeping.keep(Stand(state, rows, objectives[0], seconds[0]))
             if callback is not None:
                 callback(Progress(phase, steps, max_iter, float(values[taken - 1]), left - began))
         except KeyboardInterrupt:

@@ -155,16 +155,14 @@ def carry_out_comparison(job: Job, methods: str, say: Callable[[str], None], qui
 def _write(fit: Any, job: Job) -> list[Path]:
     """The results; the checkpoint goes when all of them are there, unless the fit can still go on from it."""
     origin = html.Origin(job.source, job.command, job.colour, job.covariates)
-    kept = job.settings.get("checkpoint")
+    kept = _kept(job)
     try:
         written = files.write_results(fit, job.out, origin)
         if job.h5ad is not None:
             files.write_h5ad(fit, *job.h5ad)
     except OSError as error:
         mend = (
-            ""
-            if kept is None
-            else " The fit is kept in its checkpoint: the same command with --resume ends it."
+            "" if kept is None else " The checkpoint stays: the same command with --resume goes on from it."
         )
         raise InputError(
             f"The results cannot be written to {job.out}: {error.strerror or error}. Make room there.{mend}"
@@ -176,10 +174,15 @@ def _write(fit: Any, job: Job) -> list[Path]:
     return written
 
 
+def _kept(job: Job) -> Path | None:
+    """The checkpoint of this fit, where there is one on the disk."""
+    path = job.settings.get("checkpoint")
+    return path if path is not None and path.exists() else None
+
+
 def _ending(fit: Any, job: Job, complain: Callable[[str], None]) -> int:
     if getattr(fit, "interrupted_", False):
-        kept = job.settings.get("checkpoint")
-        more = "" if kept is None or not kept.exists() else " The same command with --resume does."
+        more = "" if _kept(job) is None else " The same command with --resume does."
         complain(summary.verdict(fit) + more)
         return INTERRUPTED
     if not fit.converged_:

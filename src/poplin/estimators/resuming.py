@@ -76,7 +76,7 @@ class Keeper:
             if not self._told:
                 self._told = True
                 warnings.warn(
-                    f"A checkpoint could not be written, and the one before it stays: {error} The fit goes on, "
+                    f"A checkpoint could not be written; one that was there before stays. {error} The fit goes on "
                     "and tries again each time.",
                     UserWarning,
                     stacklevel=2,
