@@ -119,9 +119,10 @@ def _carry_out(job: Job, say: Callable[[str], None], complain: Callable[[str], N
         warnings.simplefilter("ignore", DataWarning)
         warnings.simplefilter("ignore", ConvergenceWarning)
         try:
+            face = poplin.PLN  # loaded first: two threads that load SciPy at once can meet in a circle
             html.load_meanwhile()
             with watch(quiet=job.quiet) as callback:
-                model = poplin.PLN(**job.settings, callback=callback)
+                model = face(**job.settings, callback=callback)
                 fit = model.fit(job.table, data=job.data, offset=job.offset, weights=job.weights)
         except KeyboardInterrupt:  # the estimator keeps what there is; here there was nothing yet
             complain("interrupted before there was anything to keep; nothing is written.")
