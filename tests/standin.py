@@ -36,6 +36,8 @@ class StandIn:
         tol: float | None = None,
         callback: Any = None,
         random_state: int = 0,
+        checkpoint: Any = None,
+        checkpoint_every: int | None = None,
     ) -> None:
         self.params = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
 

@@ -1,7 +1,8 @@
 """THE loop: sweeps over the rows, a sum, an update, until the method says it is done.
 
 Start at `run`. Steps are compiled together into chunks (one `while_loop`), so that nothing crosses to the
-host inside an iteration; between chunks the callback is told and Ctrl-C is heard.
+host inside an iteration; between chunks the callback is told, Ctrl-C is heard, and where a run stands can be
+kept (`Keeping`): a run that goes on from there takes the same steps as one that was never stopped.
 """
 
 import time
@@ -37,6 +38,23 @@ class Trace(NamedTuple):
     iteration: np.ndarray
     objective: np.ndarray
     seconds: np.ndarray
+
+
+class Stand(NamedTuple):
+    """Where a run stands between two chunks: both states, and objective (nats) and seconds of each step so far."""
+
+    state: Any
+    rows: Any
+    objective: np.ndarray
+    seconds: np.ndarray
+
+
+class Keeping(NamedTuple):
+    """Where a run goes on from (None: its beginning), and who is given where it stands, every so many steps."""
+
+    stand: Stand | None
+    every: int
+    keep: Callable[[Stand], None]
 
 
 class Outcome(NamedTuple):
@@ -87,6 +105,11 @@ def ahead(method: AbstractMethod, first: Any, block: Block) -> tuple[Any, Any]:
     return begun
 
 
+def shapes(method: AbstractMethod, first: Any, block: Block) -> tuple[Any, Any]:
+    """The shapes of the state and the rows of a run from these first values; nothing is computed."""
+    return _begin.shapes(method, first, block)
+
+
 def run(
     method: AbstractMethod,
     first: Any,
@@ -96,16 +119,19 @@ def run(
     max_iter: int,
     began: float,
     callback: Callable[[Progress], None] | None = None,
+    keeping: Keeping | None = None,
 ) -> Outcome:
     """Run one phase to its stopping rule, `max_iter` steps, or Ctrl-C (which keeps the last whole chunk)."""
-    state, rows = _begin(method, first, block)
-    steps, budget, objectives, seconds = 0, 8, [], []
+    state, rows, *past = _beginning(method, first, block, keeping)
+    objectives, seconds = ([part] for part in past)
+    steps, budget = len(objectives[0]), 8
     converged = failed = interrupted = False
     while steps < max_iter and not (converged or failed or interrupted):
         entered = time.perf_counter()
         try:
+            most = min(budget, max_iter - steps, CHUNK, _until_kept(keeping, steps))
             state, rows, values, taken, converged, failed = _advance(
-                method, state, rows, block, jnp.asarray(min(budget, max_iter - steps, CHUNK))
+                method, state, rows, block, jnp.asarray(most)
             )
             taken, converged, failed = int(taken), bool(converged), bool(failed)
             left = time.perf_counter()
@@ -114,21 +140,32 @@ def run(
             seconds.append(np.linspace(entered, left, taken + 1)[1:] - began)
             steps += taken
             budget = int(np.clip(budget * LOOK / max(left - entered, 1e-3), 1, CHUNK))
+            if keeping is not None and steps % keeping.every == 0 and not (converged or failed):
+                objectives, seconds = [np.concatenate(objectives)], [np.concatenate(seconds)]
+                keeping.keep(Stand(state, rows, objectives[0], seconds[0]))
             if callback is not None:
                 callback(Progress(phase, steps, max_iter, float(values[taken - 1]), left - began))
         except KeyboardInterrupt:
             interrupted = True
-    return Outcome(state, rows, converged, interrupted, _trace(phase, objectives, seconds))
+    trace = trace_of(phase, np.concatenate(objectives), np.concatenate(seconds))
+    return Outcome(state, rows, converged, interrupted, trace)
 
 
-def _trace(phase: str, objectives: list[np.ndarray], seconds: list[np.ndarray]) -> Trace:
-    values = np.concatenate([np.zeros(0), *objectives])
-    return Trace(
-        np.full(len(values), phase),
-        np.arange(1, len(values) + 1),
-        values,
-        np.concatenate([np.zeros(0), *seconds]),
-    )
+def _beginning(method: AbstractMethod, first: Any, block: Block, keeping: Keeping | None) -> Stand:
+    if keeping is not None and keeping.stand is not None:
+        return keeping.stand
+    state, rows = _begin(method, first, block)
+    return Stand(state, rows, np.zeros(0), np.zeros(0))
+
+
+def _until_kept(keeping: Keeping | None, steps: int) -> int:
+    """Steps to the next one after which the run is kept."""
+    return CHUNK if keeping is None else keeping.every - steps % keeping.every
+
+
+def trace_of(phase: str, objective: np.ndarray, seconds: np.ndarray) -> Trace:
+    """The trace of one run, from what its steps reached and when."""
+    return Trace(np.full(len(objective), phase), np.arange(1, len(objective) + 1), objective, seconds)
 
 
 def joined(traces: list[Trace]) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """A fit from files to files: what the commands have in common once their options are read.
 
 Start at `carry_out`, which fits, writes and tells how it ended; `prepare` opens the files that it needs.
-Nothing is written before the fit has ended, so a bad input leaves no trace.
+Nothing but checkpoints is written before the fit has ended, so a bad input leaves no trace.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from poplin.progress import watch
 from poplin.report import files, html, views
 
 DONE, NOT_CONVERGED, INTERRUPTED = 0, 3, 130
+CHECKPOINT = "checkpoint.npz"
 
 
 class Job(NamedTuple):
@@ -81,6 +82,22 @@ def prepare(given: Inputs, settings: dict[str, Any], out: Path) -> Job:
     )
 
 
+def checkpoint(out: Path, every: int | None, *, resume: bool) -> dict[str, Any]:
+    """The estimator's settings for a checkpoint in `out`; none where none is asked for.
+
+    Raises `InputError` where there is one already and nobody said that it should be used.
+    """
+    if every is None and not resume:
+        return {}
+    path = out / CHECKPOINT
+    if path.exists() and not resume:
+        raise InputError(
+            f"{path} is there from a fit that did not come to its end. Go on with it by --resume, or remove it to "
+            "begin anew."
+        )
+    return {"checkpoint": path, "checkpoint_every": every}
+
+
 def carry_out(job: Job, say: Callable[[str], None], complain: Callable[[str], None]) -> int:
     """Fit, write, tell; returns the exit code (0 done, 3 not converged, 130 interrupted).
 
@@ -98,27 +115,26 @@ def _carry_out(job: Job, say: Callable[[str], None], complain: Callable[[str], N
 
     with warnings.catch_warnings():
         # The summary says both, once; here they would be said twice, with a line of our code.
+        warnings.showwarning = lambda message, *_, **__: complain(str(message))
         warnings.simplefilter("ignore", DataWarning)
         warnings.simplefilter("ignore", ConvergenceWarning)
         try:
+            face = poplin.PLN  # loaded first: two threads that load SciPy at once can meet in a circle
             html.load_meanwhile()
             with watch(quiet=job.quiet) as callback:
-                model = poplin.PLN(**job.settings, callback=callback)
+                model = face(**job.settings, callback=callback)
                 fit = model.fit(job.table, data=job.data, offset=job.offset, weights=job.weights)
         except KeyboardInterrupt:  # the estimator keeps what there is; here there was nothing yet
             complain("interrupted before there was anything to keep; nothing is written.")
             return INTERRUPTED
-    origin = html.Origin(job.source, job.command, job.colour, job.covariates)
-    written = files.write_results(fit, job.out, origin)
-    if job.h5ad is not None:
-        files.write_h5ad(fit, *job.h5ad)
+    written = _write(fit, job)
     if not job.quiet:
         say(summary.summary(fit))
         say(f"\nWritten to {job.out}: {', '.join(path.name for path in written)}")
         if job.h5ad is not None:
             say(f"A copy of {job.h5ad[0]} with the embedding: {job.h5ad[1]}")
         say(f"The report: {written[-1]}")
-    return _ending(fit, complain)
+    return _ending(fit, job, complain)
 
 
 def carry_out_comparison(job: Job, methods: str, say: Callable[[str], None], quiet: bool) -> int:
@@ -137,9 +153,38 @@ def carry_out_comparison(job: Job, methods: str, say: Callable[[str], None], qui
     return DONE if all(fit.converged_ for fit in fits.values()) else NOT_CONVERGED
 
 
-def _ending(fit: Any, complain: Callable[[str], None]) -> int:
+def _write(fit: Any, job: Job) -> list[Path]:
+    """The results; the checkpoint goes when all of them are there, unless the fit can still go on from it."""
+    origin = html.Origin(job.source, job.command, job.colour, job.covariates)
+    kept = _kept(job)
+    try:
+        written = files.write_results(fit, job.out, origin)
+        if job.h5ad is not None:
+            files.write_h5ad(fit, *job.h5ad)
+    except OSError as error:
+        mend = (
+            "" if kept is None else " The checkpoint stays: the same command with --resume goes on from it."
+        )
+        raise InputError(
+            f"The results cannot be written to {job.out}: {error.strerror or error}. Make room there.{mend}"
+        ) from error
+    if kept is not None and not getattr(fit, "interrupted_", False):
+        from poplin.estimators import checkpoints
+
+        checkpoints.remove(kept)
+    return written
+
+
+def _kept(job: Job) -> Path | None:
+    """The checkpoint of this fit, where there is one on the disk."""
+    path = job.settings.get("checkpoint")
+    return path if path is not None and path.exists() else None
+
+
+def _ending(fit: Any, job: Job, complain: Callable[[str], None]) -> int:
     if getattr(fit, "interrupted_", False):
-        complain(summary.verdict(fit))
+        more = "" if _kept(job) is None else " The same command with --resume does."
+        complain(summary.verdict(fit) + more)
         return INTERRUPTED
     if not fit.converged_:
         complain(summary.verdict(fit))

@@ -14,6 +14,7 @@ import poplin
 from poplin._errors import InputError
 from poplin.data.offsets import is_name
 from poplin.data.tables import CountTable, index_names, listed
+from poplin.inference.summary import OF_A_RUN
 
 MOST_AXES = 10  # of a direct form
 SQUARE_UP_TO = 2000  # columns; above, Sigma is not written
@@ -83,7 +84,7 @@ def _offset(adata: Any, offset: Any) -> Any:
 def _write(fit: Any, adata: Any, key: str) -> None:
     from importlib.metadata import version
 
-    settings = {name: value for name, value in fit.get_params().items() if name != "callback"}
+    settings = {name: value for name, value in fit.get_params().items() if name not in OF_A_RUN}
     direct = fit.loadings_ is None
     axes = fit.components_[:, : MOST_AXES if direct else None]
     adata.obsm[f"X_{key}"] = fit.latent_mean_ @ axes if direct else np.asarray(fit.latent_mean_)

@@ -20,6 +20,7 @@ from poplin._errors import InputError
 from poplin.cli.counting import counts as count_events
 from poplin.cli.options import (
     Basis,
+    CheckpointEvery,
     Colour,
     CountsFile,
     Covariates,
@@ -32,6 +33,7 @@ from poplin.cli.options import (
     Posterior,
     Quiet,
     Rank,
+    Resume,
     RowNames,
     Seed,
     Shape,
@@ -92,6 +94,8 @@ def fit(
     out: Out,
     h5ad_out: H5adOut = None,
     colour: Colour = None,
+    checkpoint_every: CheckpointEvery = None,
+    resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
     """Fit a table of counts: effects, residual covariance, a position for each row."""
@@ -101,6 +105,7 @@ def fit(
         **{"rank": _rank(rank), "shrinkage": _shrinkage(shrinkage), "max_iter": max_iter},
         "basis": None if basis is None else read_basis(basis),
     }
+    settings |= jobs.checkpoint(out, checkpoint_every, resume=resume)
     job = jobs.prepare(inputs, settings, out)._replace(command=_command(), quiet=quiet)
     raise typer.Exit(jobs.carry_out(job, typer.echo, _complain))
 

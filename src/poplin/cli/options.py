@@ -95,6 +95,21 @@ Colour = Annotated[
         rich_help_panel=RESULT,
     ),
 ]
+CheckpointEvery = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Every N iterations, keep in DIR/checkpoint.npz where the fit stands (ml, variational).",
+        rich_help_panel=RESULT,
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume", help="Go on from the checkpoint in DIR, if there is one.", rich_help_panel=RESULT
+    ),
+]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Say nothing unless something is wrong.", rich_help_panel=RESULT)
 ]

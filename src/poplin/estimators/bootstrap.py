@@ -14,6 +14,7 @@ import numpy as np
 
 from poplin._errors import ConvergenceWarning, DataWarning, InputError
 from poplin.fit import Progress
+from poplin.inference.summary import OF_A_RUN
 
 MOST = 2**31
 
@@ -35,7 +36,7 @@ def replicates(fit: Any, count: int) -> Replicates:
         raise InputError(f"n_boot={count!r}: wanted is a whole number, 2 or more (200 for standard errors).")
     settings, began, found = fit.get_params(), time.perf_counter(), []
     tell = settings["callback"]
-    settings |= {"callback": None, "formula": None, "rank": _rank(fit)}
+    settings |= dict.fromkeys(OF_A_RUN) | {"formula": None, "rank": _rank(fit)}
     for r in range(count):
         # a seed far from those of the fit itself
         seed = (settings["random_state"] + 1_000_003 * (r + 1)) % MOST

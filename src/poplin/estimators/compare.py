@@ -66,6 +66,8 @@ def compare(
     """
     if isinstance(methods, str):
         raise InputError(f"methods={methods!r}: wanted is a list of methods, for example [{methods!r}].")
+    if settings.get("checkpoint") is not None:
+        raise InputError("checkpoint is for one fit, and compare makes several: give it to poplin.PLN.")
     labels = _labels(methods)
     rows = {"X": X, "offset": offset, "weights": weights, "data": data}
     fits: dict[str, PLN] = {}

@@ -12,15 +12,17 @@ from poplin._errors import InputError
 from poplin._precision import double_precision
 from poplin.data.blocks import Block
 from poplin.data.counts import Counts
-from poplin.estimators import esteps, phases, recipes
+from poplin.estimators import checkpoints, esteps, phases, recipes
 from poplin.estimators.ahead import compile_ahead
 from poplin.estimators.phases import Fitted, Recipe, Settings
+from poplin.estimators.resuming import Keeper
 from poplin.estimators.tasks import Task
 from poplin.fit import joined
 from poplin.updates.covariance import Full
 
 ITERATIONS = {"variational": 20_000, "ml": 5_000}
 TOLERANCE = {"variational": 1e-10, "ml": 0.2}
+EVERY = 100  # iterations between two checkpoints
 PILOT_ROWS = 2.0  # pseudo-rows behind Sigma while the data are asked how many there should be
 PILOT_STEPS = 64
 # The variational fit that chains begin from: short for a free Sigma, which they soon leave; long for loadings,
@@ -49,14 +51,38 @@ class Result(NamedTuple):
     encoder: Any = None  # a `methods.amortised.Embedder`, where rows are embedded by one
 
 
-def fit(counts: Counts, settings: dict[str, Any], began: float) -> Result:
-    """Run the phases that the settings ask for."""
+def keeper(counts: Counts, settings: dict[str, Any]) -> Keeper | None:
+    """The checkpoint that the settings ask for, None if they do not; `fit` begins or goes on with it.
+
+    Raises `InputError` for a file that cannot serve, or belongs to another fit, and for fits that have none.
+    """
+    path, every = settings["checkpoint"], settings["checkpoint_every"]
+    if path is None:
+        if every is not None:
+            raise InputError(f"checkpoint_every={every!r} needs a file: give checkpoint='name.npz' as well.")
+        return None
+    every = EVERY if every is None else recipes.count(every, "checkpoint_every", least=1)
+    name = esteps.name_of(esteps.chosen(settings["method"]))
+    if name not in esteps.PLAIN:
+        raise InputError(
+            f"checkpoint: fits by method='{name}' keep none, those by 'ml' and 'variational' do. Leave it out."
+        )
+    if isinstance(settings["rank"], str):
+        raise InputError(
+            f"checkpoint goes with a rank that is given, not with rank={settings['rank']!r}, which is many fits. "
+            "Choose the rank first (poplin.select), then fit with it."
+        )
+    return Keeper(checkpoints.place(path, counts, settings), every)
+
+
+def fit(counts: Counts, settings: dict[str, Any], began: float, *, keeper: Keeper | None = None) -> Result:
+    """Run the phases that the settings ask for; `keeper` keeps where they stand."""
     method = esteps.chosen(settings["method"])
     posterior = recipes.one_of(settings["posterior"], recipes.POSTERIORS, "posterior")
     weight = recipes.shrinkage_weight(settings["shrinkage"])
     starts = recipes.count(settings["n_init"], "n_init", least=1)
     seed = recipes.count(settings["random_state"], "random_state", least=0)
-    main = main_settings(settings, began)
+    main = main_settings(settings, began)._replace(keeper=keeper)
     with double_precision():
         model = recipes.recipe(counts, **{k: settings[k] for k in ("covariance", "rank", "basis")})
         model = recipes.unshrunk(model) if weight == 0 else model
@@ -91,7 +117,7 @@ def main_settings(settings: dict[str, Any], began: float) -> Settings:
 def _start_settings(model: Recipe, main: Settings) -> Settings:
     """Of the variational fit that other methods begin from."""
     short = DIRECT_START if model.loadings is None else FACTOR_START
-    return short._replace(began=main.began, callback=main.callback)
+    return short._replace(began=main.began, callback=main.callback, keeper=main.keeper)
 
 
 def _another(method: Any, task: Task, posterior: str) -> Result:
@@ -122,7 +148,10 @@ def _best_bound(model: Recipe, block: Block, settings: Settings, starts: int, ke
     fits = [phases.fit_variational(model, block, settings)]
     while len(fits) < starts and not fits[-1].outcome.interrupted:
         fits.append(phases.fit_variational(model, block, settings, key=jax.random.fold_in(key, len(fits))))
-    return max(fits, key=lambda f: float(f.outcome.state.objective))
+    best = max(fits, key=lambda f: float(f.outcome.state.objective))
+    if not fits[-1].outcome.interrupted:
+        return best
+    return best._replace(outcome=best.outcome._replace(interrupted=True, converged=False))
 
 
 def _ml(

@@ -13,6 +13,7 @@ from poplin.data.counts import Counts
 from poplin.data.formula import design_from_json, design_to_json
 from poplin.estimators import encoding, esteps
 from poplin.estimators.driver import Result
+from poplin.inference.summary import OF_A_RUN
 from poplin.store import read_npz, write_npz
 
 WORDS = ("direct", "posterior", "shrinkage", "objective", "converged", "interrupted")
@@ -30,7 +31,7 @@ def save(fit: Any, path: Any) -> None:
     arrays |= {f"extra_{name}": np.asarray(value) for name, value in (result.extras or {}).items()}
     if result.encoder is not None:
         arrays |= encoding.as_arrays(result.encoder)
-    settings = {k: v for k, v in fit.get_params().items() if k != "callback"}
+    settings = {k: v for k, v in fit.get_params().items() if k not in OF_A_RUN}
     settings["method"] = esteps.to_plain(settings["method"])
     for name in ("covariance", "basis"):
         if settings[name] is not None and not isinstance(settings[name], str):

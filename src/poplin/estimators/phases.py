@@ -3,7 +3,6 @@
 Start at `fit_variational` and `fit_ml`. Options arrive here as objects (`Recipe`), never as strings.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,10 +15,11 @@ from poplin import starts
 from poplin._compile import compiled
 from poplin.data.blocks import Block
 from poplin.estimators import turned
-from poplin.fit import Outcome, Progress, Trace, continued, run
+from poplin.estimators.resuming import Settings, run
+from poplin.fit import Outcome, Trace, continued
 from poplin.methods import ml, variational_full
 from poplin.methods.bounds import AbstractBound, DirectBound, FactorBound
-from poplin.methods.variational import Variational
+from poplin.methods.variational import Variational, remains
 from poplin.methods.variational_full import FullVariational
 from poplin.models.loadings import AbstractLoadings, BorrowedBasis
 from poplin.rows.chains import Chains
@@ -60,15 +60,6 @@ class Recipe(NamedTuple):
         if isinstance(self.loadings, BorrowedBasis):
             return Borrowed(self.loadings.basis, level)
         return LowRank(level=level)
-
-
-class Settings(NamedTuple):
-    """How a phase runs: most iterations, tolerance, and who is told."""
-
-    max_iter: int
-    tol: float
-    began: float
-    callback: Callable[[Progress], None] | None = None
 
 
 class RowGaussians(NamedTuple):
@@ -138,16 +129,9 @@ def fit_variational(recipe: Recipe, block: Block, settings: Settings, *, key: Ar
 
 
 def climb(recipe: Recipe, block: Block, first: starts.First, settings: Settings) -> Outcome:
-    """Maximise the diagonal bound from given first values, without turning."""
-    return run(
-        Variational(recipe.bound(), settings.tol),
-        first,
-        block,
-        phase="variational",
-        max_iter=settings.max_iter,
-        began=settings.began,
-        callback=settings.callback,
-    )
+    """Maximise the diagonal bound from given first values, without turning; of the rows their unknowns remain."""
+    method = Variational(recipe.bound(), settings.tol)
+    return run(method, first, block, settings, phase="variational", remains=remains)
 
 
 def _fitted(recipe: Recipe, outcome: Outcome, traces: list[Trace]) -> Fitted:
@@ -160,15 +144,7 @@ def fit_full(recipe: Recipe, block: Block, start: Fitted, settings: Settings) ->
     """Maximise the bound with a full Gaussian per row, from a diagonal fit."""
     method = FullVariational(recipe.structure(), settings.tol)
     first = variational_full.First(start.model, start_rows(block, *start.model))
-    outcome = run(
-        method,
-        first,
-        block,
-        phase="full",
-        max_iter=settings.max_iter,
-        began=settings.began,
-        callback=settings.callback,
-    )
+    outcome = run(method, first, block, settings, phase="full")
     return Fitted(outcome.state.best, None, outcome)
 
 
@@ -253,15 +229,7 @@ def ml_method(recipe: Recipe, rows: int, *, tol: float) -> ml.MaximumLikelihood:
 def ml_phase(recipe: Recipe, where: Chained, settings: Settings, *, phase: str) -> tuple[Fitted, Chained]:
     """Maximum likelihood (penalised if the shape shrinks) by stochastic-approximation EM, from where chains stand."""
     method = ml_method(recipe, len(where.block.y), tol=settings.tol)
-    outcome = run(
-        method,
-        where.first,
-        where.block,
-        phase=phase,
-        max_iter=settings.max_iter,
-        began=settings.began,
-        callback=settings.callback,
-    )
+    outcome = run(method, where.first, where.block, settings, phase=phase)
     state = outcome.state
     estimate, key = _estimate(method, state, where.first.key)
     first = ml.First(state.model, outcome.rows, state.mean_rate, key)

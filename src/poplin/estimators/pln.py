@@ -45,6 +45,9 @@ class PLN(AbstractAsked, AbstractEstimator):
             bound for "variational", 5000 and 0.2 complete-data standard errors for "ml").
         callback: called between compiled chunks with `poplin.fit.Progress`.
         random_state: the seed; the same seed gives the same numbers.
+        checkpoint, checkpoint_every: a file (.npz) that keeps where the fit stands, every so many iterations
+            (None: 100). Where it is there already, `fit` goes on from it, to the numbers of a fit that was never
+            stopped; a file of other data or settings is refused. For "ml" and "variational" at a given rank.
 
     Attributes (NumPy): `coef_` B (d, p); `covariance_` Sigma (p, p); `loadings_` C in principal axes (p,
     q), None in the direct form; `components_` (p, q) and `eigenvalues_` (q,) of Sigma; `latent_mean_`,
@@ -91,6 +94,8 @@ class PLN(AbstractAsked, AbstractEstimator):
         tol: float | None = None,
         callback: Any = None,
         random_state: int = 0,
+        checkpoint: Any = None,
+        checkpoint_every: int | None = None,
     ) -> None:
         self.rank = rank
         self.covariance = covariance
@@ -104,6 +109,8 @@ class PLN(AbstractAsked, AbstractEstimator):
         self.tol = tol
         self.callback = callback
         self.random_state = random_state
+        self.checkpoint = checkpoint
+        self.checkpoint_every = checkpoint_every
 
     def fit(
         self,
@@ -123,8 +130,10 @@ class PLN(AbstractAsked, AbstractEstimator):
         """
         began = time.perf_counter()
         counts = as_counts(Y, X=X, offset=offset, weights=weights, data=data, formula=self.formula)
+        keeper = driver.keeper(counts, self.get_params())
+        began -= 0.0 if keeper is None else keeper.spent
         settings, chosen = standings.with_rank(counts, self.get_params())
-        result = driver.fit(counts, settings, began)
+        result = driver.fit(counts, settings, began, keeper=keeper)
         if chosen is not None:
             result = result._replace(messages=(chosen.words, *result.messages))
         self._take(result, counts)

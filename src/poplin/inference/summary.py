@@ -22,6 +22,7 @@ METHODS = {
     "ml": "maximum likelihood (stochastic-approximation EM)",
     "variational": "the variational bound (Gaussian approximation of each row's latent position)",
 }
+OF_A_RUN = ("callback", "checkpoint", "checkpoint_every")  # settings of one run, which say nothing of the fit
 # What the phases with chains watch instead of a bound in nats, which costs more than a step to know.
 CHAIN_PHASES = {"pilot", "ml", "information"}
 _WIDTH = 110
@@ -98,7 +99,7 @@ def call(fit: Fitted) -> str:
     changed = [
         f"{name}={_brief(value)}"
         for name, value in fit.get_params().items()
-        if name != "callback" and not _same(value, defaults.get(name))
+        if name not in OF_A_RUN and not _same(value, defaults.get(name))
     ]
     return f"{type(fit).__name__}({', '.join(changed)})"
 

@@ -57,6 +57,11 @@ def vector(unknown: Any, scale: Any) -> Vector:
     return Vector(unknown, zeros, zeros, scale, lbfgs.empty_history(unknown))
 
 
+def remains(rows: Vector) -> Vector:
+    """What of the rows is asked for when a run is over: their unknowns. The memory of the others is free again."""
+    return Vector(rows.unknown, None, None, None, None)
+
+
 def moved(side: Vector, state: State) -> Vector:
     """The trial point: `length` along the direction."""
     along = lbfgs.combine(state.coefficients, side.history, side.gradient)

@@ -1,0 +1,187 @@
+"""Runs of the loop that can be taken up again: those that are over are read back, the present one goes on.
+
+Start at `run`, which phases call in the place of `poplin.fit.run`. A fit is a fixed sequence of runs, so their number
+says which is which; shapes and trees come from the code, only arrays from the file. States are those of the loop, with
+random keys and what rows keep: the numbers are those of a fit that was never stopped.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from poplin import fit as loop
+from poplin._errors import InputError
+from poplin.data.blocks import Block
+from poplin.estimators import checkpoints
+from poplin.estimators.checkpoints import Kept, Place
+from poplin.methods.method import AbstractMethod
+
+
+class Settings(NamedTuple):
+    """How a phase runs: most iterations, tolerance, who is told, and who keeps where it stands."""
+
+    max_iter: int
+    tol: float
+    began: float
+    callback: Callable[[loop.Progress], None] | None = None
+    keeper: Keeper | None = None
+
+
+class Keeper:
+    """The checkpoint of one fit while it goes on: what was found in the file, and which runs are over.
+
+    `every`: iterations between two writings. Raises `InputError` for a file that belongs to another fit.
+    """
+
+    def __init__(self, at: Place, every: int) -> None:
+        self.every = every
+        self._at = at
+        self._found = checkpoints.read(at)
+        self._over: list[Kept] = []
+        self._told = False
+
+    @property
+    def spent(self) -> float:
+        """Seconds that the fit had taken when the file was written."""
+        return max((float(run.seconds[-1]) for run in self._found if len(run.seconds)), default=0.0)
+
+    def found(self, phase: str) -> Kept | None:
+        """The run that comes next, as the file has it; None where the file does not go so far."""
+        number = len(self._over)
+        if number >= len(self._found):
+            return None
+        if self._found[number].phase != phase:
+            raise _astray(self._at, phase)
+        return self._found[number]
+
+    def end(self, run: Kept) -> None:
+        """The present run is over; the next one begins."""
+        known = self.found(run.phase)
+        self._over.append(run)
+        if known is None or not known.over:
+            self._found = self._found[: len(self._over) - 1]
+            self.write()
+
+    def write(self, *present: Kept) -> None:
+        """Keep the runs that are over and where the present one stands. A failure is told once and ends nothing."""
+        try:
+            checkpoints.write(self._at, [*self._over, *present])
+        except InputError as error:
+            if not self._told:
+                self._told = True
+                warnings.warn(
+                    f"A checkpoint could not be written; one that was there before stays. {error} The fit goes on "
+                    "and tries again each time.",
+                    UserWarning,
+                    stacklevel=2,
+                )
+
+    def as_tree(self, run: Kept, shapes: Any) -> Any:
+        """The run's arrays on the device, in a tree of these shapes."""
+        wanted, tree = jax.tree.flatten(shapes)
+        if len(wanted) != len(run.leaves):
+            raise _astray(self._at, run.phase)
+        return jax.tree.unflatten(
+            tree, [self._leaf(run, *pair) for pair in zip(run.leaves, wanted, strict=True)]
+        )
+
+    def _leaf(self, run: Kept, held: np.ndarray, wanted: Any) -> Any:
+        secret = _secret(wanted)
+        like = jax.eval_shape(jax.random.key_data, wanted) if secret else wanted
+        if held.shape != like.shape or held.dtype != like.dtype:
+            raise _astray(self._at, run.phase)
+        here = jnp.array(held)  # copied: the loop takes over the memory of what it is given
+        return jax.random.wrap_key_data(here) if secret else here
+
+
+def whole(rows: Any) -> Any:
+    """All that rows keep."""
+    return rows
+
+
+def run(
+    method: AbstractMethod,
+    first: Any,
+    block: Block,
+    settings: Settings,
+    *,
+    phase: str,
+    remains: Callable[[Any], Any] = whole,
+) -> loop.Outcome:
+    """Run one phase to its end, or on from where a checkpoint has it.
+
+    `remains` picks what of the rows is needed when it is over; the outcome has only that.
+    """
+    keeper = settings.keeper
+    keeping = None
+    if keeper is not None:
+        kept, (state, rows) = keeper.found(phase), loop.shapes(method, first, block)
+        if kept is not None and kept.over:
+            return _read_back(keeper, kept, (state, remains(rows)))
+        keeping = _keeping(keeper, phase, kept, (state, rows))
+    outcome = loop.run(
+        method,
+        first,
+        block,
+        phase=phase,
+        max_iter=settings.max_iter,
+        began=settings.began,
+        callback=settings.callback,
+        keeping=keeping,
+    )
+    outcome = outcome._replace(rows=remains(outcome.rows))
+    if keeper is not None and not outcome.interrupted:
+        keeper.end(_ended(outcome, phase))
+    return outcome
+
+
+def _read_back(keeper: Keeper, kept: Kept, shapes: tuple[Any, Any]) -> loop.Outcome:
+    """The outcome of a run that is over."""
+    state, rows = keeper.as_tree(kept, shapes)
+    keeper.end(kept)
+    trace = loop.trace_of(kept.phase, kept.objective, kept.seconds)
+    return loop.Outcome(state, rows, kept.converged, False, trace)
+
+
+def _keeping(keeper: Keeper, phase: str, kept: Kept | None, shapes: tuple[Any, Any]) -> loop.Keeping:
+    """From where the run goes on, and how it is kept."""
+    stand = None
+    if kept is not None:
+        state, rows = keeper.as_tree(kept, shapes)
+        stand = loop.Stand(state, rows, kept.objective, kept.seconds)
+
+    def keep(now: loop.Stand) -> None:
+        leaves = _arrays((now.state, now.rows), np.asarray)
+        keeper.write(Kept(phase, False, False, leaves, now.objective, now.seconds))
+
+    return loop.Keeping(stand, keeper.every, keep)
+
+
+def _ended(outcome: loop.Outcome, phase: str) -> Kept:
+    """A run that is over; its arrays are copied, as the next run takes over their memory."""
+    leaves = _arrays((outcome.state, outcome.rows), np.array)
+    return Kept(phase, True, outcome.converged, leaves, outcome.trace.objective, outcome.trace.seconds)
+
+
+def _arrays(tree: Any, taken: Callable[[Any], np.ndarray]) -> tuple[np.ndarray, ...]:
+    return tuple(
+        taken(jax.random.key_data(leaf) if _secret(leaf) else leaf) for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _secret(leaf: Any) -> bool:
+    """Is this a random key?"""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _astray(at: Place, phase: str) -> InputError:
+    return InputError(
+        f"The checkpoint {at.path} does not fit the phase '{phase}': it was written by other code. Remove it, or name "
+        "another file, to begin anew."
+    )
