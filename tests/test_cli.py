@@ -20,6 +20,7 @@ import pytest
 import poplin.cli
 from poplin import store
 from poplin.estimators.pln import PLN
+from tests.annotated import stored
 from tests.standin import StandIn
 from tests.test_layers import run_python
 
@@ -142,6 +143,34 @@ def test_offset_and_weights_are_columns_matched_by_name(run: Run, tmp_path: Path
     np.testing.assert_array_equal(counts.weights, leaves()[1]["reads"].loc[list(counts.row_names)])
 
 
+def test_an_offset_may_be_a_table_with_a_column_for_each_of_the_counts(
+    run: Run, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Read totals that differ between groups of columns; rows and columns in another order than the counts'."""
+    write_leaves(tmp_path)
+    counts = leaves()[0]
+    totals = pandas.DataFrame(
+        10.0 + np.arange(counts.size).reshape(counts.shape), counts.index, counts.columns
+    )
+    totals.iloc[::-1, ::-1].to_csv(tmp_path / "totals.csv", index_label="leaf_id")
+    fitted: list[Any] = []
+    fit = StandIn.fit
+    monkeypatch.setattr(
+        StandIn, "fit", lambda self, Y, **more: fitted.append(fit(self, Y, **more)) or fitted[-1]
+    )
+    for asked, expected in {"totals.csv": totals, "log(totals.csv)": np.log(totals)}.items():
+        assert run("fit", "counts.csv", "--offset", asked, "--out", "out", "--quiet") == 0
+        held = fitted[-1].counts_
+        assert held.column_names == tuple(counts.columns)
+        np.testing.assert_array_equal(held.offset, expected.loc[list(held.row_names)])
+    options = ("--covariates", "leaves.csv", "--offset", "log(reads)", "--out", "out", "--quiet")
+    assert run("fit", "counts.csv", *options) == 0
+    held = fitted[-1].counts_
+    np.testing.assert_array_equal(
+        held.offset[:, 0], np.log(leaves()[1]["reads"].loc[list(held.row_names)].to_numpy())
+    )
+
+
 @pytest.mark.parametrize("where", ["counts", "covariates", "both"])
 def test_row_names_may_be_named_in_either_file(run: Run, tmp_path: Path, where: str) -> None:
     counts, covariates = leaves()
@@ -154,14 +183,16 @@ def test_row_names_may_be_named_in_either_file(run: Run, tmp_path: Path, where: 
     assert [line[0] for line in table(Path("out/embedding.csv"))[1:]] == [str(100 + i) for i in range(12)]
 
 
-def test_an_anndata_file_gets_its_embedding(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["a.h5ad", "a.zarr"])
+def test_an_anndata_file_gets_its_embedding(run: Run, tmp_path: Path, source: str) -> None:
     import anndata
 
     counts, covariates = leaves()
-    anndata.AnnData(counts.to_numpy(dtype=float), covariates.loc[counts.index]).write_h5ad(
-        tmp_path / "a.h5ad"
-    )
-    assert run("fit", "a.h5ad", "--rank", "2", "--h5ad-out", "b.h5ad", "--out", "out", "--quiet") == 0
+    numbers = counts.to_numpy(dtype=float)
+    held = anndata.AnnData(numbers / 3, covariates.loc[counts.index], layers={"raw": numbers})
+    stored(tmp_path / source, held)
+    options = ("--layer", "raw", "--formula", "~ tree", "--rank", "2", "--h5ad-out", "b.h5ad")
+    assert run("fit", source, *options, "--out", "out", "--quiet") == 0
     assert anndata.read_h5ad(tmp_path / "b.h5ad").obsm["X_poplin"].shape == (12, 2)
 
 
@@ -186,6 +217,21 @@ BAD: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
         write_leaves,
         ("counts.csv", "--covariates", "leaves.csv", "--offset", "depth"),
         "--offset depth: the covariates have no such column; they have 'tree', 'reads', 'half'",
+    ),
+    "an offset in a file that is not there": (
+        write_leaves,
+        ("counts.csv", "--offset", "log(totals.csv)"),
+        "There is no file totals.csv",
+    ),
+    "the logarithm of a total of 0": (
+        lambda folder: (write_leaves(folder), (leaves()[0] * 0).to_csv(folder / "totals.csv"))[0],
+        ("counts.csv", "--offset", "log(totals.csv)"),
+        "-inf",
+    ),
+    "the logarithm of text": (
+        write_leaves,
+        ("counts.csv", "--covariates", "leaves.csv", "--offset", "log(tree)"),
+        "which is no number",
     ),
     "an offset alone": (write_leaves, ("counts.csv", "--offset", "reads"), "Give --covariates"),
     "a rank in words": (write_leaves, ("counts.csv", "--rank", "five"), "--rank is 'five'"),

@@ -18,6 +18,7 @@ from poplin.report.drawing import BLUE, ORANGE, VERMILION, axes_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+MOST_BINS = 18  # of a rootogram, that have their name below
 GOOD_K, BAD_K = 0.5, 0.7  # Vehtari et al. (2024): above 0.7 an importance-sampled value is not to be trusted
 
 
@@ -38,9 +39,10 @@ def rootogram(fit: Fitted, ax: Axes | None = None, *, column: str | None = None)
     lower, upper = top - np.sqrt(seen.upper), top - np.sqrt(seen.lower)
     ax.fill_between(place, lower, upper, step="mid", color=ORANGE, alpha=0.5, label="95 % of drawn tables")
     ax.axhline(0, color="#555555", lw=0.8)
-    every = max(1, len(place) // 16)
-    shown = [k for k in place if k < 6 or k % every == 0]
-    ax.set_xticks(shown, [seen.bins[k] for k in shown], rotation=60, fontsize="small")
+    shown = place[:: -(-len(place) // MOST_BINS)]
+    # Slanted, and ended at their mark: names of bins such as 1234-1850 are wider than a bar.
+    slant = {"rotation": 60, "rotation_mode": "anchor", "ha": "right", "va": "center"}
+    ax.set_xticks(shown, [seen.bins[k] for k in shown], fontsize="small", **slant)
     what = "count" if column is None else f"count of {column}"
     some = "" if seen.rows == seen.of else f" ({seen.rows} of {seen.of} rows)"
     ax.set_xlabel(what + some, parse_math=False)
