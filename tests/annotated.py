@@ -14,5 +14,7 @@ def stored(path: Path, held: anndata.AnnData, *, version: int = 3) -> None:
         anndata.settings.override(zarr_write_format=version, auto_shard_zarr_v3=False),
         warnings.catch_warnings(),
     ):
-        warnings.filterwarnings("ignore", "Writing zarr v2", UserWarning)  # anndata's own default still
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # of formats that are new or will be left: not our matter
         (held.write_zarr if path.suffix == ".zarr" else held.write_h5ad)(path)

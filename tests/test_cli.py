@@ -5,7 +5,6 @@ Most tests put `tests.standin.StandIn` in the place of the estimator, as a real 
 
 from __future__ import annotations
 
-import csv
 import inspect
 import subprocess
 import sys
@@ -14,57 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas
 import pytest
 
 import poplin.cli
 from poplin import store
 from poplin.estimators.pln import PLN
-from tests.annotated import stored
+from tests.commandline import Run, leaves, table, write_leaves
 from tests.standin import StandIn
 from tests.test_layers import run_python
 
 FILES = {"coef.csv", "covariance.csv", "embedding.csv", "trace.csv", "model.npz", "report.html"}
-Run = Callable[..., int]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Run `poplin ...` in an empty folder with the stand-in as estimator; gives the exit code."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(vars(poplin), "PLN", StandIn)
-    monkeypatch.setattr(StandIn, "ending", "converged")
-
-    def call(*words: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["poplin", *words])
-        with pytest.raises(SystemExit) as ended:
-            poplin.cli.main()
-        return int(ended.value.code or 0)
-
-    return call
-
-
-def leaves(rows: int = 12) -> tuple[pandas.DataFrame, pandas.DataFrame]:
-    """A small table of counts and its covariates, with names, the covariates in another order."""
-    random = np.random.default_rng(3)
-    names = [f"leaf{i}" for i in range(rows)]
-    counts = pandas.DataFrame(random.poisson(4.0, (rows, 3)), index=names, columns=["Picea", "Ä, b", "<i>"])
-    facts = {"tree": np.resize(["elm", "oak"], rows), "reads": random.integers(50, 90, rows), "half": 0.5}
-    covariates = pandas.DataFrame(facts, index=names)
-    return counts, covariates.iloc[::-1]
-
-
-def write_leaves(folder: Path) -> None:
-    """counts.csv and leaves.csv."""
-    counts, covariates = leaves()
-    counts.to_csv(folder / "counts.csv")
-    covariates.to_csv(folder / "leaves.csv")
-
-
-def table(path: Path) -> list[list[str]]:
-    """The lines of a csv file."""
-    with open(path, newline="", encoding="utf-8") as handle:
-        return list(csv.reader(handle))
 
 
 def test_results_carry_the_names_of_the_input(run: Run, tmp_path: Path, capsys: Any) -> None:
@@ -118,82 +76,6 @@ def test_the_exit_code_says_how_it_ended(
     assert said.out == ""
     assert (said.err == "") == (code == 0)
     assert ("Converged" in Path("out/report.html").read_text()) == (code == 0)
-
-
-def test_covariates_that_travel_with_the_counts_serve_a_formula(run: Run, tmp_path: Path) -> None:
-    counts, covariates = leaves()
-    np.savez(
-        tmp_path / "leaves.npz", counts=counts.to_numpy(), cov_tree=covariates["tree"].to_numpy(dtype="U3")
-    )
-    assert run("fit", "leaves.npz", "--formula", "~ tree", "--out", "out", "--quiet") == 0
-    assert {line[0] for line in table(Path("out/coef.csv"))[1:]} == {"Intercept", "tree[T.oak]"}
-
-
-def test_offset_and_weights_are_columns_matched_by_name(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
-    write_leaves(tmp_path)
-    fitted: list[Any] = []
-    fit = StandIn.fit
-    monkeypatch.setattr(
-        StandIn, "fit", lambda self, Y, **more: fitted.append(fit(self, Y, **more)) or fitted[0]
-    )
-    options = ("--covariates", "leaves.csv", "--offset", "half", "--weights", "reads", "--out", "out")
-    assert run("fit", "counts.csv", *options) == 0
-    counts = fitted[0].counts_
-    np.testing.assert_array_equal(counts.offset, np.full((12, 3), 0.5))
-    np.testing.assert_array_equal(counts.weights, leaves()[1]["reads"].loc[list(counts.row_names)])
-
-
-def test_an_offset_may_be_a_table_with_a_column_for_each_of_the_counts(
-    run: Run, tmp_path: Path, monkeypatch: Any
-) -> None:
-    """Read totals that differ between groups of columns; rows and columns in another order than the counts'."""
-    write_leaves(tmp_path)
-    counts = leaves()[0]
-    totals = pandas.DataFrame(
-        10.0 + np.arange(counts.size).reshape(counts.shape), counts.index, counts.columns
-    )
-    totals.iloc[::-1, ::-1].to_csv(tmp_path / "totals.csv", index_label="leaf_id")
-    fitted: list[Any] = []
-    fit = StandIn.fit
-    monkeypatch.setattr(
-        StandIn, "fit", lambda self, Y, **more: fitted.append(fit(self, Y, **more)) or fitted[-1]
-    )
-    for asked, expected in {"totals.csv": totals, "log(totals.csv)": np.log(totals)}.items():
-        assert run("fit", "counts.csv", "--offset", asked, "--out", "out", "--quiet") == 0
-        held = fitted[-1].counts_
-        assert held.column_names == tuple(counts.columns)
-        np.testing.assert_array_equal(held.offset, expected.loc[list(held.row_names)])
-    options = ("--covariates", "leaves.csv", "--offset", "log(reads)", "--out", "out", "--quiet")
-    assert run("fit", "counts.csv", *options) == 0
-    held = fitted[-1].counts_
-    np.testing.assert_array_equal(
-        held.offset[:, 0], np.log(leaves()[1]["reads"].loc[list(held.row_names)].to_numpy())
-    )
-
-
-@pytest.mark.parametrize("where", ["counts", "covariates", "both"])
-def test_row_names_may_be_named_in_either_file(run: Run, tmp_path: Path, where: str) -> None:
-    counts, covariates = leaves()
-    numbers = {name: 100 + i for i, name in enumerate(counts.index)}
-    for frame, file, named in ((counts, "c.csv", "counts"), (covariates, "x.csv", "covariates")):
-        plain = "plot" if where in (named, "both") else ""
-        frame.rename(index=numbers).rename_axis(plain).to_csv(tmp_path / file)
-    options = ("--covariates", "x.csv", "--formula", "~ tree", "--row-names", "plot", "--out", "out", "-q")
-    assert run("fit", "c.csv", *options) == 0
-    assert [line[0] for line in table(Path("out/embedding.csv"))[1:]] == [str(100 + i) for i in range(12)]
-
-
-@pytest.mark.parametrize("source", ["a.h5ad", "a.zarr"])
-def test_an_anndata_file_gets_its_embedding(run: Run, tmp_path: Path, source: str) -> None:
-    import anndata
-
-    counts, covariates = leaves()
-    numbers = counts.to_numpy(dtype=float)
-    held = anndata.AnnData(numbers / 3, covariates.loc[counts.index], layers={"raw": numbers})
-    stored(tmp_path / source, held)
-    options = ("--layer", "raw", "--formula", "~ tree", "--rank", "2", "--h5ad-out", "b.h5ad")
-    assert run("fit", source, *options, "--out", "out", "--quiet") == 0
-    assert anndata.read_h5ad(tmp_path / "b.h5ad").obsm["X_poplin"].shape == (12, 2)
 
 
 def negative(folder: Path) -> None:
