@@ -70,9 +70,12 @@ def test_a_picture_is_readable(name: str, size: str) -> None:
                 assert not a.padded(-1).overlaps(b.padded(-1)), f"labels of {name} lie on each other"
         if slanted:
             assert lines_apart(axis), f"slanted labels of {name} lie on each other"
-    named = [text for text in ax.texts if text.get_text().strip() and name in ("biplot", "circle")]
+    named = [text for text in ax.texts if text.get_text().strip() and name in ("biplot", "circle", "khat")]
     texts = [text.get_window_extent() for text in named]
     assert not any(a.overlaps(b) for a, b in combinations(texts, 2))
+    assert bool(texts) == (name in ("biplot", "circle", "khat"))
+    frame = ax.get_window_extent()
+    assert all(frame.x0 <= text.x0 and text.x1 <= frame.x1 for text in texts), f"names of {name} are cut off"
 
 
 def test_pictures_make_axes_of_their_own() -> None:

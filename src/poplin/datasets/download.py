@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from poplin._errors import InputError
 
@@ -40,7 +40,7 @@ def local(remote: Remote, folder: Path | None = None) -> Path:
     import pooch
 
     place = (folder or folder_of_files()) / remote.place
-    ask = pooch.HTTPDownloader(timeout=TIMEOUT)
+    ask: Any = pooch.HTTPDownloader(timeout=TIMEOUT)
     try:
         pooch.retrieve(
             remote.address, f"sha256:{remote.sha256}", fname=place.name, path=place.parent, downloader=ask

@@ -13,12 +13,13 @@ from poplin._errors import InputError
 from poplin.data.tables import listed
 from poplin.inference.summary import Fitted
 from poplin.report import goodness, views
-from poplin.report.drawing import BLUE, ORANGE, VERMILION, axes_of
+from poplin.report.drawing import BLUE, ORANGE, VERMILION, axes_of, short, within, without_overlap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_BINS = 18  # of a rootogram, that have their name below
+MOST_NAMED = 8  # rows whose k-hat is bad, the worst ones
 GOOD_K, BAD_K = 0.5, 0.7  # Vehtari et al. (2024): above 0.7 an importance-sampled value is not to be trusted
 
 
@@ -119,9 +120,13 @@ def khat(fit: Fitted, ax: Axes | None = None) -> Axes:
     ax.axhline(GOOD_K, color="#999999", lw=0.8, ls=":")
     ax.axhline(BAD_K, color=VERMILION, lw=1, ls="--")
     ax.set_ylim(min(-0.1, np.nanmin(values) - 0.05), max(1.0, np.nanmax(values) + 0.05))
-    for j in np.flatnonzero(bad)[np.argsort(-values[bad])][:8]:
-        look = {"textcoords": "offset points", "fontsize": "x-small", "parse_math": False}
-        ax.annotate(fit.counts_.row_names[j], (j, values[j]), (4, 2), **look)
+    worst = np.flatnonzero(bad)[np.argsort(-values[bad], kind="stable")][:MOST_NAMED]
+    look = {"fontsize": "x-small", "va": "bottom", "parse_math": False}
+    names = [
+        ax.text(float(j), float(values[j]), f" {short(fit.counts_.row_names[j])} ", **look) for j in worst
+    ]
+    within(ax, names)
+    without_overlap(ax, names)
     ax.set_xlabel("row")
     ax.set_ylabel("Pareto k-hat")
     ax.set_title(f"{bad.sum()} of {len(values)} rows above {BAD_K}", fontsize="medium", loc="left")
