@@ -19,7 +19,7 @@ import pandas
 import pytest
 
 import poplin.cli
-from poplin.studies import page, records, runner, summary
+from poplin.studies import columns, page, records, runner, summary
 from poplin.studies.runner import RECORDS, Plan
 from poplin.studies.study import NAMES, Cell, find
 from tests.test_layers import REPOSITORY
@@ -45,7 +45,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_record_for_each_table_and_method_that_can_be_run(whole: Path) -> None:
     held = records.read(whole / RECORDS)
-    assert len(held) == 2 * 3 * 3
+    assert len(held) == 2 * (3 * 3 + 2)
     failed = [record for record in held if record["status"] != "done"]
     assert {record["status"] for record in failed} == {"failed: ValueError: nothing to be had"}
     assert {(r["replicate"], r["method"]) for r in failed} == {(1, "fails")}
@@ -58,6 +58,26 @@ def test_a_study_cut_short_goes_on_to_the_same_table(whole: Path, tmp_path: Path
     assert runner.run(TOY, tmp_path, jobs=0) == ""
     pandas.testing.assert_frame_equal(table(tmp_path), table(whole), check_exact=True)
     assert (tmp_path / RECORDS).read_text().startswith("".join(lines[:kept]))
+
+
+def test_a_study_goes_on_from_its_packed_records(whole: Path, tmp_path: Path) -> None:
+    """What is committed beside a page is enough to make the table again, and nothing is fitted twice."""
+    expected = table(whole)
+    packed = whole / (RECORDS + records.PACKED)
+    (tmp_path / packed.name).write_bytes(packed.read_bytes())
+    assert runner.units(TOY, tmp_path / RECORDS), "without the records there is something to do"
+    records.mend(tmp_path / RECORDS)
+    left = runner.units(TOY, tmp_path / RECORDS)
+    assert [unit.methods for unit in left] == [("fails",)] * 2, "only what failed is tried again"
+    pandas.testing.assert_frame_equal(table(tmp_path), expected, check_exact=True)
+
+
+def test_a_slow_method_is_fitted_to_no_more_tables_than_it_is_declared_for(tmp_path: Path) -> None:
+    (cell, *_), few = find(TOY.study).cells(True), columns.TRUE_LATENT._replace(at_most=2)
+    assert [cell.tables(few, asked) for asked in (None, 1, 9)] == [2, 1, 2]
+    assert [cell.tables(columns.TRUE_LATENT, asked) for asked in (None, 1, 9)] == [3, 1, 9]
+    held = runner.units(TOY, tmp_path / RECORDS)
+    assert [unit.replicate for unit in held if "few" in unit.methods] == [0, 0, 1, 1]
 
 
 def test_a_killed_command_goes_on_to_the_same_table(tmp_path: Path) -> None:
@@ -73,7 +93,7 @@ def test_a_killed_command_goes_on_to_the_same_table(tmp_path: Path) -> None:
     first.wait()
     time.sleep(2.5)  # its processes notice within a second that they are alone
     before = path.read_text().count("\n")
-    assert 5 <= before < 2 * 8 * 3, "it was not killed in the middle"
+    assert 5 <= before < 2 * (8 * 3 + 2), "it was not killed in the middle"
     assert runner.run(plan, once, jobs=0) == ""
     assert subprocess.run([*command, str(twice)], cwd=REPOSITORY, env=CHILD, check=False).returncode == 0
     pandas.testing.assert_frame_equal(table(twice, plan), table(once, plan), check_exact=True)
@@ -94,7 +114,7 @@ def test_fewer_replicates_and_methods_are_said_on_the_page(tmp_path: Path) -> No
     text = (tmp_path / "page.md").read_text()
     assert "**Not complete: only true Z, absent, as --methods asked; 4 fits of 2 replicates.**" in text
     page.write(plan._replace(replicates=None, methods=()), tmp_path, command="a test")
-    assert "**Not complete: 4 of 18 fits are done.**" in (tmp_path / "page.md").read_text()
+    assert "**Not complete: 4 of 22 fits are done.**" in (tmp_path / "page.md").read_text()
     assert "absent (it is not installed)" in text
     assert (tmp_path / "bias.png").stat().st_size > 1000
 
@@ -205,5 +225,5 @@ def test_a_small_study_runs_from_tables_to_page(tmp_path: Path) -> None:
     assert found["frobenius"].between(0, 0.5).all()
     assert (found.loc["ml unshrunk", ["cosine", "lag1"]] > 0.5).all()
     assert {path.name for path in tmp_path.iterdir()} == {
-        *(RECORDS, "table.csv", "table.md", "page.md", "cosine.png", "scales.png")
+        *(RECORDS, RECORDS + records.PACKED, "table.csv", "table.md", "page.md", "cosine.png", "scales.png")
     }

@@ -25,6 +25,7 @@ def _fails(table: Table, seed: int) -> Estimate:
 METHODS = (
     Column("slow", _slow),
     columns.TRUE_LATENT,
+    Column("few", _slow, at_most=2),
     Column("fails", _fails),
     Column("absent", _fails, lambda: "it is not installed"),
 )

@@ -11,6 +11,8 @@ from poplin.studies import laws, measures
 from poplin.studies.figures import Axis, curves
 from poplin.studies.study import Cell, Column, Figure, Study
 
+SLOW = 3  # tables for the methods that take half a minute each
+
 
 def methods(p: int, q: int) -> tuple[Column, ...]:
     """The families for Sigma of rank q; with q = p the free Sigma is fitted as such (but for w-diagonal)."""
@@ -20,9 +22,9 @@ def methods(p: int, q: int) -> tuple[Column, ...]:
         use.pln("Z-diagonal", bound),
         use.low_rank("w-diagonal", q, **bound),
         use.pln("full S_i", {**bound, "posterior": "full", "max_iter": use.STEPS, **free}),
-        use.pln("IWAE", {"method": "iwae", **free}),
+        use.pln("IWAE", {"method": "iwae", **free})._replace(at_most=SLOW),
         use.MOMENTS,
-        use.COMPOSITE,
+        use.COMPOSITE._replace(at_most=SLOW),
         use.pln("ml", {"shrinkage": 0, **free}),
         use.TRUE_LATENT,
     )

@@ -51,7 +51,7 @@ def write(plan: Plan, out: Path, *, command: str, trouble: str = "") -> list[Pat
     with written_whole(out / "page.md") as handle:
         text = [head, (out / "table.md").read_text(), study.remarks(table, done), *pictures]
         handle.write("\n".join(part for part in text if part))
-    return [*paths, out / "page.md"]
+    return [*paths, records.pack(out / RECORDS), out / "page.md"]
 
 
 def _head(plan: Plan, study: Study, command: str, trouble: str, absent: list[str]) -> str:
@@ -83,9 +83,9 @@ def _absent(study: Study, cells: list[Cell]) -> list[str]:
 
 
 def _unfinished(plan: Plan, cells: list[Cell], done: int) -> str:
-    here = [(cell, sum(not column.missing() for column in cell.columns)) for cell in cells]
-    asked = sum((plan.replicates or cell.replicates) * columns for cell, columns in here)
-    declared = sum(cell.replicates * columns for cell, columns in here)
+    here = [(cell, column) for cell in cells for column in cell.columns if not column.missing()]
+    asked = sum(cell.tables(column, plan.replicates) for cell, column in here)
+    declared = sum(cell.tables(column) for cell, column in here)
     if done < asked:
         return f"{done} of {asked} fits are done"
     if plan.methods:

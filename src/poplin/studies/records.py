@@ -1,18 +1,22 @@
 """Records on disk: one line of JSON for each (cell, replicate, method), appended as it is finished.
 
 Start at `append` and `read`. A line is written by one call, so several processes may append to one file; a line
-that a kill cut short is taken out by `mend` before anything is added.
+that a kill cut short is taken out by `mend` before anything is added. `pack` leaves a compressed copy, small enough
+to be kept beside the page, from which `mend` begins where the records themselves are not there.
 """
 
 from __future__ import annotations
 
 import json
+import lzma
 import os
 from pathlib import Path
 
+from poplin.store import written_whole
 from poplin.studies.study import Cell, Numbers
 
 Key = tuple[str, int, str]
+PACKED = ".xz"  # follows the name of the file
 
 
 def append(path: Path, record: Numbers) -> None:
@@ -26,7 +30,11 @@ def append(path: Path, record: Numbers) -> None:
 
 
 def mend(path: Path) -> None:
-    """Cut the file after its last whole line."""
+    """Cut the file after its last whole line; where there is none, begin with what its packed copy holds."""
+    packed = path.with_name(path.name + PACKED)
+    if not path.is_file() and packed.is_file():
+        with written_whole(path, "wb") as handle:
+            handle.write(lzma.decompress(packed.read_bytes()))
     if not path.is_file():
         return
     content = path.read_bytes()
@@ -34,6 +42,14 @@ def mend(path: Path) -> None:
     if whole < len(content):
         with path.open("r+b") as handle:
             handle.truncate(whole)
+
+
+def pack(path: Path) -> Path:
+    """Leave a compressed copy beside the records; its path."""
+    packed = path.with_name(path.name + PACKED)
+    with written_whole(packed, "wb") as handle:
+        handle.write(lzma.compress(path.read_bytes(), preset=9))
+    return packed
 
 
 def read(path: Path) -> list[Numbers]:

@@ -98,7 +98,8 @@ def units(plan: Plan, path: Path) -> list[Unit]:
         for index, cell in enumerate(cells):
             if replicate >= (plan.replicates or cell.replicates):
                 continue
-            names = [c.name for c in cell.columns if not c.missing()]
+            wanted = (c for c in cell.columns if replicate < cell.tables(c, plan.replicates))
+            names = [c.name for c in wanted if not c.missing()]
             left = tuple(name for name in names if (cell.label, replicate, name) not in finished)
             if left:
                 found.append(Unit(plan, index, replicate, left, str(path)))

@@ -55,11 +55,15 @@ class Estimate(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A method: its name in tables, the fit of a table with a seed, and why it cannot be run here ('': it can)."""
+    """A method: its name in tables, the fit of a table with a seed, and why it cannot be run here ('': it can).
+
+    `at_most` (None: no limit) is how many of a cell's tables it is declared for: a slow one whose bias is plain in few.
+    """
 
     name: str
     fit: Callable[[Table, int], Estimate]
     missing: Callable[[], str] = lambda: ""
+    at_most: int | None = None
 
 
 class Cell(NamedTuple):
@@ -69,6 +73,11 @@ class Cell(NamedTuple):
     draw: Callable[[np.random.Generator], Table]
     columns: tuple[Column, ...]
     replicates: int
+
+    def tables(self, column: Column, asked: int | None = None) -> int:
+        """How many tables this column is fitted to: as many as are asked for (None: as declared), or its own limit."""
+        count = asked or self.replicates
+        return count if column.at_most is None else min(count, column.at_most)
 
     @property
     def label(self) -> str:
