@@ -190,6 +190,10 @@ _TABLE: dict[str, tuple[dict, tuple[str, ...]]] = {
         ),
         ("'offset(log(reads))'", "-inf", "'leaf2'"),
     ),
+    "offset on the scale of counts": (
+        _with("~ tree + offset(reads * 1000)"),
+        ("'offset(reads * 1000)'", "'leaf1'", "log scale", "offset(log(reads))"),
+    ),
     "basis skewed": (
         {
             "files": {"counts.csv": COUNTS, "V.csv": "0.5,0.5\n0.5,0.5\n0.5,0.5\n"},

@@ -110,6 +110,11 @@ BAD: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
         ("counts.csv", "--offset", "log(totals.csv)"),
         "-inf",
     ),
+    "totals in the place of their logarithms": (
+        lambda folder: (write_leaves(folder), (leaves()[0] * 0 + 8315).to_csv(folder / "totals.csv"))[0],
+        ("counts.csv", "--offset", "totals.csv"),
+        "An offset is 8315 at row 'leaf0', column 'Picea' (and 35 more)",
+    ),
     "the logarithm of text": (
         write_leaves,
         ("counts.csv", "--covariates", "leaves.csv", "--offset", "log(tree)"),
