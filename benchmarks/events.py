@@ -83,6 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out"))
     chosen = parser.parse_args(arguments)
     patients = chosen.patients or max(chosen.events // 100, 10)
+    chosen.out.mkdir(parents=True, exist_ok=True)
     options = ["--min-rows", "50", *(["--distinct-days"] if chosen.distinct_days else [])]
     with tempfile.TemporaryDirectory(dir=chosen.out) as folder:
         path = Path(folder) / ("events.csv" if chosen.csv else "events.parquet")

@@ -38,6 +38,7 @@ class BadFile(NamedTuple):
     def write(self, folder: Path) -> None:
         """Put the files into `folder`."""
         for name, content in self.files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
@@ -120,6 +121,15 @@ _TABLE: dict[str, tuple[dict, tuple[str, ...]]] = {
     "npz of one dimension": (_one("counts.npz", npz(counts=np.ones(3))), ("(3,)", "rows by columns")),
     "no parquet": (_one("counts.parquet", "PAR0"), ("counts.parquet", "cannot be read")),
     "no h5ad": (_one("counts.h5ad", "HDF"), ("counts.h5ad", "cannot be read")),
+    "no zarr": (
+        {"files": {"counts.zarr/zarr.json": "{"}, "counts": "counts.zarr"},
+        ("counts.zarr", "cannot be read"),
+    ),
+    "a folder named zarr": (
+        {"files": {"counts.zarr/notes.txt": "later"}, "counts": "counts.zarr"},
+        ("counts.zarr", "cannot be read"),
+    ),
+    "zarr in one file": (_one("counts.zarr", "PK"), ("counts.zarr is a file", "write_zarr")),
     "no mtx": (_one("counts.mtx", "1 2 3"), ("counts.mtx", "cannot be read")),
     "negative": (
         _one("counts.csv", counts_with("leaf2", "cedar", -3).to_csv(index_label="id")),
@@ -179,6 +189,10 @@ _TABLE: dict[str, tuple[dict, tuple[str, ...]]] = {
             "~ tree + offset(log(reads))", covariates_with("leaf2", "reads", 0).to_csv(index_label="leaf_id")
         ),
         ("'offset(log(reads))'", "-inf", "'leaf2'"),
+    ),
+    "offset on the scale of counts": (
+        _with("~ tree + offset(reads * 1000)"),
+        ("'offset(reads * 1000)'", "'leaf1'", "log scale", "offset(log(reads))"),
     ),
     "basis skewed": (
         {

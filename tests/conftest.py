@@ -1,4 +1,4 @@
-"""What every test can ask for: the shared tables, where a checkout has them beside it.
+"""What every test can ask for: the shared tables, where a checkout has them beside it; the command line.
 
 Warnings are errors (see `pyproject.toml`); a test that expects one says so with `pytest.warns`.
 """
@@ -6,7 +6,9 @@ Warnings are errors (see `pyproject.toml`); a test that expects one says so with
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,3 +35,22 @@ def shared_designs() -> Path:
     if not folder.is_dir():
         pytest.skip("the shared folder of reference designs is not beside this checkout")
     return folder
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
+    """Run `poplin ...` in an empty folder with the stand-in as estimator; gives the exit code."""
+    import poplin.cli
+    from tests.standin import StandIn
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(vars(poplin), "PLN", StandIn)
+    monkeypatch.setattr(StandIn, "ending", "converged")
+
+    def call(*words: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["poplin", *words])
+        with pytest.raises(SystemExit) as ended:
+            poplin.cli.main()
+        return int(ended.value.code or 0)
+
+    return call

@@ -5,7 +5,6 @@ Most tests put `tests.standin.StandIn` in the place of the estimator, as a real 
 
 from __future__ import annotations
 
-import csv
 import inspect
 import subprocess
 import sys
@@ -14,56 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas
 import pytest
 
 import poplin.cli
 from poplin import store
 from poplin.estimators.pln import PLN
+from tests.commandline import Run, leaves, table, write_leaves
 from tests.standin import StandIn
 from tests.test_layers import run_python
 
 FILES = {"coef.csv", "covariance.csv", "embedding.csv", "trace.csv", "model.npz", "report.html"}
-Run = Callable[..., int]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Run `poplin ...` in an empty folder with the stand-in as estimator; gives the exit code."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(vars(poplin), "PLN", StandIn)
-    monkeypatch.setattr(StandIn, "ending", "converged")
-
-    def call(*words: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["poplin", *words])
-        with pytest.raises(SystemExit) as ended:
-            poplin.cli.main()
-        return int(ended.value.code or 0)
-
-    return call
-
-
-def leaves(rows: int = 12) -> tuple[pandas.DataFrame, pandas.DataFrame]:
-    """A small table of counts and its covariates, with names, the covariates in another order."""
-    random = np.random.default_rng(3)
-    names = [f"leaf{i}" for i in range(rows)]
-    counts = pandas.DataFrame(random.poisson(4.0, (rows, 3)), index=names, columns=["Picea", "Ä, b", "<i>"])
-    facts = {"tree": np.resize(["elm", "oak"], rows), "reads": random.integers(50, 90, rows), "half": 0.5}
-    covariates = pandas.DataFrame(facts, index=names)
-    return counts, covariates.iloc[::-1]
-
-
-def write_leaves(folder: Path) -> None:
-    """counts.csv and leaves.csv."""
-    counts, covariates = leaves()
-    counts.to_csv(folder / "counts.csv")
-    covariates.to_csv(folder / "leaves.csv")
-
-
-def table(path: Path) -> list[list[str]]:
-    """The lines of a csv file."""
-    with open(path, newline="", encoding="utf-8") as handle:
-        return list(csv.reader(handle))
 
 
 def test_results_carry_the_names_of_the_input(run: Run, tmp_path: Path, capsys: Any) -> None:
@@ -119,52 +78,6 @@ def test_the_exit_code_says_how_it_ended(
     assert ("Converged" in Path("out/report.html").read_text()) == (code == 0)
 
 
-def test_covariates_that_travel_with_the_counts_serve_a_formula(run: Run, tmp_path: Path) -> None:
-    counts, covariates = leaves()
-    np.savez(
-        tmp_path / "leaves.npz", counts=counts.to_numpy(), cov_tree=covariates["tree"].to_numpy(dtype="U3")
-    )
-    assert run("fit", "leaves.npz", "--formula", "~ tree", "--out", "out", "--quiet") == 0
-    assert {line[0] for line in table(Path("out/coef.csv"))[1:]} == {"Intercept", "tree[T.oak]"}
-
-
-def test_offset_and_weights_are_columns_matched_by_name(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
-    write_leaves(tmp_path)
-    fitted: list[Any] = []
-    fit = StandIn.fit
-    monkeypatch.setattr(
-        StandIn, "fit", lambda self, Y, **more: fitted.append(fit(self, Y, **more)) or fitted[0]
-    )
-    options = ("--covariates", "leaves.csv", "--offset", "half", "--weights", "reads", "--out", "out")
-    assert run("fit", "counts.csv", *options) == 0
-    counts = fitted[0].counts_
-    np.testing.assert_array_equal(counts.offset, np.full((12, 3), 0.5))
-    np.testing.assert_array_equal(counts.weights, leaves()[1]["reads"].loc[list(counts.row_names)])
-
-
-@pytest.mark.parametrize("where", ["counts", "covariates", "both"])
-def test_row_names_may_be_named_in_either_file(run: Run, tmp_path: Path, where: str) -> None:
-    counts, covariates = leaves()
-    numbers = {name: 100 + i for i, name in enumerate(counts.index)}
-    for frame, file, named in ((counts, "c.csv", "counts"), (covariates, "x.csv", "covariates")):
-        plain = "plot" if where in (named, "both") else ""
-        frame.rename(index=numbers).rename_axis(plain).to_csv(tmp_path / file)
-    options = ("--covariates", "x.csv", "--formula", "~ tree", "--row-names", "plot", "--out", "out", "-q")
-    assert run("fit", "c.csv", *options) == 0
-    assert [line[0] for line in table(Path("out/embedding.csv"))[1:]] == [str(100 + i) for i in range(12)]
-
-
-def test_an_anndata_file_gets_its_embedding(run: Run, tmp_path: Path) -> None:
-    import anndata
-
-    counts, covariates = leaves()
-    anndata.AnnData(counts.to_numpy(dtype=float), covariates.loc[counts.index]).write_h5ad(
-        tmp_path / "a.h5ad"
-    )
-    assert run("fit", "a.h5ad", "--rank", "2", "--h5ad-out", "b.h5ad", "--out", "out", "--quiet") == 0
-    assert anndata.read_h5ad(tmp_path / "b.h5ad").obsm["X_poplin"].shape == (12, 2)
-
-
 def negative(folder: Path) -> None:
     """A count below zero."""
     counts, _ = leaves()
@@ -186,6 +99,26 @@ BAD: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
         write_leaves,
         ("counts.csv", "--covariates", "leaves.csv", "--offset", "depth"),
         "--offset depth: the covariates have no such column; they have 'tree', 'reads', 'half'",
+    ),
+    "an offset in a file that is not there": (
+        write_leaves,
+        ("counts.csv", "--offset", "log(totals.csv)"),
+        "There is no file totals.csv",
+    ),
+    "the logarithm of a total of 0": (
+        lambda folder: (write_leaves(folder), (leaves()[0] * 0).to_csv(folder / "totals.csv"))[0],
+        ("counts.csv", "--offset", "log(totals.csv)"),
+        "-inf",
+    ),
+    "totals in the place of their logarithms": (
+        lambda folder: (write_leaves(folder), (leaves()[0] * 0 + 8315).to_csv(folder / "totals.csv"))[0],
+        ("counts.csv", "--offset", "totals.csv"),
+        "An offset is 8315 at row 'leaf0', column 'Picea' (and 35 more)",
+    ),
+    "the logarithm of text": (
+        write_leaves,
+        ("counts.csv", "--covariates", "leaves.csv", "--offset", "log(tree)"),
+        "which is no number",
     ),
     "an offset alone": (write_leaves, ("counts.csv", "--offset", "reads"), "Give --covariates"),
     "a rank in words": (write_leaves, ("counts.csv", "--rank", "five"), "--rank is 'five'"),

@@ -96,6 +96,19 @@ def test_scales_of_a_borrowed_basis_have_errors() -> None:
     assert told.scales is not None and told.scales.shape == (2,) and np.all(told.scales > 0)
 
 
+@pytest.mark.parametrize("n_boot", [None, 6])
+def test_intervals_of_scales_are_those_of_the_axes_in_the_order_of_the_basis(n_boot: int | None) -> None:
+    """V has its small axis first, so that the order of eigenvalues is the other one."""
+    axes = np.linalg.qr(np.random.default_rng(5).normal(size=(4, 2)))[0]
+    table = simulated(2, axes * np.sqrt([0.3, 1.5]), n=150, level=1.0)
+    fit = poplin.PLN(basis=axes, method="variational").fit(table.y)
+    told, sorted_ones = (fit.confint(which, n_boot=n_boot) for which in ("scales", "eigenvalues"))
+    assert told.estimate.iloc[0] < told.estimate.iloc[1] and list(told.index) == ["axis1", "axis2"]
+    assert np.allclose(told.iloc[::-1], sorted_ones, equal_nan=True)
+    with pytest.raises(poplin.InputError, match="borrowed basis"):
+        poplin.PLN(rank=1, method="variational").fit(table.y).confint("scales")
+
+
 def test_the_delta_method_is_the_derivative() -> None:
     """Changes of correlations and eigenvalues are differences of the functions themselves."""
     random = np.random.default_rng(0)

@@ -87,3 +87,14 @@ def test_the_bootstrap_shows_the_bias_of_the_bound() -> None:
     assert np.all(found.lower < found.upper)
     with pytest.raises(poplin.InputError, match="n_boot"):
         one.confint(n_boot=1)
+
+
+def test_a_bound_without_information_in_a_direction_has_intervals_all_the_same() -> None:
+    """Zeros or thousands, at random: a direction carries no information; what it touches is NaN, and that is said."""
+    counts = np.random.default_rng(0).choice([0.0, 2000.0], (40, 4))
+    with pytest.warns(poplin.ConvergenceWarning):
+        one = poplin.PLN(rank=2, method="variational", max_iter=300).fit(counts)
+    assert one._asked().roots._plain("observed").lost.size
+    told = one.confint()
+    assert np.array_equal(told.estimate, one.coef_.ravel()) and not np.any(told.se <= 0)
+    assert told.se.isna().any() and any("missing (NaN)" in note for note in one.standard_errors().notes)

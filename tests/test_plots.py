@@ -46,6 +46,15 @@ PICTURES: dict[str, Callable[..., Any]] = {
 FITS = {"five columns": drawn(60, 5), "five hundred": drawn(80, 500)}
 
 
+def lines_apart(axis: Any) -> bool:
+    """Whether labels that stand at an angle are a line's height from each other, measured across the line."""
+    labels = [label for label in axis.get_ticklabels() if label.get_text()]
+    angle = np.deg2rad(labels[0].get_rotation())
+    places = np.sort([label.get_transform().transform(label.get_position())[0] for label in labels])
+    height = labels[0].get_fontsize() * axis.get_figure().dpi / 72
+    return len(labels) < 2 or bool(np.diff(places).min() * np.sin(angle) >= height)
+
+
 @pytest.mark.parametrize("size", FITS)
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_picture_is_readable(name: str, size: str) -> None:
@@ -59,9 +68,14 @@ def test_a_picture_is_readable(name: str, size: str) -> None:
         for a, b in zip(boxes, boxes[1:], strict=False):
             if not slanted:
                 assert not a.padded(-1).overlaps(b.padded(-1)), f"labels of {name} lie on each other"
-    named = [text for text in ax.texts if text.get_text().strip() and name in ("biplot", "circle")]
+        if slanted:
+            assert lines_apart(axis), f"slanted labels of {name} lie on each other"
+    named = [text for text in ax.texts if text.get_text().strip() and name in ("biplot", "circle", "khat")]
     texts = [text.get_window_extent() for text in named]
     assert not any(a.overlaps(b) for a, b in combinations(texts, 2))
+    assert bool(texts) == (name in ("biplot", "circle", "khat"))
+    frame = ax.get_window_extent()
+    assert all(frame.x0 <= text.x0 and text.x1 <= frame.x1 for text in texts), f"names of {name} are cut off"
 
 
 def test_pictures_make_axes_of_their_own() -> None:
@@ -104,6 +118,15 @@ def test_groups_are_told_apart_by_every_eye(palette: tuple[str, ...], eye: str) 
     apart = {pair: np.linalg.norm(lab(pair[0], eye) - lab(pair[1], eye)) for pair in combinations(palette, 2)}
     closest = min(apart, key=lambda pair: apart[pair])
     assert apart[closest] > 10, f"{closest} are {apart[closest]:.1f} apart"
+
+
+def test_a_rootogram_of_many_sizes_names_its_bins_apart() -> None:
+    fit = drawn(80, 20)
+    fit.counts_.y[0, 0] = 10**7
+    ax = Figure(figsize=(4, 3), layout="constrained").subplots()
+    plots.rootogram(fit, ax)
+    ax.get_figure().draw_without_rendering()
+    assert len(ax.get_xticklabels()) <= 18 < len(ax.patches) and lines_apart(ax.xaxis)
 
 
 def test_the_circle_has_correlations_of_columns_with_axes() -> None:

@@ -13,14 +13,16 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from scipy import sparse
 from scipy.io import mmwrite
 
 from poplin._errors import InputError
 from poplin.data.counts import as_counts, check_basis
 from poplin.data.readers import read_basis, read_counts, read_table
+from tests.annotated import stored
 from tests.bad_files import BAD_FILES, BadFile, door
-from tests.bad_inputs import LEAVES, TAXA, good_counts, good_covariates
+from tests.bad_inputs import LEAVES, TAXA, counts_with, good_counts, good_covariates
 
 
 def as_r(frame: pd.DataFrame) -> str:
@@ -56,6 +58,11 @@ def sparse_npz(path: Path, frame: pd.DataFrame) -> None:
     np.savez(path, format=b"csr", obs_names=list(frame.index), var_names=list(frame.columns), **arrays)
 
 
+def named(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The empty obs and var that carry a table's names."""
+    return pd.DataFrame(index=frame.index), pd.DataFrame(index=frame.columns)
+
+
 FORMATS = {
     "comma": ("y.csv", lambda path, frame: frame.to_csv(path)),
     "semicolon": ("y.csv", lambda path, frame: frame.to_csv(path, sep=";", index_label="leaf")),
@@ -82,6 +89,15 @@ FORMATS = {
     "10x with a prefix": ("GSM1_matrix.mtx", tenx),
     "mtx with names beside": ("y.mtx", tenx),
     "anndata": ("y.h5ad", lambda path, frame: anndata.AnnData(frame.astype(float)).write_h5ad(path)),
+    "zarr": ("y.zarr", lambda path, frame: stored(path, anndata.AnnData(frame.astype(float)))),
+    "zarr, second version": (
+        "y.zarr",
+        lambda path, frame: stored(path, anndata.AnnData(frame.astype(float)), version=2),
+    ),
+    "zarr, sparse": (
+        "y.zarr",
+        lambda path, frame: stored(path, anndata.AnnData(sparse.csr_array(frame), *named(frame))),
+    ),
 }
 
 
@@ -93,6 +109,7 @@ def test_every_format_gives_the_same_counts(tmp_path: Path, name: str, write: An
     assert counts.row_names == LEAVES and counts.column_names == TAXA
 
 
+ANNOTATED = ("y.h5ad", "y.zarr")
 BARE = {
     "comma": ("y.csv", lambda path, frame: frame.to_csv(path, index=False)),
     "parquet": ("y.parquet", lambda path, frame: frame.to_parquet(path, index=False)),
@@ -187,21 +204,60 @@ def test_text_that_looks_like_a_number_stays_out_of_the_way(tmp_path: Path) -> N
     assert list(read_table(path).index) == ["001", "010"]
 
 
-def test_covariates_of_npz_and_h5ad_serve_the_formula(tmp_path: Path) -> None:
+def test_covariates_of_npz_and_annotated_files_serve_the_formula(tmp_path: Path) -> None:
     covariates = good_covariates()
     expected = as_counts(good_counts(), data=covariates, formula="~ tree + offset(log(reads))")
     arrays = {
         f"cov_{name}": covariates[name].to_numpy(dtype=str if name == "tree" else None) for name in covariates
     }
     np.savez(tmp_path / "y.npz", counts=good_counts().to_numpy(), obs_names=LEAVES, **arrays)
-    anndata.AnnData(good_counts().astype(float), obs=covariates).write_h5ad(tmp_path / "y.h5ad")
-    for name in ("y.npz", "y.h5ad"):
+    for name in ANNOTATED:
+        stored(tmp_path / name, anndata.AnnData(good_counts().astype(float), obs=covariates))
+    for name in ("y.npz", *ANNOTATED):
         found = as_counts(tmp_path / name, formula="~ tree + offset(log(reads))")
         assert np.array_equal(found.x, expected.x) and np.array_equal(found.offset, expected.offset)
         assert as_counts(good_counts(), data=tmp_path / name, formula="~ tree").covariate_names == (
             "Intercept",
             "tree[T.oak]",
         )
+
+
+@pytest.mark.parametrize("name", ANNOTATED)
+def test_a_layer_is_taken_where_it_is_asked_for(tmp_path: Path, name: str) -> None:
+    held = anndata.AnnData(np.log1p(good_counts()), layers={"raw": good_counts().to_numpy()})
+    stored(tmp_path / name, held)
+    assert np.array_equal(as_counts(read_counts(tmp_path / name, layer="raw")).y, good_counts())
+    with pytest.raises(InputError, match="fractional count"):
+        as_counts(tmp_path / name)
+    with pytest.raises(InputError, match=f"{name} has no layer 'counts'; it has 'raw'"):
+        read_counts(tmp_path / name, layer="counts")
+    good_counts().to_csv(tmp_path / "y.csv")
+    with pytest.raises(InputError, match="y.csv is no AnnData"):
+        read_counts(tmp_path / "y.csv", layer="raw")
+
+
+@pytest.mark.parametrize("name", ANNOTATED)
+def test_what_is_wrong_in_an_annotated_file_is_said_as_of_any_other(tmp_path: Path, name: str) -> None:
+    wrong = {
+        "a.": (counts_with("leaf2", "cedar", -3.0), "negative count, -3, at row 'leaf2', column 'cedar'"),
+        "b.": (counts_with("leaf2", "cedar", 0.25), "fractional count, 0.25, at row 'leaf2'"),
+    }
+    for place, (frame, words) in wrong.items():
+        stored(tmp_path / (place + name), anndata.AnnData(frame.astype(float)))
+        with pytest.raises(InputError, match=words):
+            as_counts(tmp_path / (place + name))
+    stored(tmp_path / name, anndata.AnnData(obs=good_covariates()))
+    with pytest.raises(InputError, match="has no X"):
+        read_counts(tmp_path / name)
+
+
+def test_a_zarr_store_of_something_else_is_no_annotated_table(tmp_path: Path) -> None:
+    zarr.save(str(tmp_path / "y.zarr"), np.arange(6))
+    with pytest.raises(InputError, match="y.zarr"):
+        read_counts(tmp_path / "y.zarr")
+    (tmp_path / "empty.zarr").mkdir()
+    with pytest.raises(InputError, match="empty.zarr is empty"):
+        read_counts(tmp_path / "empty.zarr")
 
 
 def test_an_offset_in_npz_is_used_when_its_scale_is_sure(tmp_path: Path) -> None:

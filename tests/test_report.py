@@ -13,7 +13,7 @@ import pandas
 import pytest
 
 from poplin.inference import summary
-from poplin.report import figures, html, page_data, plots, views
+from poplin.report import figures, figures_fit, html, page_data, plots, views
 from tests.standin import StandIn
 from tests.tolerances import close
 
@@ -191,6 +191,13 @@ def test_the_embedding_is_the_latent_mean_in_principal_axes(rank: int | None) ->
     else:
         np.testing.assert_array_equal(seen.scores, fit.latent_mean_)
     assert 0 < seen.share.sum() <= 1 + 1e-9
+
+
+def test_the_names_of_bins_do_not_run_into_each_other() -> None:
+    ticks = [
+        figures.Tick(40.0 * k, name) for k, name in enumerate(["0", "1", "10-14", "15-21", "22-32", "33+"])
+    ]
+    assert [tick.text for tick in figures_fit.apart(ticks)] == ["0", "1", "10-14", "22-32"]
 
 
 def test_the_heat_map_holds_the_correlations_of_the_columns_it_names() -> None:

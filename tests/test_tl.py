@@ -90,7 +90,10 @@ def test_what_cannot_be_fitted_is_said(kind: str) -> None:
 ESTIMATORS = {
     "PLN": poplin.PLN(rank=2, **QUICK),
     "PPCA": poplin.PPCA(2),
+    "Autoencoder": poplin.Autoencoder(),
     "VAE": poplin.VAE(),
+    "MixtureVAE": poplin.MixtureVAE(),
+    "IDEC": poplin.IDEC(),
 }
 CHECKS = (
     estimator_checks.check_no_attributes_set_in_init,

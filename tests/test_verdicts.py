@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from poplin.report import goodness, verdicts
+from poplin.report import figures_fit, goodness, html, verdicts
 from tests.told import drawn
 
 
@@ -51,3 +51,14 @@ def test_the_log_likelihood_is_judged_only_once_it_is_there() -> None:
     assert "Log-likelihood" not in said(fit)
     fit._marginal = object()  # what `PLN` keeps once it has been asked
     assert not said(fit)["Log-likelihood"].good and "'leaf 39'" in said(fit)["Log-likelihood"].words
+
+
+def test_the_page_draws_khat_where_it_is_known_already() -> None:
+    fit = drawn(400, 5)
+    assert figures_fit.khat(fit) is None
+    fit._marginal = object()
+    picture = figures_fit.khat(fit)
+    assert picture is not None
+    names = [shape.at["data-name"] for shape in picture.chart.shapes if shape.tag == "circle"]
+    assert len(names) == 300 and names[-1] == "leaf 399: 0.90" and "The 300 largest of 400" in picture.caption
+    assert "Pareto k-hat" in html.page(fit)

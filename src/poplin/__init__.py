@@ -52,8 +52,10 @@ _ROOMS = {
     "predict_shift": "poplin.estimators.arithmetic",
     "select": "poplin.estimators.selecting",
 }
-# Whole rooms: poplin.methods.Exact(), poplin.offsets.gmpr(Y), poplin.plots.embedding(fit), poplin.tl.pln(adata).
+# Whole rooms: poplin.methods.Exact(), poplin.offsets.gmpr(Y), poplin.plots.embedding(fit), poplin.tl.pln(adata),
+# poplin.datasets.fetch(name).
 _MODULES = {
+    "datasets": "poplin.datasets",
     "methods": "poplin.methods",
     "offsets": "poplin.data.offsets",
     "plots": "poplin.report.plots",

@@ -6,12 +6,14 @@ Nothing but checkpoints is written before the fit has ended, so a bad input leav
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from poplin._errors import ConvergenceWarning, DataWarning, InputError
+from poplin.data.located import ANNOTATED, TEXT, kind_of
 from poplin.data.offsets import is_name
 from poplin.data.readers import read_counts, read_table
 from poplin.data.sides import aligned
@@ -28,9 +30,10 @@ CHECKPOINT = "checkpoint.npz"
 class Job(NamedTuple):
     """Everything a fit from the command line needs: the table, the estimator's settings, where results go.
 
-    `data` is the table for a formula; `offset` and `weights` are columns of it, or None (`offset` may also be the name
-    of one that is computed from the counts, such as "tss"); `colour` is what the points of the report show,
-    `covariates` what it tells of a row; `h5ad` the AnnData file to copy and the name of the copy.
+    `data` is the table for a formula; `offset` and `weights` are columns of it, or None (`offset` may also be a table
+    with a column for each of the counts, or the name of one that is computed from them, such as "tss"); `colour` is
+    what the points of the report show, `covariates` what it tells of a row; `h5ad` the AnnData to copy and the name of
+    the copy.
     """
 
     table: CountTable
@@ -58,6 +61,7 @@ class Inputs(NamedTuple):
     weights: str | None = None
     colour: str | None = None
     h5ad_out: Path | None = None
+    layer: str | None = None
 
 
 def prepare(given: Inputs, settings: dict[str, Any], out: Path) -> Job:
@@ -201,8 +205,10 @@ def _check_options(given: Inputs) -> None:
             "(or --offset, --weights, --colour)."
         )
     if given.h5ad_out is not None:
-        if given.counts.suffix != ".h5ad":
-            raise InputError(f"--h5ad-out copies an AnnData file, and {given.counts.name} is none (.h5ad).")
+        if kind_of(given.counts) not in ANNOTATED:
+            raise InputError(
+                f"--h5ad-out copies an AnnData file, and {given.counts.name} is none (.h5ad, .zarr)."
+            )
         files.check_folder(given.h5ad_out.parent)
 
 
@@ -213,19 +219,38 @@ def _read(given: Inputs) -> tuple[CountTable, Any]:
     """
     counts, covariates, name = given.counts, given.covariates, given.row_names
     if covariates is None:
-        table = read_counts(counts, row_names=name)
+        table = read_counts(counts, row_names=name, layer=given.layer)
         return table, table.covariates
     theirs = ours = name
     if name not in (None, "none"):
         theirs = name if name in _columns(covariates) else None
         ours = name if theirs is None or name in _columns(counts) else None
-    return read_counts(counts, row_names=ours), read_table(covariates, row_names=theirs)
+    return read_counts(counts, row_names=ours, layer=given.layer), read_table(covariates, row_names=theirs)
 
 
-def _offset(data: Any, name: str | None) -> Any:
-    """A column of the covariates, or the name of an offset that is computed from the counts."""
-    covered = data is not None and name in data.columns
-    return name if is_name(name) and not covered else _column(data, name, "--offset")
+def _offset(data: Any, asked: str | None) -> Any:
+    """A column of the covariates, a table in a file, the log(...) of either, or the name of one that is computed."""
+    inner = re.fullmatch(r"log\((.+)\)", asked or "")
+    if data is not None and asked in data.columns:
+        return data[asked]
+    if inner is None and is_name(asked):
+        return asked
+    name = asked if inner is None else inner[1].strip()
+    is_file = name is not None and kind_of(Path(name)) in (*TEXT, ".parquet")
+    is_file = is_file and (data is None or name not in data.columns)
+    found = read_table(name) if is_file else _column(data, name, "--offset")  # type: ignore[arg-type]
+    return found if inner is None else _logged(found)
+
+
+def _logged(numbers: Any) -> Any:
+    """Logarithms; of what has none (0, text) the check of offsets says where it is."""
+    import numpy as np
+
+    try:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.log(numbers)
+    except (TypeError, AttributeError):  # text
+        return numbers
 
 
 def _column(data: Any, name: str | None, option: str) -> Any:
@@ -258,6 +283,6 @@ def _colour(table: CountTable, data: Any, given: Inputs) -> views.Colour | None:
 
 def _columns(path: Path) -> list[str]:
     """The names at the head of a table, whatever it holds; nothing for files that have no such head."""
-    if path.suffix in (".mtx", ".h5ad", ".npz"):
+    if kind_of(path) in (".mtx", ".npz", *ANNOTATED):
         return []
     return [str(name) for name in read_table(path, row_names="none").columns]

@@ -26,6 +26,7 @@ from poplin.cli.options import (
     Covariates,
     Formula,
     H5adOut,
+    Layer,
     MaxIter,
     Method,
     Offset,
@@ -83,6 +84,7 @@ def fit(
     offset: Offset = None,
     weights: Weights = None,
     row_names: RowNames = None,
+    layer: Layer = None,
     rank: Rank = None,
     basis: Basis = None,
     covariance: Shape = "full",
@@ -99,7 +101,7 @@ def fit(
     quiet: Quiet = False,
 ) -> None:
     """Fit a table of counts: effects, residual covariance, a position for each row."""
-    inputs = jobs.Inputs(counts, covariates, row_names, formula, offset, weights, colour, h5ad_out)
+    inputs = jobs.Inputs(counts, covariates, row_names, formula, offset, weights, colour, h5ad_out, layer)
     settings = {
         **{"covariance": covariance, "method": method, "posterior": posterior, "random_state": seed},
         **{"rank": _rank(rank), "shrinkage": _shrinkage(shrinkage), "max_iter": max_iter},

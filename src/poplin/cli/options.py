@@ -13,7 +13,9 @@ import typer
 DATA, MODEL, RESULT = "Data", "Model", "Results"
 CountsFile = Annotated[
     Path,
-    typer.Argument(metavar="COUNTS", help="Rows by columns: csv, tsv, txt (.gz), parquet, npz, mtx or h5ad."),
+    typer.Argument(
+        metavar="COUNTS", help="Rows by columns: csv, tsv, txt (.gz), parquet, npz, mtx, h5ad or zarr."
+    ),
 ]
 Covariates = Annotated[
     Path | None,
@@ -28,8 +30,9 @@ Formula = Annotated[
 Offset = Annotated[
     str | None,
     typer.Option(
-        metavar="COLUMN|NAME",
-        help="Covariate to add to the log rate as it is, or computed: tss, rle, css, gmpr, tmm, wrench.",
+        metavar="COLUMN|TABLE|NAME",
+        help="Added to the log rate: a covariate, or a table with a column for each of the counts (log(...) of "
+        "either, too), or computed: tss, rle, css, gmpr, tmm, wrench.",
         rich_help_panel=DATA,
     ),
 ]
@@ -39,6 +42,10 @@ Weights = Annotated[
 RowNames = Annotated[
     str | None,
     typer.Option(metavar="COLUMN", help="Column that names the rows, or none.", rich_help_panel=DATA),
+]
+Layer = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Layer of an AnnData with the raw counts [X].", rich_help_panel=DATA),
 ]
 Rank = Annotated[
     str | None,
@@ -83,7 +90,11 @@ Out = Annotated[
 ]
 H5adOut = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Copy of an h5ad input with obsm['X_poplin'].", rich_help_panel=RESULT),
+    typer.Option(
+        metavar="FILE",
+        help="Copy of an AnnData input, as h5ad, with obsm['X_poplin'].",
+        rich_help_panel=RESULT,
+    ),
 ]
 Colour = Annotated[
     str | None,

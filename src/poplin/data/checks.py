@@ -18,6 +18,7 @@ from poplin.data.tables import Named, Names, and_more, as_named, is_path, listed
 # A covariate whose part not explained by the others is smaller than this fraction of it is collinear: below
 # it, X'X (condition number squared) has no correct digit left in double precision.
 COLLINEAR = 1e-8
+MOST_LOG = 100.0  # of an offset: e^100 is no exposure
 LARGEST_COUNT = 2.0**53  # above it, neighbouring whole numbers are the same float64
 
 
@@ -83,6 +84,19 @@ def check_finite(values: np.ndarray, what: str, rows: Names, columns: Names | No
         index = np.argwhere(bad)[0]
         where = place(index, rows, columns)
         raise InputError(f"{what} is {values[tuple(index)]}{where}{and_more(bad)}. {mend}")
+    return values
+
+
+def check_log_scale(values: np.ndarray, what: str, rows: Names, columns: Names | None) -> np.ndarray:
+    """`values` of an offset, when none is so far from 0 that it must be on the scale of counts."""
+    far = np.abs(values) > MOST_LOG
+    if far.any():
+        index = np.argwhere(far)[0]
+        raise InputError(
+            f"{what} is {values[tuple(index)]:g}{place(index, rows, columns)}{and_more(far)}, a factor of e to that "
+            "power. Offsets are on the log scale: take the logarithm, as in offset(log(reads)), --offset 'log(reads)' "
+            "or offset=np.log(reads)."
+        )
     return values
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from poplin._errors import InputError
+from poplin.data.checks import check_log_scale
 from poplin.data.design import Design, Level, design_from_json, design_to_json, from_plain, to_plain
 from poplin.data.readers import read_table
 from poplin.data.tables import Names, and_more, as_pandas, is_frame, is_path, listed, place
@@ -181,6 +182,7 @@ def _evaluate(design: Design, table: Any, rows: Names) -> tuple[Design, np.ndarr
         if len(found) != 1 or found[0] != expression or any(state[1].values()):
             raise InputError(f"{label} is no single column of numbers. An offset is one number for each row.")
         _check_finite(values, (label,), rows)
+        check_log_scale(values[:, 0], f"'{label}'", rows, None)
         added = added + values[:, 0]
         learned.append(state)
     transforms = {key: from_plain(to_plain(value)) for part, _ in learned for key, value in part.items()}

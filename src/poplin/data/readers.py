@@ -1,14 +1,14 @@
-"""Files to tables, by suffix: csv, tsv, txt (also .gz), parquet, npz, mtx, h5ad.
+"""Files to tables, by suffix: csv, tsv, txt (also .gz), parquet, npz, mtx, h5ad, zarr.
 
 Start at `read_counts`, whose `CountTable` goes straight into `as_counts`; `read_table` reads covariates,
-`read_basis` a borrowed basis. No pickle is ever loaded. Whatever a file lacks is an `InputError`.
+`read_basis` a borrowed basis, `read_annotated` an AnnData. No pickle is ever loaded. Whatever a file lacks is an
+`InputError`.
 """
 
 from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,31 +16,35 @@ from typing import Any
 import numpy as np
 
 from poplin._errors import InputError
+from poplin.data.located import ANNOTATED, TEXT, loaded, located
 from poplin.data.tables import CountTable, Names, as_table, index_names, listed
 from poplin.data.textfiles import Layout, layout, name_rows, opened
 
-_TEXT = (".csv", ".tsv", ".txt")
 _SPARSE_KEYS = {"format", "shape", "data"}
 
 
-def read_counts(path: str | os.PathLike[str], *, row_names: str | None = None) -> CountTable:
+def read_counts(
+    path: str | os.PathLike[str], *, row_names: str | None = None, layer: str | None = None
+) -> CountTable:
     """The counts in a file, with the names and covariates it holds.
 
     .csv, .tsv, .txt (also .gz), .parquet: rows are rows, with a header; `row_names` is the column of row
     names ("none": there is none), else see `textfiles.name_rows`. .npz: `counts` or `Y`, or the layout of
     scipy.sparse.save_npz, with optional obs_names, var_names, cov_<name> and log_offset. .mtx: with
-    barcodes.tsv and features.tsv beside it, the matrix is turned so that barcodes are rows. .h5ad: X, with
-    obs as covariates.
+    barcodes.tsv and features.tsv beside it, the matrix is turned so that barcodes are rows. .h5ad, and the
+    folder that `adata.write_zarr` makes (.zarr): X or the `layer` named, with obs as covariates.
 
     Raises `InputError` when there is no such file, or it is none of these.
     """
-    file, kind = _found(path, (*_TEXT, ".parquet", ".npz", ".mtx", ".h5ad"))
+    file, kind = located(path, (*TEXT, ".parquet", ".npz", ".mtx", *ANNOTATED))
+    if layer is not None and kind not in ANNOTATED:
+        raise InputError(f"layer='{layer}' is asked for, and {file.name} is no AnnData (.h5ad, .zarr).")
     if kind == ".npz":
         return _npz_counts(file)
     if kind == ".mtx":
         return _mtx_counts(file)
-    if kind == ".h5ad":
-        return as_table(_h5ad(file))
+    if kind in ANNOTATED:
+        return _annotated_counts(file, layer)
     frame = _frame(file, kind, row_names, counts=True)
     if frame.shape[1] == 0:
         raise InputError(
@@ -53,16 +57,16 @@ def read_counts(path: str | os.PathLike[str], *, row_names: str | None = None) -
 def read_table(path: str | os.PathLike[str], *, row_names: str | None = None) -> Any:
     """A table of covariates as a DataFrame, its index the row names (a plain numbering if it has none).
 
-    Reads the same files as `read_counts`; of .npz the cov_<name> arrays, of .h5ad obs.
+    Reads the same files as `read_counts`; of .npz the cov_<name> arrays, of .h5ad and .zarr obs.
     """
-    file, kind = _found(path, (*_TEXT, ".parquet", ".npz", ".h5ad"))
+    file, kind = located(path, (*TEXT, ".parquet", ".npz", *ANNOTATED))
     if kind == ".npz":
         covariates = _npz_counts(file).covariates
         if covariates is None:
             raise InputError(f"{file.name} holds no covariates: none of its arrays is named cov_<name>.")
         return covariates
-    if kind == ".h5ad":
-        return _h5ad(file).obs
+    if kind in ANNOTATED:
+        return read_annotated(file).obs
     return _frame(file, kind, row_names, counts=False)
 
 
@@ -74,9 +78,9 @@ def read_basis(path: str | os.PathLike[str]) -> Any:
     """
     import pandas
 
-    file, kind = _found(path, (*_TEXT, ".parquet", ".npz", ".npy"))
+    file, kind = located(path, (*TEXT, ".parquet", ".npz", ".npy"))
     if kind == ".npy":
-        return pandas.DataFrame(_loaded(file, lambda: np.load(file, allow_pickle=False)))
+        return pandas.DataFrame(loaded(file, lambda: np.load(file, allow_pickle=False)))
     if kind == ".npz":
         arrays = _npz(file)
         matrices = [name for name, array in arrays.items() if array.ndim == 2]
@@ -92,50 +96,13 @@ def read_basis(path: str | os.PathLike[str]) -> Any:
     return _frame(file, kind, None, counts=True, header=None)
 
 
-def _found(path: str | os.PathLike[str], known: tuple[str, ...]) -> tuple[Path, str]:
-    """The file and its kind, which is its suffix without .gz."""
-    file = Path(path)
-    suffixes = [suffix.lower() for suffix in file.suffixes]
-    packed = suffixes[-1:] == [".gz"]
-    kind = (
-        (suffixes[-2:-1] if packed else suffixes[-1:] or [""])[0]
-        if suffixes[: -1 if packed else None]
-        else ""
-    )
-    if file.is_dir():
-        raise InputError(f"{file} is a folder. Give a file: {listed(known, 12)}.")
-    if not file.exists():
-        raise InputError(f"There is no file {file}. Check the path (relative to {Path.cwd().name}/).")
-    if kind not in known or (packed and kind not in (*_TEXT, ".mtx")):
-        raise InputError(
-            f"{file.name} is of no known kind. Known endings are {listed(known, 12)} (.gz after text or "
-            ".mtx)."
-        )
-    if file.stat().st_size == 0:
-        raise InputError(f"{file.name} is empty.")
-    if not os.access(file, os.R_OK):
-        raise InputError(f"{file.name} may not be read. Check its permissions.")
-    return file, kind
-
-
-def _loaded(file: Path, load: Callable[[], Any]) -> Any:
-    """What `load` gives; another library's failure on a broken file becomes an `InputError`."""
-    try:
-        return load()
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{file.name} cannot be read as {file.suffix} file: {text.rstrip('.')}.") from error
-
-
 def _frame(file: Path, kind: str, row_names: str | None, *, counts: bool, header: bool | None = True) -> Any:
     """A text table or a Parquet file with its row names in the index."""
-    if kind in _TEXT:
+    if kind in TEXT:
         return _named_text(file, row_names, counts=counts, header=header)
     import pandas
 
-    frame = _loaded(file, lambda: pandas.read_parquet(file))
+    frame = loaded(file, lambda: pandas.read_parquet(file))
     if index_names(frame.index) is None:
         return name_rows(frame.reset_index(drop=True), row_names, file.name, counts=counts)
     return frame if row_names is None else name_rows(frame.reset_index(), row_names, file.name, counts=counts)
@@ -186,7 +153,7 @@ def _npz(file: Path) -> dict[str, np.ndarray]:
         with np.load(file, allow_pickle=False) as held:
             return {name: held[name] for name in held.files}
 
-    return _loaded(file, load)
+    return loaded(file, load)
 
 
 def _npz_counts(file: Path) -> CountTable:
@@ -198,7 +165,7 @@ def _npz_counts(file: Path) -> CountTable:
     elif set(arrays) >= _SPARSE_KEYS:
         from scipy import sparse
 
-        values = _loaded(file, lambda: sparse.load_npz(file))
+        values = loaded(file, lambda: sparse.load_npz(file))
     else:
         raise InputError(
             f"{file.name} holds the arrays {listed(arrays)}; wanted is `counts` (or `Y`), rows by columns, "
@@ -253,7 +220,7 @@ def _mtx_counts(file: Path) -> CountTable:
     """Counts in Matrix Market format, turned so that barcodes are rows when the names beside it say so."""
     from scipy.io import mmread
 
-    values: Any = _loaded(file, lambda: mmread(file))
+    values: Any = loaded(file, lambda: mmread(file))
     prefix = file.name.split("matrix")[0] if "matrix" in file.name else ""
     cells, genes = _beside(file, prefix, ("barcodes",)), _beside(file, prefix, ("features", "genes"))
     shape = values.shape
@@ -283,13 +250,31 @@ def _beside(file: Path, prefix: str, names: tuple[str, ...]) -> list[str] | None
                 read = partial(
                     pandas.read_csv, beside, sep="\t", header=None, dtype=str, keep_default_na=False
                 )
-                frame = _loaded(beside, read)
+                frame = loaded(beside, read)
                 column = 1 if frame.shape[1] > 1 and frame[1].is_unique else 0
                 return list(frame[column])
     return None
 
 
-def _h5ad(file: Path) -> Any:
-    import anndata
+def read_annotated(path: str | os.PathLike[str]) -> Any:
+    """An AnnData from .h5ad or from the folder that `adata.write_zarr` makes (.zarr), in memory.
 
-    return _loaded(file, lambda: anndata.read_h5ad(file))
+    Raises `InputError` when there is none, or what is there is no AnnData.
+    """
+    file, kind = located(path, ANNOTATED)
+    from anndata.io import read_h5ad, read_zarr
+
+    held = loaded(file, lambda: read_zarr(file) if kind == ".zarr" else read_h5ad(file))
+    if not hasattr(held, "obs_names"):
+        raise InputError(f"{file.name} holds a {type(held).__name__}; wanted is an AnnData.")
+    return held
+
+
+def _annotated_counts(file: Path, layer: str | None) -> CountTable:
+    """X or a layer, with names and obs."""
+    held = read_annotated(file)
+    if layer is not None and layer not in held.layers:
+        raise InputError(f"{file.name} has no layer '{layer}'; it has {listed(held.layers) or 'none'}.")
+    if layer is not None:
+        held.X = held.layers[layer]
+    return as_table(held)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from poplin._errors import InputError
-from poplin.data.checks import check_finite, check_names
+from poplin.data.checks import check_finite, check_log_scale, check_names
 from poplin.data.offsets import by_name
 from poplin.data.tables import (
     CountTable,
@@ -103,6 +103,7 @@ def log_offset(offset: Any, table: CountTable, notes: list[str]) -> np.ndarray:
     mend = "Give it on the log scale, finite: a missing count is NaN in Y, leave its offset finite."
     values = named.values[:, 0] if named.values.shape == (n, 1) else named.values
     check_finite(values, "An offset", rows, columns, mend)
+    check_log_scale(values, "An offset", rows, columns)
     return named.values
 
 

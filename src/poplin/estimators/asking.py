@@ -55,11 +55,12 @@ class AbstractAsked:
         information: str = "expected",
         n_boot: int | None = None,
     ) -> DataFrame:
-        """Intervals of "coef", "covariance", "correlation" or "eigenvalues".
+        """Intervals of "coef", "covariance", "correlation", "eigenvalues" or "scales".
 
-        Columns estimate, se, z, p, lower, upper; index (covariate, column), (column, column) or axis. Variances and
-        eigenvalues are on the log scale, correlations on Fisher's z. `entries` lists the pairs of columns, by name or
-        position, whose covariance or correlation is wanted; above 6000 free numbers (about 100 columns with a full
+        Columns estimate, se, z, p, lower, upper; index (covariate, column), (column, column) or axis. "scales" are
+        those of a borrowed basis, in its order (eigenvalues are sorted). Variances, eigenvalues and scales are on the
+        log scale, correlations on Fisher's z. `entries` lists the pairs of columns, by name or position, whose
+        covariance or correlation is wanted; above 6000 free numbers (about 100 columns with a full
         Sigma) only such lists are answered. Raises `InputError` where nothing is estimated.
         """
         return self._asked().confint(which, level, Asked(robust, information, n_boot), entries)

@@ -41,8 +41,11 @@ ENTRIES = (
     'are wanted: entries=[("name", "other name"), ...], names or positions of columns.'
 )
 NO_AXES = (
-    "which='eigenvalues' needs the whole covariance of Sigma's estimate, which is formed up to {most} free numbers; "
-    "here are {size}. Use n_boot, fit a rank, or fewer columns."
+    "which='eigenvalues' (or 'scales') needs the whole covariance of Sigma's estimate, which is formed up to {most} "
+    "free numbers; here are {size}. Use n_boot, fit a rank, or fewer columns."
+)
+NO_BASIS = (
+    "which='scales' is of fits with a borrowed basis (PLN(basis=V)); this one has none. Use 'eigenvalues'."
 )
 SUB_TABLES = (
     "{size} free numbers: standard errors are those of sub-tables of {columns} columns, the most telling ones for each "

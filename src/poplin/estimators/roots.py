@@ -78,7 +78,8 @@ class Roots:
     def _sandwich(self) -> Root:
         found = self.found("observed")
         bread = self._plain("observed")
-        if bread.lost.size or intervals.noise_of(bread, np.asarray(found.observed_gap)) > NOISY:
+        unsure = bread.lost.size or intervals.noise_of(bread, np.asarray(found.observed_gap)) > NOISY
+        if unsure and self.free.rows is None:  # a bound has no expected information to put in its place
             more = 0
             while self.improvable(Asked(), more):
                 more += 1

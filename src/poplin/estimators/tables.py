@@ -39,7 +39,7 @@ def hypothesis_matrix(hypothesis: Any, covariates: tuple[str, ...]) -> np.ndarra
 
 def entry_index(entries: Any, names: Sequence[str], which: str) -> tuple[np.ndarray, np.ndarray]:
     """Positions (j, k) of pairs of columns, given by name or position."""
-    if which in ("coef", "eigenvalues"):
+    if which in ("coef", "eigenvalues", "scales"):
         raise InputError(f"entries= belongs to which='covariance' or 'correlation', not to {which!r}.")
     place = {name: j for j, name in enumerate(names)}
     found = []

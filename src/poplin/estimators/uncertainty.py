@@ -26,7 +26,7 @@ from poplin.inference.wald import adjusted, tests_of
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-WHICH = ("coef", "covariance", "correlation", "eigenvalues")
+WHICH = ("coef", "covariance", "correlation", "eigenvalues", "scales")
 ALL = "all columns"
 
 
@@ -179,14 +179,16 @@ class Uncertainty:
         if not 0 < level < 1:
             raise InputError(f"level={level!r}: wanted is a share between 0 and 1, such as 0.95.")
         fit = self.fit
-        if entries is not None and which in ("coef", "eigenvalues"):
+        if which == "scales" and self.basis is None:
+            raise InputError(caveats.NO_BASIS)
+        if entries is not None and which in ("coef", "eigenvalues", "scales"):
             entry_index(entries, fit.counts_.column_names, which)  # says that there are none
         if which == "coef":
             return table_of(self._interval(which, PLAIN, ..., level, asked), coef_index(fit))
-        if which == "eigenvalues":
+        if which in ("eigenvalues", "scales"):
             if self.by_parts(asked):
                 raise InputError(caveats.NO_AXES.format(size=self.size, most=caveats.MOST_NUMBERS))
-            names = [f"axis{k + 1}" for k in range(len(fit.eigenvalues_))]
+            names = [f"axis{k + 1}" for k in range(len(self._estimate(which)))]
             return table_of(self._interval(which, POSITIVE, ..., level, asked), names)
         names = fit.counts_.column_names
         j, k = self._entries(which, asked, entries)
@@ -221,10 +223,18 @@ class Uncertainty:
             return self.pieces.entries(which, *at)
         return (self.eigenvalue_errors(asked) if which == "eigenvalues" else self.errors(which, asked))[at]
 
+    def _estimate(self, which: str) -> np.ndarray:
+        """The quantity as it is estimated; scales are v_k' Sigma v_k, in the order of the basis."""
+        if which == "correlation":
+            return correlations(self.fit.covariance_)
+        if which == "scales":
+            axes = np.asarray(self.basis)
+            return np.einsum("jk,jl,lk->k", axes, self.fit.covariance_, axes)
+        return getattr(self.fit, f"{which}_")
+
     def _interval(self, which: str, scale: Scale, at: Any, level: float, asked: Asked) -> Interval:
         """Intervals of the entries `at` of a quantity."""
-        fit = self.fit
-        estimate = correlations(fit.covariance_) if which == "correlation" else getattr(fit, f"{which}_")
+        estimate = self._estimate(which)
         told = scale.interval(estimate[at], self.errors_at(which, at, asked), level)
         if asked.n_boot is None:
             return told

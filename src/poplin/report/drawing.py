@@ -85,10 +85,25 @@ def arrows(ax: Axes, tips: np.ndarray, names: Sequence[str], labelled: int) -> N
     for j in order[:labelled]:
         x, y = tips[j]
         left, low = ("left" if x >= 0 else "right"), ("bottom" if y >= 0 else "top")
-        text = ax.text(x, y, f" {short(names[int(j)])} ", ha=left, va=low, fontsize="small", parse_math=False)
-        text.set_clip_on(True)
-        texts.append(text)
+        texts.append(
+            ax.text(x, y, f" {short(names[int(j)])} ", ha=left, va=low, fontsize="small", parse_math=False)
+        )
+    within(ax, texts)
     without_overlap(ax, texts)
+
+
+def within(ax: Axes, texts: list[Text]) -> None:
+    """Turn each text that would leave the axes at a side so that it ends, or begins, at its point."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()
+    frame = ax.get_window_extent()
+    for text in texts:
+        box = text.get_window_extent()
+        if box.x1 > frame.x1:
+            text.set_horizontalalignment("right")
+        elif box.x0 < frame.x0:
+            text.set_horizontalalignment("left")
 
 
 def without_overlap(ax: Axes, texts: list[Text]) -> None:

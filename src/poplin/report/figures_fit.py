@@ -14,7 +14,9 @@ from poplin.inference.summary import Fitted
 from poplin.report import goodness, views
 from poplin.report.figures import BOTTOM, HEIGHT, LEFT, PAD, WIDTH, Chart, Shape, Tick, scale
 
+BAD_K = 0.7  # as in `plots_checks`
 MOST_EFFECTS, MOST_AXES, MOST_DRAWS, MOST_RESIDUALS = 18, 30, 1_000_000, 4000
+LETTER = 9.6  # the width of a digit below a figure, at most
 FLOOR, RIGHT, WIDE_LEFT = HEIGHT - BOTTOM, WIDTH - PAD, 190.0
 
 
@@ -27,7 +29,14 @@ class Picture(NamedTuple):
 
 def pictures(fit: Fitted, found: goodness.Frequencies, left: goodness.Residuals) -> list[Picture]:
     """The further figures of a fit, with captions."""
-    every = [forest(fit), eigenvalues(fit), rootogram(found), quantiles(left), correlation_circle(fit)]
+    every = [
+        forest(fit),
+        eigenvalues(fit),
+        rootogram(found),
+        quantiles(left),
+        correlation_circle(fit),
+        khat(fit),
+    ]
     return [one for one in every if one is not None]
 
 
@@ -113,8 +122,7 @@ def rootogram(found: goodness.Frequencies) -> Picture:
     ]
     shapes.append(_line("zero", LEFT, at(0.0), RIGHT, at(0.0)))
     shapes.append(Shape("polyline", "curve", {"points": _path(x + step / 2, at(top))}))
-    every = max(1, len(top) // 10)
-    x_ticks = [Tick(float(x[k] + step / 2), found.bins[k]) for k in range(0, len(top), every)]
+    x_ticks = apart([Tick(float(x[k] + step / 2), name) for k, name in enumerate(found.bins)])
     chart = Chart("counts", "count", "root of frequency", x_ticks, ticks, [], "", [], "", tuple(shapes))
     some = "" if found.rows == found.of else f" ({found.rows} of {found.of} rows.)"
     return Picture(
@@ -122,6 +130,15 @@ def rootogram(found: goodness.Frequencies) -> Picture:
         "Counts of each size: bars (what is seen) hang from the line (what the fit expects), in square roots. Bars "
         f"should end inside the band at zero, where 95 % of tables drawn from the fit end.{some}",
     )
+
+
+def apart(ticks: list[Tick]) -> list[Tick]:
+    """The ticks whose texts, written around their places, do not run into that of the one before."""
+    kept: list[Tick] = []
+    for tick in ticks:
+        if not kept or tick.at - kept[-1].at > LETTER * (len(tick.text) + len(kept[-1].text) + 2) / 2:
+            kept.append(tick)
+    return kept
 
 
 def quantiles(found: goodness.Residuals) -> Picture:
@@ -169,6 +186,26 @@ def correlation_circle(fit: Fitted) -> Picture | None:
         chart,
         "Correlations of columns with the first two axes (outer ring: 1). Columns in one direction go together along "
         "these axes; point at one for its name.",
+    )
+
+
+def khat(fit: Fitted) -> Picture | None:
+    """Pareto k-hat of each row (the largest 300), where the log-likelihood was asked for: it costs more than this."""
+    if "_marginal" not in vars(fit):
+        return None
+    values = np.asarray(fit.khat_)  # type: ignore[attr-defined]
+    shown = np.sort(np.argsort(-values, kind="stable")[:300])
+    x_ticks, x_at = scale(shown.astype(float), LEFT, RIGHT)
+    y_ticks, y_at = scale(np.concatenate([values[shown], [0.0, BAD_K]]), FLOOR, PAD)
+    shapes = [_line("zero", LEFT, y_at(BAD_K), RIGHT, y_at(BAD_K))]
+    names = fit.counts_.row_names
+    shapes += [_dot("mark", x_at(j), y_at(values[j]), name=f"{names[j]}: {values[j]:.2f}") for j in shown]
+    chart = Chart("k-hat", "row", "Pareto k-hat", x_ticks, y_ticks, [], "", [], "", tuple(shapes))
+    some = "" if len(shown) == len(values) else f" The {len(shown)} largest of {len(values)} rows."
+    return Picture(
+        chart,
+        f"How heavy the tails of the importance weights are, by row: above the line ({BAD_K}) a row's log-likelihood "
+        f"is not to be trusted; point at one for its name.{some}",
     )
 
 

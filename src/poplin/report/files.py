@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from poplin._errors import InputError
+from poplin.data.readers import read_annotated
 from poplin.inference import summary
 from poplin.inference.summary import Fitted
 from poplin.report import html, views
@@ -61,10 +62,8 @@ def write_results(fit: Fitted, out: Path, origin: html.Origin | None = None) -> 
 
 
 def write_h5ad(fit: Fitted, source: Path, target: Path) -> None:
-    """Copy the AnnData file `source` to `target` with the rows' embedding in obsm["X_poplin"]."""
-    import anndata
-
-    data = anndata.read_h5ad(source)
+    """Copy the AnnData in `source` (.h5ad, .zarr) to the file `target` with the rows' embedding in obsm["X_poplin"]."""
+    data = read_annotated(source)
     data.obsm["X_poplin"] = views.embedding(fit).scores
     unfinished = target.with_name(f".{target.name}.unfinished")
     try:

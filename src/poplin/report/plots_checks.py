@@ -13,11 +13,13 @@ from poplin._errors import InputError
 from poplin.data.tables import listed
 from poplin.inference.summary import Fitted
 from poplin.report import goodness, views
-from poplin.report.drawing import BLUE, ORANGE, VERMILION, axes_of
+from poplin.report.drawing import BLUE, ORANGE, VERMILION, axes_of, short, within, without_overlap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+MOST_BINS = 18  # of a rootogram, that have their name below
+MOST_NAMED = 8  # rows whose k-hat is bad, the worst ones
 GOOD_K, BAD_K = 0.5, 0.7  # Vehtari et al. (2024): above 0.7 an importance-sampled value is not to be trusted
 
 
@@ -38,9 +40,10 @@ def rootogram(fit: Fitted, ax: Axes | None = None, *, column: str | None = None)
     lower, upper = top - np.sqrt(seen.upper), top - np.sqrt(seen.lower)
     ax.fill_between(place, lower, upper, step="mid", color=ORANGE, alpha=0.5, label="95 % of drawn tables")
     ax.axhline(0, color="#555555", lw=0.8)
-    every = max(1, len(place) // 16)
-    shown = [k for k in place if k < 6 or k % every == 0]
-    ax.set_xticks(shown, [seen.bins[k] for k in shown], rotation=60, fontsize="small")
+    shown = place[:: -(-len(place) // MOST_BINS)]
+    # Slanted, and ended at their mark: names of bins such as 1234-1850 are wider than a bar.
+    slant = {"rotation": 60, "rotation_mode": "anchor", "ha": "right", "va": "center"}
+    ax.set_xticks(shown, [seen.bins[k] for k in shown], fontsize="small", **slant)
     what = "count" if column is None else f"count of {column}"
     some = "" if seen.rows == seen.of else f" ({seen.rows} of {seen.of} rows)"
     ax.set_xlabel(what + some, parse_math=False)
@@ -117,9 +120,13 @@ def khat(fit: Fitted, ax: Axes | None = None) -> Axes:
     ax.axhline(GOOD_K, color="#999999", lw=0.8, ls=":")
     ax.axhline(BAD_K, color=VERMILION, lw=1, ls="--")
     ax.set_ylim(min(-0.1, np.nanmin(values) - 0.05), max(1.0, np.nanmax(values) + 0.05))
-    for j in np.flatnonzero(bad)[np.argsort(-values[bad])][:8]:
-        look = {"textcoords": "offset points", "fontsize": "x-small", "parse_math": False}
-        ax.annotate(fit.counts_.row_names[j], (j, values[j]), (4, 2), **look)
+    worst = np.flatnonzero(bad)[np.argsort(-values[bad], kind="stable")][:MOST_NAMED]
+    look = {"fontsize": "x-small", "va": "bottom", "parse_math": False}
+    names = [
+        ax.text(float(j), float(values[j]), f" {short(fit.counts_.row_names[j])} ", **look) for j in worst
+    ]
+    within(ax, names)
+    without_overlap(ax, names)
     ax.set_xlabel("row")
     ax.set_ylabel("Pareto k-hat")
     ax.set_title(f"{bad.sum()} of {len(values)} rows above {BAD_K}", fontsize="medium", loc="left")
