@@ -22,7 +22,8 @@ from poplin.data.blocks import as_block
 from poplin.updates.columns import column_variances, newton_columns
 from poplin.updates.covariance import Diagonal
 from poplin.updates.direct import Direct
-from poplin.updates.structure import Counting, Model, movement_cosine
+from poplin.updates.distances import movement_cosine
+from poplin.updates.structure import Counting, Model
 from tests import laws
 from tests.instances import (
     COLUMNS,

@@ -38,11 +38,17 @@ class AbstractEstimator:
     def __repr__(self) -> str:
         parameters = inspect.signature(type(self)).parameters
         changed = [
-            f"{name}={value!r}"
+            f"{name}={_told(value)}"
             for name, value in self.get_params().items()
             if value is not parameters[name].default and not _same(value, parameters[name].default)
         ]
         return f"{type(self).__name__}({', '.join(changed)})"
+
+
+def _told(value: Any) -> str:
+    """The value as it is written; a table by its shape."""
+    shape = getattr(value, "shape", None)
+    return repr(value) if shape is None else f"<{type(value).__name__} {' x '.join(map(str, shape))}>"
 
 
 def _same(value: Any, default: Any) -> bool:

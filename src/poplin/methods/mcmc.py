@@ -15,7 +15,8 @@ from jax import Array
 from poplin._axes import Scalar
 from poplin.methods.method import AbstractMethod, Sweep
 from poplin.rows import nuts
-from poplin.updates.structure import AbstractStructure, Model, Transport, standard_distance
+from poplin.updates.distances import standard_distance
+from poplin.updates.structure import AbstractStructure, Model, Transport
 
 SETTLING = 8  # steps of a phase whose iterates are not averaged
 LENGTH = 8  # steps of each half that is

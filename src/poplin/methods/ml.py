@@ -19,7 +19,8 @@ from poplin._axes import Latent, Scalar
 from poplin.methods.method import AbstractMethod, Sweep
 from poplin.rows import chains as chain
 from poplin.rows.controls import Means, controlled
-from poplin.updates.structure import AbstractStructure, Model, Transport, movement_cosine, standard_distance
+from poplin.updates.distances import movement_cosine, standard_distance
+from poplin.updates.structure import AbstractStructure, Model, Transport
 
 SEGMENTS = 8  # means of equally many iterations that are kept apart
 LENGTH = 8  # iterations of a segment while gamma is constant

@@ -47,7 +47,8 @@ def write(plan: Plan, out: Path, *, command: str, trouble: str = "") -> list[Pat
             figure.draw(table, done).savefig(handle, format="png", dpi=130)
         pictures.append(f"![{figure.caption}]({path.name})\n\n{figure.caption}\n")
         paths.append(path)
-    head = _head(plan, study, command, trouble or _unfinished(plan, cells, len(done)), _absent(study, cells))
+    missing = "; ".join(filter(None, (trouble, _unfinished(plan, cells, len(done)))))
+    head = _head(plan, study, command, missing, _absent(study, cells))
     with written_whole(out / "page.md") as handle:
         text = [head, (out / "table.md").read_text(), study.remarks(table, done), *pictures]
         handle.write("\n".join(part for part in text if part))

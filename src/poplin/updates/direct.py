@@ -22,12 +22,10 @@ from poplin.updates.structure import (
     Model,
     Transport,
     level_prior,
+    sound,
 )
 
 LEFT = 0.1  # share of a second moment's variance over draws that its control variate leaves
-FARTHEST = (
-    0.8  # relative change of a variance, by one draw's moments, from which their controls are not trusted
-)
 TURMOIL = 0.4  # relative change of Sigma by the noise of one draw that the longer steps may cause
 LONGEST = 6.0  # steps of the closed form are lengthened by this factor at most, where gamma is 1
 LEAP = 0.5  # relative change of Sigma, and of the level in standard deviations, by what steps are lengthened
@@ -130,9 +128,7 @@ class Direct(AbstractStructure):
         then on, not only where chance shows it, which would bend the mean.
         """
         size, rows = len(model.loadings), total.rows
-        near = jnp.abs(jnp.diagonal(means.second) / rows - 1) < FARTHEST
-        sound = jnp.all(jnp.isfinite(jnp.linalg.cholesky(means.second))) & jnp.all(near)
-        trusted = average[3] & sound & jnp.all(jnp.isfinite(means.cross))
+        trusted = average[3] & sound(means, rows)
         inverse = solve_triangular(model.loadings, jnp.eye(size), lower=True)
         excess = means.second - rows * jnp.eye(size)
         at_scale = jnp.einsum("kj,kl,jl->j", inverse, excess, model.loadings)

@@ -9,6 +9,7 @@ from abc import abstractmethod
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import block_diag, solve_triangular
@@ -27,6 +28,10 @@ from poplin.updates.columns import (
 
 LOADING_SD = 10.0  # standard deviation of the weak prior of a loading: e^10 from one unit of w
 LEVEL_SD = 2.5  # standard deviation over rows of XB under its weak prior: a factor of 12 (Gelman et al. 2008)
+
+FARTHEST = (
+    0.8  # relative change of a variance, by one draw's moments, from which their controls are not trusted
+)
 
 
 class Model(NamedTuple):
@@ -58,6 +63,13 @@ def level_prior(level: Array | None, coef: Coefficients) -> tuple[Coefficients, 
     """
     curvature = jnp.zeros((len(coef), len(coef))) if level is None else level
     return -curvature @ coef, curvature
+
+
+def sound(means: Means, rows: Scalar) -> Array:
+    """May these moments serve? Those that would change a variance by a factor, or are none, show controls that miss."""
+    near = jnp.abs(jnp.diagonal(means.second) / rows - 1) < FARTHEST
+    covariance = jnp.all(jnp.isfinite(jnp.linalg.cholesky(means.second)))
+    return covariance & jnp.all(near) & jnp.all(jnp.isfinite(means.cross))
 
 
 class AbstractStructure(eqx.Module):
@@ -194,7 +206,9 @@ class Borrowed(AbstractStructure):
         return column_statistic(block.x, w, rate, block)
 
     def quieter(self, model, average, total, means, frame):
-        return total, average  # what is noisy here are the columns' gradients
+        trusted = average[2] & sound(means, total.rows)
+        quiet = total._replace(cross=means.cross, second=means.second)
+        return jax.tree.map(lambda a, b: jnp.where(trusted, a, b), quiet, total), (*average[:2], trusted)
 
     def expected(self, model, mean, covariance, rate, block):
         return expected_columns(model.loadings, False, mean, covariance, rate, block)
@@ -204,10 +218,10 @@ class Borrowed(AbstractStructure):
 
     def begin(self, model):
         d, p = model.coef.shape
-        return jnp.zeros((p, d, d)), jnp.sum(model.loadings**2, axis=0)
+        return jnp.zeros((p, d, d)), jnp.sum(model.loadings**2, axis=0), jnp.asarray(True)
 
     def advance(self, model, average, total, *, gamma, first):
-        hessian, variance = average
+        hessian, variance, trusted = average
         hessian = hessian + jnp.where(first, 1.0, gamma) * (total.hessian - hessian)
         before = jnp.sum(model.loadings**2, axis=0)
         slope, curvature = level_prior(self.level, model.coef)
@@ -223,7 +237,7 @@ class Borrowed(AbstractStructure):
         turn = jnp.diag(jnp.where(variance > 0, jnp.sqrt(before / variance), 1.0))
         return (
             Model(coef, self.basis * jnp.sqrt(variance)),
-            (hessian, variance),
+            (hessian, variance, trusted),
             Transport(turn, -gamma * level @ turn),
         )
 
@@ -241,53 +255,3 @@ class Borrowed(AbstractStructure):
 
     def aligned(self, model, reference):
         return model
-
-
-Estimates = tuple[Coefficients, Covariance]
-
-
-def standard_distance(
-    one: Estimates, other: Estimates, gram: Array, rows: Scalar, counting: Counting
-) -> Scalar:
-    """Root mean square difference of B and of Sigma, in standard errors of complete data.
-
-    se(Sigma_jk)^2 = (Sigma_jj Sigma_kk + Sigma_jk^2) / N + Sigma_jk^2 (v_j + v_k), v the variances of the log scales
-    by `counting`; se(B_lj)^2 = Sigma_jj (X'X)^-1_ll + those by counting. The real ones are no less than either part;
-    without the second, a column seen in one or two rows, of which nothing is determined, would look unsettled for
-    ever. The larger of the two means.
-    """
-    for_coef, for_sigma = standard_units(other, gram, rows, counting)
-    off_coef, off_sigma = ((a - b) ** 2 for a, b in zip(one, other, strict=True))
-    return jnp.sqrt(jnp.maximum(jnp.mean(off_sigma / for_sigma), jnp.mean(off_coef / for_coef)))
-
-
-def movement_cosine(
-    first: tuple[Estimates, Estimates],
-    second: tuple[Estimates, Estimates],
-    gram: Array,
-    rows: Scalar,
-    counting: Counting,
-) -> Scalar:
-    """Cosine of the angle between two movements of (B, diag Sigma), in the units of `standard_distance`.
-
-    Noise that has forgotten where it was gives 0 on average, and less where it is drawn back; a drift gives 1.
-    """
-    for_coef, for_sigma = standard_units(second[1], gram, rows, counting)
-    units = jnp.sqrt(jnp.append(jnp.ravel(for_coef), jnp.diagonal(for_sigma)))
-
-    def movement(a: Estimates, b: Estimates) -> Array:
-        return jnp.append(jnp.ravel(b[0] - a[0]), jnp.diagonal(b[1] - a[1])) / units
-
-    one, other = movement(*first), movement(*second)
-    return one @ other / jnp.sqrt((one @ one) * (other @ other) + 1e-300)
-
-
-def standard_units(
-    at: Estimates, gram: Array, rows: Scalar, counting: Counting
-) -> tuple[Coefficients, Covariance]:
-    """Squared standard errors of B and of Sigma with complete data, as in `standard_distance`."""
-    variance = jnp.diagonal(at[1])
-    by_scale = at[1] ** 2 * (counting.scale[:, None] + counting.scale)
-    by_z = (variance[:, None] * variance + at[1] ** 2) / rows
-    spread = jnp.diagonal(solve_gram(gram, jnp.eye(gram.shape[0])))
-    return spread[:, None] * variance + counting.coef + 1e-300, by_z + by_scale + 1e-300
