@@ -77,12 +77,12 @@ def test_expectations_are_those_of_plain_draws(name: str) -> None:
         assert close(means.second, w.T @ (weights[:, None] * w))
         structure = Direct(Full(jnp.zeros(())))
         total = structure.statistic(at.model, w, at.rate, at.block)
-        before = (*structure.begin(at.model)[:2], total.hessian, jnp.asarray(True))
-        told, (*_, trusted) = structure.quieter(at.model, before, total, means, at.frame)
+        before = (*structure.begin(at.model)[:2], total.hessian, jnp.asarray(True), jnp.ones(()))
+        told, (*_, trusted, _) = structure.quieter(at.model, before, total, means, at.frame)
         assert np.abs(np.asarray(told.gradient - total.gradient)).max() < 1e-9
         assert close(told.second, total.second) and close(told.cross, total.cross)
         far = means._replace(second=3 * jnp.eye(len(means.second)))
-        plain, (*_, still) = structure.quieter(at.model, before, total, far, at.frame)
+        plain, (*_, still, _) = structure.quieter(at.model, before, total, far, at.frame)
         assert trusted and not still and np.array_equal(plain.second, total.second)
 
 

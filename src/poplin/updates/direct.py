@@ -28,6 +28,7 @@ from poplin.updates.structure import (
 LEFT = 0.1  # share of a second moment's variance over draws that its control variate leaves
 TURMOIL = 0.4  # relative change of Sigma by the noise of one draw that the longer steps may cause
 LONGEST = 6.0  # steps of the closed form are lengthened by this factor at most, where gamma is 1
+RECENT = 0.1  # weight of the newest draw in the measured noise
 LEAP = 0.5  # relative change of Sigma, and of the level in standard deviations, by what steps are lengthened
 LEAST_SD = 0.01  # weak prior of a column's standard deviation at its lower end
 
@@ -36,7 +37,7 @@ class DirectStatistic(NamedTuple):
     """N, X'X, rates; X'W (d, p) and W'W (p, p); each column's regression on (x, r_j), r = Z - XB.
 
     Gradient (d + 1, p) and Hessian (p, d + 1, d + 1); all zero in expectation under Gaussians, where EM is exact.
-    known: what counts say, by which steps are lengthened, or None.
+    known: what counts say of each direction, by which steps are lengthened, or None.
     """
 
     rows: Scalar
@@ -46,24 +47,17 @@ class DirectStatistic(NamedTuple):
     second: Array
     gradient: Array
     hessian: Array
-    known: "Known | None" = None
+    known: Shares | None = None
 
 
-class Known(NamedTuple):
-    """What counts say of each direction, and the standard deviation of a draw's second moments over a plain draw's."""
-
-    shares: Shares
-    noise: Scalar
-
-
-def lengthened(known: Known, gamma: Array) -> tuple[Array, Array]:
+def lengthened(shares: Shares, noise: Scalar, gamma: Array) -> tuple[Array, Array]:
     """Factors, less one, for the closed form's steps of level (q,) and second moments (q, q) along the shares' axes.
 
     EM closes a share of the gap at a step: one over that share times the step closes all of it, as far as noise allows.
+    `noise`: variance of a draw's second moments, in units of a plain draw's of a standard normal.
     """
-    shares = known.shares
     q = len(shares.level)
-    most = jnp.minimum(LONGEST, TURMOIL * jnp.sqrt(shares.draws / q) / (2 * known.noise))
+    most = jnp.minimum(LONGEST, TURMOIL * jnp.sqrt(shares.draws / (q * noise)) / 2)
     most = jnp.maximum(most, 1.0) / jnp.sqrt(gamma)
     level, second = (jnp.clip(1 / jnp.maximum(a, 1e-12), 1.0, most) - 1 for a in shares[1:3])
     return level, second
@@ -74,24 +68,25 @@ def _if_covariance(moment: Array, otherwise: Array) -> Array:
     return jnp.where(jnp.all(jnp.isfinite(jnp.linalg.cholesky(moment))), moment, otherwise)
 
 
-def _further(model: Model, average: Any, total: DirectStatistic, gamma: Array) -> tuple[Array, Array]:
-    """By how much more B, and the moment of Z - XB, move where steps are lengthened.
+def _further(model: Model, average: Any, total: DirectStatistic, gamma: Array) -> tuple[Array, Array, Array]:
+    """By how much more B, and the moment of Z - XB, move where steps are lengthened; the noise of draws so far.
 
     w stays where it is, as it would if counts said nothing: were Z to stay, a chain would hand the longer step back,
     longer again. Symmetric to the last bit, since what is not would grow.
     """
     assert total.known is not None
-    level, second = lengthened(total.known, jnp.maximum(gamma, 1e-12))
-    axes, gram = total.known.shares.axes, total.gram / total.rows
+    axes, gram = total.known.axes, total.gram / total.rows
     left = solve_triangular(model.loadings, average[1] - model.coef.T @ average[0], lower=True)
     apart = total.second / total.rows - solve_triangular(model.loadings, left.T, lower=True)
+    level, second = lengthened(total.known, average[4], jnp.maximum(gamma, 1e-12))
+    noise = average[4] + RECENT * (total.known.draws * jnp.mean(apart**2) - average[4])
     apart = gamma * axes @ (second * (axes.T @ (0.5 * (apart + apart.T)) @ axes)) @ axes.T
     size = jnp.max(jnp.abs(jnp.linalg.eigvalsh(apart)))
     moment = model.loadings @ (jnp.minimum(1.0, LEAP / (size + 1e-300)) * apart) @ model.loadings.T
     move = gamma * solve_gram(gram, total.cross @ (axes * level) @ axes.T / total.rows)
     length = jnp.sqrt(jnp.sum(move * (gram @ move)))
     move = jnp.minimum(1.0, LEAP / (length + 1e-300)) * move
-    return move @ model.loadings.T, 0.5 * (moment + moment.T)
+    return move @ model.loadings.T, 0.5 * (moment + moment.T), jnp.where(gamma > 0, noise, average[4])
 
 
 class Direct(AbstractStructure):
@@ -142,8 +137,7 @@ class Direct(AbstractStructure):
             gradient=total.gradient + share * (told - total.gradient),
         )
         chosen = jax.tree.map(lambda a, b: jnp.where(trusted, a, b), quiet, total)
-        noise = jnp.where(trusted, jnp.sqrt(LEFT), 1.0)
-        return chosen._replace(known=Known(means.shares, noise)), (*average[:3], trusted)
+        return chosen._replace(known=means.shares), (*average[:3], trusted, average[4])
 
     def expected(self, model, mean, covariance, rate, block):
         total = self.statistic(model, mean, rate, block)
@@ -160,7 +154,8 @@ class Direct(AbstractStructure):
 
     def begin(self, model):
         d, p = model.coef.shape
-        return jnp.zeros((d, p)), jnp.zeros((p, p)), jnp.zeros((p, d + 1, d + 1)), jnp.asarray(True)
+        zero = jnp.zeros((d, p)), jnp.zeros((p, p)), jnp.zeros((p, d + 1, d + 1))
+        return *zero, jnp.asarray(True), jnp.ones(())
 
     def advance(self, model, average, total, *, gamma, first):
         n, gram = total.rows, total.gram / total.rows
@@ -168,8 +163,9 @@ class Direct(AbstractStructure):
         seen = jnp.any(total.hessian > 0)
         loadings, whiten = self._root(moment, n, seen)
         transport = Transport(model.loadings.T @ whiten, (model.coef - coef) @ whiten)
+        noise = average[4]
         if total.known is not None:
-            level, further = _further(model, average, total, jnp.where(first, 0.0, gamma))
+            level, further, noise = _further(model, average, total, jnp.where(first, 0.0, gamma))
             moment = _if_covariance(moment + further, moment)
             coef, loadings = coef + level, self._root(moment, n, seen)[0]
 
@@ -181,7 +177,7 @@ class Direct(AbstractStructure):
         step = step / jnp.maximum(1.0, jnp.sqrt(length + 2 * step[-1] ** 2) / gamma)
         coef, scale = coef + step[:-1], jnp.exp(step[-1])
         moment = scale[:, None] * moment * scale
-        average = gram @ coef, moment + coef.T @ gram @ coef, hessian, average[3]
+        average = gram @ coef, moment + coef.T @ gram @ coef, hessian, average[3], noise
         return Model(coef, scale[:, None] * loadings), average, transport
 
     def _averaged(self, model, average, total, weight):
