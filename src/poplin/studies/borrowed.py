@@ -119,7 +119,7 @@ def remarks(table: Any, records: list[Numbers]) -> str:
 
 
 ANGLE, AWAY = Axis("angle", "angle of V (degrees)"), Axis("n_A", "rows at site A", log=True)
-FRESH = Axis("heldout_gap", "held-out log-likelihood less true V's (nats a row)")
+FRESH = Axis("heldout_gap", "held-out gap to true V (nats a row)")
 
 STUDY = Study(
     name="borrowed",

@@ -107,7 +107,11 @@ STUDY = Study(
             "coef",
             "Pooled coverage of the entries of B against n.",
             curves(
-                SIZE, Axis("coef_covered", "coverage of B"), panels="p", lines=("mean", "rho"), truth=0.95
+                SIZE,
+                Axis("coef_covered", "coverage of B"),
+                panels="p",
+                lines=("model", "mean", "rho"),
+                truth=0.95,
             ),
         ),
         Figure(
@@ -117,7 +121,7 @@ STUDY = Study(
                 SIZE,
                 Axis("covariance_covered", "coverage of Sigma"),
                 panels="p",
-                lines=("mean", "rho"),
+                lines=("model", "mean", "rho"),
                 truth=0.95,
             ),
         ),
