@@ -78,6 +78,7 @@ def test_parts_tell_what_the_whole_tells(model: str, monkeypatch: pytest.MonkeyP
     ):
         gap = one.mean(axis=0) - other.mean(axis=0)
         error = np.sqrt((one.var(axis=0, ddof=1) + other.var(axis=0, ddof=1)) / SEEDS)
+        error = np.maximum(error, np.sqrt(np.mean(error**2)))  # a few seeds tell an entry's own error badly
         assert np.all(np.abs(gap) <= LEFT_OUT + STANDARD_ERRORS * error), (gap, error)
         assert np.all(error <= limit), error
 
