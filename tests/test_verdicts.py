@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -49,14 +50,14 @@ def test_rare_columns_and_few_rows_are_told_by_name() -> None:
 def test_the_log_likelihood_is_judged_only_once_it_is_there() -> None:
     fit = drawn(40, 4)
     assert "Log-likelihood" not in said(fit)
-    fit._marginal = object()  # what `PLN` keeps once it has been asked
+    fit._marginal = SimpleNamespace(khat=fit.khat_)  # what `PLN` keeps once it has been asked
     assert not said(fit)["Log-likelihood"].good and "'leaf 39'" in said(fit)["Log-likelihood"].words
 
 
 def test_the_page_draws_khat_where_it_is_known_already() -> None:
     fit = drawn(400, 5)
     assert figures_fit.khat(fit) is None
-    fit._marginal = object()
+    fit._marginal = SimpleNamespace(khat=fit.khat_)
     picture = figures_fit.khat(fit)
     assert picture is not None
     names = [shape.at["data-name"] for shape in picture.chart.shapes if shape.tag == "circle"]

@@ -230,15 +230,13 @@ def _read(given: Inputs) -> tuple[CountTable, Any]:
 
 def _offset(data: Any, asked: str | None) -> Any:
     """A column of the covariates, a table in a file, the log(...) of either, or the name of one that is computed."""
-    inner = re.fullmatch(r"log\((.+)\)", asked or "")
-    if data is not None and asked in data.columns:
-        return data[asked]
-    if inner is None and is_name(asked):
+    covariates = () if data is None else data.columns
+    if asked is None or (is_name(asked) and asked not in covariates):
         return asked
+    inner = None if asked in covariates else re.fullmatch(r"log\((.+)\)", asked)
     name = asked if inner is None else inner[1].strip()
-    is_file = name is not None and kind_of(Path(name)) in (*TEXT, ".parquet")
-    is_file = is_file and (data is None or name not in data.columns)
-    found = read_table(name) if is_file else _column(data, name, "--offset")  # type: ignore[arg-type]
+    is_file = name not in covariates and kind_of(Path(name)) in (*TEXT, ".parquet")
+    found = read_table(name) if is_file else _column(data, name, "--offset")
     return found if inner is None else _logged(found)
 
 

@@ -22,6 +22,7 @@ from poplin.estimators.driver import Result
 from poplin.estimators.recipes import training_block
 from poplin.fit import run
 from poplin.inference.marginal import RowLikelihood, row_loglik
+from poplin.inference.summary import LARGEST_KHAT
 from poplin.methods.bounds import DirectBound, FactorBound
 from poplin.methods.variational import Variational
 from poplin.models.loadings import FrozenLoadings, principal_axes
@@ -31,7 +32,6 @@ from poplin.updates.structure import Model
 
 Moments = tuple[np.ndarray, np.ndarray]
 DRAWS = 1000  # importance draws of a row
-LARGEST_KHAT = 0.7  # beyond it the error of importance sampling is not what it seems (Vehtari et al. 2024)
 
 
 def attributes(result: Result) -> dict[str, Any]:

@@ -22,6 +22,7 @@ METHODS = {
     "ml": "maximum likelihood (stochastic-approximation EM)",
     "variational": "the variational bound (Gaussian approximation of each row's latent position)",
 }
+LARGEST_KHAT = 0.7  # beyond it the error of importance sampling is not what it seems (Vehtari et al. 2024)
 OF_A_RUN = ("callback", "checkpoint", "checkpoint_every")  # settings of one run, which say nothing of the fit
 # What the phases with chains watch instead of a bound in nats, which costs more than a step to know.
 CHAIN_PHASES = {"pilot", "ml", "information"}
@@ -53,6 +54,12 @@ class Fitted(Protocol):
     def save(self, path: Any) -> None:
         """Write the fit to one file."""
         ...
+
+
+def known_khat(fit: Fitted) -> np.ndarray | None:
+    """Pareto k-hat of each row, where the log-likelihood has been asked for: it costs more than what shows it."""
+    held = vars(fit).get("_marginal")
+    return None if held is None else held.khat
 
 
 def summary(fit: Fitted, *, shown: int = 8) -> str:

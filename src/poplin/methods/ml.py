@@ -208,8 +208,9 @@ class MaximumLikelihood(AbstractMethod):
     def follow(self, state, total):
         """The model follows the draw; averages and the stopping rule."""
         total, means, accepted = jax.tree.map(lambda a: a.astype(jnp.float64), total)
-        gamma, first = self.gamma * self.decay(state), state.iteration == 0
         total, average = self.structure.quieter(state.model, state.average, total, means, state.frame)
+        first = state.iteration == 0
+        gamma = self.gamma * self.decay(state)
         model, average, transport = self.structure.advance(
             state.model, average, total, gamma=gamma, first=first
         )

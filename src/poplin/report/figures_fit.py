@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from poplin.inference import summary
-from poplin.inference.summary import Fitted
+from poplin.inference.summary import LARGEST_KHAT, Fitted, known_khat
 from poplin.report import goodness, views
 from poplin.report.figures import BOTTOM, HEIGHT, LEFT, PAD, WIDTH, Chart, Shape, Tick, scale
 
-BAD_K = 0.7  # as in `plots_checks`
 MOST_EFFECTS, MOST_AXES, MOST_DRAWS, MOST_RESIDUALS = 18, 30, 1_000_000, 4000
 LETTER = 9.6  # the width of a digit below a figure, at most
 FLOOR, RIGHT, WIDE_LEFT = HEIGHT - BOTTOM, WIDTH - PAD, 190.0
@@ -190,22 +189,22 @@ def correlation_circle(fit: Fitted) -> Picture | None:
 
 
 def khat(fit: Fitted) -> Picture | None:
-    """Pareto k-hat of each row (the largest 300), where the log-likelihood was asked for: it costs more than this."""
-    if "_marginal" not in vars(fit):
+    """Pareto k-hat of each row (the largest 300), where it is known."""
+    values = known_khat(fit)
+    if values is None:
         return None
-    values = np.asarray(fit.khat_)  # type: ignore[attr-defined]
     shown = np.sort(np.argsort(-values, kind="stable")[:300])
     x_ticks, x_at = scale(shown.astype(float), LEFT, RIGHT)
-    y_ticks, y_at = scale(np.concatenate([values[shown], [0.0, BAD_K]]), FLOOR, PAD)
-    shapes = [_line("zero", LEFT, y_at(BAD_K), RIGHT, y_at(BAD_K))]
+    y_ticks, y_at = scale(np.concatenate([values[shown], [0.0, LARGEST_KHAT]]), FLOOR, PAD)
+    shapes = [_line("zero", LEFT, y_at(LARGEST_KHAT), RIGHT, y_at(LARGEST_KHAT))]
     names = fit.counts_.row_names
     shapes += [_dot("mark", x_at(j), y_at(values[j]), name=f"{names[j]}: {values[j]:.2f}") for j in shown]
     chart = Chart("k-hat", "row", "Pareto k-hat", x_ticks, y_ticks, [], "", [], "", tuple(shapes))
     some = "" if len(shown) == len(values) else f" The {len(shown)} largest of {len(values)} rows."
     return Picture(
         chart,
-        f"How heavy the tails of the importance weights are, by row: above the line ({BAD_K}) a row's log-likelihood "
-        f"is not to be trusted; point at one for its name.{some}",
+        f"How heavy the tails of the importance weights are, by row: above the line ({LARGEST_KHAT}) a row's "
+        f"log-likelihood is not to be trusted; point at one for its name.{some}",
     )
 
 

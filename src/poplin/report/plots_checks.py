@@ -11,7 +11,7 @@ import numpy as np
 
 from poplin._errors import InputError
 from poplin.data.tables import listed
-from poplin.inference.summary import Fitted
+from poplin.inference.summary import LARGEST_KHAT, Fitted
 from poplin.report import goodness, views
 from poplin.report.drawing import BLUE, ORANGE, VERMILION, axes_of, short, within, without_overlap
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MOST_BINS = 18  # of a rootogram, that have their name below
 MOST_NAMED = 8  # rows whose k-hat is bad, the worst ones
-GOOD_K, BAD_K = 0.5, 0.7  # Vehtari et al. (2024): above 0.7 an importance-sampled value is not to be trusted
+GOOD_KHAT = 0.5  # Vehtari et al. (2024): below it all is well
 
 
 def rootogram(fit: Fitted, ax: Axes | None = None, *, column: str | None = None) -> Axes:
@@ -113,12 +113,12 @@ def khat(fit: Fitted, ax: Axes | None = None) -> Axes:
     """
     ax = axes_of(ax)
     values = np.asarray(fit.khat_)  # type: ignore[attr-defined]
-    bad = values > BAD_K
+    bad = values > LARGEST_KHAT
     place = np.arange(len(values))
     ax.plot(place[~bad], values[~bad], "o", color=BLUE, markersize=3, alpha=0.7)
     ax.plot(place[bad], values[bad], "X", color=VERMILION, markersize=6)
-    ax.axhline(GOOD_K, color="#999999", lw=0.8, ls=":")
-    ax.axhline(BAD_K, color=VERMILION, lw=1, ls="--")
+    ax.axhline(GOOD_KHAT, color="#999999", lw=0.8, ls=":")
+    ax.axhline(LARGEST_KHAT, color=VERMILION, lw=1, ls="--")
     ax.set_ylim(min(-0.1, np.nanmin(values) - 0.05), max(1.0, np.nanmax(values) + 0.05))
     worst = np.flatnonzero(bad)[np.argsort(-values[bad], kind="stable")][:MOST_NAMED]
     look = {"fontsize": "x-small", "va": "bottom", "parse_math": False}
@@ -129,7 +129,7 @@ def khat(fit: Fitted, ax: Axes | None = None) -> Axes:
     without_overlap(ax, names)
     ax.set_xlabel("row")
     ax.set_ylabel("Pareto k-hat")
-    ax.set_title(f"{bad.sum()} of {len(values)} rows above {BAD_K}", fontsize="medium", loc="left")
+    ax.set_title(f"{bad.sum()} of {len(values)} rows above {LARGEST_KHAT}", fontsize="medium", loc="left")
     return ax
 
 

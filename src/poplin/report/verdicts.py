@@ -11,7 +11,7 @@ import numpy as np
 
 from poplin.data.tables import listed
 from poplin.inference import summary
-from poplin.inference.summary import Fitted
+from poplin.inference.summary import LARGEST_KHAT, Fitted
 from poplin.report import goodness
 
 RARE = 10  # counts of a column below which its own parameters are hardly known
@@ -31,8 +31,9 @@ def verdicts(fit: Fitted, found: goodness.Frequencies, left: goodness.Residuals)
     said, _, more = summary.verdict(fit).partition(": ")
     lines = [Verdict("Convergence", fit.converged_, f"{said.capitalize()}: {more}")]
     lines += [_margins(left), _zeros(found), _rare(fit), _rows(fit)]
-    if "_marginal" in vars(fit):  # only once it has been asked for: it costs more than the page
-        lines.append(_weights(fit))
+    known = summary.known_khat(fit)
+    if known is not None:
+        lines.append(_weights(fit, known))
     return lines
 
 
@@ -93,14 +94,14 @@ def _rows(fit: Fitted) -> Verdict:
     return Verdict("Rows for the covariance", False, words)
 
 
-def _weights(fit: Fitted) -> Verdict:
-    values = np.asarray(fit.khat_)  # type: ignore[attr-defined]
-    bad = np.flatnonzero(values > 0.7)
+def _weights(fit: Fitted, values: np.ndarray) -> Verdict:
+    bad = np.flatnonzero(values > LARGEST_KHAT)
     if not len(bad):
         words = (
             f"The importance weights of all {len(values)} rows behave (k-hat up to {np.nanmax(values):.2f})."
         )
         return Verdict("Log-likelihood", True, words)
     rows = listed(fit.counts_.row_names[i] for i in bad[np.argsort(-values[bad], kind="stable")])
-    words = f"k-hat is above 0.7 in {len(bad)} of {len(values)} rows (largest first: {rows}): their part is unsure."
+    words = f"k-hat is above {LARGEST_KHAT} in {len(bad)} of {len(values)} rows (largest first: {rows}): "
+    words += "their part is unsure."
     return Verdict("Log-likelihood", False, words)

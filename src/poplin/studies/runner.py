@@ -96,8 +96,6 @@ def units(plan: Plan, path: Path) -> list[Unit]:
     found = []
     for replicate in range(max(plan.replicates or cell.replicates for cell in cells)):
         for index, cell in enumerate(cells):
-            if replicate >= (plan.replicates or cell.replicates):
-                continue
             wanted = (c for c in cell.columns if replicate < cell.tables(c, plan.replicates))
             names = [c.name for c in wanted if not c.missing()]
             left = tuple(name for name in names if (cell.label, replicate, name) not in finished)
