@@ -19,7 +19,7 @@ import poplin
 from poplin._precision import double_precision
 from poplin.data.blocks import Block, as_block
 from poplin.rows import chains as chain
-from poplin.rows.controls import controlled
+from poplin.rows.controls import controlled, shares
 from poplin.updates.covariance import Full
 from poplin.updates.direct import Direct
 from poplin.updates.structure import Model
@@ -115,9 +115,10 @@ def test_shares_are_what_em_closes_at_a_step(rate: float, variance: float) -> No
         still = jnp.zeros(size)
         chains = chain.Chains(jnp.zeros((size, 1)), jnp.asarray(mean_rate)[:, None], still, still)
         frame = chain.frame(jnp.array([[deviation]]), jnp.array([chance @ mean_rate]))
-        shares = controlled(chains, jnp.zeros((size, 1)), chains.mean_rate, block, frame).shares
-    assert 0.6 < float(shares.level[0]) / closed_level < 1.6
-    assert 0.6 < float(shares.second[0, 0]) / closed_second < 1.6
+        known = controlled(chains, jnp.zeros((size, 1)), chains.mean_rate, block, frame).known
+        told = shares(known, frame)
+    assert 0.6 < float(told.level[0]) / closed_level < 1.6
+    assert 0.6 < float(told.second[0, 0]) / closed_second < 1.6
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -139,6 +140,19 @@ def test_most_noise_is_taken_out(name: str) -> None:
             return float(jnp.sum(jnp.tensordot(at.block.weights, (values - middle) ** 2, 1)))
 
         assert variance(quiet) < 0.25 * variance(plain)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_what_crosses_from_rows_is_additive(name: str) -> None:
+    with double_precision():
+        at = posterior(name)
+        rows = at.chains, at.centre, at.rate, at.block
+        cut = len(at.centre) // 3
+        head, tail = (jax.tree.map(lambda a, p=part: a[p], rows) for part in (slice(cut), slice(cut, None)))
+        whole, *parts = (controlled(*some, at.frame) for some in (rows, head, tail))
+        added = jax.tree.map(jnp.add, *parts)
+    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(added), strict=True):
+        assert np.allclose(one, other, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [1, 4])

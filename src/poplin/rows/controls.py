@@ -10,7 +10,7 @@ have the expectations of v and of v v'. If the posterior is Gaussian with precis
 variance at all; here they have a tenth of the plain draw's or less. Sources: Assaraf & Caffarel (1999),
 Zero-variance principle; Mira, Solgi & Imparato (2013), Zero variance MCMC for Bayesian estimators.
 
-The same c tells how much the counts say at all: `Shares`.
+The same c tells how much the counts say at all: `Shares`, from the sums `Known`.
 """
 
 from typing import NamedTuple
@@ -18,9 +18,18 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from poplin._axes import Counts, Latent
+from poplin._axes import Counts, Latent, Scalar
 from poplin.data.blocks import Block
 from poplin.rows.chains import Chains, Frame
+
+
+class Known(NamedTuple):
+    """Sums over rows from which `Shares` follow: 1 - pi_ik (q,), (1 - pi_ik) (1 - pi_il) (q, q); weights, their squares."""
+
+    level: Array
+    second: Array
+    rows: Scalar
+    squares: Scalar
 
 
 class Shares(NamedTuple):
@@ -43,7 +52,7 @@ class Means(NamedTuple):
 
     cross: Array
     second: Array
-    shares: Shares
+    known: Known
 
 
 def controlled(chains: Chains, centre: Latent, rate: Counts, block: Block, frame: Frame) -> Means:
@@ -63,13 +72,18 @@ def controlled(chains: Chains, centre: Latent, rate: Counts, block: Block, frame
     second = w.T @ weighted + 0.5 * (half + half.T)
     second += frame.from_frame.T @ ((block.weights @ spread)[:, None] * frame.from_frame)
     cross = block.x.T @ (weighted + block.weights[:, None] * step)
-    return Means(cross, second, _shares(spread, block, frame))
+    return Means(cross, second, _known(spread, block, frame))
 
 
-def _shares(spread: Latent, block: Block, frame: Frame) -> Shares:
-    """`Shares` of rows whose posterior variances are `spread` (n, q) in the frame's coordinates."""
+def _known(spread: Latent, block: Block, frame: Frame) -> Known:
+    """Of rows whose posterior variances are `spread` (n, q) in the frame's coordinates."""
     weights, known = block.weights, 1 - spread * frame.stiffness
-    rows = jnp.sum(weights)
-    second = (weights[:, None] * known).T @ known / rows
+    second = (weights[:, None] * known).T @ known
+    return Known(weights @ known, second, jnp.sum(weights), jnp.sum(weights**2))
+
+
+def shares(known: Known, frame: Frame) -> Shares:
+    """What these sums, taken in this frame, say of each of its axes."""
     axes = frame.to_frame * jnp.sqrt(frame.stiffness)
-    return Shares(axes, weights @ known / rows, second, rows**2 / jnp.sum(weights**2))
+    draws = known.rows**2 / known.squares
+    return Shares(axes, known.level / known.rows, known.second / known.rows, draws)

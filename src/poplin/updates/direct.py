@@ -12,7 +12,7 @@ from jax.scipy.linalg import solve_triangular
 
 from poplin._axes import Scalar
 from poplin._precision import inverse_and_logdet, solve_gram
-from poplin.rows.controls import Shares
+from poplin.rows.controls import Shares, shares
 from poplin.updates.columns import column_variances, scale_regressions
 from poplin.updates.covariance import AbstractShape
 from poplin.updates.structure import (
@@ -50,16 +50,16 @@ class DirectStatistic(NamedTuple):
     known: Shares | None = None
 
 
-def lengthened(shares: Shares, noise: Scalar, gamma: Array) -> tuple[Array, Array]:
+def lengthened(told: Shares, noise: Scalar, gamma: Array) -> tuple[Array, Array]:
     """Factors, less one, for the closed form's steps of level (q,) and second moments (q, q) along the shares' axes.
 
     EM closes a share of the gap at a step: one over that share times the step closes all of it, as far as noise allows.
     `noise`: variance of a draw's second moments, in units of a plain draw's of a standard normal.
     """
-    q = len(shares.level)
-    most = jnp.minimum(LONGEST, TURMOIL * jnp.sqrt(shares.draws / (q * noise)) / 2)
+    q = len(told.level)
+    most = jnp.minimum(LONGEST, TURMOIL * jnp.sqrt(told.draws / (q * noise)) / 2)
     most = jnp.maximum(most, 1.0) / jnp.sqrt(gamma)
-    level, second = (jnp.clip(1 / jnp.maximum(a, 1e-12), 1.0, most) - 1 for a in shares[1:3])
+    level, second = (jnp.clip(1 / jnp.maximum(a, 1e-12), 1.0, most) - 1 for a in (told.level, told.second))
     return level, second
 
 
@@ -137,7 +137,7 @@ class Direct(AbstractStructure):
             gradient=total.gradient + share * (told - total.gradient),
         )
         chosen = jax.tree.map(lambda a, b: jnp.where(trusted, a, b), quiet, total)
-        return chosen._replace(known=means.shares), (*average[:3], trusted, average[4])
+        return chosen._replace(known=shares(means.known, frame)), (*average[:3], trusted, average[4])
 
     def expected(self, model, mean, covariance, rate, block):
         total = self.statistic(model, mean, rate, block)

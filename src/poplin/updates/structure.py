@@ -83,7 +83,7 @@ class AbstractStructure(eqx.Module):
     def quieter(self, model: Model, average: Any, total: Any, means: Means, frame: Frame) -> tuple[Any, Any]:
         """The statistic of a draw from p(w | y) with less noise, by `means`; the average, which may learn of it.
 
-        It may also keep `means.shares`, to lengthen steps where counts say little.
+        It may also keep what `means.known` tells, to lengthen steps where counts say little.
         """
 
     @abstractmethod
