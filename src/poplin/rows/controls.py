@@ -24,7 +24,7 @@ from poplin.rows.chains import Chains, Frame
 
 
 class Known(NamedTuple):
-    """Sums over rows from which `Shares` follow: 1 - pi_ik (q,), (1 - pi_ik) (1 - pi_il) (q, q); weights, their squares."""
+    """Sums behind `Shares`: of 1 - pi_ik (q,), (1 - pi_ik) (1 - pi_il) (q, q), weights and their squares."""
 
     level: Array
     second: Array
