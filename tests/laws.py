@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from poplin._precision import double_precision
-from poplin.fit import _advance, _begin
+from poplin.fit import _advance, begin
 from tests import twins
 from tests.tolerances import STANDARD_ERRORS, close, within_errors
 
@@ -107,7 +107,7 @@ def slopes_are_differences(slopes: Any, unknowns: Any, function: Any, *, directi
 def steps_of(method: Any, first: Any, block: Any, *, steps: int) -> list[tuple[Any, Any]]:
     """The shared state and the rows' state after each of the first steps, as NumPy arrays."""
     with double_precision():
-        state, rows = _begin(method, first, block)
+        state, rows = begin(method, first, block)
         seen = []
         for _ in range(steps):
             state, rows, _, _, done, failed = _advance(method, state, rows, block, jnp.asarray(1))

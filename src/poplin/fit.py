@@ -68,7 +68,9 @@ class Outcome(NamedTuple):
 
 
 @compiled()
-def _begin(method: AbstractMethod, first: Any, block: Block) -> tuple[Any, Any]:
+def begin(method: AbstractMethod, first: Any, block: Block) -> tuple[Any, Any]:
+    """The state and the rows before the first step."""
+
     # strong types, as the steps return them: a weak one would compile `_advance` a second time
     def strong(a):
         return jnp.asarray(a, a.dtype) if jnp.issubdtype(a.dtype, jnp.number) or a.dtype == bool else a
@@ -99,15 +101,15 @@ def _advance(method: AbstractMethod, state: Any, rows: Any, block: Block, budget
 
 def ahead(method: AbstractMethod, first: Any, block: Block) -> tuple[Any, Any]:
     """Compile what `run` needs for arguments of these shapes; returns those of the state and the rows."""
-    _begin.ahead(method, first, block)
-    begun = _begin.shapes(method, first, block)
+    begin.ahead(method, first, block)
+    begun = begin.shapes(method, first, block)
     _advance.ahead(method, *begun, block, jnp.asarray(CHUNK))
     return begun
 
 
 def shapes(method: AbstractMethod, first: Any, block: Block) -> tuple[Any, Any]:
     """The shapes of the state and the rows of a run from these first values; nothing is computed."""
-    return _begin.shapes(method, first, block)
+    return begin.shapes(method, first, block)
 
 
 def run(
@@ -154,7 +156,7 @@ def run(
 def _beginning(method: AbstractMethod, first: Any, block: Block, keeping: Keeping | None) -> Stand:
     if keeping is not None and keeping.stand is not None:
         return keeping.stand
-    state, rows = _begin(method, first, block)
+    state, rows = begin(method, first, block)
     return Stand(state, rows, np.zeros(0), np.zeros(0))
 
 

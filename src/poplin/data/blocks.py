@@ -45,7 +45,7 @@ def half_a_count(y: np.ndarray, offset: np.ndarray, weights: np.ndarray) -> np.n
     return filled
 
 
-def as_block(y, x, offset, weights, *, first: int = 0, prior: bool = True) -> Block:
+def as_block(y, x, offset, weights, *, prior: bool = True, kind=jnp.float64) -> Block:
     """Device arrays for rows that passed the door; `prior` adds half a count to columns without any."""
     missing = np.isnan(y)
     seen = np.where(missing, 0.0, y)
@@ -54,5 +54,4 @@ def as_block(y, x, offset, weights, *, first: int = 0, prior: bool = True) -> Bl
     if prior:
         seen = half_a_count(seen, exposed, weights)
     arrays = (seen, x, exposed, weights, constant)
-    on_device = [jnp.asarray(a, dtype=jnp.float64) for a in arrays]
-    return Block(*on_device, index=jnp.arange(first, first + len(y)))
+    return Block(*(jnp.asarray(a, dtype=kind) for a in arrays), index=jnp.arange(len(y)))

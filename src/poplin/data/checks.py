@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from poplin._errors import InputError
+from poplin.data.held import is_held_sparse
 from poplin.data.readers import read_basis
 from poplin.data.tables import Named, Names, and_more, as_named, is_path, listed, place
 
@@ -32,11 +33,13 @@ def check_names(names: Names, what: str, mend: str) -> Names:
     return names
 
 
-def check_counts(y: np.ndarray, rows: Names, columns: Names) -> np.ndarray:
+def check_counts(y: Any, rows: Names, columns: Names) -> Any:
     """`y` (n, p), when every entry is a whole number from 0 to 2^53 or NaN (missing).
 
     Raises `InputError` that names the first bad entry and says how many there are.
     """
+    if is_held_sparse(y):
+        return _check_sparse(y, rows, columns)
     missing = np.isnan(y)
     wrong = [
         (np.isinf(y), "an infinite count", "Mark a missing count as NaN."),
@@ -66,8 +69,25 @@ def check_counts(y: np.ndarray, rows: Names, columns: Names) -> np.ndarray:
     return y
 
 
-def check_observed(y: np.ndarray, weights: np.ndarray, columns: Names) -> None:
+def _check_sparse(y: Any, rows: Names, columns: Names) -> Any:
+    """The same of a table that stays sparse: what is wrong is found in its entries, and told of its row."""
+    entries = y.data
+    bad = ~np.isfinite(entries) | (entries < 0) | (entries != np.rint(entries)) | (entries > LARGEST_COUNT)
+    if not bad.any():
+        return y
+    if np.isnan(entries).any():
+        raise InputError(
+            "Y holds missing counts (NaN), and is too large to be made dense; of a sparse table what is not stored is "
+            "a count of 0. Leave out rows or columns until it is smaller, or leave out what is missing."
+        )
+    row = int(np.searchsorted(y.indptr, np.flatnonzero(bad)[0], side="right")) - 1
+    return check_counts(y[[row]].toarray(), rows[row : row + 1], columns)
+
+
+def check_observed(y: Any, weights: np.ndarray, columns: Names) -> None:
     """Every column has at least one observed count in a row of positive weight."""
+    if is_held_sparse(y):
+        return  # nothing is missing there
     seen = (~np.isnan(y[weights > 0])).sum(axis=0)
     names = [name for name, count in zip(columns, seen, strict=True) if count == 0]
     if names:

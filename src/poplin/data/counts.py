@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from poplin._errors import DataWarning, InputError
+from poplin.data import held
 from poplin.data.checks import (
     check_basis,
     check_counts,
@@ -55,12 +56,12 @@ __all__ = [
 class Counts(NamedTuple):
     """A checked table of counts y with covariates x, offsets, weights and names.
 
-    y (n, p) whole numbers as float64, NaN where missing; x (n, d) as used; offset (n, p) on the log scale;
-    weights (n,) >= 0; `design` codes new rows as these (None without a formula); `notes` say, one sentence
-    each, what was noticed and kept.
+    y (n, p) whole numbers as float64, NaN where missing, or sparse by rows if large (see `held.py`); x (n, d)
+    as used; offset (n, p) on the log scale; weights (n,) >= 0; `design` codes new rows as these (None without
+    a formula); `notes` say, one sentence each, what was noticed and kept.
     """
 
-    y: np.ndarray
+    y: Any
     x: np.ndarray
     offset: np.ndarray
     weights: np.ndarray
@@ -147,8 +148,8 @@ def as_covariates(
     return x, _offsets(offset, table, added, [])
 
 
-def _checked_table(table: CountTable) -> tuple[np.ndarray, Names, Names]:
-    y: np.ndarray = table.values
+def _checked_table(table: CountTable) -> tuple[Any, Names, Names]:
+    y = table.values
     n, p = y.shape
     if n == 0 or p == 0:
         raise InputError(
@@ -203,15 +204,15 @@ def _offsets(offset: Any, table: CountTable, added: np.ndarray | None, notes: li
 def _noticed(counts: Counts) -> Names:
     """What is kept but should be known, one sentence each; warns of columns without a single count."""
     y, used = counts.y, counts.weights > 0
+    n, p = y.shape
     notes = []
-    observed = ~np.isnan(y)
-    seen = observed.sum(axis=1)
-    unseen = _where(seen == 0, counts.row_names)
-    zero_rows = _where((seen > 0) & (np.nansum(y, axis=1) == 0), counts.row_names)
-    zero_columns = _where(np.nansum(y[used], axis=0) == 0, counts.column_names)
-    if not observed.all():
+    missing = held.missing(y)
+    unseen = _where(missing == p, counts.row_names)
+    zero_rows = _where((missing < p) & (held.row_sums(y) == 0), counts.row_names)
+    zero_columns = _where(held.column_sums(y, used * 1.0) == 0, counts.column_names)
+    if missing.any():
         notes.append(
-            f"{int((~observed).sum())} of {y.size} counts are missing; they are left out of the likelihood."
+            f"{int(missing.sum())} of {n * p} counts are missing; they are left out of the likelihood."
         )
     if unseen:
         notes.append(f"Rows without any observed count, kept: {listed(unseen)}.")

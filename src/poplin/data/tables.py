@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from poplin._errors import InputError
+from poplin.data.held import as_held, is_large
 
 Names = tuple[str, ...]
 
@@ -114,9 +115,9 @@ def _one_name(name: Any) -> str:
 def as_table(Y: Any) -> CountTable:
     """The counts `Y`, whatever they came in, with their names and the covariates that travel with them.
 
-    `Y` is (n, p): array, list of lists, DataFrame, scipy.sparse, AnnData or a `CountTable`. Values
-    are returned dense, as float64, NaN where a count is missing. Raises `InputError` when `Y` is none of
-    these, is not two-dimensional or holds something that is no number.
+    `Y` is (n, p): array, list of lists, DataFrame, scipy.sparse, AnnData or a `CountTable`. Values are returned
+    dense, as float64, NaN where a count is missing; a large sparse table by rows (`held.py`). Raises `InputError`
+    when `Y` is none of these, is not two-dimensional or holds something that is no number.
     """
     if isinstance(Y, CountTable):
         table = Y
@@ -131,6 +132,8 @@ def as_table(Y: Any) -> CountTable:
         table = CountTable(held.X, *names, Y.obs, tuple(str(words) for words in told))
     else:
         table = CountTable(Y)
+    if is_sparse(table.values) and is_large(table.values):
+        return table._replace(values=as_held(table.values))
     named = as_named(table.values, "Y", table.row_names, table.column_names)
     if named.values.ndim != 2:
         raise InputError(

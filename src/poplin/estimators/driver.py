@@ -12,9 +12,10 @@ from poplin._errors import InputError
 from poplin._precision import double_precision
 from poplin.data.blocks import Block
 from poplin.data.counts import Counts
-from poplin.estimators import checkpoints, esteps, phases, recipes
+from poplin.estimators import checkpoints, esteps, phases, recipes, streamed
 from poplin.estimators.ahead import compile_ahead
 from poplin.estimators.phases import Fitted, Recipe, Settings
+from poplin.estimators.pilot import piloted
 from poplin.estimators.resuming import Keeper
 from poplin.estimators.tasks import Task
 from poplin.fit import joined
@@ -23,8 +24,6 @@ from poplin.updates.covariance import Full
 ITERATIONS = {"variational": 20_000, "ml": 5_000}
 TOLERANCE = {"variational": 1e-10, "ml": 0.2}
 EVERY = 100  # iterations between two checkpoints
-PILOT_ROWS = 2.0  # pseudo-rows behind Sigma while the data are asked how many there should be
-PILOT_STEPS = 64
 # The variational fit that chains begin from: short for a free Sigma, which they soon leave; long for loadings,
 # whose likelihood has several optima, the bound's best of which is near a good one.
 DIRECT_START = Settings(100, 1e-6, 0.0)
@@ -86,6 +85,8 @@ def fit(counts: Counts, settings: dict[str, Any], began: float, *, keeper: Keepe
     with double_precision():
         model = recipes.recipe(counts, **{k: settings[k] for k in ("covariance", "rank", "basis")})
         model = recipes.unshrunk(model) if weight == 0 else model
+        if streamed.wanted(counts, method):
+            return _streamed(model, counts, main, weight, starts, posterior, seed)
         block = recipes.training_block(counts)
         key = jax.random.key(seed)
         if method == "variational":
@@ -124,7 +125,7 @@ def _another(method: Any, task: Task, posterior: str) -> Result:
     """A fit by one of the ways in `esteps.py`."""
     fits, kappa, extras, messages, encoder = esteps.fit(method, task)
     weight = kappa / (task.rows() + kappa)
-    done = _result(task.recipe, fits[-1]._replace(rows=None), fits, posterior, weight, task.block)
+    done = _result(task.recipe, fits[-1]._replace(rows=None), fits, posterior, weight)
     return done._replace(extras=extras, messages=messages, encoder=encoder)
 
 
@@ -140,7 +141,7 @@ def _variational(
     done = [best]
     if posterior == "full" and not best.outcome.interrupted:
         done.append(phases.fit_full(model, block, best, main))
-    return _result(model, done[-1], done, posterior, weight, block)
+    return _result(model, done[-1], done, posterior, weight)
 
 
 def _best_bound(model: Recipe, block: Block, settings: Settings, starts: int, key) -> Fitted:
@@ -166,24 +167,36 @@ def _ml(
     rows = float(np.sum(np.asarray(block.weights)))
     kappa = _kappa(weight or 0.0, block)
     if weight is None and isinstance(model.shape, Full) and not start.outcome.interrupted:
-        pilot, where = phases.ml_phase(
-            phases.with_shrinkage(model, PILOT_ROWS),
-            where,
-            main._replace(max_iter=PILOT_STEPS),
-            phase="pilot",
-        )
+        pilot, where, kappa = piloted(model, where, main, whole=rows)
         done.append(pilot)
-        root = np.asarray(pilot.model.loadings)
-        kappa = phases.pseudo_rows(root @ root.T, rows, pilot=PILOT_ROWS)
     if not done[-1].outcome.interrupted:
         end, _ = phases.ml_phase(phases.with_shrinkage(model, kappa), where, main, phase="ml")
         done.append(end)
-    return _result(model, done[-1], done, posterior, kappa / (rows + kappa), block)
+    return _result(model, done[-1], done, posterior, kappa / (rows + kappa))
 
 
-def _result(
-    model: Recipe, end: Fitted, fits: list[Fitted], posterior: str, weight: float, block: Block
+def _streamed(
+    model: Recipe,
+    counts: Counts,
+    main: Settings,
+    weight: float | None,
+    starts: int,
+    posterior: str,
+    seed: int,
 ) -> Result:
+    """Maximum likelihood, rows dense one block at a time."""
+    short = _start_settings(model, main)
+
+    def start(part: Block) -> Fitted:
+        return _best_bound(model, part, short, starts, jax.random.key(seed))
+
+    fits, kappa, words = streamed.fit(model, counts, main, weight, seed=seed, start=start)
+    rows = float(np.sum(counts.weights))
+    done = _result(model, fits[-1]._replace(rows=None), fits, posterior, kappa / (rows + kappa))
+    return done._replace(messages=(words,))
+
+
+def _result(model: Recipe, end: Fitted, fits: list[Fitted], posterior: str, weight: float) -> Result:
     outcome = end.outcome
     shrunk = weight if isinstance(model.shape, Full) else 0.0
     rows = None if end.rows is None else tuple(np.asarray(a) for a in end.rows)

@@ -13,8 +13,8 @@ import numpy as np
 from poplin._compile import compiled
 from poplin._errors import InputError
 from poplin.data.blocks import Block, as_block
-from poplin.estimators import phases
 from poplin.estimators.phases import Fitted, Recipe
+from poplin.estimators.pilot import PILOT_ROWS, pseudo_rows
 from poplin.estimators.recipes import count
 from poplin.estimators.tasks import Ended, Task
 from poplin.fit import run
@@ -31,7 +31,6 @@ MOST_DIMENSIONS = 3  # of a joint integral
 FIRST_ORDER = {1: 32, 2: 16, 3: 12}  # nodes along an axis, by the number of axes
 LAST_ORDER = {1: 64, 2: 64, 3: 24}
 UNCHANGED = 1e-4  # nats over all rows by which twice as many nodes may change the log-likelihood
-PILOT_ROWS = 2.0  # pseudo-rows while the data are asked how many there should be, as under "ml"
 
 
 class Plan(NamedTuple):
@@ -83,7 +82,7 @@ def fit(options: Exact, task: Task) -> Ended:
     if isinstance(task.recipe.shape, Full) and task.weight is None and not done[-1].outcome.interrupted:
         done.append(climb(way, order, PILOT_ROWS, done[-1].model, task))
         root = np.asarray(done[-1].model.loadings)
-        kappa = phases.pseudo_rows(root @ root.T, task.rows(), pilot=PILOT_ROWS)
+        kappa = pseudo_rows(root @ root.T, task.rows(), pilot=PILOT_ROWS)
     change = np.inf
     while not done[-1].outcome.interrupted:
         done.append(climb(way, order, kappa, done[-1].model, task))

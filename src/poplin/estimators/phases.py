@@ -220,10 +220,10 @@ class Chained(NamedTuple):
     block: Block
 
 
-def ml_method(recipe: Recipe, rows: int, *, tol: float) -> ml.MaximumLikelihood:
-    """The method for so many chains."""
+def ml_method(recipe: Recipe, rows: int, *, tol: float, pace: int = 1) -> ml.MaximumLikelihood:
+    """The method for so many chains an iteration, all of which are visited in `pace` iterations."""
     gamma = constant_gamma(rows, recipe.rank, direct=recipe.loadings is None)
-    return ml.MaximumLikelihood(recipe.structure(weak=True), gamma, tol)
+    return ml.MaximumLikelihood(recipe.structure(weak=True), gamma, tol, pace=pace)
 
 
 def ml_phase(recipe: Recipe, where: Chained, settings: Settings, *, phase: str) -> tuple[Fitted, Chained]:
@@ -240,24 +240,6 @@ def ml_phase(recipe: Recipe, where: Chained, settings: Settings, *, phase: str) 
 def _estimate(method: ml.MaximumLikelihood, state: ml.State, key: Array) -> tuple[Model, Array]:
     """The averaged model, and a key for the phase that follows."""
     return method.estimate(state), jax.random.fold_in(key, 1)
-
-
-def pseudo_rows(covariance: np.ndarray, rows: float, *, pilot: float) -> float:
-    """kappa: the pseudo-rows of independent columns that the data ask for, from a pilot fit with some.
-
-    A prior of kappa rows with covariance diag(S) gives small correlations the variance 1 / kappa, so the
-    evidence asks for 1 / tau^2, tau^2 the mean squared correlation of S less the 1 / N of noise. Half of
-    that is taken: correlations have heavier tails than a normal (held out on four tables, half was never
-    worse than the bound by two standard errors). The factor p / (p + N / 10) then lets the pull vanish
-    faster than standard errors as N grows.
-    """
-    deviation = np.sqrt(np.diag(covariance))
-    shrunk = (covariance / deviation / deviation[:, None])[np.triu_indices_from(covariance, 1)]
-    if shrunk.size == 0:
-        return 0.0
-    signal = float(np.mean((shrunk * (1 + pilot / rows)) ** 2)) - 1 / rows
-    p = len(covariance)
-    return float(min(0.5 / max(signal, 1e-12), rows) * p / (p + rows / 10))
 
 
 def with_shrinkage(recipe: Recipe, kappa: float) -> Recipe:

@@ -14,6 +14,7 @@ from poplin._compile import compiled
 from poplin.data.blocks import Block
 from poplin.estimators import phases
 from poplin.estimators.phases import Fitted, Recipe
+from poplin.estimators.pilot import PILOT_ROWS, pseudo_rows
 from poplin.estimators.recipes import count
 from poplin.estimators.tasks import Ended, Task
 from poplin.fit import run
@@ -24,7 +25,6 @@ from poplin.rows.gaussian import fit_rows
 from poplin.updates.covariance import Full
 from poplin.updates.structure import Model
 
-PILOT_ROWS = 2.0  # pseudo-rows while the data are asked how many there should be, as under "ml"
 LOOKS, SETTLING, LOOKED = 4, 50, 200  # chains of a row, moves that do not count, and moves that do
 NUMBERS = 20_000_000  # most numbers of the draws that are looked at
 
@@ -37,7 +37,7 @@ def fit(options: MCMC, task: Task) -> Ended:
     if isinstance(task.recipe.shape, Full) and task.weight is None and not done[-1].outcome.interrupted:
         done.append(_phase(task, done, draws, PILOT_ROWS))
         root = np.asarray(done[-1].model.loadings)
-        kappa = phases.pseudo_rows(root @ root.T, task.rows(), pilot=PILOT_ROWS)
+        kappa = pseudo_rows(root @ root.T, task.rows(), pilot=PILOT_ROWS)
     before = len(done)
     limit = before + -(-task.main.max_iter // mcmc.STEPS)
     used = [draws]

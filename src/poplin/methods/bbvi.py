@@ -55,8 +55,11 @@ class Uncounted(AbstractStructure):
     def statistic(self, model, w, rate, block):
         return self.inner.statistic(model, w, rate, block)
 
+    def means(self, chains, centre, rate, block, frame):
+        return None  # draws of a Gaussian, to which Stein's identity of p(w | y) does not apply
+
     def quieter(self, model, average, total, means, frame):
-        return total, average  # draws of a Gaussian, to which Stein's identity of p(w | y) does not apply
+        return total, average
 
     def expected(self, model, mean, covariance, rate, block):
         return self.inner.expected(model, mean, covariance, rate, block)
@@ -112,7 +115,7 @@ class BlackBox(AbstractMethod):
             transport=Transport(jnp.eye(q), jnp.zeros((d, q))),
             gram=jnp.eye(d),
             rows=zero,
-            segments=ml.no_segments(self.structure.parameters(first.model)),
+            segments=ml.no_segments(self.structure.parameters(first.model), jnp.asarray(ml.LENGTH)),
             key=first.key,
             iteration=jnp.asarray(0),
             settled=jnp.asarray(0),

@@ -18,7 +18,7 @@ from jax import Array
 from poplin._axes import Latent, Scalar
 from poplin.methods.method import AbstractMethod, Sweep
 from poplin.rows import chains as chain
-from poplin.rows.controls import Means, controlled
+from poplin.rows.controls import Means
 from poplin.updates.distances import movement_cosine, standard_distance
 from poplin.updates.structure import AbstractStructure, Model, Transport
 
@@ -47,10 +47,10 @@ class First(NamedTuple):
 
 
 class Total(NamedTuple):
-    """What crosses from rows: the draw's statistic, the same moments with less noise, sum of acceptances."""
+    """What crosses from rows: the draw's statistic, its moments with less noise if they serve, sum of acceptances."""
 
     draw: Any
-    means: Means
+    means: Means | None
     accepted: Scalar
 
 
@@ -84,11 +84,11 @@ class State(NamedTuple):
     objective: Scalar
 
 
-def no_segments(parameters: tuple[Array, Array]) -> Segments:
-    """Nothing averaged yet."""
+def no_segments(parameters: tuple[Array, Array], length: Array) -> Segments:
+    """Nothing averaged yet, in segments of this length."""
     zero = jnp.asarray(0)
     coef, other = (jnp.zeros((SEGMENTS, *a.shape)) for a in parameters)
-    return Segments(coef, other, zero, jnp.asarray(LENGTH), zero)
+    return Segments(coef, other, zero, length, zero)
 
 
 def mean_of(segments: Segments, weights: Array) -> tuple[Array, Array]:
@@ -146,13 +146,15 @@ class MaximumLikelihood(AbstractMethod):
 
     `gamma`: weight of the newest draw while it is constant. `tol`: stop when the Monte-Carlo error of the
     averaged parameters, half the distance between the averages' two halves, is below `tol` complete-data
-    standard errors (root mean square over B, and over Sigma). `leaps`: steps of a Hamiltonian trajectory.
+    standard errors (root mean square over B, and over Sigma). `leaps`: steps of a Hamiltonian trajectory. `pace`:
+    iterations in which every row is visited once.
     """
 
     structure: AbstractStructure
     gamma: Scalar = eqx.field(converter=jnp.asarray)
     tol: Scalar = eqx.field(converter=jnp.asarray)
     leaps: int = eqx.field(static=True, default=4)
+    pace: Array = eqx.field(converter=jnp.asarray, default=1)
 
     def start(self, first, block):
         zero = jnp.zeros(())
@@ -166,7 +168,7 @@ class MaximumLikelihood(AbstractMethod):
             mean_rate=first.mean_rate,
             gram=jnp.eye(first.model.coef.shape[0]),
             rows=zero,
-            segments=no_segments(self.structure.parameters(first.model)),
+            segments=self._no_segments(first.model),
             key=first.key,
             iteration=jnp.asarray(0),
             settled=jnp.asarray(0),
@@ -179,10 +181,14 @@ class MaximumLikelihood(AbstractMethod):
     def sweeps(self):
         return (Sweep(self.move, self.follow),)
 
+    def _no_segments(self, model: Model) -> Segments:
+        # as long as a visit of every row takes: what rows have in common is then in each of them alike
+        return no_segments(self.structure.parameters(model), jnp.maximum(LENGTH, self.pace))
+
     def decay(self, state):
         """Share of the constant gamma that the present iteration has."""
         past = jnp.maximum(state.iteration - state.settled, 0)
-        return jnp.where(state.settled > 0, DROP * (1 + past / 10) ** -DECAY, 1.0)
+        return jnp.where(state.settled > 0, DROP * (1 + past / (10 * self.pace)) ** -DECAY, 1.0)
 
     def move(self, state, rows, block):
         """Every chain moves once; the draw's statistic."""
@@ -194,13 +200,13 @@ class MaximumLikelihood(AbstractMethod):
         centre = rows.centre @ transport.turn + shift
         chains = rows.chains._replace(position=rows.chains.position @ transport.turn + shift)
         key = jax.random.fold_in(state.key, state.iteration)
-        adapt = (1 / (1 + state.iteration / 10)).astype(kind)
+        adapt = (1 / (1 + state.iteration / (10 * self.pace))).astype(kind)
         chains, rate = chain.move(
             key, chains, block, coef=model.coef, frame=frame, steps=self.leaps, adapt=adapt
         )
         total = Total(
             self.structure.statistic(model, chains.position, rate, block),
-            controlled(chains, centre, rate, block, frame),
+            self.structure.means(chains, centre, rate, block, frame),
             block.weights @ chains.acceptance,
         )
         return Rows(chains, centre), total
@@ -262,7 +268,7 @@ class MaximumLikelihood(AbstractMethod):
         settled = ready & warm & (cosine < PERSISTENT) & (drift > FLOOR * state.drifts[0])
         drifts = jnp.where(ready & warm, jnp.append(state.drifts[1:], drift), state.drifts)
         kept = jax.tree.map(lambda a, b: jnp.where(warm, a, b), shift(segments), merge_pairs(segments))
-        fresh = no_segments(self.structure.parameters(state.model))
+        fresh = self._no_segments(state.model)
         segments = jax.tree.map(lambda a, b: jnp.where(settled, a, b), fresh, kept)
         reference = jax.tree.map(lambda a, b: jnp.where(settled, a, b), state.model, state.reference)
         return state._replace(

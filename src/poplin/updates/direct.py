@@ -12,7 +12,7 @@ from jax.scipy.linalg import solve_triangular
 
 from poplin._axes import Scalar
 from poplin._precision import inverse_and_logdet, solve_gram
-from poplin.rows.controls import Shares, shares
+from poplin.rows.controls import Shares, controlled, shares
 from poplin.updates.columns import column_variances, scale_regressions
 from poplin.updates.covariance import AbstractShape
 from poplin.updates.structure import (
@@ -113,6 +113,9 @@ class Direct(AbstractStructure):
             *scale_regressions(w @ model.loadings.T, rate, block),
         )
 
+    def means(self, chains, centre, rate, block, frame):
+        return controlled(chains, centre, rate, block, frame)
+
     def quieter(self, model, average, total, means, frame):
         """Moments from control variates; the columns' gradients mixed with what these moments say of them.
 
@@ -122,6 +125,7 @@ class Direct(AbstractStructure):
         would change a variance by a factor show rows far from what their controls were made for: plain draws from
         then on, not only where chance shows it, which would bend the mean.
         """
+        assert means is not None
         size, rows = len(model.loadings), total.rows
         trusted = average[3] & sound(means, rows)
         inverse = solve_triangular(model.loadings, jnp.eye(size), lower=True)

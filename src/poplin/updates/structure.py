@@ -17,8 +17,8 @@ from jax.scipy.linalg import block_diag, solve_triangular
 from poplin._axes import Coefficients, Counts, Covariance, Latent, Loadings, Scalar
 from poplin._precision import solve_gram
 from poplin.data.blocks import Block
-from poplin.rows.chains import Frame
-from poplin.rows.controls import Means
+from poplin.rows.chains import Chains, Frame
+from poplin.rows.controls import Means, controlled
 from poplin.updates.columns import (
     column_statistic,
     column_variances,
@@ -80,7 +80,13 @@ class AbstractStructure(eqx.Module):
         """The additive statistic of one draw of every row."""
 
     @abstractmethod
-    def quieter(self, model: Model, average: Any, total: Any, means: Means, frame: Frame) -> tuple[Any, Any]:
+    def means(self, chains: Chains, centre: Latent, rate: Counts, block: Block, frame: Frame) -> Means | None:
+        """What `quieter` needs beside a draw of every row (`rows/controls.py`), summed; None where it needs nothing."""
+
+    @abstractmethod
+    def quieter(
+        self, model: Model, average: Any, total: Any, means: Means | None, frame: Frame
+    ) -> tuple[Any, Any]:
         """The statistic of a draw from p(w | y) with less noise, by `means`; the average, which may learn of it.
 
         It may also keep what `means.known` tells, to lengthen steps where counts say little.
@@ -146,8 +152,11 @@ class LowRank(AbstractStructure):
     def statistic(self, model, w, rate, block):
         return column_statistic(jnp.concatenate([block.x, w], axis=1), w, rate, block)
 
+    def means(self, chains, centre, rate, block, frame):
+        return None  # what is noisy here are the columns' gradients
+
     def quieter(self, model, average, total, means, frame):
-        return total, average  # what is noisy here are the columns' gradients
+        return total, average
 
     def expected(self, model, mean, covariance, rate, block):
         return expected_columns(model.loadings, True, mean, covariance, rate, block)
@@ -205,7 +214,11 @@ class Borrowed(AbstractStructure):
     def statistic(self, model, w, rate, block):
         return column_statistic(block.x, w, rate, block)
 
+    def means(self, chains, centre, rate, block, frame):
+        return controlled(chains, centre, rate, block, frame)
+
     def quieter(self, model, average, total, means, frame):
+        assert means is not None
         trusted = average[2] & sound(means, total.rows)
         quiet = total._replace(cross=means.cross, second=means.second)
         return jax.tree.map(lambda a, b: jnp.where(trusted, a, b), quiet, total), (*average[:2], trusted)

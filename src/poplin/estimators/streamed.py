@@ -1,0 +1,168 @@
+"""Maximum likelihood of a table whose rows are dense one block at a time: sparse tables, and very large ones.
+
+Start at `fit`. A sample of the rows says where to begin, as a whole table would; then all rows are walked over, some
+blocks an iteration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from poplin import passes
+from poplin._compile import compiled
+from poplin._errors import InputError
+from poplin.data.blocks import Block
+from poplin.data.counts import Counts
+from poplin.data.held import dense_rows, is_held_sparse, largest
+from poplin.data.streams import Stream
+from poplin.estimators import phases, recipes
+from poplin.estimators.phases import Fitted, Recipe, Settings
+from poplin.estimators.pilot import piloted
+from poplin.methods import minibatch, ml
+from poplin.rows import chains as chain
+from poplin.rows.modes import modes
+from poplin.updates.covariance import Full
+from poplin.updates.structure import Model
+
+LARGE = 30_000_000  # entries from which a dense table is walked over in blocks, too
+SAMPLE_ENTRIES, SAMPLE_ROWS = 5_000_000, 1_000  # of the sample: so many entries, and at least so many rows
+PARTS = 20  # of the rows are visited in as many iterations, unless that were fewer than
+LEAST_ROWS, LEAST_EACH = 2_000, 50  # rows an iteration: at all, and for each latent dimension
+SKETCHED = 2.0  # tolerance of iterations that visit a part of the rows, in complete-data standard errors
+
+
+class Streamed(NamedTuple):
+    """The phases, pseudo-rows behind Sigma, and how rows were visited, in words."""
+
+    fits: list[Fitted]
+    kappa: float
+    words: str
+
+
+def wanted(counts: Counts, method: Any) -> bool:
+    """Whether this table is walked over in blocks. Raises `InputError` where it has to be and the method cannot."""
+    n, p = counts.y.shape
+    if is_held_sparse(counts.y) and method != "ml":
+        raise InputError(
+            f"Y is sparse, and with {n} x {p} entries too large to be made dense; only method='ml' takes it as it is. "
+            "Use that, or fit fewer rows or columns."
+        )
+    return method == "ml" and (is_held_sparse(counts.y) or n * p >= LARGE)
+
+
+def sample(counts: Counts, seed: int, most: int) -> Counts:
+    """Rows at random, dense, with weights that add up to those of all rows; rows of weight 0 are not among them."""
+    used = np.flatnonzero(counts.weights > 0)
+    random = np.random.default_rng([seed, 7])
+    chosen = np.sort(random.choice(used, min(most, len(used)), replace=False))
+    return counts._replace(
+        y=dense_rows(counts.y, chosen),
+        x=counts.x[chosen],
+        offset=counts.offset[chosen],
+        weights=counts.weights[chosen],
+        row_names=tuple(counts.row_names[i] for i in chosen),
+    )
+
+
+def fit(
+    recipe: Recipe,
+    counts: Counts,
+    main: Settings,
+    weight: float | None,
+    *,
+    seed: int,
+    start: Callable[[Block], Fitted],
+) -> Streamed:
+    """Maximum likelihood from where a sample of the rows begins; `start` is the bound's fit of that.
+
+    Iterations that see a part of the rows are quick to come near, but their noise is that of so few rows. So a sketch
+    by them goes before iterations that see all.
+    """
+    p = counts.y.shape[1]
+    key = jax.random.key(seed)
+    part = recipes.training_block(sample(counts, seed, max(SAMPLE_ENTRIES // p, SAMPLE_ROWS)))
+    done = [start(part)]
+    where = phases.chain_start(recipe, part, done[0], key)
+    whole = float(np.sum(counts.weights))
+    kappa = 0.0 if weight is None else weight / (1 - weight) * whole
+    if weight is None and isinstance(recipe.shape, Full) and not done[0].outcome.interrupted:
+        pilot, where, kappa = piloted(recipe, where, main, whole=whole)
+        done.append(pilot)
+    words = "All rows but a sample wait: the fit was interrupted before they were visited."
+    if not done[-1].outcome.interrupted:
+        stream = Stream(counts, seed=seed, kind=_kind(counts))
+        words = f"Rows were dense {stream.rows} at a time."
+        done += _walks(phases.with_shrinkage(recipe, kappa), stream, where.first, main)
+    return Streamed(done, kappa, words)
+
+
+def _kind(counts: Counts) -> Any:
+    return jnp.float32 if largest(counts.y) < phases.SINGLE_UP_TO else jnp.float64
+
+
+def blocks_at_once(stream: Stream, rank: int) -> int:
+    """How many blocks an iteration visits: a twentieth, if that is enough for every dimension of Sigma."""
+    rows = max(len(stream.counts.weights) / PARTS, LEAST_ROWS, LEAST_EACH * rank)
+    return int(min(stream.blocks, np.ceil(rows / stream.rows)))
+
+
+def _walks(recipe: Recipe, stream: Stream, start: ml.First, main: Settings) -> list[Fitted]:
+    """The chains of all rows: first some blocks an iteration, then all."""
+    some = blocks_at_once(stream, recipe.rank)
+
+    def begin(_: int, block: Block) -> minibatch.First:
+        return start._replace(rows=_begun(block, start.model, start.mean_rate))  # type: ignore[return-value]
+
+    if some == stream.blocks:
+        return [_walk(recipe, stream, begin, main, some)]
+    sketch = _walk(recipe, stream, begin, main._replace(tol=max(main.tol, SKETCHED)), some)
+    state, rows = sketch.outcome.state, sketch.outcome.rows
+    if sketch.outcome.interrupted:
+        return [sketch]
+
+    def go_on(number: int, block: Block) -> minibatch.First:
+        now = _caught_up(rows[number], state.carried, block.x)
+        rows[number] = None  # its memory is taken over
+        return minibatch.First(sketch.model, now, state.inner.mean_rate, state.inner.key)
+
+    return [sketch, _walk(recipe, stream, go_on, main, stream.blocks)]
+
+
+def _walk(
+    recipe: Recipe, stream: Stream, first: Callable[[int, Block], Any], main: Settings, many: int
+) -> Fitted:
+    pace = -(-stream.blocks // many)
+    inner = phases.ml_method(recipe, many * stream.rows, tol=main.tol, pace=pace)
+    method = minibatch.Minibatch(inner, stream.whole)
+    outcome = passes.run(
+        method,
+        first,
+        stream,
+        phase="ml" if pace == 1 else "sketch",
+        max_iter=main.max_iter,
+        began=main.began,
+        many=many,
+        callback=main.callback,
+    )
+    return Fitted(_estimate(method, outcome.state), None, outcome)
+
+
+_caught_up = compiled()(minibatch.caught_up)
+
+
+@compiled()
+def _begun(block: Block, model: Model, mean_rate: Array) -> minibatch.Visited:
+    frame = chain.frame(model.loadings, mean_rate)
+    coef, frame = jax.tree.map(lambda a: a.astype(block.y.dtype), (model.coef, frame))
+    return minibatch.at(modes(block, coef, frame), block.x.shape[1])
+
+
+@compiled()
+def _estimate(method: minibatch.Minibatch, state: minibatch.State) -> Model:
+    return method.estimate(state)

@@ -1,0 +1,109 @@
+"""The loop over rows that come a block at a time: the sweeps and sums of `poplin.fit.run`, which has all rows at once.
+
+Start at `run`. Blocks follow each other in the host's hands: while one is computed, the next is made dense. An
+iteration visits all blocks, or a few of them (`methods/minibatch.py`).
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from poplin._compile import compiled
+from poplin.data.blocks import Block
+from poplin.fit import Outcome, Progress, begin, trace_of
+from poplin.methods.method import AbstractMethod
+
+
+class Blocks(Protocol):
+    """Rows in blocks of one shape."""
+
+    blocks: int
+
+    def block(self, number: int) -> Block:
+        """A block, dense."""
+        ...
+
+    def visits(self, iteration: int, many: int) -> list[int]:
+        """The blocks that an iteration visits."""
+        ...
+
+
+@compiled(static_argnames="number", donate_argnums=(1,))
+def _local(method: AbstractMethod, rows: Any, state: Any, block: Block, *, number: int) -> tuple[Any, Any]:
+    return method.sweeps()[number].local(state, rows, block)
+
+
+@compiled(static_argnames="number")
+def _update(method: AbstractMethod, state: Any, total: Any, *, number: int) -> Any:
+    return method.sweeps()[number].update(state, total)
+
+
+@compiled(donate_argnums=(0,))
+def _added(total: Any, more: Any) -> Any:
+    return jax.tree.map(jnp.add, total, more)
+
+
+@compiled()
+def _ended(method: AbstractMethod, state: Any) -> tuple[Any, Any]:
+    return method.done(state), method.failed(state)
+
+
+def run(
+    method: AbstractMethod,
+    first: Callable[[int, Block], Any],
+    stream: Blocks,
+    *,
+    phase: str,
+    max_iter: int,
+    began: float,
+    many: int,
+    callback: Callable[[Progress], None] | None = None,
+) -> Outcome:
+    """Run one phase; `first(number, block)` are the first values of a block, `many` blocks are visited an iteration.
+
+    The outcome's rows are those of the blocks, in a list. After Ctrl-C it is that of the last whole iteration; rows
+    that were visited since then have moved on. Memory: what rows keep, and two blocks.
+    """
+    objective, seconds, rows, state = [], [], [], None
+    converged = failed = interrupted = False
+    try:
+        for k in range(stream.blocks):
+            block = stream.block(k)
+            begun, kept = begin(method, first(k, block), block)
+            state = begun if state is None else state
+            rows.append(kept)
+        while len(objective) < max_iter and not (converged or failed):
+            state = _iteration(method, state, rows, stream, stream.visits(len(objective), many))
+            converged, failed = (bool(a) for a in _ended(method, state))
+            objective.append(float(state.objective))
+            seconds.append(time.perf_counter() - began)
+            if callback is not None:
+                callback(Progress(phase, len(objective), max_iter, objective[-1], seconds[-1]))
+    except KeyboardInterrupt:
+        interrupted = True
+        if state is None:
+            raise
+    trace = trace_of(phase, np.array(objective), np.array(seconds))
+    return Outcome(state, rows, converged, interrupted, trace)
+
+
+def _iteration(
+    method: AbstractMethod, state: Any, rows: list[Any], stream: Blocks, visited: list[int]
+) -> Any:
+    """Every sweep over the blocks that are visited; `rows` are replaced by what they have become."""
+    for number in range(len(method.sweeps())):
+        total, before = None, None
+        for k in visited:
+            block = stream.block(k)
+            jax.block_until_ready(
+                before
+            )  # two blocks at a time: one that is computed, one that is made dense
+            rows[k], part = _local(method, rows[k], state, block, number=number)
+            before = rows[k]
+            total = part if total is None else _added(total, part)
+        state = _update(method, state, total, number=number)
+    return state
