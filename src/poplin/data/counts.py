@@ -148,6 +148,17 @@ def as_covariates(
     return x, _offsets(offset, table, added, [])
 
 
+def some_rows(counts: Counts, chosen: np.ndarray | slice) -> Counts:
+    """Rows of a table, dense, with all that goes with them."""
+    return counts._replace(
+        y=held.dense_rows(counts.y, chosen),
+        x=counts.x[chosen],
+        offset=counts.offset[chosen],
+        weights=counts.weights[chosen],
+        row_names=tuple(np.array(counts.row_names, dtype=object)[chosen]),
+    )
+
+
 def _checked_table(table: CountTable) -> tuple[Any, Names, Names]:
     y = table.values
     n, p = y.shape

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from poplin._errors import InputError
+
 MOST_DENSE = 50_000_000  # entries of a table that is made dense at the door
 PIECE = 4_000_000  # entries that are made dense together
 
@@ -26,10 +28,28 @@ def is_large(values: Any) -> bool:
 
 
 def as_held(values: Any) -> Any:
-    """A sparse table by rows, in double precision, each entry once."""
-    held = values.tocsr().astype(np.float64)
-    held.sum_duplicates()
-    return held
+    """A sparse table by rows, in double precision, each entry once; the one that came in stays as it is."""
+    from scipy.sparse import csr_array  # loaded already: the table is one of its own
+
+    found = csr_array(values, dtype=np.float64)
+    if not found.has_canonical_format:
+        found = found.copy()
+        found.sum_duplicates()
+    return found
+
+
+def check_dense(y: Any, what: str) -> None:
+    """Raises `InputError` for a table that stays sparse, where `what` is asked for that needs a dense one."""
+    if is_held_sparse(y):
+        raise InputError(
+            f"{what} needs all counts dense, and Y is sparse with {y.shape[0]} x {y.shape[1]} entries, too many for "
+            "that. Ask for it on a part of the rows or columns."
+        )
+
+
+def smallest(offset: np.ndarray) -> np.ndarray:
+    """An offset without the repetition of a broadcast view."""
+    return offset[tuple(slice(0, 1) if s == 0 else slice(None) for s in offset.strides)]
 
 
 def dense_rows(y: Any, chosen: np.ndarray | slice) -> np.ndarray:
@@ -41,6 +61,11 @@ def dense_rows(y: Any, chosen: np.ndarray | slice) -> np.ndarray:
 def dense_column(y: Any, column: int) -> np.ndarray:
     """One column (n,)."""
     return y[:, [column]].toarray()[:, 0] if is_held_sparse(y) else y[:, column]
+
+
+def entries(y: Any, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Single counts (m,), by row and column."""
+    return np.asarray(y[rows, columns], dtype=float).ravel()
 
 
 def column_sums(y: Any, weights: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from poplin._errors import InputError
+from poplin.data import held
 from poplin.data.checks import check_counts
 from poplin.data.offsets_wrench import log_factors as _wrench
 from poplin.data.tables import CountTable, Names, as_table, column_defaults, listed, row_defaults
@@ -31,7 +32,7 @@ def tss(counts: Any) -> np.ndarray:
     >>> np.exp(tss([[1, 2, 3], [2, 4, 6]])).round(6).tolist()
     [6.0, 12.0]
     """
-    return np.log(_checked(counts).sum(axis=1))
+    return np.log(held.row_sums(_checked(counts, sparse=True)))
 
 
 def rle(counts: Any, *, positive: bool = False) -> np.ndarray:
@@ -184,7 +185,7 @@ def by_name(name: str, values: Any, rows: Names | None = None, columns: Names | 
             "numbers on the log scale, for example offset=numpy.log(depth)."
         )
     if name.lower() == "none":
-        return np.zeros(len(values))
+        return np.zeros(values.shape[0])
     return NAMED[name.lower()](CountTable(values, rows, columns))
 
 
@@ -205,19 +206,21 @@ def check_needs_no_counts(offset: Any) -> None:
         )
 
 
-def _checked(counts: Any) -> np.ndarray:
-    """Counts as float64, all there, with something in every row."""
+def _checked(counts: Any, *, sparse: bool = False) -> Any:
+    """Counts as float64, all there, with something in every row; `sparse`: a large sparse table may stay one."""
     table = as_table(counts)
+    if not sparse:
+        held.check_dense(table.values, "An offset that compares rows")
     n, p = table.values.shape
     rows, columns = table.row_names or row_defaults(n), table.column_names or column_defaults(p)
     y = check_counts(table.values, rows, columns)
-    missing = np.asarray(np.isnan(y).any(axis=1))
+    missing = held.missing(y) > 0
     if missing.any():
         raise InputError(
             f"An offset cannot be computed from rows with missing counts: {listed(_which(missing, rows))}. Give "
             "it as numbers on the log scale."
         )
-    empty = y.sum(axis=1) == 0
+    empty = held.row_sums(y) == 0
     if empty.any():
         raise InputError(
             f"An offset cannot be computed from rows in which every count is 0: {listed(_which(empty, rows))}. "

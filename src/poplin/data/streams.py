@@ -24,11 +24,10 @@ class Stream:
     The last block is filled with rows of weight zero. A column without a count has half a one, as in `blocks.as_block`.
     """
 
-    def __init__(self, counts: Counts, *, seed: int, kind: Any, entries: int = ENTRIES) -> None:
+    def __init__(self, counts: Counts, *, seed: int, kind: Any) -> None:
         n, p = counts.y.shape
         self.counts, self.kind, self.seed = counts, kind, seed
-        self.rows = max(1, min(n, entries // p))
-        self.blocks = -(-n // self.rows)
+        self.blocks = -(-n // max(1, ENTRIES // p))
         self.rows = -(-n // self.blocks)
         self.whole = float(np.sum(counts.weights))
         self._order = np.random.default_rng([seed, n]).permutation(n)
@@ -40,11 +39,12 @@ class Stream:
         lacking = self.rows - len(chosen)
         chosen = np.concatenate([chosen, np.repeat(self._order[:1], lacking)])
         y, offset = dense_rows(self.counts.y, chosen), self.counts.offset[chosen]
-        for column, level in self._filled:
-            y[:, column] = np.where(np.isnan(y[:, column]), np.nan, np.exp(offset[:, column] + level))
         weights = self.counts.weights[chosen]
         weights[self.rows - lacking :] = 0.0
         block = as_block(y, self.counts.x[chosen], offset, weights, prior=False, kind=self.kind)
+        for column, level in self._filled:
+            part = np.where(np.isnan(y[:, column]), 0.0, np.exp(offset[:, column] + level))
+            block = block._replace(y=block.y.at[:, column].set(part))
         return block._replace(index=jnp.asarray(chosen))
 
     def visits(self, iteration: int, many: int) -> list[int]:

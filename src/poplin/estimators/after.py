@@ -5,6 +5,7 @@ are turned here into what is reported (w in principal axes, or Z - XB).
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,8 +15,9 @@ import numpy as np
 from poplin import starts
 from poplin._compile import compiled
 from poplin._errors import InputError
+from poplin.data import held
 from poplin.data.blocks import NO_EXPOSURE, Block, as_block
-from poplin.data.counts import Counts
+from poplin.data.counts import Counts, some_rows
 from poplin.data.tables import listed
 from poplin.estimators import embedding
 from poplin.estimators.driver import Result
@@ -39,7 +41,6 @@ def attributes(result: Result) -> dict[str, Any]:
     axes, eigenvalues, _ = principal_axes(result.loadings)
     return {
         "coef_": result.coef,
-        "covariance_": result.loadings @ result.loadings.T,
         "loadings_": None if result.direct else axes * np.sqrt(eigenvalues),
         "components_": axes,
         "eigenvalues_": eigenvalues,
@@ -137,6 +138,8 @@ def training_latent(result: Result, counts: Counts) -> Moments:
     """`latent_mean_` and `latent_variance_`."""
     if result.encoder is not None:
         return embedding.embedded(result.encoder, Model(*_arrays(result)), counts)
+    if held.is_held_sparse(counts.y):
+        return latent(result, counts)
     block = training_block(counts)
     if _uses_diagonal(result) and result.rows is not None and (counts.weights > 0).all():
         mean, variance = (jnp.asarray(a) for a in result.rows)
@@ -148,7 +151,19 @@ def latent(result: Result, counts: Counts) -> Moments:
     """Mean and variance of rows' latent positions under the fitted parameters."""
     if result.encoder is not None:
         return embedding.embedded(result.encoder, Model(*_arrays(result)), counts)
-    return _latent(result, new_block(counts._replace(weights=np.ones_like(counts.weights))))
+    return _by_pieces(counts, lambda part: _latent(result, _new_rows(part)))
+
+
+def _new_rows(counts: Counts) -> Block:
+    return new_block(counts._replace(weights=np.ones_like(counts.weights)))
+
+
+def _by_pieces(counts: Counts, ask: Callable[[Counts], Any]) -> Any:
+    """What is asked of rows one by one; of a sparse table, of as many at a time as are dense together."""
+    if not held.is_held_sparse(counts.y):
+        return ask(counts)
+    found = [ask(some_rows(counts, rows)) for rows in held.pieces(*counts.y.shape)]
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
 
 def _latent(result: Result, block: Block) -> Moments:
@@ -160,13 +175,18 @@ def _latent(result: Result, block: Block) -> Moments:
 
 def position(result: Result, counts: Counts) -> Moments:
     """Mean and variance of Z of every column, seen or not, by the full Gaussian of each row, (n, p)."""
-    block = new_block(counts)
-    mean, variance = _full_moments(result, block, _arrays(result)[1].T)
-    return mean + np.asarray(block.x) @ result.coef, variance
+
+    def of(part: Counts) -> Moments:
+        mean, variance = _full_moments(result, new_block(part), _arrays(result)[1].T)
+        return mean + part.x @ result.coef, variance
+
+    return _by_pieces(counts, of)
 
 
 def bound(result: Result, counts: Counts) -> float:
     """The bound of the training rows at the fitted parameters, in the fit's Gaussian family."""
+    if held.is_held_sparse(counts.y):
+        return _bound_by_pieces(result, counts)
     block = training_block(counts)
     if result.encoder is not None:
         return embedding.bound(result.encoder, Model(*_arrays(result)), block)
@@ -179,9 +199,24 @@ def bound(result: Result, counts: Counts) -> float:
     return diagonal_rows(result, block)[2]
 
 
+def _bound_by_pieces(result: Result, counts: Counts) -> float:
+    """The same of a sparse table, whose columns without a count are left as they are."""
+    weights = counts.weights
+    if result.posterior == "full":
+        rows = _by_pieces(counts, lambda part: np.asarray(fit_rows(new_block(part), *_arrays(result)).bound))
+        return float(weights @ rows)
+    parts = (some_rows(counts, rows) for rows in held.pieces(*counts.y.shape))
+    return float(sum(diagonal_rows(result, new_block(part))[2] for part in parts))
+
+
 def row_scores(result: Result, counts: Counts, *, seed: int, khat: bool = False) -> RowLikelihood:
-    """Importance-sampled log-likelihood of each row."""
-    return row_loglik(jax.random.key(seed), new_block(counts), *_arrays(result), draws=DRAWS, khat=khat)
+    """Importance-sampled log-likelihood of each row; of a sparse table its pieces share the numbers of their draws."""
+    key = jax.random.key(seed)
+
+    def of(part: Counts) -> RowLikelihood:
+        return row_loglik(key, new_block(part), *_arrays(result), draws=DRAWS, khat=khat)
+
+    return _by_pieces(counts, of)
 
 
 def doubtful(scores: RowLikelihood, names: tuple[str, ...]) -> str | None:

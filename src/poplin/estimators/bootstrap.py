@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from poplin._errors import ConvergenceWarning, DataWarning, InputError
+from poplin.data.held import check_dense
 from poplin.fit import Progress
 from poplin.inference.summary import OF_A_RUN
 
@@ -34,6 +35,7 @@ def replicates(fit: Any, count: int) -> Replicates:
     """
     if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 2:
         raise InputError(f"n_boot={count!r}: wanted is a whole number, 2 or more (200 for standard errors).")
+    check_dense(fit.counts_.y, "The bootstrap (n_boot)")
     settings, began, found = fit.get_params(), time.perf_counter(), []
     tell = settings["callback"]
     settings |= dict.fromkeys(OF_A_RUN) | {"formula": None, "rank": _rank(fit)}

@@ -18,6 +18,7 @@ from poplin._errors import InputError
 from poplin._precision import double_precision
 from poplin.data.blocks import as_block
 from poplin.data.counts import Counts
+from poplin.data.held import check_dense
 from poplin.estimators import driver, recipes
 from poplin.estimators.phases import Recipe
 from poplin.estimators.pln import PLN
@@ -169,6 +170,7 @@ def _compared(sides: tuple[Side, Side], results: tuple[Any, Any], key: jax.Array
     with double_precision():
         placed = []
         for (counts, _, _), result in zip(sides, results, strict=True):
+            check_dense(counts.y, "The likelihood-ratio test")
             block = as_block(counts.y, counts.x, counts.offset, counts.weights, prior=False)
             placed.append(Placed(block, result.coef, result.loadings))
         return paired_loglik(key, placed[0], placed[1], draws=draws)

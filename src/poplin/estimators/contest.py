@@ -19,6 +19,7 @@ from poplin import starts
 from poplin._precision import double_precision
 from poplin.data.blocks import NO_EXPOSURE
 from poplin.data.counts import Counts, check_basis
+from poplin.data.held import check_dense
 from poplin.estimators import driver, recipes
 from poplin.estimators.path import Fit, Part, RankPath, direct_fit, parts, scores_of, whole
 from poplin.estimators.phases import Recipe, Settings
@@ -54,6 +55,7 @@ class Contest:
     def __init__(
         self, counts: Counts, settings: dict[str, Any], criteria: tuple[str, ...], labels: np.ndarray
     ) -> None:
+        check_dense(counts.y, "The choice among models")
         self.counts, self.criteria, self.labels = counts, criteria, labels
         self.basis = None
         if settings["basis"] is not None:

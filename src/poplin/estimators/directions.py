@@ -14,7 +14,9 @@ import numpy as np
 from poplin._compile import caught_up
 from poplin._errors import InputError
 from poplin.data.blocks import Block
-from poplin.estimators import phases, recipes
+from poplin.data.counts import Counts
+from poplin.data.held import is_held_sparse
+from poplin.estimators import phases, recipes, streamed
 from poplin.inference.coordinates import Coordinates, bound_coordinates, coordinates
 from poplin.inference.information import Information, Request, ahead, information
 from poplin.inference.sandwich import AbstractFamily, DiagonalFamily, full_family, profiled
@@ -64,7 +66,7 @@ def free_directions(fit: Any) -> Free:
     if settings["rank"] == "auto":
         settings = settings | {"rank": result.loadings.shape[1]}
     recipe = recipes.recipe(counts, **{k: settings[k] for k in ("covariance", "rank", "basis")})
-    block = recipes.training_block(counts)
+    block = recipes.training_block(_seen(counts, settings["random_state"]))
     model = Model(jnp.asarray(result.coef), jnp.asarray(result.loadings))
     basis = np.asarray(recipe.loadings.basis) if isinstance(recipe.loadings, BorrowedBasis) else None
     weights = np.asarray(block.weights)
@@ -75,6 +77,14 @@ def free_directions(fit: Any) -> Free:
     diagonal = result.posterior == "diagonal"
     here = bound_coordinates(recipe.shape, recipe.loadings, model, diagonal=diagonal)
     return Free(block, here, basis, recipe.shape, mean_rate, usual, result)
+
+
+def _seen(counts: Counts, seed: int) -> Counts:
+    """The rows that information is taken from: of a sparse table a sample, which weighs as much as all."""
+    if not is_held_sparse(counts.y):
+        return counts
+    part = streamed.sample(counts, seed)
+    return part._replace(weights=part.weights * (counts.weights.sum() / part.weights.sum()))
 
 
 def _expected_rates(block: Block, model: Model, share: float) -> np.ndarray:

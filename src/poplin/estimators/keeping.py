@@ -11,6 +11,7 @@ import numpy as np
 from poplin._errors import InputError
 from poplin.data.counts import Counts
 from poplin.data.formula import design_from_json, design_to_json
+from poplin.data.held import is_held_sparse, smallest
 from poplin.estimators import encoding, esteps
 from poplin.estimators.driver import Result
 from poplin.inference.summary import OF_A_RUN
@@ -23,8 +24,8 @@ def save(fit: Any, path: Any) -> None:
     """Write a fitted model to `path` (.npz)."""
     result, counts = fit.result_, fit.counts_
     arrays = {"coef": result.coef, "loadings": result.loadings}
-    arrays |= {f"counts_{name}": np.asarray(getattr(counts, name)) for name in ("y", "x", "weights")}
-    arrays["counts_offset"] = _smallest(counts.offset)
+    arrays |= {"counts_x": counts.x, "counts_weights": counts.weights} | _counts_as_arrays(counts.y)
+    arrays["counts_offset"] = smallest(counts.offset)
     if result.rows is not None:
         arrays |= {"rows_mean": result.rows[0], "rows_variance": result.rows[1]}
     arrays |= {f"trace_{name}": column for name, column in result.trace.items()}
@@ -47,9 +48,23 @@ def save(fit: Any, path: Any) -> None:
     write_npz(path, arrays, meta)
 
 
-def _smallest(offset: np.ndarray) -> np.ndarray:
-    """An offset without the repetition of a broadcast view."""
-    return offset[tuple(slice(0, 1) if s == 0 else slice(None) for s in offset.strides)]
+def _counts_as_arrays(y: Any) -> dict[str, np.ndarray]:
+    """The counts, dense or by the entries of each row."""
+    if not is_held_sparse(y):
+        return {"counts_y": y}
+    parts = {"data": y.data, "indices": y.indices, "indptr": y.indptr, "shape": np.array(y.shape)}
+    return {f"counts_y_{name}": array for name, array in parts.items()}
+
+
+def _counts_from(arrays: dict[str, np.ndarray]) -> Any:
+    if "counts_y_data" not in arrays:
+        return arrays["counts_y"]
+    from scipy.sparse import csr_array
+
+    data, indices, indptr, shape = (
+        arrays[f"counts_y_{name}"] for name in ("data", "indices", "indptr", "shape")
+    )
+    return csr_array((data, indices, indptr), shape=tuple(shape))
 
 
 def load(face: type, path: Any) -> Any:
@@ -66,7 +81,7 @@ def _rebuilt(face: type, arrays: dict[str, np.ndarray], meta: dict[str, Any]) ->
     settings["method"] = esteps.from_plain(settings["method"])
     for name in ("covariance", "basis"):
         settings[name] = arrays.get(f"setting_{name}", settings[name])
-    y = arrays["counts_y"]
+    y = _counts_from(arrays)
     names = {k: tuple(meta[k]) for k in ("row_names", "column_names", "covariate_names", "notes")}
     counts = Counts(
         y=y,

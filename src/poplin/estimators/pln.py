@@ -66,7 +66,6 @@ class PLN(AbstractAsked, AbstractEstimator):
     """
 
     coef_: np.ndarray
-    covariance_: np.ndarray
     loadings_: np.ndarray | None
     components_: np.ndarray
     eigenvalues_: np.ndarray
@@ -153,6 +152,11 @@ class PLN(AbstractAsked, AbstractEstimator):
         self.coding_ = Coding(counts.column_names, counts.covariate_names, counts.design)
         self.n_features_in_ = len(counts.column_names)
         vars(self).update(after.attributes(result))  # into __dict__: `elbo_` may be among them
+
+    @cached_property
+    def covariance_(self) -> np.ndarray:
+        """Sigma = C C' (p, p), made when it is first asked for: with many columns it is the largest part of a fit."""
+        return self.result_.loadings @ self.result_.loadings.T
 
     @cached_property
     def latent_mean_(self) -> np.ndarray:

@@ -18,8 +18,8 @@ from poplin import passes
 from poplin._compile import compiled
 from poplin._errors import InputError
 from poplin.data.blocks import Block
-from poplin.data.counts import Counts
-from poplin.data.held import dense_rows, is_held_sparse, largest
+from poplin.data.counts import Counts, some_rows
+from poplin.data.held import is_held_sparse, largest
 from poplin.data.streams import Stream
 from poplin.estimators import phases, recipes
 from poplin.estimators.phases import Fitted, Recipe, Settings
@@ -56,18 +56,12 @@ def wanted(counts: Counts, method: Any) -> bool:
     return method == "ml" and (is_held_sparse(counts.y) or n * p >= LARGE)
 
 
-def sample(counts: Counts, seed: int, most: int) -> Counts:
-    """Rows at random, dense, with weights that add up to those of all rows; rows of weight 0 are not among them."""
+def sample(counts: Counts, seed: int) -> Counts:
+    """Rows at random, dense; rows of weight 0 are not among them."""
     used = np.flatnonzero(counts.weights > 0)
-    random = np.random.default_rng([seed, 7])
+    random, most = np.random.default_rng([seed, 7]), max(SAMPLE_ENTRIES // counts.y.shape[1], SAMPLE_ROWS)
     chosen = np.sort(random.choice(used, min(most, len(used)), replace=False))
-    return counts._replace(
-        y=dense_rows(counts.y, chosen),
-        x=counts.x[chosen],
-        offset=counts.offset[chosen],
-        weights=counts.weights[chosen],
-        row_names=tuple(counts.row_names[i] for i in chosen),
-    )
+    return some_rows(counts, chosen)
 
 
 def fit(
@@ -84,9 +78,8 @@ def fit(
     Iterations that see a part of the rows are quick to come near, but their noise is that of so few rows. So a sketch
     by them goes before iterations that see all.
     """
-    p = counts.y.shape[1]
     key = jax.random.key(seed)
-    part = recipes.training_block(sample(counts, seed, max(SAMPLE_ENTRIES // p, SAMPLE_ROWS)))
+    part = recipes.training_block(sample(counts, seed))
     done = [start(part)]
     where = phases.chain_start(recipe, part, done[0], key)
     whole = float(np.sum(counts.weights))
@@ -97,7 +90,7 @@ def fit(
     words = "All rows but a sample wait: the fit was interrupted before they were visited."
     if not done[-1].outcome.interrupted:
         stream = Stream(counts, seed=seed, kind=_kind(counts))
-        words = f"Rows were dense {stream.rows} at a time."
+        words = f"The fit went over blocks of rows, {stream.rows} of them dense at a time."
         done += _walks(phases.with_shrinkage(recipe, kappa), stream, where.first, main)
     return Streamed(done, kappa, words)
 

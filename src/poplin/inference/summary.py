@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from poplin.data import held
 from poplin.data.counts import Counts
 
 if TYPE_CHECKING:  # it brings JAX, and the command line shows its help without
@@ -33,7 +34,7 @@ class Fitted(Protocol):
     """What the face of poplin reads of a fitted model; axis letters as everywhere (n, p, d, q)."""
 
     coef_: np.ndarray
-    covariance_: np.ndarray
+    covariance_: Any
     loadings_: np.ndarray | None
     components_: np.ndarray
     eigenvalues_: np.ndarray
@@ -115,10 +116,10 @@ def data_words(fit: Fitted) -> str:
     """Size, share of zeros and what else entered, in one line."""
     counts = fit.counts_
     n, p = counts.y.shape
-    zeros = float(np.mean(counts.y == 0))
-    words = f"{n} rows, {p} columns, {np.nansum(counts.y):.0f} counted, {zeros:.0%} zeros"
+    total, zeros = held.row_sums(counts.y).sum(), held.zeros(counts.y)
+    words = f"{n} rows, {p} columns, {total:.0f} counted, {zeros:.0%} zeros"
     words += f"; {len(counts.covariate_names)} covariates" if len(counts.covariate_names) != 1 else ""
-    words += "" if not np.any(counts.offset) else "; with an offset"
+    words += "" if not np.any(held.smallest(counts.offset)) else "; with an offset"
     return words + ("" if np.all(counts.weights == 1) else "; weighted rows")
 
 

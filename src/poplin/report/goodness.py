@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from poplin.data import held
+from poplin.data.counts import Counts
 from poplin.inference.summary import Fitted
 
 MOST_DRAWS = 4_000_000  # Poisson draws in all, for expected frequencies
@@ -52,7 +54,7 @@ def frequencies(
     p = counts.y.shape[1]
     limit = max(draws // (FEWEST_TABLES * p), 2)
     taken = np.sort(random.choice(rows, min(len(rows), limit), replace=False))
-    y, center = counts.y[taken], _centers(fit, taken)
+    y, center = held.dense_rows(counts.y, taken), _centers(fit, taken)
     root = fit.components_ * np.sqrt(np.maximum(fit.eigenvalues_, 0))
     tables = int(np.clip(draws // y.size, FEWEST_TABLES, MOST_TABLES))
     here = slice(None) if column is None else [counts.column_names.index(column)]
@@ -100,17 +102,27 @@ def residuals(fit: Fitted, *, seed: int = 0, most: int = MOST_ENTRIES) -> Residu
 
     random = np.random.default_rng(seed)
     counts = fit.counts_
-    known = np.flatnonzero((~np.isnan(counts.y) & (counts.weights > 0)[:, None]).ravel())
-    taken = np.sort(random.choice(known, min(len(known), most), replace=False))
-    i, j = np.divmod(taken, counts.y.shape[1])
-    y = counts.y[i, j]
+    i, j, known = _entries(counts, random, most)
+    y = held.entries(counts.y, i, j)
     center = counts.offset[i, j] + np.einsum("md,dm->m", counts.x[i], fit.coef_[:, j])
     variance = np.diag(fit.covariance_)[j]
     below, above = (marginal_cdf(at, center, variance) for at in (y - 1, y))
     share = below + random.uniform(size=len(y)) * (above - below)
     tiny = np.finfo(float).tiny
     value = ndtri(np.clip(share, tiny, 1 - np.finfo(float).epsneg))
-    return Residuals(value, np.exp(center + variance / 2), len(known))
+    return Residuals(value, np.exp(center + variance / 2), known)
+
+
+def _entries(counts: Counts, random: np.random.Generator, most: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Rows and columns of at most so many counts that are there, in rows that are used; how many there are."""
+    p = counts.y.shape[1]
+    if held.is_held_sparse(counts.y):
+        rows = np.flatnonzero(counts.weights > 0)
+        taken = np.unique(random.integers(0, len(rows) * p, most))
+        return rows[taken // p], taken % p, len(rows) * p
+    known = np.flatnonzero((~np.isnan(counts.y) & (counts.weights > 0)[:, None]).ravel())
+    taken = np.sort(random.choice(known, min(len(known), most), replace=False))
+    return *np.divmod(taken, p), len(known)
 
 
 def marginal_cdf(y: np.ndarray, center: np.ndarray, variance: np.ndarray) -> np.ndarray:

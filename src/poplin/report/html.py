@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from poplin.data.held import smallest
 from poplin.inference import summary
 from poplin.inference.summary import Fitted
 from poplin.report import figures, figures_fit, goodness, page_data, verdicts, views
@@ -120,7 +121,7 @@ def _checked(fit: Fitted) -> dict[str, Any]:
 def _equation(fit: Fitted) -> list[str]:
     """The model in symbols, one line each, for the form that was fitted."""
     factor = fit.loadings_ is not None
-    offset = "o_ij + " if np.any(fit.counts_.offset) else ""
+    offset = "o_ij + " if np.any(smallest(fit.counts_.offset)) else ""
     latent = "c_j' w_i" if factor else "z_ij"
     law = "w_i ~ N(0, I)" if factor else "z_i ~ N(0, Sigma)"
     return [f"count_ij ~ Poisson(exp({offset}x_i' b_j + {latent}))", law]
@@ -140,7 +141,7 @@ def _methods_paragraph(fit: Fitted) -> str:
         f"Counts of {p} columns in {n} rows were modelled by a Poisson-lognormal model",
         "(Aitchison and Ho 1989)",
         f"with {covariates}" if covariates else "with an intercept for each column",
-        "and log-scale offsets" if np.any(counts.offset) else "",
+        "and log-scale offsets" if np.any(smallest(counts.offset)) else "",
         f"and a residual covariance of the form: {summary.shape_words(fit)}.",
         f"It was fitted by {summary.method_words(fit)} with poplin {_version('poplin')} (seed {seed});",
         f"shrinkage of the covariance: {summary.shrinkage_words(fit)}.",

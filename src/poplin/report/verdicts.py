@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from poplin.data import held
 from poplin.data.tables import listed
 from poplin.inference import summary
 from poplin.inference.summary import LARGEST_KHAT, Fitted
@@ -72,7 +73,7 @@ def _zeros(found: goodness.Frequencies) -> Verdict:
 
 def _rare(fit: Fitted) -> Verdict:
     counts = fit.counts_
-    total = np.nansum(counts.y[counts.weights > 0], axis=0)
+    total = held.column_sums(counts.y, 1.0 * (counts.weights > 0))
     rare = [counts.column_names[j] for j in np.flatnonzero(total < RARE)]
     if not rare:
         return Verdict("Rare columns", True, f"Every column was counted {RARE} times or more.")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from poplin.data import held
 from poplin.inference.summary import Fitted, measure
 
 AXES_OF_A_DIRECT_FORM = 10  # of its p axes, how many go into the files and the figures
@@ -88,7 +89,8 @@ def heat_map(fit: Fitted, *, most: int = 300) -> HeatMap:
     (optimal leaf ordering, Bar-Joseph et al. 2001).
     """
     p = fit.covariance_.shape[0]
-    seen = np.sort(np.argsort(-np.nansum(fit.counts_.y, axis=0), kind="stable")[:most])
+    total = held.column_sums(fit.counts_.y, np.ones(len(fit.counts_.weights)))
+    seen = np.sort(np.argsort(-total, kind="stable")[:most])
     covariance = fit.covariance_[np.ix_(seen, seen)]
     correlation = correlations(covariance)
     order = _clustered(correlation) if len(seen) > 2 else np.arange(len(seen))
