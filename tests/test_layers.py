@@ -24,7 +24,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "src" / "poplin"
 ROOMS = (
     "_errors | _axes | _compile | _precision < data < models < rows < updates | starts < methods < store < fit < "
-    "passes < inference < estimators < poplin < studies | report | tl | datasets < progress < demo | job < cli < __main__"
+    "passes < inference < estimators < poplin < studies | report | tl | datasets < progress < demo | job < cli < "
+    "__main__"
 )
 FLOOR = {room: i for i, rooms in enumerate(ROOMS.split(" < ")) for room in rooms.split(" | ")}
 HEAVY = {"sklearn", "anndata", "pandas", "matplotlib", "pooch", "rich", "typer"}
