@@ -45,8 +45,8 @@ def half_a_count(y: np.ndarray, offset: np.ndarray, weights: np.ndarray) -> np.n
     return filled
 
 
-def as_block(y, x, offset, weights, *, first: int = 0, prior: bool = True) -> Block:
-    """Device arrays for rows that passed the door; `prior` adds half a count to columns without any."""
+def as_rows(y, x, offset, weights, *, first: int = 0, prior: bool = True) -> Block:
+    """Rows that passed the door, still in the host's memory; `prior` adds half a count to columns without any."""
     missing = np.isnan(y)
     seen = np.where(missing, 0.0, y)
     exposed = np.where(missing, NO_EXPOSURE, offset)
@@ -54,5 +54,10 @@ def as_block(y, x, offset, weights, *, first: int = 0, prior: bool = True) -> Bl
     if prior:
         seen = half_a_count(seen, exposed, weights)
     arrays = (seen, x, exposed, weights, constant)
-    on_device = [jnp.asarray(a, dtype=jnp.float64) for a in arrays]
-    return Block(*on_device, index=jnp.arange(first, first + len(y)))
+    numbers = [np.asarray(a, dtype=np.float64) for a in arrays]
+    return Block(*numbers, index=np.arange(first, first + len(y)))  # type: ignore[arg-type]
+
+
+def as_block(y, x, offset, weights, *, first: int = 0, prior: bool = True) -> Block:
+    """Device arrays for rows that passed the door; `prior` adds half a count to columns without any."""
+    return Block(*(jnp.asarray(a) for a in as_rows(y, x, offset, weights, first=first, prior=prior)))

@@ -12,6 +12,7 @@ from poplin._errors import InputError
 from poplin._precision import double_precision
 from poplin.data.blocks import Block
 from poplin.data.counts import Counts
+from poplin.data.placing import on_host, rows_in
 from poplin.estimators import checkpoints, esteps, phases, recipes
 from poplin.estimators.ahead import compile_ahead
 from poplin.estimators.phases import Fitted, Recipe, Settings
@@ -86,7 +87,7 @@ def fit(counts: Counts, settings: dict[str, Any], began: float, *, keeper: Keepe
     with double_precision():
         model = recipes.recipe(counts, **{k: settings[k] for k in ("covariance", "rank", "basis")})
         model = recipes.unshrunk(model) if weight == 0 else model
-        block = recipes.training_block(counts)
+        block = recipes.spread_block(counts) if isinstance(method, str) else recipes.training_block(counts)
         key = jax.random.key(seed)
         if method == "variational":
             return _variational(model, block, main, weight or 0.0, starts, posterior, key)
@@ -129,7 +130,7 @@ def _another(method: Any, task: Task, posterior: str) -> Result:
 
 
 def _kappa(weight: float, block: Block) -> float:
-    return weight / (1 - weight) * float(np.sum(np.asarray(block.weights)))
+    return weight / (1 - weight) * float(np.sum(on_host(block.weights)))
 
 
 def _variational(
@@ -163,7 +164,7 @@ def _ml(
     done = [start]
     ready.chains.result()
     where = phases.chain_start(model, block, start, key)
-    rows = float(np.sum(np.asarray(block.weights)))
+    rows = float(np.sum(on_host(block.weights)))
     kappa = _kappa(weight or 0.0, block)
     if weight is None and isinstance(model.shape, Full) and not start.outcome.interrupted:
         pilot, where = phases.ml_phase(
@@ -186,7 +187,7 @@ def _result(
 ) -> Result:
     outcome = end.outcome
     shrunk = weight if isinstance(model.shape, Full) else 0.0
-    rows = None if end.rows is None else tuple(np.asarray(a) for a in end.rows)
+    rows = None if end.rows is None else tuple(on_host(a)[: rows_in(block)] for a in end.rows)
     return Result(
         coef=np.asarray(end.model.coef),
         loadings=np.asarray(end.model.loadings),

@@ -21,6 +21,7 @@ from poplin.data.blocks import Block
 from poplin.estimators import checkpoints
 from poplin.estimators.checkpoints import Kept, Place
 from poplin.methods.method import AbstractMethod
+from poplin.methods.spread import over_devices
 
 
 class Settings(NamedTuple):
@@ -119,7 +120,7 @@ def run(
     `remains` picks what of the rows is needed when it is over; the outcome has only that.
     """
     keeper = settings.keeper
-    keeping = None
+    keeping, method = None, over_devices(method, first, block)
     if keeper is not None:
         kept, (state, rows) = keeper.found(phase), loop.shapes(method, first, block)
         if kept is not None and kept.over:
