@@ -130,7 +130,7 @@ def run(
     while steps < max_iter and not (converged or failed or interrupted):
         entered = time.perf_counter()
         try:
-            most = agreed(min(budget, max_iter - steps, CHUNK, _until_kept(keeping, steps)))
+            most = agreed(min(budget, max_iter - steps, CHUNK, _until_kept(keeping, steps)), block)
             state, rows, values, taken, converged, failed = _advance(
                 method, state, rows, block, jnp.asarray(most)
             )

@@ -59,8 +59,8 @@ class Layout(NamedTuple):
         if axis != NOWHERE:
             each = array.shape[axis] // self.rows
             none = np.arange(each * (self.filled - self.rows))
-            fill = np.take(array, none % each, axis=axis) if fill is None else fill
-            array = np.concatenate([array, fill], axis=axis) if none.size else array
+            rest = np.take(array, none % each, axis=axis) if fill is None else fill
+            array = np.concatenate([array, rest], axis=axis) if none.size else array
         how = NamedSharding(self.mesh, along(axis))
         return jax.make_array_from_callback(array.shape, how, lambda part: array[part])
 
@@ -157,9 +157,9 @@ def row_by_row(function: Callable[..., Any], block: Block, *shared: Any) -> Any:
     return jax.jit(piecewise)(block, *shared)
 
 
-def agreed(number: int) -> int:
-    """The first process' number, in every process: what clocks say differs, and steps must be taken together."""
-    if jax.process_count() == 1:
+def agreed(number: int, block: Block) -> int:
+    """The first process' number, wherever rows of the block are: clocks differ, steps are taken together."""
+    if getattr(block.y, "is_fully_addressable", True):
         return number
     from jax.experimental import multihost_utils
 

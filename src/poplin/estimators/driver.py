@@ -13,7 +13,7 @@ from poplin._precision import double_precision
 from poplin.data.blocks import Block
 from poplin.data.counts import Counts
 from poplin.data.placing import on_host, rows_in
-from poplin.estimators import checkpoints, esteps, phases, recipes
+from poplin.estimators import checkpoints, esteps, joint, phases, recipes
 from poplin.estimators.ahead import compile_ahead
 from poplin.estimators.phases import Fitted, Recipe, Settings
 from poplin.estimators.resuming import Keeper
@@ -84,6 +84,7 @@ def fit(counts: Counts, settings: dict[str, Any], began: float, *, keeper: Keepe
     starts = recipes.count(settings["n_init"], "n_init", least=1)
     seed = recipes.count(settings["random_state"], "random_state", least=0)
     main = main_settings(settings, began)._replace(keeper=keeper)
+    joint.check(counts, settings, keeper)
     with double_precision():
         model = recipes.recipe(counts, **{k: settings[k] for k in ("covariance", "rank", "basis")})
         model = recipes.unshrunk(model) if weight == 0 else model

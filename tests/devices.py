@@ -1,0 +1,157 @@
+"""Fits made on one device, on several, and by several processes: what they are, and a program that makes them.
+
+Start at `FITS`. `python -m tests.devices FILE NAME ...` writes the estimates of the fits of these names; with the
+variables of `poplin.cli.joining` it is one of several processes. `started` and `ended` run it, with a limit of time.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import poplin
+from tests.instances import TABLES, autoregressive, orthonormal, simulated
+
+ROOT = Path(__file__).resolve().parents[1]
+PATIENCE = 240.0  # seconds after which a program that hangs is killed; each needs a tenth of it
+ESTIMATES = ("coef_", "covariance_", "latent_mean_")
+STOP, EVERY = 12, 5  # iterations until a fit is stopped, and between two checkpoints
+FEW = {"shrinkage": 0, "max_iter": 5}
+
+
+class Case(NamedTuple):
+    """A table, as `PLN.fit` takes it, and the settings of a fit."""
+
+    table: dict[str, Any]
+    settings: dict[str, Any]
+
+
+def some(name: str, rows: int = 37) -> dict[str, Any]:
+    """Rows of an instance: no number of devices divides 37."""
+    return TABLES[name].rows(slice(rows)).arguments()
+
+
+def many(columns: int) -> dict[str, Any]:
+    """1001 rows, so that each has one chain only: with 50 columns in single precision.
+
+    Sigma is far from singular. Near it the short variational fit that chains begin from follows another path, and ends
+    elsewhere, where sums are taken in another order, on one device too.
+    """
+    return simulated(5, np.linalg.cholesky(0.6 * autoregressive(columns, 0.6)), n=1001).arguments()
+
+
+def tight(**settings: Any) -> dict[str, Any]:
+    """The bound, until its gradient is as good as zero: an expected gain of 1e-16 of the bound."""
+    return {"method": "variational", "tol": 1e-16} | settings
+
+
+FITS: dict[str, Case] = {
+    "bound": Case(some("missing"), tight()),
+    "bound, rank, two starts": Case(some("weighted"), tight(rank=2, n_init=2)),
+    "bound, basis": Case(some("empty column"), tight(basis=orthonormal(4, 2))),
+    "bound, full Gaussians": Case(some("missing"), tight(posterior="full", tol=1e-11)),
+    "bound, fewer rows than devices": Case(some("plain", 5), tight(covariance="spherical")),
+    "ml, begun": Case(some("missing"), FEW),
+    "ml, begun, rank": Case(some("weighted"), FEW | {"rank": 2}),
+    "ml, begun, one chain in single precision": Case(many(50), FEW),
+    "ml": Case(some("weighted"), {}),
+}
+
+
+def fitted(name: str, **more: Any) -> poplin.PLN:
+    """A fit without its warnings of convergence."""
+    case = FITS[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return poplin.PLN(**case.settings, **more).fit(**case.table)
+
+
+def estimates(name: str, **more: Any) -> dict[str, np.ndarray]:
+    """What is compared."""
+    fit = fitted(name, **more)
+    return {f"{name}: {part}": getattr(fit, part) for part in ESTIMATES}
+
+
+def stopped(name: str, path: Path) -> None:
+    """Begin a fit, and stop it in its main phase; its checkpoint stays."""
+
+    def tell(progress: Any) -> None:
+        if progress.phase in ("ml", "variational") and progress.iteration >= STOP:
+            raise KeyboardInterrupt
+
+    assert fitted(name, checkpoint=path, checkpoint_every=EVERY, callback=tell).interrupted_
+
+
+def free_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def started(words: list[str], folder: Path, *, processes: int = 1, devices: int = 1) -> list[Any]:
+    """Begin `python ...` in so many processes that know of each other, with so many devices each."""
+    port, begun = free_port(), []
+    for number in range(processes):
+        told = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        if processes > 1:
+            told["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{port}"
+            told |= {"JAX_NUM_PROCESSES": str(processes), "JAX_PROCESS_ID": str(number)}
+        paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+        heard = open(folder / f"heard{number}.txt", "w")
+        command = [sys.executable, *words]
+        environment = os.environ | told | {"PYTHONPATH": paths}
+        begun.append(subprocess.Popen(command, cwd=folder, env=environment, stdout=heard, stderr=heard))
+        heard.close()
+    return begun
+
+
+def ended(begun: list[Any], *, within: float = PATIENCE) -> list[int]:
+    """Wait for all; those that take longer are killed, and told by the exit code -9."""
+    for child in begun:
+        try:
+            child.wait(within)
+        except subprocess.TimeoutExpired:
+            child.kill()
+    return [child.wait() for child in begun]
+
+
+def heard(folder: Path, number: int) -> str:
+    """What a process said, on one line."""
+    return " ".join((folder / f"heard{number}.txt").read_text().split())
+
+
+def main() -> None:
+    """Make the fits; the first process writes. Those of which there is a checkpoint go on, and one is left of each."""
+    import jax
+
+    from poplin.cli import joining
+
+    if joining.MANY in os.environ:
+        joining.join()
+    made, folder = {}, Path(sys.argv[1]).absolute().parent
+    for name in sys.argv[2:]:
+        made |= estimates(name, **going_on(folder, name))
+        if (folder / f"{name}.npz").exists():
+            stopped(name, folder / f"{name}, again.npz")
+    if jax.process_index() == 0:
+        np.savez(sys.argv[1], devices=jax.device_count(), processes=jax.process_count(), **made)
+    if jax.process_count() > 1:
+        jax.distributed.shutdown()
+
+
+def going_on(folder: Path, name: str) -> dict[str, Any]:
+    """The settings that go on from a checkpoint, if there is one."""
+    path = folder / f"{name}.npz"
+    return {"checkpoint": path, "checkpoint_every": EVERY} if path.exists() else {}
+
+
+if __name__ == "__main__":
+    main()
