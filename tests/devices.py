@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,20 +135,39 @@ def program(*names: str) -> list[str]:
     return ["-m", "tests.devices", "out.npz", *names]
 
 
-def started(words: list[str], folder: Path, *, processes: int = 1, devices: int = 1) -> list[Any]:
+def by_name(number: int, processes: int, port: int) -> dict[str, str]:
+    """The variables that say to a process who takes part."""
+    told = {"JAX_NUM_PROCESSES": str(processes), "JAX_PROCESS_ID": str(number)}
+    return told | {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}"}
+
+
+def by_slurm(number: int, processes: int, port: int) -> dict[str, str]:
+    """What srun says to a process."""
+    told = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": str(processes)}
+    told |= {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)}
+    return told | {
+        "JAX_COORDINATOR_PORT": str(port)
+    }  # else it follows from the job's number, and may be taken
+
+
+def started(
+    words: list[str],
+    folder: Path,
+    *,
+    processes: int = 1,
+    devices: int = 1,
+    tell: Callable[[int, int, int], dict[str, str]] = by_name,
+) -> list[Any]:
     """Begin `python ...` in so many processes that know of each other, with so many devices each."""
     port, begun = free_port(), []
     for number in range(processes):
         told = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-        if processes > 1:
-            told["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{port}"
-            told |= {"JAX_NUM_PROCESSES": str(processes), "JAX_PROCESS_ID": str(number)}
+        told |= tell(number, processes, port) if processes > 1 else {}
         paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
-        heard = open(folder / f"heard{number}.txt", "w")
-        command = [sys.executable, *words]
         environment = os.environ | told | {"PYTHONPATH": paths}
-        begun.append(subprocess.Popen(command, cwd=folder, env=environment, stdout=heard, stderr=heard))
-        heard.close()
+        with open(folder / f"heard{number}.txt", "w") as heard:
+            how = {"cwd": folder, "env": environment, "stdout": heard, "stderr": heard}
+            begun.append(subprocess.Popen([sys.executable, *words], **how))  # type: ignore[call-overload]
     return begun
 
 

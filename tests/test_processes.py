@@ -6,6 +6,7 @@ Start at `devices.started`, which begins them on this machine; they talk over it
 from __future__ import annotations
 
 import shutil
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -17,21 +18,17 @@ import poplin
 from tests import devices
 
 ROWS, COLUMNS = 61, 5
-SHARED = {2: ("bound, rank, two starts", "ml"), 4: ("bound", "ml, begun")}
+SHARED = ((2, "bound, rank, two starts"), (2, "ml"), (4, "bound"), (4, "ml, begun"))
 
 
-@pytest.mark.parametrize("processes", SHARED)
-def test_several_processes_give_the_numbers_of_one(processes: int, tmp_path: Path) -> None:
-    names = SHARED[processes]
-    begun = devices.started(devices.program(*names), tmp_path, processes=processes)
-    one: dict[str, np.ndarray] = {}
-    for name in names:
-        one |= devices.estimates(name)
+@pytest.mark.parametrize(("processes", "name"), SHARED)
+def test_several_processes_give_the_numbers_of_one(processes: int, name: str, tmp_path: Path) -> None:
+    begun = devices.started(devices.program(name), tmp_path, processes=processes)
+    one = devices.estimates(name)
     assert devices.ended(begun) == [0] * processes, devices.heard(tmp_path, 0)
     together = np.load(tmp_path / "out.npz")
     assert int(together["processes"]) == processes
-    for name in names:
-        devices.check(name, one, together)
+    devices.check(name, one, together)
 
 
 def test_a_fit_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
@@ -60,14 +57,16 @@ def counts(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def lost(counts: Path, victim: int, *words: str) -> list[int]:
+def lost(counts: Path, victim: int, *words: str, by: int = signal.SIGKILL) -> list[int]:
     """Kill one of two processes when the first checkpoint is there; the exit codes, within a minute of that."""
     begun = devices.started(command("--distributed", "--checkpoint-every", "1", *words), counts, processes=2)
     limit = time.monotonic() + devices.PATIENCE
     while not (counts / "out" / "checkpoint.npz").exists() and time.monotonic() < limit:
         time.sleep(0.01)
+    begun[victim].send_signal(by)
+    codes = devices.ended([begun[1 - victim]], within=60.0)
     begun[victim].kill()
-    return devices.ended(begun, within=60.0)
+    return [*codes, begun[victim].wait()] if victim else [begun[victim].wait(), *codes]
 
 
 def estimated(folder: Path) -> Any:
@@ -93,6 +92,19 @@ def test_who_loses_a_process_ends_and_says_so_and_others_go_on(
     resumed, whole = estimated(counts), poplin.PLN(method="variational", rank=2).fit(counts / "counts.csv")
     # the command's own rule stops three steps in a row from each of which less than 1e-10 of the bound is expected
     assert abs(resumed.elbo_ - whole.elbo_) <= 1e-9 * abs(whole.elbo_)
+
+
+def test_a_process_that_stands_still_is_taken_for_lost(counts: Path) -> None:
+    codes = lost(counts, 1, by=signal.SIGSTOP)
+    assert codes[0] not in (0, -9), "the other one went on, or hung for a minute"
+    assert "process 0 of 2 is gone, or has lost another process" in devices.heard(counts, 0)
+
+
+def test_slurm_says_who_takes_part(counts: Path) -> None:
+    words = command("--method", "variational", "--distributed")
+    begun = devices.started(words, counts, processes=2, tell=devices.by_slurm)
+    assert devices.ended(begun) == [0, 0], devices.heard(counts, 0)
+    assert estimated(counts).converged_
 
 
 REFUSED = {

@@ -71,6 +71,7 @@ def join() -> None:
             told[ADDRESS],
             many,
             number,
+            cluster_detection_method="deactivate" if None not in told.values() else None,
             heartbeat_timeout_seconds=HEARTBEAT,
             shutdown_timeout_seconds=PATIENCE,
         )
