@@ -15,6 +15,7 @@ import numpy as np
 
 from poplin._compile import compiled
 from poplin.data.blocks import Block
+from poplin.data.placing import agreed
 from poplin.methods.method import AbstractMethod
 
 CHUNK = 128  # most steps between two looks at the clock
@@ -131,7 +132,7 @@ def run(
     while steps < max_iter and not (converged or failed or interrupted):
         entered = time.perf_counter()
         try:
-            most = min(budget, max_iter - steps, CHUNK, _until_kept(keeping, steps))
+            most = agreed(min(budget, max_iter - steps, CHUNK, _until_kept(keeping, steps)), block)
             state, rows, values, taken, converged, failed = _advance(
                 method, state, rows, block, jnp.asarray(most)
             )

@@ -33,7 +33,7 @@ class Job(NamedTuple):
     `data` is the table for a formula; `offset` and `weights` are columns of it, or None (`offset` may also be a table
     with a column for each of the counts, or the name of one that is computed from them, such as "tss"); `colour` is
     what the points of the report show, `covariates` what it tells of a row; `h5ad` the AnnData to copy and the name of
-    the copy.
+    the copy. Of several processes that make a fit together, one `writes`.
     """
 
     table: CountTable
@@ -48,6 +48,7 @@ class Job(NamedTuple):
     covariates: Any = None
     h5ad: tuple[Path, Path] | None = None
     quiet: bool = False
+    writes: bool = True
 
 
 class Inputs(NamedTuple):
@@ -131,7 +132,7 @@ def _carry_out(job: Job, say: Callable[[str], None], complain: Callable[[str], N
         except KeyboardInterrupt:  # the estimator keeps what there is; here there was nothing yet
             complain("interrupted before there was anything to keep; nothing is written.")
             return INTERRUPTED
-    written = _write(fit, job)
+    written = _write(fit, job) if job.writes else []
     if not job.quiet:
         say(summary.summary(fit))
         say(f"\nWritten to {job.out}: {', '.join(path.name for path in written)}")

@@ -12,6 +12,7 @@ from jax import Array
 from poplin._axes import Coefficients, Counts, Loadings
 from poplin._precision import solve_gram
 from poplin.data.blocks import NO_EXPOSURE, Block
+from poplin.data.placing import NOWHERE, layout
 from poplin.models.loadings import AbstractLoadings
 
 
@@ -42,6 +43,15 @@ def log_residuals(block: Block) -> Residuals:
         position = jnp.where(observed, position, block.x @ coef)
         coef = solve_gram(gram, block.x.T @ (block.weights[:, None] * position))
     return Residuals(coef, position, position - block.x @ coef)
+
+
+def beside(first: First, block: Block) -> First:
+    """First values where they belong if there are several devices: of rows beside their counts, others on all."""
+    over = layout(block)
+    if over is None:
+        return first
+    shared, scale = over.lying((first.shared, first.shared_scale), NOWHERE)
+    return First(shared, scale, *over.lying((first.rows, first.rows_scale), 0))
 
 
 def row_weights(block: Block) -> Array:

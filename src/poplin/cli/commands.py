@@ -17,6 +17,7 @@ import typer
 
 from poplin import job as jobs
 from poplin._errors import InputError
+from poplin.cli import joining
 from poplin.cli.counting import counts as count_events
 from poplin.cli.options import (
     Basis,
@@ -24,6 +25,7 @@ from poplin.cli.options import (
     Colour,
     CountsFile,
     Covariates,
+    Distributed,
     Formula,
     H5adOut,
     Layer,
@@ -98,6 +100,7 @@ def fit(
     colour: Colour = None,
     checkpoint_every: CheckpointEvery = None,
     resume: Resume = False,
+    distributed: Distributed = False,
     quiet: Quiet = False,
 ) -> None:
     """Fit a table of counts: effects, residual covariance, a position for each row."""
@@ -109,7 +112,8 @@ def fit(
     }
     settings |= jobs.checkpoint(out, checkpoint_every, resume=resume)
     job = jobs.prepare(inputs, settings, out)._replace(command=_command(), quiet=quiet)
-    raise typer.Exit(jobs.carry_out(job, typer.echo, _complain))
+    carry_out = joining.carry_out if distributed else jobs.carry_out
+    raise typer.Exit(carry_out(job, typer.echo, _complain))
 
 
 @app.command()

@@ -121,6 +121,14 @@ Resume = Annotated[
         "--resume", help="Go on from the checkpoint in DIR, if there is one.", rich_help_panel=RESULT
     ),
 ]
+Distributed = Annotated[
+    bool,
+    typer.Option(
+        "--distributed",
+        help="This process is one of several, on one machine or many, that make the fit (ml, variational).",
+        rich_help_panel=RESULT,
+    ),
+]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Say nothing unless something is wrong.", rich_help_panel=RESULT)
 ]

@@ -45,8 +45,8 @@ def half_a_count(y: np.ndarray, offset: np.ndarray, weights: np.ndarray) -> np.n
     return filled
 
 
-def as_block(y, x, offset, weights, *, prior: bool = True, kind=jnp.float64) -> Block:
-    """Device arrays for rows that passed the door; `prior` adds half a count to columns without any."""
+def as_rows(y, x, offset, weights, *, prior: bool = True) -> Block:
+    """Rows that passed the door, still in the host's memory; `prior` adds half a count to columns without any."""
     missing = np.isnan(y)
     seen = np.where(missing, 0.0, y)
     exposed = np.where(missing, NO_EXPOSURE, offset)
@@ -54,4 +54,11 @@ def as_block(y, x, offset, weights, *, prior: bool = True, kind=jnp.float64) -> 
     if prior:
         seen = half_a_count(seen, exposed, weights)
     arrays = (seen, x, exposed, weights, constant)
-    return Block(*(jnp.asarray(a, dtype=kind) for a in arrays), index=jnp.arange(len(y)))
+    numbers = [np.asarray(a, dtype=np.float64) for a in arrays]
+    return Block(*numbers, index=np.arange(len(y)))  # type: ignore[arg-type]
+
+
+def as_block(y, x, offset, weights, *, prior: bool = True, kind=jnp.float64) -> Block:
+    """Device arrays for rows that passed the door; `prior` adds half a count to columns without any."""
+    *numbers, index = as_rows(y, x, offset, weights, prior=prior)
+    return Block(*(jnp.asarray(a, dtype=kind) for a in numbers), index=jnp.asarray(index))

@@ -13,6 +13,7 @@ from jax import Array, ShapeDtypeStruct
 from poplin import fit
 from poplin._compile import in_a_hurry, meanwhile
 from poplin.data.blocks import Block
+from poplin.data.placing import layout
 from poplin.estimators import directions, phases
 from poplin.estimators.phases import Recipe, RowGaussians
 from poplin.methods import ml
@@ -35,8 +36,8 @@ def compile_ahead(recipe: Recipe, block: Block, key: Array, *, direct_rows: bool
     n, p = block.y.shape
     like = jax.tree.map(lambda a: ShapeDtypeStruct(a.shape, a.dtype), block)
     shape = jax.tree.structure(recipe), recipe.rank, n, p, block.x.shape, phases.chain_kind(recipe, block)
-    new = shape not in _known
-    _known.add(shape)
+    new = shape not in _known and layout(block) is None  # shapes do not say how several devices share rows
+    _known.update([shape] if new else [])
     d = block.x.shape[1]
     model = Model(_numbers(d, p), _numbers(p, p if direct_rows else recipe.rank))
     rows = RowGaussians(*(_numbers(n, p if direct_rows else recipe.rank),) * 2)

@@ -73,9 +73,14 @@ def place(path: Any, counts: Counts, settings: Mapping[str, Any]) -> Place:
         raise InputError(f"checkpoint={path!r}: {there} is a file; wanted is a folder (made if need be).")
     if not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"checkpoint={path!r}: nothing may be written in {there}. Choose another folder.")
-    facts = {"poplin": version("poplin"), "jax": version("jax"), "device": jax.default_backend()}
-    facts |= {words: _told(getattr(counts, name)) for name, words in DATA.items()}
-    return Place(where, facts | {name: _told(settings[name]) for name in SETTINGS})
+    return Place(where, facts(counts, settings))
+
+
+def facts(counts: Counts, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What says which fit it is: versions, digests of the data, settings."""
+    told = {"poplin": version("poplin"), "jax": version("jax"), "device": jax.default_backend()}
+    told |= {words: _told(getattr(counts, name)) for name, words in DATA.items()}
+    return told | {name: _told(settings[name]) for name in SETTINGS}
 
 
 def write(at: Place, runs: Sequence[Kept]) -> None:

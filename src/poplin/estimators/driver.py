@@ -12,7 +12,8 @@ from poplin._errors import InputError
 from poplin._precision import double_precision
 from poplin.data.blocks import Block
 from poplin.data.counts import Counts
-from poplin.estimators import checkpoints, esteps, phases, recipes, streamed
+from poplin.data.placing import on_host, rows_in
+from poplin.estimators import checkpoints, esteps, joint, phases, recipes, streamed
 from poplin.estimators.ahead import compile_ahead
 from poplin.estimators.phases import Fitted, Recipe, Settings
 from poplin.estimators.pilot import piloted
@@ -87,12 +88,13 @@ def fit(counts: Counts, settings: dict[str, Any], began: float, *, keeper: Keepe
     starts = recipes.count(settings["n_init"], "n_init", least=1)
     seed = recipes.count(settings["random_state"], "random_state", least=0)
     main = main_settings(settings, began)._replace(keeper=keeper)
+    joint.check(counts, settings, keeper)
     with double_precision():
         model = recipes.recipe(counts, **{k: settings[k] for k in ("covariance", "rank", "basis")})
         model = recipes.unshrunk(model) if weight == 0 else model
         if streamed.wanted(counts, method):
             return _streamed(model, counts, main, weight, starts, posterior, seed)
-        block = recipes.training_block(counts)
+        block = recipes.spread_block(counts) if isinstance(method, str) else recipes.training_block(counts)
         key = jax.random.key(seed)
         if method == "variational":
             return _variational(model, block, main, weight or 0.0, starts, posterior, key)
@@ -130,12 +132,12 @@ def _another(method: Any, task: Task, posterior: str) -> Result:
     """A fit by one of the ways in `esteps.py`."""
     fits, kappa, extras, messages, encoder = esteps.fit(method, task)
     weight = kappa / (task.rows() + kappa)
-    done = _result(task.recipe, fits[-1]._replace(rows=None), fits, posterior, weight)
+    done = _result(task.recipe, fits[-1]._replace(rows=None), fits, posterior, weight, rows_in(task.block))
     return done._replace(extras=extras, messages=messages, encoder=encoder)
 
 
 def _kappa(weight: float, block: Block) -> float:
-    return weight / (1 - weight) * float(np.sum(np.asarray(block.weights)))
+    return weight / (1 - weight) * float(np.sum(on_host(block.weights)))
 
 
 def _variational(
@@ -146,7 +148,7 @@ def _variational(
     done = [best]
     if posterior == "full" and not best.outcome.interrupted:
         done.append(phases.fit_full(model, block, best, main))
-    return _result(model, done[-1], done, posterior, weight)
+    return _result(model, done[-1], done, posterior, weight, rows_in(block))
 
 
 def _best_bound(model: Recipe, block: Block, settings: Settings, starts: int, key) -> Fitted:
@@ -169,7 +171,7 @@ def _ml(
     done = [start]
     ready.chains.result()
     where = phases.chain_start(model, block, start, key)
-    rows = float(np.sum(np.asarray(block.weights)))
+    rows = float(np.sum(on_host(block.weights)))
     kappa = _kappa(weight or 0.0, block)
     if weight is None and isinstance(model.shape, Full) and not start.outcome.interrupted:
         pilot, where, kappa = piloted(model, where, main, whole=rows)
@@ -177,7 +179,7 @@ def _ml(
     if not done[-1].outcome.interrupted:
         end, _ = phases.ml_phase(phases.with_shrinkage(model, kappa), where, main, phase="ml")
         done.append(end)
-    return _result(model, done[-1], done, posterior, kappa / (rows + kappa))
+    return _result(model, done[-1], done, posterior, kappa / (rows + kappa), rows_in(block))
 
 
 def _streamed(
@@ -197,14 +199,14 @@ def _streamed(
 
     fits, kappa, words = streamed.fit(model, counts, main, weight, seed=seed, start=start)
     rows = float(np.sum(counts.weights))
-    done = _result(model, fits[-1]._replace(rows=None), fits, posterior, kappa / (rows + kappa))
+    done = _result(model, fits[-1]._replace(rows=None), fits, posterior, kappa / (rows + kappa), 0)
     return done._replace(messages=(words,))
 
 
-def _result(model: Recipe, end: Fitted, fits: list[Fitted], posterior: str, weight: float) -> Result:
+def _result(model: Recipe, end: Fitted, fits: list[Fitted], posterior: str, weight: float, n: int) -> Result:
     outcome = end.outcome
     shrunk = weight if isinstance(model.shape, Full) else 0.0
-    rows = None if end.rows is None else tuple(np.asarray(a) for a in end.rows)
+    rows = None if end.rows is None else tuple(on_host(a)[:n] for a in end.rows)
     return Result(
         coef=np.asarray(end.model.coef),
         loadings=np.asarray(end.model.loadings),

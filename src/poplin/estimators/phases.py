@@ -3,19 +3,21 @@
 Start at `fit_variational` and `fit_ml`. Options arrive here as objects (`Recipe`), never as strings.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
 from poplin import starts
 from poplin._compile import compiled
 from poplin.data.blocks import Block
-from poplin.estimators import turned
+from poplin.data.placing import largest, layout, row_by_row, rows_in, trimmed
+from poplin.estimators import spreading, turned
 from poplin.estimators.resuming import Settings, run
+from poplin.estimators.spreading import Copying
 from poplin.fit import Outcome, Trace, continued
 from poplin.methods import ml, variational_full
 from poplin.methods.bounds import AbstractBound, DirectBound, FactorBound
@@ -95,18 +97,22 @@ _factor_start = compiled(static_argnames="rank")(starts.factor_start)
 def first_values(recipe: Recipe, block: Block, key: Array | None = None) -> starts.First:
     """Deterministic first values; with a key, rows (and loadings) are moved at random from them."""
     if recipe.loadings is None:
-        first = _direct_start(block)
+        begun = _direct_start(block)
     else:
-        first = _factor_start(block, recipe.loadings, rank=recipe.rank)
+        begun = _factor_start(block, recipe.loadings, rank=recipe.rank)
+    first: Any = starts.beside(begun, block)
     if key is None:
         return first
     unknowns, rebuild = jax.tree.flatten((first.shared[1:] if first.shared else (), first.rows[0]))
     keys = jax.random.split(key, len(unknowns))
     moved = [
-        u + jnp.std(u) * jax.random.normal(k, u.shape, u.dtype) for u, k in zip(unknowns, keys, strict=True)
+        u + jnp.std(trimmed(u, block)) * jax.random.normal(k, u.shape, u.dtype)
+        for u, k in zip(unknowns, keys, strict=True)
     ]
     others, mean = jax.tree.unflatten(rebuild, moved)
-    return first._replace(shared=(*first.shared[:1], *others), rows=(mean, first.rows[1]))
+    return starts.beside(
+        first._replace(shared=(*first.shared[:1], *others), rows=(mean, first.rows[1])), block
+    )
 
 
 def fit_variational(recipe: Recipe, block: Block, settings: Settings, *, key: Array | None = None) -> Fitted:
@@ -143,7 +149,7 @@ def _fitted(recipe: Recipe, outcome: Outcome, traces: list[Trace]) -> Fitted:
 def fit_full(recipe: Recipe, block: Block, start: Fitted, settings: Settings) -> Fitted:
     """Maximise the bound with a full Gaussian per row, from a diagonal fit."""
     method = FullVariational(recipe.structure(), settings.tol)
-    first = variational_full.First(start.model, start_rows(block, *start.model))
+    first = variational_full.First(start.model, row_by_row(start_rows, block, *start.model))
     outcome = run(method, first, block, settings, phase="full")
     return Fitted(outcome.state.best, None, outcome)
 
@@ -169,17 +175,21 @@ class ChainKind(NamedTuple):
 
 def chain_kind(recipe: Recipe, block: Block) -> ChainKind:
     """Several chains a row on a small table; single precision on a large one, if its counts allow."""
-    n, p = block.y.shape
+    n, p = rows_in(block), block.y.shape[1]
     copies = chains_per_row(n, p, recipe.rank)
-    single = n * copies * p >= SINGLE_FROM and float(np.max(np.asarray(block.y))) < SINGLE_UP_TO
+    single = n * copies * p >= SINGLE_FROM and largest(block.y) < SINGLE_UP_TO
     return ChainKind(recipe.loadings is None, copies, jnp.float32 if single else jnp.float64)
 
 
 def chain_start(recipe: Recipe, block: Block, start: Fitted, key: Array) -> "Chained":
     """Chains at the variational means, and the block repeated for several chains a row (weights shared out)."""
     assert start.rows is not None
-    how = chain_kind(recipe, block)._asdict()
-    rows, mean_rate, many = repeated(start.model, start.rows, block, **how)
+    how, over, given = chain_kind(recipe, block), layout(block), (start.model, start.rows, block)
+    if over is None:
+        rows, mean_rate, many = repeated(*given, **how._asdict())
+    else:
+        once = partial(repeated, direct=how.direct, kind=how.kind)
+        rows, mean_rate, many = spreading.repeated(over, Copying(once, how.copies), *given)
     return Chained(ml.First(start.model, rows, mean_rate, key), many)
 
 
@@ -228,7 +238,7 @@ def ml_method(recipe: Recipe, rows: int, *, tol: float, pace: int = 1) -> ml.Max
 
 def ml_phase(recipe: Recipe, where: Chained, settings: Settings, *, phase: str) -> tuple[Fitted, Chained]:
     """Maximum likelihood (penalised if the shape shrinks) by stochastic-approximation EM, from where chains stand."""
-    method = ml_method(recipe, len(where.block.y), tol=settings.tol)
+    method = ml_method(recipe, rows_in(where.block), tol=settings.tol)
     outcome = run(method, where.first, where.block, settings, phase=phase)
     state = outcome.state
     estimate, key = _estimate(method, state, where.first.key)

@@ -5,6 +5,7 @@ Start at `piloted`.
 
 import numpy as np
 
+from poplin.data.placing import on_host
 from poplin.estimators import phases
 from poplin.estimators.phases import Fitted, Recipe, Settings
 
@@ -19,7 +20,7 @@ def piloted(
     settings = settings._replace(max_iter=PILOT_STEPS)
     pilot, where = phases.ml_phase(phases.with_shrinkage(recipe, PILOT_ROWS), where, settings, phase="pilot")
     root = np.asarray(pilot.model.loadings)
-    rows = float(np.sum(np.asarray(where.block.weights), dtype=float))
+    rows = float(np.sum(on_host(where.block.weights), dtype=float))
     return pilot, where, pseudo_rows(root @ root.T, rows, pilot=PILOT_ROWS, whole=whole)
 
 

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from poplin._errors import InputError
-from poplin.data.blocks import Block, as_block
+from poplin.data.blocks import Block, as_block, as_rows
 from poplin.data.counts import Counts, check_basis, check_covariance, check_rank
+from poplin.data.placing import placed
 from poplin.estimators.phases import Recipe
 from poplin.models.loadings import BorrowedBasis, FreeLoadings
 from poplin.updates.covariance import Diagonal, Fixed, Full, Spherical
@@ -76,6 +77,11 @@ def unshrunk(recipe: Recipe) -> Recipe:
 def training_block(counts: Counts) -> Block:
     """The rows of a fit on the device, with half a count in columns that have none."""
     return as_block(counts.y, counts.x, counts.offset, counts.weights)
+
+
+def spread_block(counts: Counts) -> Block:
+    """The same on all devices that there are, for methods that can use several."""
+    return placed(as_rows(counts.y, counts.x, counts.offset, counts.weights))
 
 
 def shrinkage_weight(value: Any) -> float | None:

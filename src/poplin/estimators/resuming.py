@@ -12,15 +12,16 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from poplin import fit as loop
 from poplin._errors import InputError
 from poplin.data.blocks import Block
 from poplin.estimators import checkpoints
+from poplin.estimators.carrying import Lying, fresh, is_key, lying
 from poplin.estimators.checkpoints import Kept, Place
 from poplin.methods.method import AbstractMethod
+from poplin.methods.spread import over_devices
 
 
 class Settings(NamedTuple):
@@ -47,6 +48,11 @@ class Keeper:
         self._told = False
 
     @property
+    def standing(self) -> str:
+        """What was found in the file, in short; the same in every process that reads the same file."""
+        return repr([(run.phase, run.over, run.objective.tobytes()) for run in self._found])
+
+    @property
     def spent(self) -> float:
         """Seconds that the fit had taken when the file was written."""
         return max((float(run.seconds[-1]) for run in self._found if len(run.seconds)), default=0.0)
@@ -69,7 +75,12 @@ class Keeper:
             self.write()
 
     def write(self, *present: Kept) -> None:
-        """Keep the runs that are over and where the present one stands. A failure is told once and ends nothing."""
+        """Keep the runs that are over and where the present one stands. A failure is told once and ends nothing.
+
+        Of several processes the first one writes.
+        """
+        if jax.process_index() > 0:
+            return
         try:
             checkpoints.write(self._at, [*self._over, *present])
         except InputError as error:
@@ -82,22 +93,16 @@ class Keeper:
                     stacklevel=2,
                 )
 
-    def as_tree(self, run: Kept, shapes: Any) -> Any:
-        """The run's arrays on the device, in a tree of these shapes."""
-        wanted, tree = jax.tree.flatten(shapes)
+    def as_tree(self, run: Kept, lying: Lying, fresh: Any = None) -> Any:
+        """The run's arrays on the devices, in a tree of these shapes; see `Lying.put`."""
+        wanted = lying.wanted()
         if len(wanted) != len(run.leaves):
             raise _astray(self._at, run.phase)
-        return jax.tree.unflatten(
-            tree, [self._leaf(run, *pair) for pair in zip(run.leaves, wanted, strict=True)]
-        )
-
-    def _leaf(self, run: Kept, held: np.ndarray, wanted: Any) -> Any:
-        secret = _secret(wanted)
-        like = jax.eval_shape(jax.random.key_data, wanted) if secret else wanted
-        if held.shape != like.shape or held.dtype != like.dtype:
-            raise _astray(self._at, run.phase)
-        here = jnp.array(held)  # copied: the loop takes over the memory of what it is given
-        return jax.random.wrap_key_data(here) if secret else here
+        for held, shape in zip(run.leaves, wanted, strict=True):
+            like = jax.eval_shape(jax.random.key_data, shape) if is_key(shape) else shape
+            if held.shape != like.shape or held.dtype != like.dtype:
+                raise _astray(self._at, run.phase)
+        return lying.put(list(run.leaves), fresh)
 
 
 def whole(rows: Any) -> Any:
@@ -119,12 +124,17 @@ def run(
     `remains` picks what of the rows is needed when it is over; the outcome has only that.
     """
     keeper = settings.keeper
-    keeping = None
+    keeping, ended, method = None, None, over_devices(method, first, block)
     if keeper is not None:
-        kept, (state, rows) = keeper.found(phase), loop.shapes(method, first, block)
+        kept, where = keeper.found(phase), lying(method, loop.shapes(method, first, block))
+        ended = where.remaining(remains)
         if kept is not None and kept.over:
-            return _read_back(keeper, kept, (state, remains(rows)))
-        keeping = _keeping(keeper, phase, kept, (state, rows))
+            return _read_back(keeper, kept, ended)
+        stand = None
+        if kept is not None:
+            state, rows = keeper.as_tree(kept, where, fresh(method, first, block))
+            stand = loop.Stand(state, rows, kept.objective, kept.seconds)
+        keeping = _keeping(keeper, phase, stand, where)
     outcome = loop.run(
         method,
         first,
@@ -136,48 +146,33 @@ def run(
         keeping=keeping,
     )
     outcome = outcome._replace(rows=remains(outcome.rows))
-    if keeper is not None and not outcome.interrupted:
-        keeper.end(_ended(outcome, phase))
+    if keeper is not None and ended is not None and not outcome.interrupted:
+        keeper.end(_ended(outcome, phase, ended))
     return outcome
 
 
-def _read_back(keeper: Keeper, kept: Kept, shapes: tuple[Any, Any]) -> loop.Outcome:
+def _read_back(keeper: Keeper, kept: Kept, where: Lying) -> loop.Outcome:
     """The outcome of a run that is over."""
-    state, rows = keeper.as_tree(kept, shapes)
+    state, rows = keeper.as_tree(kept, where)
     keeper.end(kept)
     trace = loop.trace_of(kept.phase, kept.objective, kept.seconds)
     return loop.Outcome(state, rows, kept.converged, False, trace)
 
 
-def _keeping(keeper: Keeper, phase: str, kept: Kept | None, shapes: tuple[Any, Any]) -> loop.Keeping:
+def _keeping(keeper: Keeper, phase: str, stand: loop.Stand | None, where: Lying) -> loop.Keeping:
     """From where the run goes on, and how it is kept."""
-    stand = None
-    if kept is not None:
-        state, rows = keeper.as_tree(kept, shapes)
-        stand = loop.Stand(state, rows, kept.objective, kept.seconds)
 
     def keep(now: loop.Stand) -> None:
-        leaves = _arrays((now.state, now.rows), np.asarray)
+        leaves = where.taken((now.state, now.rows), np.asarray)
         keeper.write(Kept(phase, False, False, leaves, now.objective, now.seconds))
 
     return loop.Keeping(stand, keeper.every, keep)
 
 
-def _ended(outcome: loop.Outcome, phase: str) -> Kept:
+def _ended(outcome: loop.Outcome, phase: str, where: Lying) -> Kept:
     """A run that is over; its arrays are copied, as the next run takes over their memory."""
-    leaves = _arrays((outcome.state, outcome.rows), np.array)
+    leaves = where.taken((outcome.state, outcome.rows), np.array)
     return Kept(phase, True, outcome.converged, leaves, outcome.trace.objective, outcome.trace.seconds)
-
-
-def _arrays(tree: Any, taken: Callable[[Any], np.ndarray]) -> tuple[np.ndarray, ...]:
-    return tuple(
-        taken(jax.random.key_data(leaf) if _secret(leaf) else leaf) for leaf in jax.tree.leaves(tree)
-    )
-
-
-def _secret(leaf: Any) -> bool:
-    """Is this a random key?"""
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _astray(at: Place, phase: str) -> InputError:

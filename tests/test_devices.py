@@ -1,0 +1,59 @@
+"""Several devices in one process: the numbers of one device, and checkpoints that go from one number to another.
+
+Eight devices on one processor need a flag that is read when a process begins, so they are in a process of their own
+(`tests/devices.py`). Several processes are in `test_processes.py`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from poplin._precision import double_precision
+from poplin.data import placing
+from poplin.data.blocks import as_rows
+from poplin.methods.bounds import DirectBound
+from poplin.methods.spread import over_devices
+from poplin.methods.variational import Variational
+from poplin.starts import direct_start
+from poplin.updates.covariance import Diagonal
+from tests import devices
+from tests.devices import FITS
+from tests.instances import TABLES
+
+DEVICES = 8
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_eight_devices_give_the_numbers_of_one(name: str, tmp_path: Path) -> None:
+    begun = devices.started(devices.program(name), tmp_path, devices=DEVICES)
+    one = devices.estimates(name)
+    assert devices.ended(begun) == [0], devices.heard(tmp_path, 0)
+    eight = np.load(tmp_path / "out.npz")
+    assert int(eight["devices"]) == DEVICES
+    devices.check(name, one, eight)
+
+
+@pytest.mark.parametrize("name", ["bound", "bound, full Gaussians", "ml"])
+def test_a_fit_goes_on_with_another_number_of_devices(name: str, tmp_path: Path) -> None:
+    devices.stopped(name, tmp_path / f"{name}.npz")
+    begun = devices.started(devices.program(name), tmp_path, devices=DEVICES)
+    whole = devices.estimates(name)
+    assert devices.ended(begun) == [0], devices.heard(tmp_path, 0)
+    devices.check(name, whole, np.load(tmp_path / "out.npz"))
+    shutil.copy(tmp_path / f"{name}, again.npz", tmp_path / f"{name}.npz")
+    devices.check(name, whole, devices.estimates(name, **devices.going_on(tmp_path, name)))
+
+
+def test_one_device_is_left_alone() -> None:
+    table = TABLES["plain"]
+    with double_precision():
+        block = placing.placed(as_rows(table.y, table.x, table.offset, table.weights))
+        method = Variational(DirectBound(Diagonal()), 1e-6)  # type: ignore[arg-type]
+        assert jax.device_count() == 1 and placing.layout(block) is None
+        assert over_devices(method, direct_start(block), block) is method
+        assert placing.rows_in(block) == len(table.y) and placing.agreed(7, block) == 7

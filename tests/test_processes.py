@@ -1,0 +1,140 @@
+"""Several processes that make one fit: the numbers of one, and what happens when one of them is lost.
+
+Start at `devices.started`, which begins them on this machine; they talk over its loopback. Every wait has an end.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import poplin
+from tests import devices
+
+ROWS, COLUMNS = 61, 5
+SHARED = ((2, "bound, rank, two starts"), (2, "ml"), (4, "bound"), (4, "ml, begun"))
+
+
+@pytest.mark.parametrize(("processes", "name"), SHARED)
+def test_several_processes_give_the_numbers_of_one(processes: int, name: str, tmp_path: Path) -> None:
+    begun = devices.started(devices.program(name), tmp_path, processes=processes)
+    one = devices.estimates(name)
+    assert devices.ended(begun) == [0] * processes, devices.heard(tmp_path, 0)
+    together = np.load(tmp_path / "out.npz")
+    assert int(together["processes"]) == processes
+    devices.check(name, one, together)
+
+
+def test_a_fit_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    name = "bound, full Gaussians"
+    devices.stopped(name, tmp_path / f"{name}.npz")
+    begun = devices.started(devices.program(name), tmp_path, processes=2)
+    whole = devices.estimates(name)
+    assert devices.ended(begun) == [0, 0], devices.heard(tmp_path, 0)
+    devices.check(name, whole, np.load(tmp_path / "out.npz"))
+    shutil.copy(tmp_path / f"{name}, again.npz", tmp_path / f"{name}.npz")
+    devices.check(name, whole, devices.estimates(name, **devices.going_on(tmp_path, name)))
+
+
+def command(*words: str) -> list[str]:
+    """`poplin fit` on counts.csv."""
+    return ["-m", "poplin", "fit", "counts.csv", "-q", "--out", "out", *words]
+
+
+@pytest.fixture
+def counts(tmp_path: Path) -> Path:
+    """A folder with counts.csv in it."""
+    random = np.random.default_rng(8)
+    latent = random.normal(size=(ROWS, 1)) + 0.5 * random.normal(size=(ROWS, COLUMNS)) + 1
+    drawn = random.poisson(np.exp(latent))
+    np.savetxt(tmp_path / "counts.csv", drawn, "%d", ",", header="elm,oak,ash,fir,yew", comments="")
+    return tmp_path
+
+
+def lost(counts: Path, victim: int, *words: str, by: int = signal.SIGKILL) -> list[int]:
+    """Kill one of two processes when the first checkpoint is there; the exit codes, within a minute of that."""
+    begun = devices.started(command("--distributed", "--checkpoint-every", "1", *words), counts, processes=2)
+    limit = time.monotonic() + devices.PATIENCE
+    while not (counts / "out" / "checkpoint.npz").exists() and time.monotonic() < limit:
+        time.sleep(0.01)
+    begun[victim].send_signal(by)
+    codes = devices.ended([begun[1 - victim]], within=60.0)
+    begun[victim].kill()
+    return [*codes, begun[victim].wait()] if victim else [begun[victim].wait(), *codes]
+
+
+def estimated(folder: Path) -> Any:
+    """The fit that a command left."""
+    return poplin.load(folder / "out" / "model.npz")
+
+
+@pytest.mark.parametrize(("victim", "processes"), [(1, 1), (0, 3)])
+def test_who_loses_a_process_ends_and_says_so_and_others_go_on(
+    counts: Path, victim: int, processes: int
+) -> None:
+    rank = ("--method", "variational", "--rank", "2")
+    codes = lost(counts, victim, *rank)
+    assert codes[victim] == -9
+    assert codes[1 - victim] not in (0, -9), "the other one went on, or hung for a minute"
+    assert "lost another process: the fit ends unfinished" in devices.heard(counts, 1 - victim)
+    assert "--resume" in devices.heard(counts, 1 - victim)
+    assert [path.name for path in (counts / "out").iterdir()] == ["checkpoint.npz"]
+    together = ("--distributed",) if processes > 1 else ()
+    again = devices.started(command(*rank, "--resume", *together), counts, processes=processes)
+    assert devices.ended(again) == [0] * processes, devices.heard(counts, 0)
+    assert not (counts / "out" / "checkpoint.npz").exists()
+    resumed, whole = estimated(counts), poplin.PLN(method="variational", rank=2).fit(counts / "counts.csv")
+    # the command's own rule stops three steps in a row from each of which less than 1e-10 of the bound is expected
+    assert abs(resumed.elbo_ - whole.elbo_) <= 1e-9 * abs(whole.elbo_)
+
+
+def test_a_process_that_stands_still_is_taken_for_lost(counts: Path) -> None:
+    codes = lost(counts, 1, by=signal.SIGSTOP)
+    assert codes[0] not in (0, -9), "the other one went on, or hung for a minute"
+    assert "process 0 of 2 is gone, or has lost another process" in devices.heard(counts, 0)
+
+
+def test_slurm_says_who_takes_part(counts: Path) -> None:
+    words = command("--method", "variational", "--distributed")
+    begun = devices.started(words, counts, processes=2, tell=devices.by_slurm)
+    assert devices.ended(begun) == [0, 0], devices.heard(counts, 0)
+    assert estimated(counts).converged_
+
+
+REFUSED = {
+    "runs in one process": ("--distributed", "--method", "moments"),
+    "is many fits": ("--distributed", "--rank", "auto"),
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_what_processes_cannot_share_is_refused_by_each(counts: Path, words: str) -> None:
+    codes = devices.ended(devices.started(command(*REFUSED[words]), counts, processes=2))
+    assert codes[0] == 2 and 0 not in codes
+    assert words in devices.heard(counts, 0)
+    assert not (counts / "out").exists()
+
+
+def test_processes_with_other_tables_are_refused(counts: Path) -> None:
+    lines = (counts / "counts.csv").read_text().splitlines()
+    code = (
+        "import os, sys; sys.argv = ['poplin', 'fit', f'{os.environ[\"JAX_PROCESS_ID\"]}.csv', '--out', 'out', "
+        "'--distributed', '-q']; from poplin.__main__ import run; run()"
+    )
+    for number in range(2):
+        (counts / f"{number}.csv").write_text("\n".join(lines[: len(lines) - number]))
+    codes = devices.ended(devices.started(["-c", code], counts, processes=2))
+    assert codes[0] == 2 and 0 not in codes
+    assert "differ between processes: process 1 has others than process 0" in devices.heard(counts, 0)
+
+
+def test_a_process_that_nobody_told_of_others_says_what_is_missing(counts: Path) -> None:
+    assert devices.ended(devices.started(command("--distributed"), counts)) == [2]
+    for word in ("the other processes were not found", "srun", "JAX_COORDINATOR_ADDRESS", "JAX_PROCESS_ID"):
+        assert word in devices.heard(counts, 0)
