@@ -249,6 +249,28 @@ def test_row_totals_need_no_dense_table() -> None:
     )
 
 
+@pytest.mark.filterwarnings("ignore::poplin.ConvergenceWarning")
+@pytest.mark.parametrize(("phase", "iteration"), [("sketch", 6), ("ml", 9)])
+@pytest.mark.usefixtures("small")
+def test_a_stopped_fit_goes_on_to_the_same_numbers(phase: str, iteration: int, tmp_path: Any) -> None:
+    """Kept every 4 iterations: what was done after the last time is done again."""
+
+    def stop(told: Any) -> None:
+        if told.phase == phase and told.iteration == iteration:
+            raise KeyboardInterrupt
+
+    y, settings = sparse.csr_array(TABLE.y), {"rank": 2, "max_iter": 16}
+    kept: dict[str, Any] = settings | {"checkpoint": tmp_path / "fit.npz", "checkpoint_every": 4}
+    whole = poplin.PLN(**settings).fit(y)
+    assert poplin.PLN(**kept, callback=stop).fit(y).interrupted_
+    fit = poplin.PLN(**kept).fit(y)
+    assert np.array_equal(fit.coef_, whole.coef_) and np.array_equal(fit.covariance_, whole.covariance_)
+    for name in ("phase", "objective"):
+        assert np.array_equal(fit.trace_[name], whole.trace_[name], equal_nan=name == "objective")
+    with pytest.raises(poplin.InputError, match="the counts"):
+        poplin.PLN(**kept).fit(sparse.csr_array(TABLE.y + 1))
+
+
 def test_the_users_matrix_stays_as_it_is(small: None) -> None:
     rows = np.r_[np.repeat(np.arange(1200), 4), 0]
     doubled = sparse.coo_matrix(
@@ -264,7 +286,6 @@ def test_the_users_matrix_stays_as_it_is(small: None) -> None:
 REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "another method": (lambda y: poplin.PLN(method="variational").fit(y), "only method='ml'"),
     "ranks": (lambda y: poplin.PLN(rank="auto").fit(y), "The choice among models"),
-    "checkpoint": (lambda y: poplin.PLN(checkpoint="here.npz").fit(y), "has none yet"),
     "offset": (lambda y: poplin.PLN().fit(y, offset="tmm"), "An offset that compares rows"),
     "negative": (lambda y: poplin.PLN().fit(-y), "negative count"),
     "fractional": (lambda y: poplin.PLN().fit(0.5 * y), "fractional count"),

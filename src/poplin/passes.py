@@ -14,7 +14,7 @@ import numpy as np
 
 from poplin._compile import compiled
 from poplin.data.blocks import Block
-from poplin.fit import Outcome, Progress, begin, trace_of
+from poplin.fit import Keeping, Outcome, Progress, Stand, begin, trace_of
 from poplin.methods.method import AbstractMethod
 
 
@@ -62,25 +62,27 @@ def run(
     began: float,
     many: int,
     callback: Callable[[Progress], None] | None = None,
+    keeping: Keeping | None = None,
 ) -> Outcome:
     """Run one phase; `first(number, block)` are the first values of a block, `many` blocks are visited an iteration.
 
     The outcome's rows are those of the blocks, in a list. After Ctrl-C it is that of the last whole iteration; rows
     that were visited since then have moved on. Memory: what rows keep, and two blocks.
     """
-    objective, seconds, rows, state = [], [], [], None
+    stand = None if keeping is None else keeping.stand
+    state, rows, *past = (None, [], (), ()) if stand is None else stand
+    objective, seconds = map(list, past)
     converged = failed = interrupted = False
     try:
-        for k in range(stream.blocks):
-            block = stream.block(k)
-            begun, kept = begin(method, first(k, block), block)
-            state = begun if state is None else state
-            rows.append(kept)
+        if stand is None:
+            state, rows = _begun(method, first, stream)
         while len(objective) < max_iter and not (converged or failed):
             state = _iteration(method, state, rows, stream, stream.visits(len(objective), many))
             converged, failed = (bool(a) for a in _ended(method, state))
             objective.append(float(state.objective))
             seconds.append(time.perf_counter() - began)
+            if keeping is not None and len(objective) % keeping.every == 0 and not (converged or failed):
+                keeping.keep(Stand(state, rows, np.array(objective), np.array(seconds)))
             if callback is not None:
                 callback(Progress(phase, len(objective), max_iter, objective[-1], seconds[-1]))
     except KeyboardInterrupt:
@@ -91,6 +93,26 @@ def run(
     return Outcome(state, rows, converged, interrupted, trace)
 
 
+def shapes(method: AbstractMethod, first: Callable[[int, Block], Any], stream: Blocks) -> tuple[Any, Any]:
+    """The shapes of the state and the rows of a run; of the first block first values are computed."""
+    block = stream.block(0)
+    state, rows = begin.shapes(method, first(0, block), block)
+    return state, [rows] * stream.blocks
+
+
+def _begun(
+    method: AbstractMethod, first: Callable[[int, Block], Any], stream: Blocks
+) -> tuple[Any, list[Any]]:
+    """The state and the rows before the first iteration."""
+    state, rows = None, []
+    for k in range(stream.blocks):
+        block = stream.block(k)
+        begun, kept = begin(method, first(k, block), block)
+        state = begun if state is None else state
+        rows.append(kept)
+    return state, rows
+
+
 def _iteration(
     method: AbstractMethod, state: Any, rows: list[Any], stream: Blocks, visited: list[int]
 ) -> Any:
@@ -99,9 +121,8 @@ def _iteration(
         total, before = None, None
         for k in visited:
             block = stream.block(k)
-            jax.block_until_ready(
-                before
-            )  # two blocks at a time: one that is computed, one that is made dense
+            # two blocks at a time: one that is computed, one that is made dense
+            jax.block_until_ready(before)
             rows[k], part = _local(method, rows[k], state, block, number=number)
             before = rows[k]
             total = part if total is None else _added(total, part)

@@ -21,6 +21,7 @@ import numpy as np
 
 from poplin._errors import InputError
 from poplin.data.counts import Counts
+from poplin.data.tables import is_sparse
 from poplin.store import read_npz, write_npz
 
 FORMAT = 1
@@ -166,12 +167,15 @@ def _anew(path: Path) -> str:
 
 
 def _told(value: Any) -> Any:
-    """A setting as JSON can hold it; of an array a digest."""
+    """A setting as JSON can hold it; of an array, or a sparse table, a digest."""
     if isinstance(value, np.generic):
         return value.item()
     if value is None or isinstance(value, str | bool | int | float):
         return value
-    return "sha256:" + _hashed({"": np.asarray(value)}.items()).hexdigest()
+    parts = {"": value}
+    if is_sparse(value):
+        parts = {name: getattr(value, name) for name in ("data", "indices", "indptr")}
+    return "sha256:" + _hashed((name, np.asarray(part)) for name, part in parts.items()).hexdigest()
 
 
 def _digest(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> str:

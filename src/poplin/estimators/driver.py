@@ -61,11 +61,6 @@ def keeper(counts: Counts, settings: dict[str, Any]) -> Keeper | None:
         if every is not None:
             raise InputError(f"checkpoint_every={every!r} needs a file: give checkpoint='name.npz' as well.")
         return None
-    if streamed.wanted(counts, settings["method"]):
-        raise InputError(
-            "checkpoint: a table whose rows are dense a block at a time (sparse, or very large) has none yet. Leave it "
-            "out."
-        )
     every = EVERY if every is None else recipes.count(every, "checkpoint_every", least=1)
     name = esteps.name_of(esteps.chosen(settings["method"]))
     if name not in esteps.PLAIN:

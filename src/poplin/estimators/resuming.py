@@ -1,8 +1,9 @@
 """Runs of the loop that can be taken up again: those that are over are read back, the present one goes on.
 
-Start at `run`, which phases call in the place of `poplin.fit.run`. A fit is a fixed sequence of runs, so their number
-says which is which; shapes and trees come from the code, only arrays from the file. States are those of the loop, with
-random keys and what rows keep: the numbers are those of a fit that was never stopped.
+Start at `run`, which phases call in the place of `poplin.fit.run`, and `run_blocks`, in that of `passes.run`. A fit is
+a fixed sequence of runs, so their number says which is which; shapes and trees come from the code, only arrays from the
+file. States are those of the loop, with random keys and what rows keep: the numbers are those of a fit that was never
+stopped.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 
 from poplin import fit as loop
+from poplin import passes
 from poplin._errors import InputError
 from poplin.data.blocks import Block
 from poplin.estimators import checkpoints
@@ -148,6 +150,42 @@ def run(
     outcome = outcome._replace(rows=remains(outcome.rows))
     if keeper is not None and ended is not None and not outcome.interrupted:
         keeper.end(_ended(outcome, phase, ended))
+    return outcome
+
+
+def run_blocks(
+    method: AbstractMethod,
+    first: Callable[[int, Block], Any],
+    stream: passes.Blocks,
+    settings: Settings,
+    *,
+    phase: str,
+    many: int,
+) -> loop.Outcome:
+    """The same of `passes.run`: rows that are dense a block at a time, `many` blocks an iteration, on one device."""
+    keeper, keeping, where = settings.keeper, None, None
+    if keeper is not None:
+        kept, where = keeper.found(phase), lying(method, passes.shapes(method, first, stream))
+        if kept is not None and kept.over:
+            return _read_back(keeper, kept, where)
+        stand = None
+        if kept is not None:
+            state, rows = keeper.as_tree(kept, where)
+            stand = loop.Stand(state, rows, kept.objective, kept.seconds)
+        keeping = _keeping(keeper, phase, stand, where)
+    outcome = passes.run(
+        method,
+        first,
+        stream,
+        phase=phase,
+        max_iter=settings.max_iter,
+        began=settings.began,
+        many=many,
+        callback=settings.callback,
+        keeping=keeping,
+    )
+    if keeper is not None and where is not None and not outcome.interrupted:
+        keeper.end(_ended(outcome, phase, where))
     return outcome
 
 

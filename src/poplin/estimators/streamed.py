@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from poplin import passes
 from poplin._compile import compiled
 from poplin._errors import InputError
 from poplin.data.blocks import Block
@@ -24,6 +23,7 @@ from poplin.data.streams import Stream
 from poplin.estimators import phases, recipes
 from poplin.estimators.phases import Fitted, Recipe, Settings
 from poplin.estimators.pilot import piloted
+from poplin.estimators.resuming import run_blocks
 from poplin.methods import minibatch, ml
 from poplin.rows import chains as chain
 from poplin.rows.modes import modes
@@ -119,10 +119,11 @@ def _walks(recipe: Recipe, stream: Stream, start: ml.First, main: Settings) -> l
     if sketch.outcome.interrupted:
         return [sketch]
 
+    key = jax.random.fold_in(state.inner.key, 1)  # iterations are counted anew
+
     def go_on(number: int, block: Block) -> minibatch.First:
         now = _caught_up(rows[number], state.carried, block.x)
-        rows[number] = None  # its memory is taken over
-        return minibatch.First(sketch.model, now, state.inner.mean_rate, state.inner.key)
+        return minibatch.First(sketch.model, now, state.inner.mean_rate, key)
 
     return [sketch, _walk(recipe, stream, go_on, main, stream.blocks)]
 
@@ -133,16 +134,7 @@ def _walk(
     pace = -(-stream.blocks // many)
     inner = phases.ml_method(recipe, many * stream.rows, tol=main.tol, pace=pace)
     method = minibatch.Minibatch(inner, stream.whole)
-    outcome = passes.run(
-        method,
-        first,
-        stream,
-        phase="ml" if pace == 1 else "sketch",
-        max_iter=main.max_iter,
-        began=main.began,
-        many=many,
-        callback=main.callback,
-    )
+    outcome = run_blocks(method, first, stream, main, phase="ml" if pace == 1 else "sketch", many=many)
     return Fitted(_estimate(method, outcome.state), None, outcome)
 
 
