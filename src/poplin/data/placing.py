@@ -157,9 +157,9 @@ def row_by_row(function: Callable[..., Any], block: Block, *shared: Any) -> Any:
     return jax.jit(piecewise)(block, *shared)
 
 
-def agreed(number: int, block: Block) -> int:
-    """The first process' number, wherever rows of the block are: clocks differ, steps are taken together."""
-    if getattr(block.y, "is_fully_addressable", True):
+def agreed(number: int, rows: Any) -> int:
+    """The first process' number, wherever these rows are: clocks differ, steps are taken together."""
+    if all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(rows)):
         return number
     from jax.experimental import multihost_utils
 
