@@ -6,7 +6,7 @@ Start at `small`, under which tables of this size are cut into blocks, and spars
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,27 +66,19 @@ def stream(y: Any = TABLE.y, **sides: Any) -> Stream:
     return Stream(as_counts(y, **sides), seed=0, kind=jnp.float64)
 
 
-class Case(NamedTuple):
-    """Counts as they come in, and what goes with them."""
-
-    y: Any
-    sides: dict[str, Any]
-
-
 def _with(entries: Callable[[np.ndarray], Any]) -> np.ndarray:
     y = TABLE.y.copy()
     entries(y)
     return y
 
 
-TABLES = {
-    "dense": Case(TABLE.y, {}),
-    "sparse": Case(sparse.csc_matrix(TABLE.y), {}),
-    "weights and offsets": Case(TABLE.y, {"weights": np.arange(1200) % 3, "offset": TABLE.x[:, 1]}),
-    "missing": Case(_with(lambda y: y.__setitem__((slice(0, 900, 7), 1), np.nan)), {}),
-    "a column without a count": Case(
-        sparse.csr_array(_with(lambda y: y.__setitem__((slice(None), 2), 0))), {}
-    ),
+# counts as they come in, and what goes with them
+TABLES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "dense": (TABLE.y, {}),
+    "sparse": (sparse.csc_matrix(TABLE.y), {}),
+    "weights and offsets": (TABLE.y, {"weights": np.arange(1200) % 3, "offset": TABLE.x[:, 1]}),
+    "missing": (_with(lambda y: y.__setitem__((slice(0, 900, 7), 1), np.nan)), {}),
+    "a column without a count": (sparse.csr_array(_with(lambda y: y.__setitem__((slice(None), 2), 0))), {}),
 }
 
 
