@@ -171,16 +171,19 @@ def _key(part: Part) -> Key:
     return tuple(part.columns[: part.core].tolist())
 
 
-def tests_by_parts(pieces: Piecewise, matrix: np.ndarray, coef: np.ndarray) -> Tests:
-    """Wald tests that H B = 0 of each column; NaN for all columns together, whose covariance is not formed."""
-    told = np.full((3, coef.shape[1] + 1), np.nan)
-    told[1, -1] = 0
-    for core in pieces.coef():
+def tests_by_parts(pieces: Piecewise, matrix: np.ndarray, coef: np.ndarray, told: Tests) -> Tests:
+    """`told` with the Wald tests that H B = 0 of the columns that it does not tell, where parts know them.
+
+    Over all columns together nothing is added: the covariance of parts is not formed.
+    """
+    found, lost = Tests(*(each.copy() for each in told)), np.flatnonzero(np.isnan(told.p[:-1]))
+    for core in pieces.of_columns(lost.tolist()):
         for j, within in zip(core.columns, core.within, strict=True):
-            if not np.isfinite(within).all():
+            if j not in lost or not np.isfinite(within).all():
                 continue
             values, vectors = np.linalg.eigh(within)
             spread = (vectors * np.sqrt(np.maximum(values, 0))).T
             one = tests_of(matrix @ coef[:, [j]], (spread @ matrix.T)[:, :, None])
-            told[:, j] = [row[0] for row in one]
-    return Tests(told[0], told[1].astype(int), told[2])
+            for whole, of_one in zip(found, one, strict=True):
+                whole[j] = of_one[0]
+    return found

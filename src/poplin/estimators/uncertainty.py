@@ -21,7 +21,7 @@ from poplin.estimators.scales import FISHER, PLAIN, POSITIVE, Scale, correlation
 from poplin.estimators.tables import coef_index, entry_index, hypothesis_matrix, table_of
 from poplin.inference import intervals
 from poplin.inference.intervals import Interval
-from poplin.inference.wald import adjusted, tests_of
+from poplin.inference.wald import Tests, adjusted, tests_of, untold
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -249,21 +249,24 @@ class Uncertainty:
         fit = self.fit
         names = fit.counts_.column_names
         matrix = hypothesis_matrix(hypothesis, fit.counts_.covariate_names)
-        known = self.errors("coef", asked)  # where a root has lost a coefficient, sub-tables may know it
-        if (
-            self.by_parts(asked)
-            or np.isnan(self._errors[asked, "coef"]).any()
-            and self._has_spare("coef", asked)
-        ):
-            told = tests_by_parts(self.pieces, matrix, fit.coef_)
+        if self.by_parts(asked):
+            told = tests_by_parts(self.pieces, matrix, fit.coef_, untold(len(names)))
         else:
-            with double_precision():
-                root = self.roots.of(asked, more=self._more[asked, "coef"])
-                moved = [coef for coef, _ in intervals.deviations(self.free.here, root.spread)]
-            moved = np.where(np.isnan(known), np.nan, np.concatenate(moved))
-            told = tests_of(matrix @ fit.coef_, np.einsum("rd,mdp->mrp", matrix, moved))
+            told = self._tests_of_root(matrix, asked)
+            if np.isnan(told.p).any() and self._has_spare("coef", asked):
+                told = tests_by_parts(self.pieces, matrix, fit.coef_, told)
         table = pandas.DataFrame(told._asdict(), pandas.Index([*names, ALL], name="column"))
         return table.assign(p_adjusted=np.append(adjusted(told.p[:-1]), np.nan))
+
+    def _tests_of_root(self, matrix: np.ndarray, asked: Asked) -> Tests:
+        """From the covariance of all estimates; NaN where it has lost a column's coefficients."""
+        self.errors("coef", asked)
+        known = self._errors[asked, "coef"]
+        with double_precision():
+            root = self.roots.of(asked, more=self._more[asked, "coef"])
+            moved = np.concatenate([coef for coef, _ in intervals.deviations(self.free.here, root.spread)])
+        moved = np.where(np.isnan(known), np.nan, moved)
+        return tests_of(matrix @ self.fit.coef_, np.einsum("rd,mdp->mrp", matrix, moved))
 
     def coef_interval(self) -> Interval | None:
         """Intervals of B, None where there are none to be had."""

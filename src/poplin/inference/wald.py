@@ -42,6 +42,12 @@ def tests_of(contrast: np.ndarray, deviations: np.ndarray) -> Tests:
     return Tests(statistic, df.astype(int), chdtrc(df, statistic))
 
 
+def untold(p: int) -> Tests:
+    """Tests of p columns, and of all together, of which nothing is known."""
+    nothing = np.full(p + 1, np.nan)
+    return Tests(nothing, np.zeros(p + 1, int), nothing)
+
+
 def _wald(value: np.ndarray, deviations: np.ndarray) -> tuple[float, int]:
     variance = deviations.T @ deviations
     if not np.isfinite(variance).all():
