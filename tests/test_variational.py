@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import poplin
 from tests.instances import (
     COLUMNS,
     DOUBLED,
@@ -149,3 +150,17 @@ def test_more_starts_never_lose() -> None:
     """`n_init` keeps the best bound; its other starts are drawn from the seed."""
     few, many = (fit(TABLES["missing"], rank=2, method="variational", n_init=k) for k in (1, 4))
     assert many.elbo_ >= few.elbo_ - slack(few.elbo_)
+
+
+def test_rare_columns_have_their_counts() -> None:
+    """98 % zeros: sum_i A_ij = sum_i y_ij at an optimum with an intercept, and no column runs away to it."""
+    random, (n, p, q) = np.random.default_rng(3), (600, 40, 2)
+    level = random.normal(-5.0, 1.0, size=p)
+    counts = random.poisson(np.exp(level + random.normal(size=(n, q)) @ (0.4 * random.normal(size=(q, p)))))
+    counts = counts[:, counts.any(axis=0)]
+    found = poplin.PLN(rank=q, method="variational").fit(counts)
+    assert found.converged_ and found.coef_.min() > -25
+    held = found.variational_
+    position = held["coef"] + held["mean"] @ held["loadings"].T
+    rate = np.exp(position + 0.5 * held["variance"] @ (held["loadings"] ** 2).T)
+    assert np.allclose(rate.sum(axis=0), counts.sum(axis=0), rtol=1e-3)

@@ -4,6 +4,7 @@ Start at `direct_start` and `factor_start`. Both also give each unknown's curvat
 makes a first L-BFGS step of length one sensible.
 """
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from poplin._precision import solve_gram
 from poplin.data.blocks import NO_EXPOSURE, Block
 from poplin.data.placing import NOWHERE, layout
 from poplin.models.loadings import AbstractLoadings
+
+EXCESS = math.log(4)  # of rates over counts, from which a column's first level is lowered
 
 
 class First(NamedTuple):
@@ -81,7 +84,21 @@ def factor_start(block: Block, free: AbstractLoadings, *, rank: int) -> First:
     shared = free.collapse(coef, axes * spread)
     coef, loadings = free.expand(shared)
     scores = residual @ loadings / (jnp.sum(loadings**2, axis=0) + 1e-9)
+    coef = coef + lowered(block, block.x @ coef + scores @ loadings.T)
     return scaled_factor_start(block, free, coef=coef, loadings=loadings, scores=scores)
+
+
+def lowered(block: Block, position: Counts) -> Coefficients:
+    """What brings rates exp(o + z) of rare columns down to their counts, as a change of B; zero for most others.
+
+    The mean of log(y + 1/2) is that of 1/2 where nearly all counts are 0. Scales of first steps are those of counts:
+    with rates a hundred times as large, a step of length one would take B a hundred too far.
+    """
+    weights = block.weights
+    rate = weights @ jnp.exp(block.offset + position)
+    excess = jnp.log(rate / (weights @ block.y))
+    level = solve_gram(block.x.T @ (weights[:, None] * block.x), block.x.T @ weights[:, None])
+    return -level * jnp.where(excess > EXCESS, excess, 0.0)
 
 
 def scaled_factor_start(
