@@ -94,7 +94,7 @@ def kept(folder: Path, name: str, y: np.ndarray = Y) -> tuple[Any, Any]:
         frame.to_parquet(path, row_group_size=500)
         return path, frame
     values = sparse.csr_matrix(y) if store.sparse else y
-    cells = anndata.AnnData(values, pd.DataFrame({"depth": np.log(1.0 + y[:, 0])}, CELLS), frame.iloc[:0].T)
+    cells = anndata.AnnData(values, pd.DataFrame({"depth": np.log1p(Y[:, 0])}, CELLS), frame.iloc[:0].T)
     stored(path, cells)
     return (anndata.read_h5ad(path, backed="r") if store.opened else path), cells
 
@@ -125,7 +125,7 @@ HELPERS: dict[str, Callable[[Any], Any]] = {
     "row sums": held.row_sums,
     "missing": held.missing,
     "seen": lambda y: held.seen(y, np.array([1, 3])),
-    "observed": lambda y: held.observed(y, WEIGHTS > 0) if held.missing(y).any() else None,
+    "observed": lambda y: held.observed(y, WEIGHTS > 0) if held.missing(y).any() else 0,
     "the largest": held.largest,
     "zeros": held.zeros,
 }
@@ -142,9 +142,8 @@ def test_what_is_asked_of_a_table_on_disk_is_that_of_one_in_memory(
     assert counts.row_names == tuple(CELLS) and counts.column_names == tuple(GENES)
     assert sum(asked) == N  # the door went through the file once
     for what, ask in HELPERS.items():
-        found, wanted = ask(counts.y), ask(y)
-        assert np.array_equal(found, wanted, equal_nan=wanted is not None), what
-    assert max(asked) <= PIECE // P
+        np.testing.assert_allclose(ask(counts.y), ask(y), rtol=1e-14, err_msg=what)
+    assert max(asked) <= PIECE // 3  # of three columns
 
 
 BAD = {

@@ -25,8 +25,9 @@ class Survey(NamedTuple):
 
     row_sums: np.ndarray
     column_sums: np.ndarray
-    largest: float
+    observed: np.ndarray
     missing: np.ndarray
+    largest: float
     zeros: float
     faults: faults.Faults
 
@@ -135,7 +136,11 @@ def seen(y: Any, columns: np.ndarray) -> np.ndarray:
 def observed(y: Any, used: np.ndarray) -> np.ndarray:
     """How many counts of each column are not missing (p,), in the rows that are used."""
     if is_on_disk(y):
+        if used.all():
+            return survey(y).observed
         return sum((observed(part, used[rows]) for rows, part in _walk(y)), np.zeros(y.shape[1], int))
+    if is_held_sparse(y):
+        return np.full(y.shape[1], used.sum())
     return (~np.isnan(y[used])).sum(axis=0)
 
 
@@ -172,17 +177,19 @@ def survey(y: Backed) -> Survey:
 
 def _surveyed(y: Backed) -> Survey:
     n, p = y.shape
-    sums, lacking, totals, most, none = np.empty(n), np.empty(n, int), np.zeros(p), 0.0, 0.0
-    wrong: faults.Faults = {}
+    sums, lacking, totals, there = np.empty(n), np.empty(n, int), np.zeros(p), np.zeros(p, int)
+    most, none, wrong = 0.0, 0.0, faults.Faults()
     for rows, part in _walk(y):
+        all_of_them = np.ones(part.shape[0], bool)
         sums[rows], lacking[rows] = row_sums(part), _lacking(part)
-        totals += column_sums(part, np.ones(len(sums[rows])))
-        most, none = max(most, largest(part)), none + zeros(part) * len(sums[rows]) / n
+        totals += column_sums(part, 1.0 * all_of_them)
+        there += observed(part, all_of_them)
+        most, none = max(most, largest(part)), none + zeros(part) * part.shape[0] / n
         if not y.sparse:
             wrong = faults.together(wrong, faults.faults(part, rows.start))
         elif not wrong:  # as of a sparse table in memory, the first row that has any is told of
             wrong = faults.faults_of_entries(part, rows.start)
-    return Survey(sums, totals, most, lacking, none, wrong)
+    return Survey(sums, totals, there, lacking, most, none, wrong)
 
 
 def _lacking(part: Any) -> np.ndarray:

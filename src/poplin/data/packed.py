@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, final
@@ -28,6 +29,7 @@ class Scratch:
 
     def __init__(self, kind: Any) -> None:
         self._kind, self._file, self._lock = np.dtype(kind), tempfile.TemporaryFile(), threading.Lock()
+        weakref.finalize(self, self._file.close)
 
     def append(self, numbers: np.ndarray) -> None:
         """Numbers after those that are there."""
