@@ -13,8 +13,11 @@ import numpy as np
 
 from poplin._errors import InputError
 
-GAP = 16  # rows that nobody asked for and that are read all the same, rather than ask the disk twice
+GAP = 4  # rows that nobody asked for and that are read all the same, rather than ask the disk twice
 LONGEST = 4_000_000  # entries that are asked of the disk together
+Stretches = list[
+    tuple[int, int]
+]  # of neighbouring rows, from the first to before the last, in the order of the file
 
 
 class Source(NamedTuple):
@@ -27,8 +30,8 @@ class Source(NamedTuple):
 class Stored(Protocol):
     """Rows on disk."""
 
-    def stretch(self, first: int, last: int) -> Any:
-        """The rows from `first` to before `last`, sparse by rows or dense, in double precision."""
+    def read(self, stretches: Stretches) -> Any:
+        """The rows of these stretches, sparse by rows or dense, in double precision."""
         ...
 
 
@@ -42,12 +45,14 @@ class SparseRows(NamedTuple):
     columns: int
     dense: bool = False
 
-    def stretch(self, first: int, last: int) -> Any:
+    def read(self, stretches: Stretches) -> Any:
         from scipy.sparse import csr_array
 
-        low, high = int(self.indptr[first]), int(self.indptr[last])
-        parts = (np.asarray(self.data[low:high], dtype=np.float64), np.asarray(self.indices[low:high]))
-        found = csr_array((*parts, self.indptr[first : last + 1] - low), shape=(last - first, self.columns))
+        there = [(int(self.indptr[first]), int(self.indptr[last])) for first, last in stretches]
+        lengths = [np.diff(self.indptr[first : last + 1]) for first, last in stretches]
+        pointers = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
+        entries = _joined(self.data, there).astype(np.float64), _joined(self.indices, there)
+        found = csr_array((*entries, pointers), shape=(len(pointers) - 1, self.columns))
         found.sum_duplicates()
         return found.toarray() if self.dense else found
 
@@ -58,8 +63,15 @@ class DenseRows(NamedTuple):
 
     array: Any
 
-    def stretch(self, first: int, last: int) -> Any:
-        return np.asarray(self.array[first:last], dtype=np.float64)
+    def read(self, stretches: Stretches) -> Any:
+        return _joined(self.array, stretches).astype(np.float64)
+
+
+def _joined(array: Any, stretches: Stretches) -> np.ndarray:
+    """Stretches of an array on disk, one after the other."""
+    if len(stretches) > 1 and hasattr(array, "oindex"):  # zarr takes a millisecond for whatever it is asked
+        return np.asarray(array.oindex[np.concatenate([np.arange(*stretch) for stretch in stretches])])
+    return np.concatenate([array[first:last] for first, last in stretches])
 
 
 @final
@@ -88,7 +100,7 @@ class Backed:
         """Some rows in memory, in the order asked for; they are read in that of the file."""
         rows = np.arange(self.shape[0])[chosen]
         order = np.argsort(rows, kind="stable")
-        parts = [self._picked(part) for part in self._stretches(rows[order])]
+        parts = [self._picked(part) for part in _pieces(rows[order], self.shape[1])]
         found = parts[0] if len(parts) == 1 else _stacked(parts, self.shape[1])
         if np.array_equal(order, np.arange(len(order))):
             return found
@@ -102,35 +114,42 @@ class Backed:
             self.source, shape, self._reopen, sparse=self.sparse, stored=self._stored, columns=columns
         )
 
-    def _stretches(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """Sorted rows, cut where the next one is far, and where a stretch would be long."""
-        longest = max(1, LONGEST // self.shape[1])
-        for part in np.split(rows, np.flatnonzero(np.diff(rows) > GAP) + 1):
-            if len(part):
-                cuts = np.searchsorted(part, np.arange(part[0], part[-1] + 1, longest)[1:])
-                yield from (piece for piece in np.split(part, cuts) if len(piece))
-
     def _picked(self, rows: np.ndarray) -> Any:
-        first, last = int(rows[0]), int(rows[-1]) + 1
-        found = self._read(first, last)
-        found = found if len(rows) == last - first else found[rows - first]
+        """Some rows, in the order of the file."""
+        cuts = np.flatnonzero(np.diff(rows) > GAP) + 1
+        firsts, lasts = rows[np.r_[0, cuts]], rows[np.r_[cuts - 1, -1]] + 1
+        found = self._read(list(zip(firsts.tolist(), lasts.tolist(), strict=True)))
+        # where each row is in what was read
+        before, which = (
+            np.cumsum(lasts - firsts) - (lasts - firsts),
+            np.searchsorted(firsts, rows, side="right") - 1,
+        )
+        place = rows - firsts[which] + before[which]
+        found = found if np.array_equal(place, np.arange(found.shape[0])) else found[place]
         return found if self._columns is None else found[:, self._columns]
 
-    def _read(self, first: int, last: int) -> Any:
+    def _read(self, stretches: Stretches) -> Any:
         try:
             if self._stored is not None:
-                return self._stored.stretch(first, last)
+                return self._stored.read(stretches)
         except (OSError, ValueError, KeyError, RuntimeError):
             pass  # closed by whoever opened it, or broken: the second time tells
         try:
             self._stored = self._reopen()
-            return self._stored.stretch(first, last)
+            return self._stored.read(stretches)
         except (OSError, ValueError, KeyError, RuntimeError, InputError) as error:
-            where = self.source.path or "a store that has no path"
             raise InputError(
-                f"The rows {first + 1} to {last} cannot be read: these counts stay on disk, in {where}. {error} "
-                "Put the file back, or give the counts anew."
+                f"Rows {stretches[0][0] + 1} to {stretches[-1][1]} cannot be read: these counts stay on disk, in "
+                f"{self.source.path or 'a store without a path'}. {error} Put the file back, or give the counts anew."
             ) from error
+
+
+def _pieces(rows: np.ndarray, columns: int) -> Iterator[np.ndarray]:
+    """Sorted rows, cut so that no more is read together than `LONGEST` says, with the rows between them."""
+    if len(rows):
+        steps = np.diff(rows, prepend=rows[0] - 1)
+        piece = (np.cumsum(np.where(steps > GAP, 1, steps)) - 1) // max(1, LONGEST // columns)
+        yield from np.split(rows, np.flatnonzero(np.diff(piece)) + 1)
 
 
 def _stacked(parts: list[Any], columns: int) -> Any:
