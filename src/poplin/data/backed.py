@@ -96,6 +96,9 @@ class Backed:
         self.survey: Any = None
         self._reopen, self._stored, self._columns = reopen, stored, columns
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_stored": None}  # an open file stays in its process
+
     def __getitem__(self, chosen: np.ndarray | slice) -> Any:
         """Some rows in memory, in the order asked for; they are read in that of the file."""
         rows = np.arange(self.shape[0])[chosen]

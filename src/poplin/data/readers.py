@@ -21,7 +21,7 @@ from poplin.data.held import are_many
 from poplin.data.located import ANNOTATED, TEXT, loaded, located
 from poplin.data.packed import counted, packed
 from poplin.data.stored import large_table, root_of, rows_in
-from poplin.data.tables import CountTable, Names, as_table, index_names, listed
+from poplin.data.tables import CountTable, Names, as_named, as_table, index_names, listed
 from poplin.data.textfiles import Layout, layout, name_rows, opened
 
 _SPARSE_KEYS = {"format", "shape", "data"}
@@ -315,31 +315,36 @@ def _large_parquet(file: Path, columns: Names, row_names: str | None) -> CountTa
     """The counts in a large Parquet file, which are read when they are asked for; of the file only names are read."""
     import pandas
 
-    if row_names is not None and row_names not in columns:
-        name_rows(
-            pandas.DataFrame(columns=list(columns)), row_names, file.name, counts=True
-        )  # or says what it has
-    asked = columns[:1] if row_names in (None, "none") else (row_names,)
+    asked = (row_names,) if row_names in columns else columns[:1]
     frame = loaded(file, lambda: pandas.read_parquet(file, columns=list(asked)))
     names, left = index_names(frame.index), asked
     if names is None or row_names is not None:
-        named = name_rows(frame.reset_index(drop=True), row_names, file.name, counts=True)
+        frame = frame.reset_index(drop=names is None)
+        if row_names not in (
+            None,
+            *frame.columns,
+        ):  # "none", or told what there is, of a table with all columns
+            every = [*(name for name in frame.columns if name not in columns), *columns]
+            name_rows(pandas.DataFrame(columns=every), row_names, file.name, counts=True)
+        named = name_rows(frame, row_names, file.name, counts=True)
+        as_named(named, "Y")  # an index that names no rows is a column of Y, and refused if it is text
         names, left = index_names(named.index), tuple(named.columns)
     taken = tuple(name for name in asked if name not in left)
     source = Source(str(file.absolute()), "".join(taken))
     counts = tuple(name for name in columns if name not in taken)
     shape = len(frame), len(counts)
-    held = Backed(source, shape, lambda: packed(file, counts, names), sparse=False)
+    held = Backed(source, shape, partial(rows_of, source, names), sparse=False)
     return as_table(CountTable(held, names, counts))
+
+
+def rows_of(source: Source, names: Names | None = None) -> Stored:
+    """The rows of counts that stay in a file; `names` of rows are for what is said of entries that are no numbers."""
+    file, kind = located(source.path, (".parquet", *ANNOTATED))
+    if kind != ".parquet":
+        return rows_in(source)
+    return packed(file, tuple(name for name in counted(file)[1] if name != source.key), names)
 
 
 def reopened(source: Source, shape: tuple[int, int], *, sparse: bool) -> Backed:
     """The counts of a fit that was kept, where they lie; the file is opened when they are asked for."""
-
-    def reopen() -> Stored:
-        file, kind = located(source.path, (".parquet", *ANNOTATED))
-        if kind != ".parquet":
-            return rows_in(source)
-        return packed(file, tuple(name for name in counted(file)[1] if name != source.key), None)
-
-    return Backed(source, shape, reopen, sparse=sparse)
+    return Backed(source, shape, partial(rows_of, source), sparse=sparse)
