@@ -47,7 +47,9 @@ def fit(path: Path, way: str, iterations: int) -> None:
     import anndata
 
     import poplin
+    from poplin.estimators import streamed
 
+    streamed.SAMPLE_ENTRIES = 300_000  # a small start: what counts here are the passes over all rows
     warnings.simplefilter("ignore", poplin.ConvergenceWarning)
     given: Any = path if way == "path" else anndata.read_h5ad(path, backed="r" if way == "backed" else None)
     poplin.PLN(rank=DESIGN.rank, max_iter=iterations).fit(given)

@@ -1,6 +1,6 @@
-"""Tables that stay on disk are those that are in memory: rows, sums, errors, fits; and are never read whole.
+"""Tables that stay on disk are those that are in memory: rows, sums, names, errors; and are never read whole.
 
-Start at `STORES`, the files that tables stay in, and `small`, under which tables of this size do.
+Fits of them are in `test_backed_fits.py`. Start at `HELPERS`, what is asked of tables in `ondisk.py`.
 """
 
 from __future__ import annotations
@@ -8,9 +8,8 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import anndata
 import numpy as np
@@ -19,93 +18,38 @@ import pytest
 from scipy import sparse
 
 import poplin
-from poplin.data import backed, held, packed, streams
+from poplin.data import held, packed
 from poplin.data.ahead import Ahead
 from poplin.data.coding import Coding
 from poplin.data.counts import as_counts, as_new_rows, some_rows
+from poplin.data.readers import read_counts
 from poplin.data.streams import dealt
-from poplin.estimators import checkpoints, streamed
-from poplin.job import Inputs, prepare
-from poplin.report import files
-from poplin.report.goodness import residuals
 from tests.annotated import stored
-from tests.instances import LOADINGS, simulated
-
-Y = simulated(3, LOADINGS, n=1200, level=0.5).y
-N, P = Y.shape
-PIECE = 1000  # entries that are dense together
-CELLS, GENES = [f"cell{i}" for i in range(N)], [f"gene{j}" for j in range(P)]
-
-
-class Store(NamedTuple):
-    """A kind of file, whether its tables come sparse, and whether it is handed over opened by AnnData."""
-
-    file: str
-    sparse: bool
-    opened: bool = False
-
-
-STORES = {
-    "h5ad": Store("y.h5ad", True),
-    "h5ad, dense": Store("y.h5ad", False),
-    "h5ad, opened": Store("y.h5ad", True, opened=True),
-    "h5ad, dense, opened": Store("y.h5ad", False, opened=True),
-    "zarr": Store("y.zarr", True),
-    "zarr, dense": Store("y.zarr", False),
-    "parquet": Store("y.parquet", False),
-}
-QUICK = ("h5ad", "h5ad, dense", "zarr", "parquet")  # one of each way in which rows are read
+from tests.ondisk import (
+    CELLS,
+    GENES,
+    PIECE,
+    QUICK,
+    STORES,
+    N,
+    P,
+    Y,
+    counted,
+    kept,
+    large_is_small,
+    with_entries,
+)
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every table is large; blocks have 80 rows, runs five; the start is a sample of 600 rows."""
-    for room, name, value in (
-        (held, "MOST_DENSE", 0),
-        (held, "PIECE", PIECE),
-        (backed, "LONGEST", PIECE),
-        (streams, "ENTRIES", 320),
-        (streamed, "LARGE", 0),
-        (streamed, "SAMPLE_ENTRIES", 2400),
-        (streamed, "SAMPLE_ROWS", 1),
-        (streamed, "LEAST_ROWS", 400),
-    ):
-        monkeypatch.setattr(room, name, value)
+    large_is_small(monkeypatch)
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows were asked of a file together, each time."""
-    rows: list[int] = []
-    for kind in (backed.SparseRows, backed.DenseRows):
-
-        def counting(self: Any, stretches: Any, read: Any = kind.read) -> Any:
-            rows.append(sum(last - first for first, last in stretches))
-            return read(self, stretches)
-
-        monkeypatch.setattr(kind, "read", counting)
-    return rows
-
-
-def kept(folder: Path, name: str, y: np.ndarray = Y) -> tuple[Any, Any]:
-    """The table as it is handed over on disk, and as it is in memory."""
-    store, frame = STORES[name], pd.DataFrame(y, CELLS, GENES)
-    path = folder / store.file
-    if store.file.endswith(".parquet"):
-        frame.to_parquet(path, row_group_size=500)
-        return path, frame
-    values = sparse.csr_matrix(y) if store.sparse else y
-    cells = anndata.AnnData(values, pd.DataFrame({"depth": np.log1p(Y[:, 0])}, CELLS), frame.iloc[:0].T)
-    stored(path, cells)
-    return (anndata.read_h5ad(path, backed="r") if store.opened else path), cells
-
-
-def with_entries(*entries: tuple[int, int, float]) -> np.ndarray:
-    """The table with other entries."""
-    y = Y.copy()
-    for i, j, value in entries:
-        y[i, j] = value
-    return y
+    return counted(monkeypatch)
 
 
 SOME = np.random.default_rng(1).integers(0, N, 300)  # rows, in no order, some of them again
@@ -178,7 +122,7 @@ def test_text_in_a_parquet_file_is_told_of_by_name(tmp_path: Path, small: None) 
     frame.loc["cell900", "gene2"] = "many"
     frame.to_parquet(tmp_path / "y.parquet")
     with pytest.raises(
-        poplin.InputError, match="'many' at row 'cell900', column 'gene2', which is no number"
+        poplin.InputError, match="^Y holds 'many' at row 'cell900', column 'gene2', which is no"
     ):
         as_counts(tmp_path / "y.parquet")
 
@@ -197,7 +141,7 @@ def test_a_column_of_row_names_is_no_count(
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(held, "MOST_DENSE", most)
             try:
-                table = poplin.data.readers.read_counts(tmp_path / "y.parquet", row_names=row_names)
+                table = read_counts(tmp_path / "y.parquet", row_names=row_names)
             except poplin.InputError as error:
                 told.append(str(error))
             else:
@@ -227,10 +171,10 @@ def test_small_tables_are_read(tmp_path: Path) -> None:
 def test_a_layer_stays_where_it_is(tmp_path: Path, small: None) -> None:
     cells = anndata.AnnData(np.log1p(Y), layers={"counts": sparse.csr_matrix(Y)})
     stored(tmp_path / "y.h5ad", cells)
-    table = poplin.data.readers.read_counts(tmp_path / "y.h5ad", layer="counts")
+    table = read_counts(tmp_path / "y.h5ad", layer="counts")
     assert held.is_on_disk(table.values) and np.array_equal(held.dense_rows(table.values, slice(None)), Y)
     with pytest.raises(poplin.InputError, match="no layer 'raw'; it has 'counts'"):
-        poplin.data.readers.read_counts(tmp_path / "y.h5ad", layer="raw")
+        read_counts(tmp_path / "y.h5ad", layer="raw")
     with pytest.raises(poplin.InputError, match="fractional count"):
         as_counts(tmp_path / "y.h5ad")
 
@@ -269,121 +213,6 @@ def test_what_is_read_ahead_is_what_was_asked_for() -> None:
     with pytest.raises(ZeroDivisionError):
         ahead.take(0)
     assert ahead.take(1) == 10
-
-
-FIT: dict[str, Any] = {"rank": 2, "max_iter": 12}
-
-
-@pytest.mark.filterwarnings("ignore::poplin.ConvergenceWarning")
-@pytest.mark.parametrize("name", QUICK)
-def test_a_fit_is_that_of_the_table_in_memory(
-    name: str, tmp_path: Path, small: None, asked: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where rows in memory are dealt in runs, too, blocks hold the same ones, and the numbers are the same bits."""
-    monkeypatch.setattr(streams, "is_on_disk", lambda y: True)
-    fit = poplin.PLN(**FIT).fit(kept(tmp_path, name)[0])
-    other = _in_memory()
-    assert np.array_equal(fit.coef_, other.coef_) and np.array_equal(fit.covariance_, other.covariance_)
-    assert max(asked) <= PIECE // P
-    if name != "h5ad":
-        return
-    assert np.array_equal(fit.latent_mean_, other.latent_mean_) and fit.elbo_ == other.elbo_
-    fit.seconds_ = other.seconds_
-    assert fit.summary() == other.summary()
-    assert np.array_equal(residuals(fit).value, residuals(other).value)
-    assert np.array_equal(fit.standard_errors().coef, other.standard_errors().coef)
-    assert np.array_equal(fit.transform(tmp_path / "y.h5ad"), other.transform(tmp_path / "y.h5ad"))
-    assert max(asked) <= PIECE // P
-
-
-@cache
-def _in_memory() -> Any:
-    names = pd.DataFrame(Y, CELLS, GENES).iloc[:, :0], pd.DataFrame(index=GENES)
-    return poplin.PLN(**FIT).fit(anndata.AnnData(sparse.csr_matrix(Y), *names))
-
-
-@pytest.mark.filterwarnings("ignore::poplin.ConvergenceWarning")
-def test_a_fit_by_runs_ends_where_that_of_all_rows_does(
-    tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    """Both to half a tenth of complete-data standard errors, as in `test_streams.py`."""
-    settings: dict[str, Any] = {"covariance": "diagonal", "tol": 0.05, "max_iter": 1500}
-    whole = poplin.PLN(**settings).fit(Y)
-    errors = whole.standard_errors()
-    request.getfixturevalue("small")
-    fit = poplin.PLN(**settings).fit(kept(tmp_path, "h5ad")[0])
-    free = errors.covariance > 0
-    apart = [
-        ((fit.coef_ - whole.coef_) / errors.coef).ravel(),
-        ((fit.covariance_ - whole.covariance_)[free] / errors.covariance[free]).ravel(),
-    ]
-    assert max(np.sqrt(np.mean(gap**2)) for gap in apart) < 0.2
-
-
-@pytest.mark.filterwarnings("ignore::poplin.ConvergenceWarning")
-def test_a_kept_fit_finds_its_counts_again(tmp_path: Path, small: None) -> None:
-    """In the file where they were, or beside the fit; where they are gone, that is said when they are asked for."""
-    (tmp_path / "there").mkdir()
-    given, _ = kept(tmp_path / "there", "h5ad, opened")
-    fit = poplin.tl.pln(given, rank=2, max_iter=5)
-    assert given.obsm["X_poplin"].shape == (N, 2)
-    given.file.close()  # the fit opens it again
-    latent = fit.latent_mean_
-    assert np.array_equal(given.obsm["X_poplin"], latent)
-    fit.save(tmp_path / "fit.npz")
-    assert np.array_equal(poplin.load(tmp_path / "fit.npz").latent_mean_, latent)
-    files.write_h5ad(fit, tmp_path / "there" / "y.h5ad", tmp_path / "fitted.h5ad")
-    written = anndata.read_h5ad(tmp_path / "fitted.h5ad")
-    assert np.array_equal(written.X.toarray(), Y) and written.obsm["X_poplin"].shape == (N, 2)
-
-    (tmp_path / "there" / "y.h5ad").rename(tmp_path / "y.h5ad")
-    again = poplin.load(tmp_path / "fit.npz")
-    assert np.array_equal(again.latent_mean_, latent)
-    (tmp_path / "y.h5ad").unlink()
-    gone = poplin.load(tmp_path / "fit.npz")
-    assert np.array_equal(gone.coef_, fit.coef_)
-    with pytest.raises(poplin.InputError, match="stay on disk, in .*y.h5ad"):
-        gone.latent_mean_  # noqa: B018
-
-
-@pytest.mark.parametrize("name", QUICK)
-def test_a_checkpoint_knows_the_table_again(name: str, tmp_path: Path, small: None) -> None:
-    settings = poplin.PLN().get_params()
-    facts = []
-    for folder, y in (("one", Y), ("two", Y), ("three", with_entries((5, 1, 77.0)))):
-        (tmp_path / folder).mkdir()
-        facts.append(checkpoints.facts(as_counts(kept(tmp_path / folder, name, y)[0]), settings))
-    assert facts[0] == facts[1] != facts[2]
-
-
-@pytest.mark.filterwarnings("ignore::poplin.ConvergenceWarning")
-def test_a_fit_is_interrupted_and_broken_off_cleanly(
-    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given, _ = kept(tmp_path, "h5ad")
-
-    def stop(told: Any) -> None:
-        if told.phase == "sketch" and told.iteration == 3:
-            raise KeyboardInterrupt
-
-    assert poplin.PLN(**FIT, callback=stop).fit(given).interrupted_
-
-    def cut(told: Any) -> None:
-        if told.phase == "sketch":
-            monkeypatch.setattr(backed.SparseRows, "read", _broken)
-
-    with pytest.raises(poplin.InputError, match="cannot be read: .*y.h5ad. The disk is gone"):
-        poplin.PLN(**FIT, callback=cut).fit(given)
-
-
-def _broken(*_: Any) -> Any:
-    raise OSError("The disk is gone.")
-
-
-def test_the_command_takes_covariates_that_travel_with_a_large_table(tmp_path: Path, small: None) -> None:
-    given, _ = kept(tmp_path, "h5ad")
-    job = prepare(Inputs(given, formula="~ depth", colour="depth"), {}, tmp_path / "out")
-    assert held.is_on_disk(job.table.values) and list(job.data.columns) == ["depth"]
 
 
 def test_scratch_files_are_read_where_they_were_written() -> None:

@@ -15,9 +15,8 @@ from poplin._errors import InputError
 
 GAP = 4  # rows that nobody asked for and that are read all the same, rather than ask the disk twice
 LONGEST = 4_000_000  # entries that are asked of the disk together
-Stretches = list[
-    tuple[int, int]
-]  # of neighbouring rows, from the first to before the last, in the order of the file
+# of neighbouring rows, from the first to before the last, in the order of the file
+Stretches = list[tuple[int, int]]
 
 
 class Source(NamedTuple):
@@ -46,6 +45,7 @@ class SparseRows(NamedTuple):
     dense: bool = False
 
     def read(self, stretches: Stretches) -> Any:
+        """The entries of these rows, each once."""
         from scipy.sparse import csr_array
 
         there = [(int(self.indptr[first]), int(self.indptr[last])) for first, last in stretches]
@@ -64,6 +64,7 @@ class DenseRows(NamedTuple):
     array: Any
 
     def read(self, stretches: Stretches) -> Any:
+        """These rows."""
         return _joined(self.array, stretches).astype(np.float64)
 
 
@@ -122,12 +123,9 @@ class Backed:
         cuts = np.flatnonzero(np.diff(rows) > GAP) + 1
         firsts, lasts = rows[np.r_[0, cuts]], rows[np.r_[cuts - 1, -1]] + 1
         found = self._read(list(zip(firsts.tolist(), lasts.tolist(), strict=True)))
-        # where each row is in what was read
-        before, which = (
-            np.cumsum(lasts - firsts) - (lasts - firsts),
-            np.searchsorted(firsts, rows, side="right") - 1,
-        )
-        place = rows - firsts[which] + before[which]
+        stretch = np.searchsorted(firsts, rows, side="right") - 1
+        before = np.cumsum(lasts - firsts) - (lasts - firsts)
+        place = rows - firsts[stretch] + before[stretch]  # in what was read
         found = found if np.array_equal(place, np.arange(found.shape[0])) else found[place]
         return found if self._columns is None else found[:, self._columns]
 
@@ -140,7 +138,7 @@ class Backed:
         try:
             self._stored = self._reopen()
             return self._stored.read(stretches)
-        except (OSError, ValueError, KeyError, RuntimeError, InputError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise InputError(
                 f"Rows {stretches[0][0] + 1} to {stretches[-1][1]} cannot be read: these counts stay on disk, in "
                 f"{self.source.path or 'a store without a path'}. {error} Put the file back, or give the counts anew."

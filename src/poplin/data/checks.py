@@ -41,17 +41,17 @@ def check_counts(y: Any, rows: Names, columns: Names) -> Any:
     """
     if is_on_disk(y):
         told = survey(y)
-        _check_all_there(y.sparse and told.missing.any())
+        _check_none_missing(y.sparse and told.missing.any())
         _check_faults(told.faults, rows, columns)
     elif is_held_sparse(y):
-        _check_all_there(np.isnan(y.data).any())
+        _check_none_missing(np.isnan(y.data).any())
         _check_faults(faults_of_entries(y), rows, columns)
     else:
         _check_faults(faults(y), rows, columns)
     return y
 
 
-def _check_all_there(lacking: Any) -> None:
+def _check_none_missing(lacking: Any) -> None:
     if lacking:
         raise InputError(
             "Y holds missing counts (NaN), and is too large to be made dense; of a sparse table what is not stored is "

@@ -77,7 +77,7 @@ def _batches(file: Path, columns: Names, rows: Names | None) -> Iterator[np.ndar
     batches = table.iter_batches(batch_size=size, columns=list(columns))
     while (batch := loaded(file, lambda: next(batches, None))) is not None:
         last = first + batch.num_rows
-        frame = batch.to_pandas(ignore_metadata=True)[list(columns)]
+        frame: Any = batch.to_pandas(ignore_metadata=True)[list(columns)]
         names = rows[first:last] if rows else tuple(f"row{i + 1}" for i in range(first, last))
-        yield as_named(frame.set_axis(names, axis=0), "Y").values
+        yield as_named(frame.set_axis(list(names), axis=0), "Y").values
         first = last

@@ -1,8 +1,8 @@
 """Files to tables, by suffix: csv, tsv, txt (also .gz), parquet, npz, mtx, h5ad, zarr.
 
 Start at `read_counts`, whose `CountTable` goes straight into `as_counts` (large tables in .h5ad, .zarr and .parquet
-stay there, see `backed.py`); `read_table` reads covariates, `read_basis` a borrowed basis, `read_annotated` an AnnData.
-No pickle is ever loaded. Whatever a file lacks is an `InputError`.
+stay there, see `large_files.py`); `read_table` reads covariates, `read_basis` a borrowed basis, `read_annotated` an
+AnnData. No pickle is ever loaded. Whatever a file lacks is an `InputError`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from poplin._errors import InputError
-from poplin.data.backed import Backed, Source, Stored
 from poplin.data.held import are_many
+from poplin.data.large_files import large_annotated, large_parquet, part_of
 from poplin.data.located import ANNOTATED, TEXT, loaded, located
-from poplin.data.packed import counted, packed
-from poplin.data.stored import large_table, root_of, rows_in
-from poplin.data.tables import CountTable, Names, as_named, as_table, index_names, listed
+from poplin.data.packed import counted
+from poplin.data.stored import root_of
+from poplin.data.tables import CountTable, Names, as_table, index_names, listed
 from poplin.data.textfiles import Layout, layout, name_rows, opened
 
 _SPARSE_KEYS = {"format", "shape", "data"}
@@ -52,7 +52,7 @@ def read_counts(
     if kind == ".parquet":
         n, columns = counted(file)
         if are_many((n, len(columns))):
-            return _large_parquet(file, columns, row_names)
+            return as_table(large_parquet(file, columns, row_names))
     frame = _frame(file, kind, row_names, counts=True)
     if frame.shape[1] == 0:
         raise InputError(
@@ -74,7 +74,7 @@ def read_table(path: str | os.PathLike[str], *, row_names: str | None = None) ->
             raise InputError(f"{file.name} holds no covariates: none of its arrays is named cov_<name>.")
         return covariates
     if kind in ANNOTATED:
-        return loaded(file, lambda: _told_of(root_of(file), "obs"))
+        return loaded(file, lambda: part_of(root_of(file), "obs"))
     return _frame(file, kind, row_names, counts=False)
 
 
@@ -280,71 +280,12 @@ def read_annotated(path: str | os.PathLike[str]) -> Any:
 
 def _annotated_counts(file: Path, layer: str | None) -> CountTable:
     """X or a layer, with names and obs; a large one stays in the file."""
-    root = loaded(file, lambda: root_of(file))
-    large = large_table(root, "X" if layer is None else f"layers/{layer}")
+    large = loaded(file, lambda: large_annotated(file, layer))
     if large is not None:
-        obs, var = (_told_of(root, name) for name in ("obs", "var"))
-        report = "uns/poplin_counts/report"
-        notes = tuple(str(words) for words in (_told_of(root, report) if report in root else ()))
-        return as_table(CountTable(large, index_names(obs.index), index_names(var.index), obs, notes))
+        return as_table(large)
     held = read_annotated(file)
     if layer is not None and layer not in held.layers:
         raise InputError(f"{file.name} has no layer '{layer}'; it has {listed(held.layers) or 'none'}.")
     if layer is not None:
         held.X = held.layers[layer]
     return as_table(held)
-
-
-def _told_of(root: Any, name: str) -> Any:
-    """A part of an AnnData's file, in memory."""
-    from anndata.io import read_elem
-
-    return read_elem(root[name])
-
-
-def write_embedding(file: Path, scores: np.ndarray) -> None:
-    """Put the rows' embedding into an .h5ad that is there, as obsm["X_poplin"]."""
-    import h5py
-    from anndata.io import write_elem
-
-    with h5py.File(file, "r+") as root:
-        write_elem(root.require_group("obsm"), "X_poplin", scores)
-
-
-def _large_parquet(file: Path, columns: Names, row_names: str | None) -> CountTable:
-    """The counts in a large Parquet file, which are read when they are asked for; of the file only names are read."""
-    import pandas
-
-    asked = (row_names,) if row_names in columns else columns[:1]
-    frame = loaded(file, lambda: pandas.read_parquet(file, columns=list(asked)))
-    names, left = index_names(frame.index), asked
-    if names is None or row_names is not None:
-        frame = frame.reset_index(drop=names is None)
-        if row_names not in (
-            None,
-            *frame.columns,
-        ):  # "none", or told what there is, of a table with all columns
-            every = [*(name for name in frame.columns if name not in columns), *columns]
-            name_rows(pandas.DataFrame(columns=every), row_names, file.name, counts=True)
-        named = name_rows(frame, row_names, file.name, counts=True)
-        as_named(named, "Y")  # an index that names no rows is a column of Y, and refused if it is text
-        names, left = index_names(named.index), tuple(named.columns)
-    taken = tuple(name for name in asked if name not in left)
-    source = Source(str(file.absolute()), "".join(taken))
-    counts = tuple(name for name in columns if name not in taken)
-    shape = len(frame), len(counts)
-    held = Backed(source, shape, partial(rows_of, source, names), sparse=False)
-    return as_table(CountTable(held, names, counts))
-
-
-def rows_of(source: Source, names: Names | None = None) -> Stored:
-    """The rows of counts that stay in a file; `names` of rows are for what is said of entries that are no numbers."""
-    file, kind = located(source.path, (".parquet", *ANNOTATED))
-    if kind != ".parquet":
-        return rows_in(source)
-    return packed(file, tuple(name for name in counted(file)[1] if name != source.key), names)
-
-
-def reopened(source: Source, shape: tuple[int, int], *, sparse: bool) -> Backed:
-    """The counts of a fit that was kept, where they lie; the file is opened when they are asked for."""
-    return Backed(source, shape, partial(rows_of, source), sparse=sparse)

@@ -59,10 +59,7 @@ def large_table(root: Any, key: str) -> Any:
 
 def rows_in(source: Source) -> Stored:
     """The rows of an element of a file."""
-    path = Path(source.path)
-    if not source.path or not path.exists():
-        raise InputError("There is no such file.")
-    return _rows(root_of(path)[source.key])
+    return _rows(root_of(Path(source.path))[source.key])
 
 
 def _held(node: Any) -> Any:

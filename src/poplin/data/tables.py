@@ -113,9 +113,8 @@ def as_table(Y: Any) -> CountTable:
     """The counts `Y`, whatever they came in, with their names and the covariates that travel with them.
 
     `Y` is (n, p): array, list of lists, DataFrame, scipy.sparse, AnnData or a `CountTable`. Values are returned
-    dense, as float64, NaN where a count is missing; a large sparse table by rows (`held.py`), a large one in a file as
-    `Backed`. Raises `InputError`
-    when `Y` is none of these, is not two-dimensional or holds something that is no number.
+    dense, as float64, NaN where a count is missing; a large sparse table by rows, in a file as `Backed` (`held.py`).
+    Raises `InputError` when `Y` is none of these, is not two-dimensional or holds something that is no number.
     """
     if isinstance(Y, CountTable):
         table = Y

@@ -14,7 +14,7 @@ from poplin.data.backed import Source
 from poplin.data.counts import Counts
 from poplin.data.formula import design_from_json, design_to_json
 from poplin.data.held import is_held_sparse, is_on_disk, smallest
-from poplin.data.readers import reopened
+from poplin.data.large_files import reopened
 from poplin.estimators import encoding, esteps
 from poplin.estimators.driver import Result
 from poplin.inference.summary import OF_A_RUN

@@ -15,7 +15,7 @@ import numpy as np
 
 from poplin._errors import InputError
 from poplin.data.held import is_on_disk
-from poplin.data.readers import read_annotated, write_embedding
+from poplin.data.readers import read_annotated
 from poplin.inference import summary
 from poplin.inference.summary import Fitted
 from poplin.report import html, views
@@ -72,7 +72,7 @@ def write_h5ad(fit: Fitted, source: Path, target: Path) -> None:
     try:
         if is_on_disk(fit.counts_.y) and source.suffix.lower() == ".h5ad":
             shutil.copyfile(source, unfinished)
-            write_embedding(unfinished, views.embedding(fit).scores)
+            _put_embedding(unfinished, views.embedding(fit).scores)
         else:
             data = read_annotated(source)
             data.obsm["X_poplin"] = views.embedding(fit).scores
@@ -80,6 +80,14 @@ def write_h5ad(fit: Fitted, source: Path, target: Path) -> None:
         unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _put_embedding(file: Path, scores: np.ndarray) -> None:
+    import h5py
+    from anndata.io import write_elem
+
+    with h5py.File(file, "r+") as root:
+        write_elem(root.require_group("obsm"), "X_poplin", scores)
 
 
 def _coefficients(fit: Fitted) -> Iterable[Sequence[Any]]:
