@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.large import SLICE, Design, root_of
 from benchmarks.measure import REPOSITORY, facts
 
-DESIGN = Design(200_000, 300, 2, -4.6, 1.0)
+DESIGN = Design(200_000, 300, 2, -4.0, 0.5)
 WAYS = ("memory", "backed", "path")
 
 
@@ -31,7 +31,7 @@ def draw(path: Path, *, dense: bool) -> None:
     import anndata
     from scipy import sparse
 
-    random, root = np.random.default_rng(0), root_of(DESIGN)
+    random, root = np.random.default_rng(0), 0.5 * root_of(DESIGN)
     level = DESIGN.level + DESIGN.spread * random.normal(size=DESIGN.columns)
     slices, each = [], SLICE // DESIGN.columns
     for first in range(0, DESIGN.rows, each):
