@@ -97,10 +97,10 @@ def _peer_outcome(model: Any, task: Task, design: Design) -> Outcome:
 
 
 def prepare_poplin(task: Task, design: Design) -> Fitter:
-    """poplin.PLN with `method` taken from the contender's name (poplin-variational, poplin-ml)."""
+    """poplin.PLN with `method` taken from the contender's name: poplin-METHOD, or poplin-METHOD-starts."""
     import poplin  # pyright: ignore[reportMissingImports]
 
-    method = "ml" if task.contender == "poplin-ml" else "variational"
+    method = task.contender.removeprefix("poplin-").removesuffix("-starts")
 
     def fit() -> Outcome:
         with warnings.catch_warnings(record=True) as told:
@@ -178,6 +178,7 @@ CONTENDERS = {
     # ten starts, where the bound of a low rank has several optima: small tables
     "poplin-variational-starts": Contender(prepare_poplin, {"n_init": 10}, ("poplin", "jax", "numpy")),
     "poplin-ml": Contender(prepare_poplin, {}, ("poplin", "jax", "numpy")),
+    "poplin-amortised": Contender(prepare_poplin, {}, ("poplin", "jax", "numpy")),
     "pyPLNmodels": Contender(prepare_peer, {}, ("pyPLNmodels", "torch", "numpy")),
     "pyPLNmodels-long": Contender(
         prepare_peer, {"maxiter": 4000, "tol": 1e-30}, ("pyPLNmodels", "torch", "numpy")

@@ -1,11 +1,12 @@
 """The benchmarks' own arithmetic: the bound in NumPy against sums written out, verdicts on made-up lines."""
 
 import math
+from argparse import Namespace
 
 import numpy as np
 import pytest
 
-from benchmarks import records
+from benchmarks import records, scaling
 from benchmarks.bound import direct_bound, factor_bound, log_factorials, stirling_excess
 from benchmarks.contenders import Task
 from benchmarks.designs import LAWS, simulate
@@ -137,3 +138,35 @@ def test_seconds_to_is_the_first_crossing():
     trace = [[0.1, -5.0], [0.2, -3.0], [0.3, -4.0], [0.4, -1.0]]
     assert seconds_to(trace, -3.5) == 0.2
     assert seconds_to(trace, 0.0) is None
+
+
+def test_an_exponent_is_that_of_the_largest_sizes():
+    sizes = [10.0, 100.0, 1000.0, 10_000.0, 100_000.0]
+    assert scaling.exponent([(n, max(1.0, 2e-3 * n**1.5)) for n in sizes]).startswith("1.50 ± 0.00")
+    assert scaling.exponent([(1.0, 1.0), (2.0, 2.0)]) == ""
+
+
+def test_a_size_is_not_tried_once_a_smaller_one_was_stopped(monkeypatch, tmp_path):
+    tried = []
+
+    def child(_python, _module, task, _shared):
+        tried.append(task["law"].rows)
+        many = task["law"].rows > 3000
+        return {"status": "stopped at 1 s"} if many else {"status": "done", "wall_s": 1.0, "iterations": 10}
+
+    monkeypatch.setattr(scaling, "in_child", child)
+    chosen = Namespace(threads=2, limit=1.0, peer_python="python")
+    lines = []
+    for _ in range(2):  # once more, nothing is left to do
+        for law in scaling.AXES["n"]:
+            lines = scaling._with_line(lines, law, "poplin-ml", chosen)
+    assert tried == [1000, 3000, 10_000] and len(lines) == len(scaling.AXES["n"])
+
+
+def test_drawn_tables_have_the_law_that_is_said():
+    law = scaling.Law(20_000, 5, 2, 1.0)
+    table = scaling.draw(law)
+    root = np.sqrt(0.25) * np.random.default_rng(0).normal(size=(5, 2))
+    expected = np.exp(1 + 0.5 * np.sum(root**2, axis=1))
+    spread = table.counts.std(axis=0) / np.sqrt(law.rows)
+    assert np.all(np.abs(table.counts.mean(axis=0) - expected) < 4 * spread)

@@ -26,9 +26,12 @@ _waiting: list[Future[None]] = []  # begun in the other thread
 
 
 @contextlib.contextmanager
-def hurried() -> Iterator[None]:
-    """Inside, programs for small tables are compiled quickly: they will not be used often."""
-    _hurried.append(True)
+def hurried(*, tells_all: bool = True) -> Iterator[None]:
+    """Inside, programs for small tables are compiled quickly: they will not be used often.
+
+    `tells_all`: of each fit all is asked for, so that what will be needed is compiled while it runs.
+    """
+    _hurried.append(tells_all)
     try:
         yield
     finally:
@@ -37,7 +40,7 @@ def hurried() -> Iterator[None]:
 
 def in_a_hurry() -> bool:
     """Whether this process fits one table, and tells all of it."""
-    return bool(_hurried)
+    return any(_hurried)
 
 
 @functools.cache

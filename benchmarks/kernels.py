@@ -1,0 +1,169 @@
+"""`python -m benchmarks.kernels`: how near one iteration comes to what the machine can do, n = 50 000, p = 200, q = 20.
+
+The machine's limits are measured first, with nothing else in the program: exponentials of an n x p table, products of
+large matrices, and reading and writing an n x p table. Then one whole iteration (every sweep and update) of `ml` and
+`variational`, rank q and a free Sigma, as the fits run it. XLA counts its operations before it fuses them. The share is
+the time that exponentials and products alone would take at the limits, over the time measured; of each, too. Writes
+`kernels.md`. Start at `main`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import poplin
+import poplin.fit
+from benchmarks.measure import REPOSITORY, facts
+from benchmarks.scaling import Law, draw
+from poplin._compile import settings
+from poplin._precision import double_precision
+
+REPEATS = 15
+KINDS = {"single": jnp.float32, "double": jnp.float64}
+
+
+class Limits(NamedTuple):
+    """Seconds an exponential, a product's floating-point operation, and a byte that is read or written."""
+
+    exponential: float
+    operation: float
+    byte: float
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """Median time of a call, the first left out; the fastest tenth and the slowest differ by what else is running."""
+    jax.block_until_ready(call())
+    found = []
+    for _ in range(REPEATS):
+        begun = time.perf_counter()
+        jax.block_until_ready(call())
+        found.append(time.perf_counter() - begun)
+    return float(np.median(found))
+
+
+def limits(n: int, p: int, kind: Any) -> Limits:
+    """The machine's, each by a program that does nothing else."""
+    table = jnp.asarray(np.random.default_rng(0).normal(size=(n, p)), kind)
+    square = jnp.asarray(np.random.default_rng(1).normal(size=(2000, 2000)), kind)
+    exponentials, products, moves = (
+        jax.jit(f, compiler_options=settings(False))
+        for f in (lambda a: jnp.sum(jnp.exp(a)), lambda a: a @ a, lambda a: a + 1)
+    )
+    # adding up the exponentials costs nothing beside them
+    return Limits(
+        seconds(lambda: exponentials(table)) / (n * p),
+        seconds(lambda: products(square)) / (2 * 2000**3),
+        seconds(lambda: moves(table)) / (2 * table.nbytes),
+    )
+
+
+def last_step(fit: Callable[[], Any]) -> tuple[Any, ...]:
+    """What the loop was last given by a fit: method, state, rows, block."""
+    given: list[tuple[Any, ...]] = []
+    advance = poplin.fit._advance
+
+    def watched(method: Any, state: Any, rows: Any, block: Any, budget: Any) -> Any:
+        given[:] = [(method, *jax.tree.map(jnp.copy, (state, rows)), block)]
+        return advance(method, state, rows, block, budget)
+
+    watched.ahead = advance.ahead  # type: ignore[attr-defined]
+    poplin.fit._advance = watched  # type: ignore[assignment]
+    try:
+        fit()
+    finally:
+        poplin.fit._advance = advance
+    return given[0]
+
+
+def iteration(method: Any, state: Any, rows: Any, block: Any) -> Any:
+    """Every sweep once, as the loop does."""
+    for local, update in method.sweeps():
+        rows, total = local(state, rows, block)
+        state = update(state, total)
+    return state, rows
+
+
+def measured(law: Law, method: str, counts: np.ndarray) -> dict[str, Any]:
+    """Time of an iteration and XLA's count of its operations."""
+    form = {"rank": law.rank} if law.rank else {"shrinkage": 0}
+    model = poplin.PLN(method=method, max_iter=40, **form)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        given = last_step(lambda: model.fit(counts))
+    single = given[2].centre.dtype == jnp.float32 if method == "ml" else False
+    with double_precision():
+        lowered = jax.jit(iteration, compiler_options=settings(False)).lower(*given)
+        counted, program = lowered.cost_analysis(), lowered.compile()
+        # the loop gives its rows' memory on to the next iteration, a program that is called anew cannot
+        return {
+            "kind": "single" if single else "double",
+            "seconds": seconds(lambda: program(*given)),
+            "exponentials": counted.get("transcendentals", float("nan")),
+            "operations": counted["flops"],
+        }
+
+
+def line(law: Law, method: str, found: dict[str, Any], limit: Limits) -> list[str]:
+    """A line of the table; of all exponentials and operations the n p ones decide."""
+    exponentials, operations = (
+        found["exponentials"] * limit.exponential,
+        found["operations"] * limit.operation,
+    )
+    entries, model = law.rows * law.columns, f"rank {law.rank}" if law.rank else "free Sigma"
+    numbers = (
+        f"{1000 * found['seconds']:.0f}",
+        f"{found['exponentials'] / entries:.2f}",
+        f"{found['operations'] / entries:.0f}",
+        f"{1000 * exponentials:.0f}",
+        f"{1000 * operations:.0f}",
+        f"{(exponentials + operations) / found['seconds']:.0%}",
+    )
+    return [method, model, found["kind"], *numbers]
+
+
+HEADER = ("method", "model", "precision", "ms", "exponentials / n p", "operations / n p")
+HEADER = (*HEADER, "ms of exponentials at the limit", "ms of products at the limit", "share")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Limits, four iterations, the page."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
+    parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--columns", type=int, default=200)
+    parser.add_argument("--rank", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "out")
+    chosen = parser.parse_args(arguments)
+    law = Law(chosen.rows, chosen.columns, chosen.rank)
+    with double_precision():
+        limit = {name: limits(law.rows, law.columns, kind) for name, kind in KINDS.items()}
+    rows = []
+    for form in (law, law._replace(rank=0)):
+        counts = draw(form).counts
+        for method in ("ml", "variational"):
+            found = measured(form, method, counts)
+            rows.append(line(form, method, found, limit[found["kind"]]))
+            print(*rows[-1], sep=" | ", flush=True)
+    told = [
+        f"- {name}: {1e9 * one.exponential:.2f} ns an exponential, {1e-9 / one.operation:.0f} GFLOP/s in products of "
+        f"2000 x 2000, {1e-9 / one.byte:.1f} GB/s"
+        for name, one in limit.items()
+    ]
+    table = [list(HEADER), ["---"] * len(HEADER), *rows]
+    where = ", ".join(f"{name} {value}" for name, value in facts().items())
+    page = [where, "", *told, "", *("| " + " | ".join(row) + " |" for row in table)]
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    (chosen.out / "kernels.md").write_text("\n".join(page) + "\n")
+    print(*told, sep="\n")
+
+
+if __name__ == "__main__":
+    main()
