@@ -6,6 +6,7 @@ blocks that are alike within and differ between. Of what is small (covariates, a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -27,11 +28,12 @@ class Stream:
     def __init__(self, counts: Counts, *, seed: int, kind: Any) -> None:
         n, p = counts.y.shape
         self.counts, self.kind, self.seed = counts, kind, seed
-        self.blocks = -(-n // max(1, ENTRIES // p))
-        self.rows = -(-n // self.blocks)
+        self.rows = -(-n // -(-n // max(1, ENTRIES // p)))
+        self.blocks = -(-n // self.rows)
         self.whole = float(np.sum(counts.weights))
         self._order = np.random.default_rng([seed, n]).permutation(n)
         self._filled = self._half_counts()
+        self._log_factorial: dict[int, Any] = {}  # (rows,) of blocks that were dense once
 
     def block(self, number: int) -> Block:
         """Rows on the device, dense."""
@@ -41,11 +43,19 @@ class Stream:
         y, offset = dense_rows(self.counts.y, chosen), self.counts.offset[chosen]
         weights = self.counts.weights[chosen]
         weights[self.rows - lacking :] = 0.0
-        block = as_block(y, self.counts.x[chosen], offset, weights, prior=False, kind=self.kind)
+        rows, known = (y, self.counts.x[chosen], offset, weights), self._log_factorial.get(number)
+        block = as_block(*rows, prior=False, kind=self.kind, log_factorial=known)
+        self._log_factorial[number] = np.asarray(block.log_factorial)
         for column, level in self._filled:
             part = np.where(np.isnan(y[:, column]), 0.0, np.exp(offset[:, column] + level))
             block = block._replace(y=block.y.at[:, column].set(part))
         return block._replace(index=jnp.asarray(chosen))
+
+    def in_order(self, parts: Sequence[Any]) -> np.ndarray:
+        """What each block has of its rows (rows, ...) as one array in the order of the table (n, ...)."""
+        found = np.empty((len(self._order), *parts[0].shape[1:]))
+        found[self._order] = np.concatenate(parts)[: len(self._order)]
+        return found
 
     def visits(self, iteration: int, many: int) -> list[int]:
         """Which blocks the iteration visits: all in a new order, `many` at a time, then all anew."""
