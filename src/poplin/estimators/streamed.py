@@ -30,7 +30,7 @@ from poplin.rows.modes import modes
 from poplin.updates.covariance import Full
 from poplin.updates.structure import Model
 
-METHODS = ("ml", "variational")  # that go over blocks
+METHODS = ("ml", "variational", "amortised")  # that go over blocks
 LARGE = 30_000_000  # entries from which a dense table is walked over in blocks, too
 SAMPLE_ENTRIES, SAMPLE_ROWS = 5_000_000, 1_000  # of the sample: so many entries, and at least so many rows
 PARTS = 20  # of the rows are visited in as many iterations, unless that were fewer than
