@@ -19,12 +19,12 @@ from tests.instances import LOADINGS, simulated
 TABLE = simulated(3, LOADINGS, n=1200, level=0.5)
 
 
-def cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of 80 rows, five of which are visited in a first phase; the start is a sample of 600 rows."""
+def cut(monkeypatch: pytest.MonkeyPatch, *, rows: int = 80) -> None:
+    """Blocks of so many rows, five of which are visited in a first phase; the start is a sample of 600 rows."""
     for room, name, value in (
         (held, "MOST_DENSE", 0),
         (held, "PIECE", 1000),
-        (streams, "ENTRIES", 320),
+        (streams, "ENTRIES", 4 * rows),
         (streamed, "LARGE", 0),
         (streamed, "SAMPLE_ENTRIES", 2400),
         (streamed, "SAMPLE_ROWS", 1),

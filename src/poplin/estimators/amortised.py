@@ -35,9 +35,11 @@ LEAST_STEPS = 200  # of a round, however few rows there are
 
 
 class Table(Protocol):
-    """All rows of a fit: how many they are, how an encoder learns from them, and how B and Sigma follow."""
+    """All rows of a fit: how an encoder learns from them, and how B and Sigma follow."""
 
-    rows: int
+    def steps(self, batch_size: int) -> int:
+        """Minibatches of at most so many rows in an epoch."""
+        ...
 
     def train(
         self, model: Encoded, objective: AbstractObjective, plan: training.Plan
@@ -54,8 +56,11 @@ class Whole:
     """All rows at once."""
 
     def __init__(self, block: Block) -> None:
-        self.rows, self._block = len(block.index), block
-        self._single = jax.tree.map(single, jax.device_get(block))
+        self._block, self._single = block, jax.tree.map(single, jax.device_get(block))
+
+    def steps(self, batch_size: int) -> int:
+        """See `Table`."""
+        return -(-len(self._block.index) // batch_size)
 
     def train(
         self, model: Encoded, objective: AbstractObjective, plan: training.Plan
@@ -130,8 +135,7 @@ class _Rounds:
         self.options, self.recipe, self.task, self.seed = options, recipe, task, seed
         self.free = root_of(recipe)
         self.origin, self.table = origin, table
-        batches = -(-table.rows // options.batch_size)
-        self.epochs = max(options.epochs, -(-LEAST_STEPS // batches))
+        self.epochs = max(options.epochs, -(-LEAST_STEPS // table.steps(options.batch_size)))
 
     def run(self, model: Model, encoder: Any) -> tuple[Fitted, Embedder]:
         """Until `STALLS` learning rates in a row gain less than tol nats a row."""

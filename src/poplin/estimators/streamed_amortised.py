@@ -56,8 +56,11 @@ class InBlocks:
     """All rows, a block at a time (see `amortised.Table`)."""
 
     def __init__(self, counts: Counts, seed: int) -> None:
-        self.rows = len(counts.weights)
         self.single, self.double = (Stream(counts, seed=seed, kind=k) for k in (jnp.float32, jnp.float64))
+
+    def steps(self, batch_size: int) -> int:
+        """Minibatches in an epoch: those of each block."""
+        return self.single.blocks * -(-self.single.rows // batch_size)
 
     def train(
         self, model: Encoded, objective: AbstractObjective, plan: training.Plan
