@@ -7,6 +7,7 @@ together. Of what is small (covariates, an offset a row) all is kept.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -34,14 +35,15 @@ class Stream:
     def __init__(self, counts: Counts, *, seed: int, kind: Any) -> None:
         n, p = counts.y.shape
         self.counts, self.kind, self.seed = counts, kind, seed
-        self.blocks = -(-n // max(1, ENTRIES // p))
-        self.rows = -(-n // self.blocks)
+        self.rows = -(-n // -(-n // max(1, ENTRIES // p)))
+        self.blocks = -(-n // self.rows)
         self.whole = float(np.sum(counts.weights))
         run = int(np.clip(self.rows // RUNS, 1, RUN)) if is_on_disk(counts.y) else 1
         self._order = dealt(np.random.default_rng([seed, n]), n, run)
         self._filled = self._half_counts()
         self._ahead = Ahead(lambda number: dense_rows(counts.y, self._chosen(number)))
         self._next = {k: k + 1 for k in range(self.blocks - 1)}
+        self._log_factorial: dict[int, Any] = {}  # (rows,) of blocks that were dense once
 
     def block(self, number: int) -> Block:
         """Rows on the device, dense."""
@@ -51,11 +53,19 @@ class Stream:
         offset, weights = self.counts.offset[chosen], self.counts.weights[chosen]
         if (number + 1) * self.rows > len(self._order):
             weights[len(self._order) - number * self.rows :] = 0.0
-        block = as_block(y, self.counts.x[chosen], offset, weights, prior=False, kind=self.kind)
+        rows, known = (y, self.counts.x[chosen], offset, weights), self._log_factorial.get(number)
+        block = as_block(*rows, prior=False, kind=self.kind, log_factorial=known)
+        self._log_factorial[number] = np.asarray(block.log_factorial)
         for column, level in self._filled:
             part = np.where(np.isnan(y[:, column]), 0.0, np.exp(offset[:, column] + level))
             block = block._replace(y=block.y.at[:, column].set(part))
         return block._replace(index=jnp.asarray(chosen))
+
+    def in_order(self, parts: Sequence[Any]) -> np.ndarray:
+        """What each block has of its rows (rows, ...) as one array in the order of the table (n, ...)."""
+        found = np.empty((len(self._order), *parts[0].shape[1:]))
+        found[self._order] = np.concatenate(parts)[: len(self._order)]
+        return found
 
     def visits(self, iteration: int, many: int) -> list[int]:
         """Which blocks the iteration visits: all in a new order, `many` at a time, then all anew."""
