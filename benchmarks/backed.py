@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Draw, fit each way, write the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.backed", description=__doc__)
     parser.add_argument("--dense", action="store_true")
-    parser.add_argument("--iterations", type=int, default=5)
+    parser.add_argument("--iterations", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out"))
     parser.add_argument("--fit", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--way", choices=WAYS, action="append")
