@@ -138,6 +138,8 @@ class Backed:
         try:
             self._stored = self._reopen()
             return self._stored.read(stretches)
+        except InputError:  # of what is in the file
+            raise
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise InputError(
                 f"Rows {stretches[0][0] + 1} to {stretches[-1][1]} cannot be read: these counts stay on disk, in "

@@ -10,17 +10,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from poplin._errors import InputError
 from poplin.data.backed import Backed, Source, Stored
 from poplin.data.located import kind_of, loaded
 from poplin.data.packed import counted, packed
 from poplin.data.stored import large_table, root_of, rows_in
-from poplin.data.tables import CountTable, Names, as_named, index_names
+from poplin.data.tables import CountTable, Names, as_named, index_names, listed
 from poplin.data.textfiles import name_rows
 
 
 def large_annotated(file: Path, layer: str | None) -> CountTable | None:
-    """X or a layer of an AnnData's file that stays there, with names and obs; None where it can be read."""
+    """X or a layer of an AnnData's file that stays there, with names and obs; None where it can be read.
+
+    Raises `InputError` where there is no such layer: the file need not be read for that.
+    """
     root = root_of(file)
+    layers = list(root["layers"]) if "layers" in root else []
+    if layer is not None and layer not in layers:
+        raise InputError(f"{file.name} has no layer '{layer}'; it has {listed(layers) or 'none'}.")
     large = large_table(root, "X" if layer is None else f"layers/{layer}")
     if large is None:
         return None

@@ -284,8 +284,6 @@ def _annotated_counts(file: Path, layer: str | None) -> CountTable:
     if large is not None:
         return as_table(large)
     held = read_annotated(file)
-    if layer is not None and layer not in held.layers:
-        raise InputError(f"{file.name} has no layer '{layer}'; it has {listed(held.layers) or 'none'}.")
     if layer is not None:
         held.X = held.layers[layer]
     return as_table(held)
