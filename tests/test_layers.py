@@ -29,7 +29,7 @@ ROOMS = (
 )
 FLOOR = {room: i for i, rooms in enumerate(ROOMS.split(" < ")) for room in rooms.split(" | ")}
 HEAVY = {"sklearn", "anndata", "pandas", "matplotlib", "pooch", "rich", "typer"}
-HEAVY_ALLOWED = {"data/readers.py", "data/formula.py"}
+HEAVY_ALLOWED = {"data/readers.py", "data/large_files.py", "data/formula.py"}
 LONGEST_FILE, LONGEST_FUNCTION = 300, 40
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))

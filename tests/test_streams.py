@@ -1,6 +1,6 @@
 """Tables whose rows are dense a block at a time give what whole tables give; what cannot be done with them is said.
 
-Start at `small`, under which tables of this size are cut into blocks, and sparse ones stay sparse.
+Start at `small`, under which tables are cut into blocks. Fits of the bound are in `test_streams_bound.py`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ from scipy import sparse
 
 import poplin
 from poplin._precision import double_precision
-from poplin.data import held, streams
 from poplin.data.blocks import Block, as_block
 from poplin.data.counts import as_counts
 from poplin.data.streams import Stream
-from poplin.estimators import streamed
 from poplin.methods import minibatch, ml
 from poplin.rows import chains as chain
 from poplin.rows.gaussian import TOLERANCE
@@ -28,7 +26,8 @@ from poplin.rows.modes import modes
 from poplin.updates.covariance import Full
 from poplin.updates.direct import Direct
 from poplin.updates.structure import AbstractStructure, Borrowed, LowRank, Model, Transport
-from tests.instances import LOADINGS, orthonormal, simulated
+from tests.blockwise import TABLE, TABLES, cut
+from tests.instances import LOADINGS, orthonormal
 from tests.tolerances import close
 
 STRUCTURES = {
@@ -43,43 +42,16 @@ FITS: dict[str, dict[str, Any]] = {
     "rank": {"rank": 2},
     "basis": {"basis": orthonormal(4, 2)},
 }
-TABLE = simulated(3, LOADINGS, n=1200, level=0.5)
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of 80 rows, five of which are visited in a first phase; the start is a sample of 600 rows."""
-    for room, name, value in (
-        (held, "MOST_DENSE", 0),
-        (held, "PIECE", 1000),
-        (streams, "ENTRIES", 320),
-        (streamed, "LARGE", 0),
-        (streamed, "SAMPLE_ENTRIES", 2400),
-        (streamed, "SAMPLE_ROWS", 1),
-        (streamed, "LEAST_ROWS", 400),
-    ):
-        monkeypatch.setattr(room, name, value)
+    cut(monkeypatch)
 
 
 def stream(y: Any = TABLE.y, **sides: Any) -> Stream:
     """The table in blocks."""
     return Stream(as_counts(y, **sides), seed=0, kind=jnp.float64)
-
-
-def _with(entries: Callable[[np.ndarray], Any]) -> np.ndarray:
-    y = TABLE.y.copy()
-    entries(y)
-    return y
-
-
-# counts as they come in, and what goes with them
-TABLES: dict[str, tuple[Any, dict[str, Any]]] = {
-    "dense": (TABLE.y, {}),
-    "sparse": (sparse.csc_matrix(TABLE.y), {}),
-    "weights and offsets": (TABLE.y, {"weights": np.arange(1200) % 3, "offset": TABLE.x[:, 1]}),
-    "missing": (_with(lambda y: y.__setitem__((slice(0, 900, 7), 1), np.nan)), {}),
-    "a column without a count": (sparse.csr_array(_with(lambda y: y.__setitem__((slice(None), 2), 0))), {}),
-}
 
 
 @pytest.mark.filterwarnings("ignore::poplin.DataWarning")
@@ -276,7 +248,7 @@ def test_the_users_matrix_stays_as_it_is(small: None) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "another method": (lambda y: poplin.PLN(method="variational").fit(y), "only method='ml'"),
+    "another method": (lambda y: poplin.PLN(method="exact").fit(y), "'ml', 'variational'"),
     "ranks": (lambda y: poplin.PLN(rank="auto").fit(y), "The choice among models"),
     "offset": (lambda y: poplin.PLN().fit(y, offset="tmm"), "An offset that compares rows"),
     "negative": (lambda y: poplin.PLN().fit(-y), "negative count"),

@@ -82,7 +82,7 @@ def prepare(given: Inputs, settings: dict[str, Any], out: Path) -> Job:
         colour=_colour(table, data, given),
         covariates=None
         if data is None
-        else aligned(data, "covariates", table.row_names, len(table.values), []),
+        else aligned(data, "covariates", table.row_names, table.values.shape[0], []),
         h5ad=None if given.h5ad_out is None else (given.counts, given.h5ad_out),
     )
 
@@ -276,7 +276,7 @@ def _colour(table: CountTable, data: Any, given: Inputs) -> views.Colour | None:
     if name is None:
         return None
     frame = _column(data, name, "--colour").to_frame()
-    matched = aligned(frame, "The table of covariates", table.row_names, len(table.values), [])
+    matched = aligned(frame, "The table of covariates", table.row_names, table.values.shape[0], [])
     return views.Colour(name, matched.iloc[:, 0].to_numpy())
 
 

@@ -67,8 +67,23 @@ def direct_start(block: Block) -> First:
     _, position, residual = log_residuals(block)
     total = jnp.sum(block.weights)
     precision = 1 / (block.weights @ residual**2 / total + 1e-3)
-    exposed = jnp.where(block.offset > NO_EXPOSURE / 2, block.y + 0.5, 0.0)
-    curvature = exposed + precision
+    return _scaled_direct_start(block, position, _exposed(block) + precision)
+
+
+def direct_rows_start(block: Block, *, coef: Coefficients, variance: Array) -> First:
+    """The same at given B and variances of Z (p,), row by row: M between log(y + 1/2) - o and XB, by precision."""
+    exposed, precision = _exposed(block), 1 / variance
+    seen = jnp.log(block.y + 0.5) - jnp.where(exposed > 0, block.offset, 0.0)
+    position = (exposed * seen + precision * (block.x @ coef)) / (exposed + precision)
+    return _scaled_direct_start(block, position, exposed + precision)
+
+
+def _exposed(block: Block) -> Counts:
+    """The curvature of a count in its log rate, y + 1/2; none where it is missing."""
+    return jnp.where(block.offset > NO_EXPOSURE / 2, block.y + 0.5, 0.0)
+
+
+def _scaled_direct_start(block: Block, position: Counts, curvature: Counts) -> First:
     weights = row_weights(block)
     scales = jnp.sqrt(weights * curvature), jnp.broadcast_to(jnp.sqrt(2 * weights), curvature.shape)
     return First((), (), (position, -0.5 * jnp.log(curvature)), scales)

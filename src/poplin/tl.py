@@ -60,13 +60,12 @@ def pln(
 def _counts(adata: Any, layer: str | None) -> CountTable:
     if layer is not None and layer not in adata.layers:
         raise InputError(f"The AnnData has no layer '{layer}'; it has {listed(adata.layers) or 'none'}.")
-    held = adata.to_memory() if adata.isbacked else adata
-    values = held.X if layer is None else held.layers[layer]
+    values = adata.X if layer is None else adata.layers[layer]
     if values is None:
         raise InputError(
             "The AnnData has no X. Say which layer holds the raw counts, for example layer='counts'."
         )
-    return CountTable(values, index_names(held.obs_names), index_names(held.var_names), held.obs)
+    return CountTable(values, index_names(adata.obs_names), index_names(adata.var_names), adata.obs)
 
 
 def _offset(adata: Any, offset: Any) -> Any:

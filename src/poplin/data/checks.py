@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from poplin._errors import InputError
-from poplin.data.held import is_held_sparse
+from poplin.data.faults import KINDS, Faults, faults, faults_of_entries
+from poplin.data.held import is_held_sparse, is_on_disk, missing, observed, survey
 from poplin.data.readers import read_basis
-from poplin.data.tables import Named, Names, and_more, as_named, is_path, listed, place
+from poplin.data.tables import Named, Names, and_more, as_named, is_path, listed, more, place
 
 # A covariate whose part not explained by the others is smaller than this fraction of it is collinear: below
 # it, X'X (condition number squared) has no correct digit left in double precision.
 COLLINEAR = 1e-8
 MOST_LOG = 100.0  # of an offset: e^100 is no exposure
-LARGEST_COUNT = 2.0**53  # above it, neighbouring whole numbers are the same float64
 
 
 def check_names(names: Names, what: str, mend: str) -> Names:
@@ -36,59 +36,42 @@ def check_names(names: Names, what: str, mend: str) -> Names:
 def check_counts(y: Any, rows: Names, columns: Names) -> Any:
     """`y` (n, p), when every entry is a whole number from 0 to 2^53 or NaN (missing).
 
-    Raises `InputError` that names the first bad entry and says how many there are.
+    Raises `InputError` that names the first bad entry and says how many there are; of a table that stays sparse, how
+    many in that row.
     """
-    if is_held_sparse(y):
-        return _check_sparse(y, rows, columns)
-    missing = np.isnan(y)
-    wrong = [
-        (np.isinf(y), "an infinite count", "Mark a missing count as NaN."),
-        (
-            y < 0,
-            "a negative count",
-            "Counts are whole numbers from 0; pass them as counted, not logged or centred.",
-        ),
-        (
-            ~missing & (y != np.rint(y)),
-            "a fractional count",
-            "Counts are whole numbers; pass them as counted (AnnData often keeps them in a layer) and give "
-            "depth or effort as `offset` on the log scale.",
-        ),
-        (
-            y > LARGEST_COUNT,
-            "a count above 2^53",
-            "Such a number is no longer exact; check the units of the table.",
-        ),
-    ]
-    for bad, found, mend in wrong:
-        if bad.any():
-            i, j = np.argwhere(bad)[0]
-            raise InputError(
-                f"Y holds {found}, {y[i, j]:g},{place((i, j), rows, columns)}{and_more(bad)}. {mend}"
-            )
+    if is_on_disk(y):
+        told = survey(y)
+        _check_none_missing(y.sparse and told.missing.any())
+        _check_faults(told.faults, rows, columns)
+    elif is_held_sparse(y):
+        _check_none_missing(np.isnan(y.data).any())
+        _check_faults(faults_of_entries(y), rows, columns)
+    else:
+        _check_faults(faults(y), rows, columns)
     return y
 
 
-def _check_sparse(y: Any, rows: Names, columns: Names) -> Any:
-    """The same of a table that stays sparse: what is wrong is found in its entries, and told of its row."""
-    entries = y.data
-    bad = ~np.isfinite(entries) | (entries < 0) | (entries != np.rint(entries)) | (entries > LARGEST_COUNT)
-    if not bad.any():
-        return y
-    if np.isnan(entries).any():
+def _check_none_missing(lacking: Any) -> None:
+    if lacking:
         raise InputError(
             "Y holds missing counts (NaN), and is too large to be made dense; of a sparse table what is not stored is "
             "a count of 0. Leave out rows or columns until it is smaller, or leave out what is missing."
         )
-    row = int(np.searchsorted(y.indptr, np.flatnonzero(bad)[0], side="right")) - 1
-    return check_counts(y[[row]].toarray(), rows[row : row + 1], columns)
+
+
+def _check_faults(found: Faults, rows: Names, columns: Names) -> None:
+    if found:
+        kind = min(found)
+        (what, mend), fault = KINDS[kind], found[kind]
+        where = place((fault.row, fault.column), rows, columns)
+        raise InputError(f"Y holds {what}, {fault.value:g},{where}{more(fault.many)}. {mend}")
 
 
 def check_observed(y: Any, weights: np.ndarray, columns: Names) -> None:
     """Every column has at least one observed count in a row of positive weight."""
-    if is_held_sparse(y):
-        return  # nothing is missing there
-    seen = (~np.isnan(y[weights > 0])).sum(axis=0)
+    if not missing(y).any():
+        return
+    seen = observed(y, weights > 0)
     names = [name for name, count in zip(columns, seen, strict=True) if count == 0]
     if names:
         raise InputError(

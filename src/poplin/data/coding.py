@@ -13,6 +13,7 @@ from poplin._errors import InputError
 from poplin.data.checks import check_finite, check_names
 from poplin.data.design import Design
 from poplin.data.formula import apply, as_frame
+from poplin.data.held import check_dense, in_columns
 from poplin.data.readers import read_table
 from poplin.data.sides import aligned
 from poplin.data.tables import (
@@ -88,11 +89,12 @@ def columns_like(
             f"Y has the columns {listed(extra)} that the model was not fitted on. Leave them out."
         )
     if lacking:
+        check_dense(table.values, "A table that lacks columns of the model")
         values = np.full((table.values.shape[0], len(wanted)), np.nan)
         values[:, [wanted.index(name) for name in names]] = table.values
         return table._replace(values=values, column_names=wanted), None
     order = slice(None) if names == wanted else np.array([place[name] for name in wanted])
-    return table._replace(values=table.values[:, order], column_names=wanted), order
+    return table._replace(values=in_columns(table.values, order), column_names=wanted), order
 
 
 def given_covariates(X: Any, table: CountTable, n: int, notes: list[str]) -> Named:

@@ -1,8 +1,8 @@
 """Files to tables, by suffix: csv, tsv, txt (also .gz), parquet, npz, mtx, h5ad, zarr.
 
-Start at `read_counts`, whose `CountTable` goes straight into `as_counts`; `read_table` reads covariates,
-`read_basis` a borrowed basis, `read_annotated` an AnnData. No pickle is ever loaded. Whatever a file lacks is an
-`InputError`.
+Start at `read_counts`, whose `CountTable` goes straight into `as_counts` (large tables in .h5ad, .zarr and .parquet
+stay there, see `large_files.py`); `read_table` reads covariates, `read_basis` a borrowed basis, `read_annotated` an
+AnnData. No pickle is ever loaded. Whatever a file lacks is an `InputError`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ from typing import Any
 import numpy as np
 
 from poplin._errors import InputError
+from poplin.data.held import are_many
+from poplin.data.large_files import large_annotated, large_parquet, part_of
 from poplin.data.located import ANNOTATED, TEXT, loaded, located
+from poplin.data.packed import counted
+from poplin.data.stored import root_of
 from poplin.data.tables import CountTable, Names, as_table, index_names, listed
 from poplin.data.textfiles import Layout, layout, name_rows, opened
 
@@ -45,6 +49,10 @@ def read_counts(
         return _mtx_counts(file)
     if kind in ANNOTATED:
         return _annotated_counts(file, layer)
+    if kind == ".parquet":
+        n, columns = counted(file)
+        if are_many((n, len(columns))):
+            return as_table(large_parquet(file, columns, row_names))
     frame = _frame(file, kind, row_names, counts=True)
     if frame.shape[1] == 0:
         raise InputError(
@@ -66,7 +74,7 @@ def read_table(path: str | os.PathLike[str], *, row_names: str | None = None) ->
             raise InputError(f"{file.name} holds no covariates: none of its arrays is named cov_<name>.")
         return covariates
     if kind in ANNOTATED:
-        return read_annotated(file).obs
+        return loaded(file, lambda: part_of(root_of(file), "obs"))
     return _frame(file, kind, row_names, counts=False)
 
 
@@ -271,10 +279,11 @@ def read_annotated(path: str | os.PathLike[str]) -> Any:
 
 
 def _annotated_counts(file: Path, layer: str | None) -> CountTable:
-    """X or a layer, with names and obs."""
+    """X or a layer, with names and obs; a large one stays in the file."""
+    large = loaded(file, lambda: large_annotated(file, layer))
+    if large is not None:
+        return as_table(large)
     held = read_annotated(file)
-    if layer is not None and layer not in held.layers:
-        raise InputError(f"{file.name} has no layer '{layer}'; it has {listed(held.layers) or 'none'}.")
     if layer is not None:
         held.X = held.layers[layer]
     return as_table(held)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import reprlib
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from poplin._errors import InputError
-from poplin.data.held import as_held, is_large
+from poplin.data.held import as_held, is_large, is_on_disk
+from poplin.data.stored import from_file, is_instance
 
 Names = tuple[str, ...]
 
@@ -24,7 +24,7 @@ Names = tuple[str, ...]
 class CountTable(NamedTuple):
     """Counts as a file or an object held them, before any check of their values.
 
-    `values` is (n, p), dense or `scipy.sparse`; names are None where there were none; `covariates` is a
+    `values` is (n, p), dense, `scipy.sparse` or in a file; names are None where there were none; `covariates` is a
     DataFrame with one row per row of `values`, or None; `notes` say what the reader noticed; `offset` is on
     the log scale, as `as_counts` takes it, or None.
     """
@@ -43,13 +43,6 @@ class Named(NamedTuple):
     values: np.ndarray
     row_names: Names | None = None
     column_names: Names | None = None
-
-
-def is_instance(thing: Any, module: str, *kinds: str) -> bool:
-    """Whether `thing` is of one of the `kinds` of `module`, without importing that module."""
-    loaded = sys.modules.get(module)
-    found = tuple(getattr(loaded, kind) for kind in kinds if hasattr(loaded, kind))
-    return bool(found) and isinstance(thing, found)
 
 
 def is_frame(thing: Any) -> bool:
@@ -96,7 +89,11 @@ def listed(names: Iterable[Any], shown: int = 5) -> str:
 
 def and_more(bad: np.ndarray) -> str:
     """How many bad entries there are beside the first, as the end of a phrase; nothing for one."""
-    count = int(np.count_nonzero(bad))
+    return more(int(np.count_nonzero(bad)))
+
+
+def more(count: int) -> str:
+    """How many of `count` there are beside the first, as the end of a phrase; nothing for one."""
     return f" (and {count - 1} more)" if count > 1 else ""
 
 
@@ -116,8 +113,8 @@ def as_table(Y: Any) -> CountTable:
     """The counts `Y`, whatever they came in, with their names and the covariates that travel with them.
 
     `Y` is (n, p): array, list of lists, DataFrame, scipy.sparse, AnnData or a `CountTable`. Values are returned
-    dense, as float64, NaN where a count is missing; a large sparse table by rows (`held.py`). Raises `InputError`
-    when `Y` is none of these, is not two-dimensional or holds something that is no number.
+    dense, as float64, NaN where a count is missing; a large sparse table by rows, in a file as `Backed` (`held.py`).
+    Raises `InputError` when `Y` is none of these, is not two-dimensional or holds something that is no number.
     """
     if isinstance(Y, CountTable):
         table = Y
@@ -126,12 +123,14 @@ def as_table(Y: Any) -> CountTable:
             raise InputError(
                 "The AnnData object has no X. Put the raw counts there: adata.X = adata.layers['counts']."
             )
-        held = Y.to_memory() if Y.isbacked else Y
-        told = held.uns.get("poplin_counts", {}).get("report", ())  # what `poplin counts` left out, and why
+        told = Y.uns.get("poplin_counts", {}).get("report", ())  # what `poplin counts` left out, and why
         names = index_names(Y.obs_names), index_names(Y.var_names)
-        table = CountTable(held.X, *names, Y.obs, tuple(str(words) for words in told))
+        table = CountTable(Y.X, *names, Y.obs, tuple(str(words) for words in told))
     else:
         table = CountTable(Y)
+    table = table._replace(values=from_file(table.values))
+    if is_on_disk(table.values):
+        return table
     if is_sparse(table.values) and is_large(table.values):
         return table._replace(values=as_held(table.values))
     named = as_named(table.values, "Y", table.row_names, table.column_names)

@@ -13,6 +13,7 @@ import numpy as np
 from poplin._errors import InputError
 from poplin.data.checks import check_finite, check_names
 from poplin.data.coding import Coding, columns_like
+from poplin.data.held import check_dense, dense_rows, is_on_disk
 from poplin.data.readers import read_counts
 from poplin.data.tables import (
     CountTable,
@@ -69,13 +70,15 @@ def _table(Y: Any, layer: str | None) -> CountTable:
         raise InputError(
             f"The AnnData object has no layer '{layer}'; it has {listed(Y.layers) or 'none'}. Name one of these."
         )
-    held = Y.to_memory() if Y.isbacked else Y
-    names = index_names(held.obs_names), index_names(held.var_names)
-    return as_table(CountTable(held.layers[layer], *names, held.obs))
+    names = index_names(Y.obs_names), index_names(Y.var_names)
+    return as_table(CountTable(Y.layers[layer], *names, Y.obs))
 
 
 def _checked(table: CountTable) -> Values:
     n, p = table.values.shape
+    if is_on_disk(table.values) and not table.values.sparse:  # as it would be in memory: all of it
+        table = table._replace(values=dense_rows(table.values, slice(None)))
+    check_dense(table.values, "This model")
     if n == 0 or p == 0:
         raise InputError(f"Y has {n} rows and {p} columns. Give at least one of each.")
     rows, columns = table.row_names or row_defaults(n), table.column_names or column_defaults(p)

@@ -4,7 +4,6 @@ Start at `latent`. Every fitted model is Z = XB + C w, so one set of row routine
 are turned here into what is reported (w in principal axes, or Z - XB).
 """
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,24 +11,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from poplin import starts
 from poplin._compile import compiled
 from poplin._errors import InputError
 from poplin.data import held
-from poplin.data.blocks import NO_EXPOSURE, Block, as_block
+from poplin.data.blocks import Block, as_block
 from poplin.data.counts import Counts, some_rows
+from poplin.data.streams import Stream
 from poplin.data.tables import listed
 from poplin.estimators import embedding
 from poplin.estimators.driver import Result
+from poplin.estimators.frozen import best_rows, first_rows, frozen_bound
 from poplin.estimators.recipes import training_block
-from poplin.fit import run
 from poplin.inference.marginal import RowLikelihood, row_loglik
 from poplin.inference.summary import LARGEST_KHAT
-from poplin.methods.bounds import DirectBound, FactorBound
-from poplin.methods.variational import Variational
-from poplin.models.loadings import FrozenLoadings, principal_axes
+from poplin.models.loadings import principal_axes
 from poplin.rows.gaussian import fit_rows
-from poplin.updates.covariance import Fixed
 from poplin.updates.structure import Model
 
 Moments = tuple[np.ndarray, np.ndarray]
@@ -73,13 +69,6 @@ def _arrays(result: Result) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(result.coef), jnp.asarray(result.loadings)
 
 
-def _frozen(result: Result) -> DirectBound | FactorBound:
-    coef, loadings = _arrays(result)
-    if result.direct:
-        return DirectBound(Fixed(loadings @ loadings.T), coef)
-    return FactorBound(FrozenLoadings(coef, loadings))
-
-
 def _uses_diagonal(result: Result) -> bool:
     """Whether the rows of this fit are the bound's own diagonal Gaussians."""
     return result.rows is not None and result.posterior == "diagonal"
@@ -87,22 +76,9 @@ def _uses_diagonal(result: Result) -> bool:
 
 def diagonal_rows(result: Result, block: Block) -> tuple[jax.Array, jax.Array, float]:
     """Means, variances and bound of the best diagonal Gaussians under the fitted parameters."""
-    coef, loadings = _arrays(result)
-    bound = _frozen(result)
-    if result.direct:
-        first = starts.direct_start(block)
-    else:
-        observed = block.offset > NO_EXPOSURE / 2
-        residual = jnp.where(observed, jnp.log(block.y + 0.5) - block.offset - block.x @ coef, 0.0)
-        scores = jnp.linalg.solve(
-            jnp.eye(loadings.shape[1]) + loadings.T @ loadings, loadings.T @ residual.T
-        ).T
-        first = starts.scaled_factor_start(
-            block, FrozenLoadings(coef, loadings), coef=coef, loadings=loadings, scores=scores
-        )
-    outcome = run(
-        Variational(bound, 1e-10), first, block, phase="rows", max_iter=2000, began=time.perf_counter()
-    )
+    model = Model(*_arrays(result))
+    first = first_rows(model, block, direct=result.direct)
+    outcome = best_rows(model, block, first, direct=result.direct)
     mean, log_sd = outcome.rows.unknown
     return mean, jnp.exp(2 * log_sd), float(outcome.state.objective)
 
@@ -138,13 +114,12 @@ def training_latent(result: Result, counts: Counts) -> Moments:
     """`latent_mean_` and `latent_variance_`."""
     if result.encoder is not None:
         return embedding.embedded(result.encoder, Model(*_arrays(result)), counts)
-    if held.is_held_sparse(counts.y):
-        return latent(result, counts)
-    block = training_block(counts)
     if _uses_diagonal(result) and result.rows is not None and (counts.weights > 0).all():
         mean, variance = (jnp.asarray(a) for a in result.rows)
-        return _reported(result, mean, variance, block.x)
-    return _latent(result, block)
+        return _reported(result, mean, variance, jnp.asarray(counts.x))
+    if held.is_held_sparse(counts.y):
+        return latent(result, counts)
+    return _latent(result, training_block(counts))
 
 
 def latent(result: Result, counts: Counts) -> Moments:
@@ -185,28 +160,25 @@ def position(result: Result, counts: Counts) -> Moments:
 
 def bound(result: Result, counts: Counts) -> float:
     """The bound of the training rows at the fitted parameters, in the fit's Gaussian family."""
-    if held.is_held_sparse(counts.y):
-        return _bound_by_pieces(result, counts)
-    block = training_block(counts)
+    if not held.is_held_sparse(counts.y):
+        return _bound_of_block(result, training_block(counts))
+    stream = Stream(counts, seed=0, kind=jnp.float64)
+    blocks = (stream.block(k) for k in range(stream.blocks))
+    return sum(_bound_of_block(result, block) for block in blocks if np.any(np.asarray(block.weights)))
+
+
+def _bound_of_block(result: Result, block: Block) -> float:
+    """The same of some of the training rows; bounds of blocks add up, B and Sigma being as they are."""
+    model = Model(*_arrays(result))
     if result.encoder is not None:
-        return embedding.bound(result.encoder, Model(*_arrays(result)), block)
+        return embedding.bound(result.encoder, model, block)
     if result.posterior == "full":
-        return float(block.weights @ fit_rows(block, *_arrays(result)).bound)
+        return float(block.weights @ fit_rows(block, *model).bound)
     if result.rows is not None:
-        mean, variance = (jnp.asarray(a) for a in result.rows)
-        frozen = _frozen(result)
+        mean, variance = (jnp.asarray(a[np.asarray(block.index)]) for a in result.rows)
+        frozen = frozen_bound(model, direct=result.direct)
         return float(frozen.value(frozen.measure((), (mean, 0.5 * jnp.log(variance)), block))[0])
     return diagonal_rows(result, block)[2]
-
-
-def _bound_by_pieces(result: Result, counts: Counts) -> float:
-    """The same of a sparse table, whose columns without a count are left as they are."""
-    weights = counts.weights
-    if result.posterior == "full":
-        rows = _by_pieces(counts, lambda part: np.asarray(fit_rows(new_block(part), *_arrays(result)).bound))
-        return float(weights @ rows)
-    parts = (some_rows(counts, rows) for rows in held.pieces(*counts.y.shape))
-    return float(sum(diagonal_rows(result, new_block(part))[2] for part in parts))
 
 
 def row_scores(result: Result, counts: Counts, *, seed: int, khat: bool = False) -> RowLikelihood:

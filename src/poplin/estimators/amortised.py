@@ -1,10 +1,11 @@
 """Amortised fits: networks say from a row where it is, B and Sigma follow, and new rows are embedded at once.
 
-Start at `fit`. What a fit keeps of it is a `methods.amortised.Embedder`.
+Start at `fit`. What a fit keeps of it is a `methods.amortised.Embedder`. Rows are there as a whole (`Whole`), or in
+blocks (`streamed_amortised.py`).
 """
 
 import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +15,15 @@ from poplin._compile import compiled
 from poplin._errors import InputError
 from poplin.data.blocks import Block
 from poplin.estimators import phases, training
-from poplin.estimators.embedding import double, posteriors, single
+from poplin.estimators.embedding import bound_of, double, posteriors, single
 from poplin.estimators.encoding import Sizes, first_encoder, latent_of, root_of
 from poplin.estimators.phases import Fitted, Recipe, Settings
 from poplin.estimators.recipes import count, one_of
 from poplin.estimators.refit import RowMoments, refit
 from poplin.estimators.tasks import Ended, Task
 from poplin.fit import Outcome, Progress, Trace
-from poplin.methods.amortised import Embedder, Encoded, EncodedBound, bound_terms
+from poplin.methods.amortised import Embedder, Encoded, EncodedBound
+from poplin.methods.objectives import AbstractObjective
 from poplin.methods.options import Amortised
 from poplin.rows.encoders import FullPosterior
 from poplin.updates.structure import Model
@@ -32,8 +34,53 @@ STALLS = 3  # so many such falls end the fit
 LEAST_STEPS = 200  # of a round, however few rows there are
 
 
-def fit(options: Amortised, task: Task) -> Ended:
-    """Rounds of training and M-steps until the bound rises no more at any learning rate."""
+class Table(Protocol):
+    """All rows of a fit: how an encoder learns from them, and how B and Sigma follow."""
+
+    def steps(self, batch_size: int) -> int:
+        """Minibatches of at most so many rows in an epoch."""
+        ...
+
+    def train(
+        self, model: Encoded, objective: AbstractObjective, plan: training.Plan
+    ) -> tuple[Encoded, bool]:
+        """The model (single precision) trained by this plan, and whether it was interrupted."""
+        ...
+
+    def follow(self, recipe: Recipe, embedder: Embedder, model: Model) -> tuple[Model, float]:
+        """B and Sigma at their best given the Gaussians that the embedder gives, and the bound there (nats)."""
+        ...
+
+
+class Whole:
+    """All rows at once."""
+
+    def __init__(self, block: Block) -> None:
+        self._block, self._single = block, jax.tree.map(single, jax.device_get(block))
+
+    def steps(self, batch_size: int) -> int:
+        """See `Table`."""
+        return -(-len(self._block.index) // batch_size)
+
+    def train(
+        self, model: Encoded, objective: AbstractObjective, plan: training.Plan
+    ) -> tuple[Encoded, bool]:
+        """See `Table`."""
+        trained = training.train(model, objective, self._single, plan)
+        return trained.model, trained.stopped == "interrupted"
+
+    def follow(self, recipe: Recipe, embedder: Embedder, model: Model) -> tuple[Model, float]:
+        """See `Table`."""
+        posterior = posteriors(embedder, model, self._block)
+        model, value = _followed(recipe, self._block, posterior, embedder.origin, model)
+        return model, float(value)
+
+
+def fit(options: Amortised, task: Task, table: Table | None = None) -> Ended:
+    """Rounds of training and M-steps until the bound rises no more at any learning rate.
+
+    `table`: where the task's block is a part of the rows, which weighs as much as all; None: it is all rows.
+    """
     _check(options)
     recipe = phases.with_shrinkage(task.recipe, task.kappa())
     start = _start(recipe, task)
@@ -44,7 +91,7 @@ def fit(options: Amortised, task: Task) -> Ended:
     seed = int(np.asarray(jax.random.key_data(task.key))[-1]) % 2**31
     encoder = first_encoder(options, sizes, start.model, task.block, np.random.default_rng(seed))
     origin = np.asarray(start.model.coef) if direct else None
-    rounds = _Rounds(options, recipe, task, origin, seed)
+    rounds = _Rounds(options, recipe, task, Whole(task.block) if table is None else table, origin, seed)
     end, embedder = rounds.run(start.model, encoder)
     return Ended([start, end], task.kappa(), {}, encoder=embedder)
 
@@ -82,13 +129,13 @@ class _Turn(NamedTuple):
 class _Rounds:
     """One round after the other, with a learning rate that falls where they gain nothing."""
 
-    def __init__(self, options: Amortised, recipe: Recipe, task: Task, origin: Any, seed: int) -> None:
+    def __init__(
+        self, options: Amortised, recipe: Recipe, task: Task, table: Table, origin: Any, seed: int
+    ) -> None:
         self.options, self.recipe, self.task, self.seed = options, recipe, task, seed
         self.free = root_of(recipe)
-        self.origin = origin
-        self.rows = jax.tree.map(single, jax.device_get(task.block))
-        batches = -(-len(self.rows.index) // options.batch_size)
-        self.epochs = max(options.epochs, -(-LEAST_STEPS // batches))
+        self.origin, self.table = origin, table
+        self.epochs = max(options.epochs, -(-LEAST_STEPS // table.steps(options.batch_size)))
 
     def run(self, model: Model, encoder: Any) -> tuple[Fitted, Embedder]:
         """Until `STALLS` learning rates in a row gain less than tol nats a row."""
@@ -97,7 +144,11 @@ class _Rounds:
         converged = interrupted = False
         main, least = self.task.main, self.task.main.tol * self.task.rows()
         while len(values) < main.max_iter and not converged and not interrupted:
-            turn, interrupted = self._turn(best, rate, len(values))
+            try:
+                turn, interrupted = self._turn(best, rate, len(values))
+            except KeyboardInterrupt:  # in an M-step: this round counts for nothing
+                interrupted = True
+                break
             values.append(turn.value)
             seconds.append(time.perf_counter() - main.began)
             gained = turn.value - best.value
@@ -136,14 +187,13 @@ class _Rounds:
                 latent_of(None if self.origin is None else single(self.origin)),
                 options.decoder == "gradient",
             )
-            trained = training.train(Encoded(best.encoder, shared), objective, self.rows, plan)
+            trained, interrupted = self.table.train(Encoded(best.encoder, shared), objective, plan)
         model = best.model
         if options.decoder == "gradient":
-            moved = jax.tree.map(double, trained.model.shared)
+            moved = jax.tree.map(double, trained.shared)
             model = Model(*(jnp.asarray(a) for a in _expand(self.free, moved)))
-        posterior = posteriors(self._embedder(trained.model.encoder), model, self.task.block)
-        model, value = _followed(self.recipe, self.task.block, posterior, self.origin, model)
-        return _Turn(trained.model.encoder, model, float(value)), trained.stopped == "interrupted"
+        model, value = self.table.follow(self.recipe, self._embedder(trained.encoder), model)
+        return _Turn(trained.encoder, model, value), interrupted
 
 
 @compiled()
@@ -159,14 +209,13 @@ def _expand(free: Any, shared: Any) -> Any:
 @compiled()
 def _followed(recipe: Recipe, block: Block, posterior: Any, origin: Any, model: Model) -> Any:
     """The model at its best given the rows' Gaussians, and the bound there."""
-    # what the encoder gives in the direct form is Z - XB_0
-    mean = posterior.mean if origin is None else posterior.mean + block.x @ origin
-    model = refit(recipe, block, RowMoments(mean, _covariances(posterior)), model)
-    value = block.weights @ bound_terms(latent_of(origin), posterior, model, block).objective
-    return model, value
+    model = refit(recipe, block, moments_of(posterior, origin, block.x), model)
+    return model, bound_of(posterior, origin, model, block)
 
 
-def _covariances(posterior: Any) -> Any:
+def moments_of(posterior: Any, origin: Any, x: Any) -> RowMoments:
+    """What the M-step needs of Gaussians that an encoder gives: in the direct form they are of Z - XB_0."""
+    mean = posterior.mean if origin is None else posterior.mean + x @ origin
     if isinstance(posterior, FullPosterior):
-        return posterior.lower @ jnp.swapaxes(posterior.lower, 1, 2)
-    return posterior.variance()
+        return RowMoments(mean, posterior.lower @ jnp.swapaxes(posterior.lower, 1, 2))
+    return RowMoments(mean, posterior.variance())

@@ -21,7 +21,7 @@ import numpy as np
 
 from poplin._errors import InputError
 from poplin.data.counts import Counts
-from poplin.data.tables import is_sparse
+from poplin.data.held import arrays_of
 from poplin.store import read_npz, write_npz
 
 FORMAT = 1
@@ -172,10 +172,7 @@ def _told(value: Any) -> Any:
         return value.item()
     if value is None or isinstance(value, str | bool | int | float):
         return value
-    parts = {"": value}
-    if is_sparse(value):
-        parts = {name: getattr(value, name) for name in ("data", "indices", "indptr")}
-    return "sha256:" + _hashed((name, np.asarray(part)) for name, part in parts.items()).hexdigest()
+    return "sha256:" + _hashed((name, np.asarray(part)) for name, part in arrays_of(value)).hexdigest()
 
 
 def _digest(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> str:

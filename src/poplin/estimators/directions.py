@@ -14,9 +14,9 @@ import numpy as np
 from poplin._compile import caught_up
 from poplin._errors import InputError
 from poplin.data.blocks import Block
-from poplin.data.counts import Counts
+from poplin.data.counts import Counts, some_rows
 from poplin.data.held import is_held_sparse
-from poplin.estimators import phases, recipes, streamed
+from poplin.estimators import frozen, phases, recipes, streamed
 from poplin.inference.coordinates import Coordinates, bound_coordinates, coordinates
 from poplin.inference.information import Information, Request, ahead, information
 from poplin.inference.sandwich import AbstractFamily, DiagonalFamily, full_family, profiled
@@ -66,7 +66,8 @@ def free_directions(fit: Any) -> Free:
     if settings["rank"] == "auto":
         settings = settings | {"rank": result.loadings.shape[1]}
     recipe = recipes.recipe(counts, **{k: settings[k] for k in ("covariance", "rank", "basis")})
-    block = recipes.training_block(_seen(counts, settings["random_state"]))
+    counts, result = _seen(counts, result, settings["random_state"])
+    block = recipes.training_block(counts)
     model = Model(jnp.asarray(result.coef), jnp.asarray(result.loadings))
     basis = np.asarray(recipe.loadings.basis) if isinstance(recipe.loadings, BorrowedBasis) else None
     weights = np.asarray(block.weights)
@@ -79,12 +80,18 @@ def free_directions(fit: Any) -> Free:
     return Free(block, here, basis, recipe.shape, mean_rate, usual, result)
 
 
-def _seen(counts: Counts, seed: int) -> Counts:
-    """The rows that information is taken from: of a sparse table a sample, which weighs as much as all."""
+def _seen(counts: Counts, result: Any, seed: int) -> tuple[Counts, Any]:
+    """The rows that information is taken from: of a sparse table a sample, which weighs as much as all.
+
+    With the result, whose rows' own Gaussians, if it has any, are those of the same rows.
+    """
     if not is_held_sparse(counts.y):
-        return counts
-    part = streamed.sample(counts, seed)
-    return part._replace(weights=part.weights * (counts.weights.sum() / part.weights.sum()))
+        return counts, result
+    chosen = streamed.sampled(counts, seed)
+    part = some_rows(counts, chosen)
+    part = part._replace(weights=part.weights * (counts.weights.sum() / part.weights.sum()))
+    rows = None if result.rows is None else tuple(a[chosen] for a in result.rows)
+    return part, result._replace(rows=rows)
 
 
 def _expected_rates(block: Block, model: Model, share: float) -> np.ndarray:
@@ -108,11 +115,18 @@ def _family(result: Any, block: Block, here: Coordinates) -> AbstractFamily:
             )
         rows = fit_rows(block, here.model.coef, here.model.loadings)
         return full_family(rows.mean, rows.covariance)
-    mean, variance = (jnp.asarray(a) for a in result.rows)
+    mean, variance = (jnp.asarray(a) for a in result.rows or _best(here.model, block, direct=result.direct))
     if not result.direct:
         return DiagonalFamily(jnp.concatenate([mean, 0.5 * jnp.log(variance)], axis=1), jnp.eye(q))
     unknown = jnp.concatenate([mean - block.x @ here.model.coef, 0.5 * jnp.log(variance)], axis=1)
     return DiagonalFamily(unknown, jnp.linalg.inv(here.model.loadings))
+
+
+def _best(model: Model, block: Block, *, direct: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The rows' best diagonal Gaussians, where a fit that was interrupted has none of its own."""
+    first = frozen.first_rows(model, block, direct=direct)
+    mean, log_sd = frozen.best_rows(model, block, first, direct=direct).rows.unknown
+    return mean, np.exp(2 * np.asarray(log_sd))
 
 
 def request(

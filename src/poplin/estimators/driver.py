@@ -3,6 +3,7 @@
 Start at `fit`.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,12 +14,21 @@ from poplin._precision import double_precision
 from poplin.data.blocks import Block
 from poplin.data.counts import Counts
 from poplin.data.placing import on_host, rows_in
-from poplin.estimators import checkpoints, esteps, joint, phases, recipes, streamed
+from poplin.estimators import (
+    checkpoints,
+    esteps,
+    joint,
+    phases,
+    recipes,
+    streamed,
+    streamed_amortised,
+    streamed_bound,
+)
 from poplin.estimators.ahead import compile_ahead
 from poplin.estimators.phases import Fitted, Recipe, Settings
 from poplin.estimators.pilot import piloted
 from poplin.estimators.resuming import Keeper
-from poplin.estimators.tasks import Task
+from poplin.estimators.tasks import Ended, Task
 from poplin.fit import joined
 from poplin.updates.covariance import Full
 
@@ -87,8 +97,9 @@ def fit(counts: Counts, settings: dict[str, Any], began: float, *, keeper: Keepe
     with double_precision():
         model = recipes.recipe(counts, **{k: settings[k] for k in ("covariance", "rank", "basis")})
         model = recipes.unshrunk(model) if weight == 0 else model
-        if streamed.wanted(counts, method):
-            return _streamed(model, counts, main, weight, starts, posterior, seed)
+        if streamed.wanted(counts, esteps.name_of(method)):
+            begin = _sample_fit(_start_settings(model, main), starts, seed)
+            return _streamed(method, model, counts, main, weight, posterior, seed, begin)
         block = recipes.spread_block(counts) if isinstance(method, str) else recipes.training_block(counts)
         key = jax.random.key(seed)
         if method == "variational":
@@ -99,7 +110,7 @@ def fit(counts: Counts, settings: dict[str, Any], began: float, *, keeper: Keepe
         task = Task(
             model, block, counts, main, weight, key, lambda: _best_bound(model, block, short, starts, key)
         )
-        return _another(method, task, posterior)
+        return _another(esteps.fit(method, task), task.recipe, posterior, task.rows())
 
 
 def main_settings(settings: dict[str, Any], began: float) -> Settings:
@@ -123,11 +134,10 @@ def _start_settings(model: Recipe, main: Settings) -> Settings:
     return short._replace(began=main.began, callback=main.callback, keeper=main.keeper)
 
 
-def _another(method: Any, task: Task, posterior: str) -> Result:
-    """A fit by one of the ways in `esteps.py`."""
-    fits, kappa, extras, messages, encoder = esteps.fit(method, task)
-    weight = kappa / (task.rows() + kappa)
-    done = _result(task.recipe, fits[-1]._replace(rows=None), fits, posterior, weight, rows_in(task.block))
+def _another(ended: Ended, model: Recipe, posterior: str, rows: float) -> Result:
+    """A fit by one of the ways in `esteps.py`, to rows of so much weight."""
+    fits, kappa, extras, messages, encoder = ended
+    done = _result(model, fits[-1]._replace(rows=None), fits, posterior, kappa / (rows + kappa), 0)
     return done._replace(extras=extras, messages=messages, encoder=encoder)
 
 
@@ -177,24 +187,36 @@ def _ml(
     return _result(model, done[-1], done, posterior, kappa / (rows + kappa), rows_in(block))
 
 
+Begin = Callable[[Recipe, Block], Fitted]
+
+
+def _sample_fit(short: Settings, starts: int, seed: int) -> Begin:
+    """The bound's fit of a sample of rows, from which a fit over blocks begins."""
+    return lambda model, part: _best_bound(model, part, short, starts, jax.random.key(seed))
+
+
 def _streamed(
+    method: Any,
     model: Recipe,
     counts: Counts,
     main: Settings,
     weight: float | None,
-    starts: int,
     posterior: str,
     seed: int,
+    begin: Begin,
 ) -> Result:
-    """Maximum likelihood, rows dense one block at a time."""
-    short = _start_settings(model, main)
-
-    def start(part: Block) -> Fitted:
-        return _best_bound(model, part, short, starts, jax.random.key(seed))
-
-    fits, kappa, words = streamed.fit(model, counts, main, weight, seed=seed, start=start)
+    """The same methods, rows dense one block at a time."""
     rows = float(np.sum(counts.weights))
-    done = _result(model, fits[-1]._replace(rows=None), fits, posterior, kappa / (rows + kappa), 0)
+    if not isinstance(method, str):
+        ended = streamed_amortised.fit(method, model, counts, main, weight, seed=seed, start=begin)
+        return _another(ended, model, posterior, rows)
+    if method == "ml":
+        found = streamed.fit(model, counts, main, weight, seed=seed, start=begin)
+    else:
+        full = posterior == "full"
+        found = streamed_bound.fit(model, counts, main, weight or 0.0, seed=seed, full=full, start=begin)
+    fits, kappa, words = found
+    done = _result(model, fits[-1], fits, posterior, kappa / (rows + kappa), len(counts.weights))
     return done._replace(messages=(words,))
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from poplin._compile import compiled
+from poplin.data import held
 from poplin.data.blocks import NO_EXPOSURE, Block
 from poplin.estimators.encoding import latent_of
 from poplin.methods.amortised import Embedder, bound_terms
@@ -29,16 +30,17 @@ def embedded(embedder: Embedder, model: Model, counts: Any) -> tuple[np.ndarray,
     bound's; beside the result, memory is that of a slice.
     """
     turn = None if embedder.origin is not None else principal_axes(model.loadings)[2]
-    n, k = len(counts.y), model.loadings.shape[1]
+    (n, p), k = counts.y.shape, model.loadings.shape[1]
+    size = max(1, min(n, SLICE, held.PIECE // p)) if held.is_held_sparse(counts.y) else min(n, SLICE)
     mean, variance = np.empty((n, k)), np.empty((n, k))
-    for first in range(0, n, SLICE):
-        part = slice(first, first + SLICE)
-        y, offset = counts.y[part], counts.offset[part]
+    for first in range(0, n, size):
+        part = slice(first, first + size)
+        y, offset = held.dense_rows(counts.y, part), counts.offset[part]
         missing = np.isnan(y)
         if missing.any():
             y, offset = np.where(missing, 0.0, y), np.where(missing, NO_EXPOSURE, offset)
         x = np.asarray(counts.x[part])
-        found = _of_slice(embedder, model, (y, x, offset), min(SLICE, n))
+        found = _of_slice(embedder, model, (y, x, offset), size)
         mean[part], variance[part] = _reported(embedder, model, found, x, turn)
     return mean, variance
 
@@ -73,11 +75,12 @@ def posteriors(embedder: Embedder, model: Model, block: Block) -> Any:
 def bound(embedder: Embedder, model: Model, block: Block) -> float:
     """The bound of the rows at the model with the Gaussians that they get, weighted, in nats, all constants."""
     found = posteriors(embedder, model, block)
-    return float(_bound(found, embedder.origin, model, block))
+    return float(bound_of(found, embedder.origin, model, block))
 
 
 @compiled()
-def _bound(posterior: Any, origin: Any, model: Model, block: Block) -> Any:
+def bound_of(posterior: Any, origin: Any, model: Model, block: Block) -> Any:
+    """The same with Gaussians that are given."""
     return block.weights @ bound_terms(latent_of(origin), posterior, model, block).objective
 
 

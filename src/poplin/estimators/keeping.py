@@ -4,14 +4,17 @@ Start at `save` and `load`. The training rows' names, covariates and notes are k
 that what is computed when asked for (`loglik_`, `latent_mean_`) can still be asked of a loaded fit.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from poplin._errors import InputError
+from poplin.data.backed import Source
 from poplin.data.counts import Counts
 from poplin.data.formula import design_from_json, design_to_json
-from poplin.data.held import is_held_sparse, smallest
+from poplin.data.held import is_held_sparse, is_on_disk, smallest
+from poplin.data.large_files import reopened
 from poplin.estimators import encoding, esteps
 from poplin.estimators.driver import Result
 from poplin.inference.summary import OF_A_RUN
@@ -44,19 +47,31 @@ def save(fit: Any, path: Any) -> None:
         name: list(getattr(counts, name))
         for name in ("row_names", "column_names", "covariate_names", "notes")
     }
+    meta["counts_source"] = _source_of(counts.y)
     meta["design"] = None if counts.design is None else design_to_json(counts.design)
     write_npz(path, arrays, meta)
 
 
 def _counts_as_arrays(y: Any) -> dict[str, np.ndarray]:
-    """The counts, dense or by the entries of each row."""
+    """The counts, dense or by the entries of each row; those on disk stay there (`_source_of`)."""
+    if is_on_disk(y):
+        return {}
     if not is_held_sparse(y):
         return {"counts_y": y}
     parts = {"data": y.data, "indices": y.indices, "indptr": y.indptr, "shape": np.array(y.shape)}
     return {f"counts_y_{name}": array for name, array in parts.items()}
 
 
-def _counts_from(arrays: dict[str, np.ndarray]) -> Any:
+def _source_of(y: Any) -> dict[str, Any] | None:
+    """Where counts are that stay on disk."""
+    return {"shape": list(y.shape), "sparse": y.sparse, **y.source._asdict()} if is_on_disk(y) else None
+
+
+def _counts_from(arrays: dict[str, np.ndarray], source: dict[str, Any] | None, path: Any) -> Any:
+    if source is not None:
+        there = Path(source["path"])
+        there = there if there.exists() else Path(path).absolute().parent / there.name  # moved together
+        return reopened(Source(str(there), source["key"]), tuple(source["shape"]), sparse=source["sparse"])
     if "counts_y_data" not in arrays:
         return arrays["counts_y"]
     from scipy.sparse import csr_array
@@ -71,17 +86,16 @@ def load(face: type, path: Any) -> Any:
     """A fitted model of class `face` from a file that `save` wrote."""
     arrays, meta = read_npz(path)
     try:
-        return _rebuilt(face, arrays, meta)
+        return _rebuilt(face, arrays, meta, _counts_from(arrays, meta.get("counts_source"), path))
     except KeyError as missing:
         raise InputError(f"{path}: not a fit that poplin saved; {missing} is not in it.") from None
 
 
-def _rebuilt(face: type, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Any:
+def _rebuilt(face: type, arrays: dict[str, np.ndarray], meta: dict[str, Any], y: Any) -> Any:
     settings = dict(meta["settings"])
     settings["method"] = esteps.from_plain(settings["method"])
     for name in ("covariance", "basis"):
         settings[name] = arrays.get(f"setting_{name}", settings[name])
-    y = _counts_from(arrays)
     names = {k: tuple(meta[k]) for k in ("row_names", "column_names", "covariate_names", "notes")}
     counts = Counts(
         y=y,

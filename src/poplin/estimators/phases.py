@@ -80,7 +80,7 @@ class Fitted(NamedTuple):
 
 
 @compiled()
-def _end_of(recipe: Recipe, state: Any, unknown: tuple[Array, Array]) -> tuple[Model, RowGaussians]:
+def end_of(recipe: Recipe, state: Any, unknown: tuple[Array, Array]) -> tuple[Model, RowGaussians]:
     """The model and the rows' Gaussians where a variational fit ended."""
     mean, log_sd = unknown
     rows = RowGaussians(mean, jnp.exp(2 * log_sd))
@@ -142,7 +142,7 @@ def climb(recipe: Recipe, block: Block, first: starts.First, settings: Settings)
 
 def _fitted(recipe: Recipe, outcome: Outcome, traces: list[Trace]) -> Fitted:
     outcome = outcome._replace(trace=continued(traces))
-    model, rows = _end_of(recipe, outcome.state, outcome.rows.unknown)
+    model, rows = end_of(recipe, outcome.state, outcome.rows.unknown)
     return Fitted(model, rows, outcome)
 
 

@@ -161,13 +161,18 @@ def run_blocks(
     *,
     phase: str,
     many: int,
+    remains: Callable[[Any], Any] = whole,
 ) -> loop.Outcome:
-    """The same of `passes.run`: rows that are dense a block at a time, `many` blocks an iteration, on one device."""
-    keeper, keeping, where = settings.keeper, None, None
+    """The same of `passes.run`: rows that are dense a block at a time, `many` blocks an iteration, on one device.
+
+    What rows keep is a list with an entry a block, of which `remains` picks.
+    """
+    keeper, keeping, ended = settings.keeper, None, None
     if keeper is not None:
         kept, where = keeper.found(phase), lying(method, passes.shapes(method, first, stream))
+        ended = where.remaining(remains)
         if kept is not None and kept.over:
-            return _read_back(keeper, kept, where)
+            return _read_back(keeper, kept, ended)
         stand = None
         if kept is not None:
             state, rows = keeper.as_tree(kept, where)
@@ -184,8 +189,9 @@ def run_blocks(
         callback=settings.callback,
         keeping=keeping,
     )
-    if keeper is not None and where is not None and not outcome.interrupted:
-        keeper.end(_ended(outcome, phase, where))
+    outcome = outcome._replace(rows=remains(outcome.rows))
+    if keeper is not None and ended is not None and not outcome.interrupted:
+        keeper.end(_ended(outcome, phase, ended))
     return outcome
 
 

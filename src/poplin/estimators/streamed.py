@@ -1,7 +1,7 @@
 """Maximum likelihood of a table whose rows are dense one block at a time: sparse tables, and very large ones.
 
 Start at `fit`. A sample of the rows says where to begin, as a whole table would; then all rows are walked over, some
-blocks an iteration.
+blocks an iteration. The bound goes over such tables in `streamed_bound.py`.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ from poplin.rows.modes import modes
 from poplin.updates.covariance import Full
 from poplin.updates.structure import Model
 
+METHODS = ("ml", "variational", "amortised")  # that go over blocks
 LARGE = 30_000_000  # entries from which a dense table is walked over in blocks, too
 SAMPLE_ENTRIES, SAMPLE_ROWS = 5_000_000, 1_000  # of the sample: so many entries, and at least so many rows
 PARTS = 20  # of the rows are visited in as many iterations, unless that were fewer than
 LEAST_ROWS, LEAST_EACH = 2_000, 50  # rows an iteration: at all, and for each latent dimension
+WAITING = "All rows but a sample wait: the fit was interrupted before they were visited."
 SKETCHED = 2.0  # tolerance of iterations that visit a part of the rows, in complete-data standard errors
 
 
@@ -45,23 +47,36 @@ class Streamed(NamedTuple):
     words: str
 
 
-def wanted(counts: Counts, method: Any) -> bool:
-    """Whether this table is walked over in blocks. Raises `InputError` where it has to be and the method cannot."""
-    n, p = counts.y.shape
-    if is_held_sparse(counts.y) and method != "ml":
+def wanted(counts: Counts, method: str) -> bool:
+    """Whether this table is walked over in blocks. Raises `InputError` where it has to be and the method cannot.
+
+    The bound of a dense table that several devices share stays with them: blocks are on one.
+    """
+    (n, p), sparse = counts.y.shape, is_held_sparse(counts.y)
+    if sparse and method not in METHODS:
         raise InputError(
-            f"Y is sparse, and with {n} x {p} entries too large to be made dense; only method='ml' takes it as it is. "
-            "Use that, or fit fewer rows or columns."
+            f"Y is sparse, and with {n} x {p} entries too large to be made dense; method='{method}' needs it dense, "
+            f"{', '.join(map(repr, METHODS))} take it as it is. Use one of these, or fit fewer rows or columns."
         )
-    return method == "ml" and (is_held_sparse(counts.y) or n * p >= LARGE)
+    shared = method == "variational" and jax.device_count() > 1
+    return method in METHODS and (sparse or (n * p >= LARGE and not shared))
+
+
+def sampled(counts: Counts, seed: int) -> np.ndarray:
+    """Numbers of rows at random, in order; rows of weight 0 are not among them."""
+    used = np.flatnonzero(counts.weights > 0)
+    random, most = np.random.default_rng([seed, 7]), max(SAMPLE_ENTRIES // counts.y.shape[1], SAMPLE_ROWS)
+    return np.sort(random.choice(used, min(most, len(used)), replace=False))
 
 
 def sample(counts: Counts, seed: int) -> Counts:
-    """Rows at random, dense; rows of weight 0 are not among them."""
-    used = np.flatnonzero(counts.weights > 0)
-    random, most = np.random.default_rng([seed, 7]), max(SAMPLE_ENTRIES // counts.y.shape[1], SAMPLE_ROWS)
-    chosen = np.sort(random.choice(used, min(most, len(used)), replace=False))
-    return some_rows(counts, chosen)
+    """These rows, dense."""
+    return some_rows(counts, sampled(counts, seed))
+
+
+def words_of(stream: Stream) -> str:
+    """What a fit says of how its rows were visited."""
+    return f"The fit went over blocks of rows, {stream.rows} of them dense at a time."
 
 
 def fit(
@@ -71,7 +86,7 @@ def fit(
     weight: float | None,
     *,
     seed: int,
-    start: Callable[[Block], Fitted],
+    start: Callable[[Recipe, Block], Fitted],
 ) -> Streamed:
     """Maximum likelihood from where a sample of the rows begins; `start` is the bound's fit of that.
 
@@ -80,19 +95,19 @@ def fit(
     """
     key = jax.random.key(seed)
     part = recipes.training_block(sample(counts, seed))
-    done = [start(part)]
+    done = [start(recipe, part)]
     where = phases.chain_start(recipe, part, done[0], key)
     whole = float(np.sum(counts.weights))
     kappa = 0.0 if weight is None else weight / (1 - weight) * whole
     if weight is None and isinstance(recipe.shape, Full) and not done[0].outcome.interrupted:
         pilot, where, kappa = piloted(recipe, where, main, whole=whole)
         done.append(pilot)
-    words = "All rows but a sample wait: the fit was interrupted before they were visited."
+    words = WAITING
     if not done[-1].outcome.interrupted:
         stream = Stream(counts, seed=seed, kind=_kind(counts))
-        words = f"The fit went over blocks of rows, {stream.rows} of them dense at a time."
+        words = words_of(stream)
         done += _walks(phases.with_shrinkage(recipe, kappa), stream, where.first, main)
-    return Streamed(done, kappa, words)
+    return Streamed([*done[:-1], done[-1]._replace(rows=None)], kappa, words)
 
 
 def _kind(counts: Counts) -> Any:

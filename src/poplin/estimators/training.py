@@ -57,7 +57,7 @@ def train(model: Any, objective: AbstractObjective, block: Block, plan: Plan) ->
     chosen, left = _split(block, plan)
     # put on the device once: arrays of the host would be copied there for every stretch of steps
     split = jax.device_put(Split(_rows(block, chosen), _rows(block, left) if len(left) else None))
-    method = _method(objective, len(chosen), plan)
+    method = method_of(objective, len(chosen), plan)
     length = Length(len(method.bounds) - 1, plan.max_epochs)
     first = Start(model, seed_key(plan.seed))  # type: ignore[arg-type]
     place = None if plan.checkpoint is None else Place(plan.checkpoint, _facts(objective, block, plan))
@@ -127,7 +127,8 @@ def _rows(block: Block, index: np.ndarray) -> Block:
     return jax.tree.map(lambda a: a[index], block)
 
 
-def _method(objective: AbstractObjective, rows: int, plan: Plan) -> Gradient:
+def method_of(objective: AbstractObjective, rows: int, plan: Plan) -> Gradient:
+    """Training on so many rows by this plan."""
     bounds = batch_bounds(rows, plan.batch_size)
     shape = SCHEDULES[plan.schedule](np.arange(plan.max_epochs) / plan.max_epochs)
     return Gradient(

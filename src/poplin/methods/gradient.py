@@ -52,6 +52,21 @@ class State(NamedTuple):
     iteration: Array
 
 
+def on_other_rows(state: State, key: Array) -> State:
+    """Where training goes on with as many other rows: the optimiser as it stands, the first epoch of theirs."""
+    for_order, key = jax.random.split(key)
+    return state._replace(
+        kept=state.model,
+        key=key,
+        order=jax.random.permutation(for_order, len(state.order)),
+        sums=jnp.zeros_like(state.sums),
+        history=jnp.full_like(state.history, jnp.nan),
+        best=jnp.full_like(state.best, -jnp.inf),
+        best_epoch=jnp.zeros_like(state.best_epoch),
+        iteration=jnp.zeros_like(state.iteration),
+    )
+
+
 class Gradient(AbstractMethod):
     """Adam (Kingma & Ba 2015) on minibatches; `rates` are the learning rates of the epochs, (epochs,)."""
 

@@ -6,6 +6,7 @@ Start at `write_results`. Names in the files are the input's; every file is writ
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from poplin._errors import InputError
+from poplin.data.held import is_on_disk
 from poplin.data.readers import read_annotated
 from poplin.inference import summary
 from poplin.inference.summary import Fitted
@@ -62,15 +64,30 @@ def write_results(fit: Fitted, out: Path, origin: html.Origin | None = None) -> 
 
 
 def write_h5ad(fit: Fitted, source: Path, target: Path) -> None:
-    """Copy the AnnData in `source` (.h5ad, .zarr) to the file `target` with the rows' embedding in obsm["X_poplin"]."""
-    data = read_annotated(source)
-    data.obsm["X_poplin"] = views.embedding(fit).scores
+    """Copy the AnnData in `source` (.h5ad, .zarr) to the file `target` with the rows' embedding in obsm["X_poplin"].
+
+    A large .h5ad is copied as a file; a zarr store has to be read.
+    """
     unfinished = target.with_name(f".{target.name}.unfinished")
     try:
-        data.write_h5ad(unfinished)
+        if is_on_disk(fit.counts_.y) and source.suffix.lower() == ".h5ad":
+            shutil.copyfile(source, unfinished)
+            _put_embedding(unfinished, views.embedding(fit).scores)
+        else:
+            data = read_annotated(source)
+            data.obsm["X_poplin"] = views.embedding(fit).scores
+            data.write_h5ad(unfinished)
         unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _put_embedding(file: Path, scores: np.ndarray) -> None:
+    import h5py
+    from anndata.io import write_elem
+
+    with h5py.File(file, "r+") as root:
+        write_elem(root.require_group("obsm"), "X_poplin", scores)
 
 
 def _coefficients(fit: Fitted) -> Iterable[Sequence[Any]]:

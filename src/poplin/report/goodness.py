@@ -104,6 +104,8 @@ def residuals(fit: Fitted, *, seed: int = 0, most: int = MOST_ENTRIES) -> Residu
     counts = fit.counts_
     i, j, known = _entries(counts, random, most)
     y = held.entries(counts.y, i, j)
+    there = ~np.isnan(y)  # of a table that is not in memory it is not known before which are missing
+    i, j, y = i[there], j[there], y[there]
     center = counts.offset[i, j] + np.einsum("md,dm->m", counts.x[i], fit.coef_[:, j])
     variance = np.diag(fit.covariance_)[j]
     below, above = (marginal_cdf(at, center, variance) for at in (y - 1, y))
@@ -119,7 +121,7 @@ def _entries(counts: Counts, random: np.random.Generator, most: int) -> tuple[np
     if held.is_held_sparse(counts.y):
         rows = np.flatnonzero(counts.weights > 0)
         taken = np.unique(random.integers(0, len(rows) * p, most))
-        return rows[taken // p], taken % p, len(rows) * p
+        return rows[taken // p], taken % p, len(rows) * p - int(held.missing(counts.y)[rows].sum())
     known = np.flatnonzero((~np.isnan(counts.y) & (counts.weights > 0)[:, None]).ravel())
     taken = np.sort(random.choice(known, min(len(known), most), replace=False))
     return *np.divmod(taken, p), len(known)

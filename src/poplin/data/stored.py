@@ -1,0 +1,122 @@
+"""Counts in AnnData's files, .h5ad and zarr: large ones stay there and are read by rows, small ones are read.
+
+Start at `from_file` for what a user opened, at `large_table` for a path. AnnData and the libraries that open its files
+are not imported before there is one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poplin._errors import InputError
+from poplin.data.backed import Backed, DenseRows, Source, SparseRows, Stored
+from poplin.data.held import are_many
+
+ZARR = ".zarr"
+
+
+def is_instance(thing: Any, module: str, *kinds: str) -> bool:
+    """Whether `thing` is of one of the `kinds` of `module`, without importing that module."""
+    loaded = sys.modules.get(module)
+    found = tuple(getattr(loaded, kind) for kind in kinds if hasattr(loaded, kind))
+    return bool(found) and isinstance(thing, found)
+
+
+def from_file(values: Any) -> Any:
+    """What an AnnData that is opened backed has as X: `Backed` if it is large, read if not; anything else as it is."""
+    if is_instance(values, "anndata.abc", "CSRDataset", "CSCDataset"):
+        return _held(values.group) if are_many(values.shape) else values.to_memory()
+    if is_instance(values, "h5py", "Dataset") or is_instance(values, "zarr", "Array"):
+        return _held(values) if values.ndim == 2 and are_many(values.shape) else values[...]
+    return values
+
+
+def root_of(path: Path) -> Any:
+    """The root of a file, for reading."""
+    if path.suffix.lower() == ZARR:
+        import zarr
+
+        return zarr.open_group(path, mode="r")
+    import h5py
+
+    return h5py.File(path, "r")
+
+
+def large_table(root: Any, key: str) -> Any:
+    """An element of a file that stays there; None where there is no table of this name, or one that can be read."""
+    node = root[key] if key in root else None
+    if node is None or not (hasattr(node, "shape") or "indptr" in node):
+        return None
+    shape = _shape(node)
+    return _held(node) if len(shape) == 2 and are_many(shape) else None
+
+
+def rows_in(source: Source) -> Stored:
+    """The rows of an element of a file."""
+    return _rows(root_of(Path(source.path))[source.key])
+
+
+def _held(node: Any) -> Any:
+    """A large table in a file, by rows; one that is stored by columns is read, if its entries are not many."""
+    if _is_by_columns(node):
+        return _read_by_columns(node)
+    source, rows = _source(node), _rows(node)
+    sparse = isinstance(rows, SparseRows)
+    return Backed(source, _shape(node), partial(rows_in, source), sparse=sparse, stored=rows)
+
+
+def _rows(node: Any) -> Stored:
+    """How a table in a file is read by rows."""
+    kind = (node if hasattr(node, "shape") else node["data"]).dtype.kind
+    if kind not in "biuf":
+        raise InputError(f"{_name(node)} holds values of type '{kind}'; numbers are wanted.")
+    if hasattr(node, "shape"):
+        return DenseRows(node)
+    return SparseRows(node["data"], node["indices"], np.asarray(node["indptr"][...]), _shape(node)[1])
+
+
+def _read_by_columns(node: Any) -> Any:
+    n, p = _shape(node)
+    many = node["data"].shape[0]
+    if are_many((many,)):
+        raise InputError(
+            f"{_name(node)} ({n} x {p}, {many} entries) is stored by columns (CSC), so that no rows can be read "
+            "alone, and is too large to be read whole. Store it by rows (CSR), where there is memory for that: "
+            "adata.X = adata.X.tocsr() (or the layer), and write it again."
+        )
+    from scipy.sparse import csc_array
+
+    return csc_array(tuple(node[part][...] for part in ("data", "indices", "indptr")), shape=(n, p))
+
+
+def _is_by_columns(node: Any) -> bool:
+    return not hasattr(node, "shape") and "csc" in _attribute(node, "encoding-type", "h5sparse_format")
+
+
+def _shape(node: Any) -> Any:
+    shape = node.shape if hasattr(node, "shape") else _attribute(node, "shape", "h5sparse_shape")
+    return tuple(int(size) for size in shape)
+
+
+def _attribute(node: Any, name: str, before: str) -> Any:
+    """An attribute under the name that it has now, or had in AnnData's first files."""
+    return node.attrs[name] if name in node.attrs else node.attrs[before]
+
+
+def _source(node: Any) -> Source:
+    """Where an element lies, so that it can be opened again; stores that are no file have no path."""
+    if hasattr(node, "file"):
+        return Source(os.path.abspath(node.file.filename), node.name)
+    root = getattr(node.store, "root", None) or getattr(node.store, "path", "")
+    return Source(os.path.abspath(root) if root else "", node.path)
+
+
+def _name(node: Any) -> str:
+    source = _source(node)
+    return f"{source.key.lstrip('/')} of {Path(source.path).name}"
