@@ -18,7 +18,8 @@ from tests.instances import autoregressive, orthonormal
 from tests.tolerances import close
 
 # relative, at a tolerance where only rounding is left, in which EM with full Gaussians loses its last gains
-NEAR = {"diagonal": 1e-6, "full": 1e-5}
+NEAR = {"diagonal": 1e-6, "full": 3e-5}
+NEAR_BOUND = 1e-10
 FITS: dict[str, dict[str, Any]] = {
     "full": {},
     "shrunk": {"shrinkage": 0.2},
@@ -67,9 +68,8 @@ def test_the_fit_is_that_of_the_whole_table(
     assert parts.converged_ and whole.converged_
     near = NEAR[posterior]
     assert apart(parts.coef_, whole.coef_) < near and apart(parts.covariance_, whole.covariance_) < near
-    for found, of_whole in zip(
-        (parts.elbo_, parts.latent_mean_, parts.latent_variance_), wanted, strict=True
-    ):
+    assert apart(parts.elbo_, wanted[0]) < NEAR_BOUND
+    for found, of_whole in zip((parts.latent_mean_, parts.latent_variance_), wanted[1:], strict=True):
         assert apart(found, of_whole) < near
 
 
