@@ -54,6 +54,8 @@ def not_converged(fit: Any) -> str:
     """What to say, and to do, when the stopping rule did not hold."""
     if fit.interrupted_:
         return f"The fit was interrupted after {fit.n_iter_} iterations; the estimates are those reached by then."
+    if fit.result_.broken:
+        return fit.result_.broken
     return (
         f"The fit stopped after {fit.n_iter_} iterations before its stopping rule held. Raise max_iter, fit a "
         "smaller model (a rank), or let Sigma be shrunk (shrinkage='auto')."

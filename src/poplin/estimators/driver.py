@@ -35,6 +35,10 @@ from poplin.updates.covariance import Full
 ITERATIONS = {"variational": 20_000, "ml": 5_000}
 TOLERANCE = {"variational": 1e-10, "ml": 0.2}
 EVERY = 100  # iterations between two checkpoints
+BROKEN = (
+    "After {count} iterations of the phase '{phase}' the parameters were no longer finite; the estimates are those of "
+    "the phase before, '{before}'. Fit a smaller model (a lower rank), or leave columns out that are hardly ever seen."
+)
 # The variational fit that chains begin from: short for a free Sigma, which they soon leave; long for loadings,
 # whose likelihood has several optima, the bound's best of which is near a good one.
 DIRECT_START = Settings(100, 1e-6, 0.0)
@@ -59,6 +63,7 @@ class Result(NamedTuple):
     messages: tuple[str, ...]
     extras: dict[str, Any] | None = None  # further fitted attributes by name
     encoder: Any = None  # a `methods.amortised.Embedder`, where rows are embedded by one
+    broken: str = ""  # what happened, where the last phase ended in numbers that are none
 
 
 def keeper(counts: Counts, settings: dict[str, Any]) -> Keeper | None:
@@ -138,7 +143,7 @@ def _another(ended: Ended, model: Recipe, posterior: str, rows: float) -> Result
     """A fit by one of the ways in `esteps.py`, to rows of so much weight."""
     fits, kappa, extras, messages, encoder = ended
     done = _result(model, fits[-1]._replace(rows=None), fits, posterior, kappa / (rows + kappa), 0)
-    return done._replace(extras=extras, messages=messages, encoder=encoder)
+    return done._replace(extras=extras, messages=(*done.messages, *messages), encoder=encoder)
 
 
 def _kappa(weight: float, block: Block) -> float:
@@ -217,10 +222,27 @@ def _streamed(
         found = streamed_bound.fit(model, counts, main, weight or 0.0, seed=seed, full=full, start=begin)
     fits, kappa, words = found
     done = _result(model, fits[-1], fits, posterior, kappa / (rows + kappa), len(counts.weights))
-    return done._replace(messages=(words,))
+    return done._replace(messages=(*done.messages, words))
+
+
+def _sound(end: Fitted, fits: list[Fitted]) -> tuple[Fitted, str]:
+    """The last phase whose model is finite, and what to say where that is not the end."""
+    finite = [k for k, fit in enumerate(fits) if all(np.isfinite(part).all() for part in fit.model)]
+    if not finite:
+        raise InputError(
+            "No finite parameters were found, not even to begin with. Look at the largest counts, and at offsets and "
+            "covariates far from 0: exp of their sum has to be a number."
+        )
+    last = finite[-1]
+    if last == len(fits) - 1:
+        return end, ""
+    before, broken = (fits[k].outcome.trace.phase for k in (last, last + 1))
+    told = {"phase": broken[-1], "count": len(broken), "before": before[-1]}
+    return fits[last]._replace(outcome=end.outcome, rows=None), BROKEN.format(**told)
 
 
 def _result(model: Recipe, end: Fitted, fits: list[Fitted], posterior: str, weight: float, n: int) -> Result:
+    end, broken = _sound(end, fits)
     outcome = end.outcome
     shrunk = weight if isinstance(model.shape, Full) else 0.0
     rows = None if end.rows is None else tuple(on_host(a)[:n] for a in end.rows)
@@ -232,8 +254,9 @@ def _result(model: Recipe, end: Fitted, fits: list[Fitted], posterior: str, weig
         shrinkage=shrunk,
         rows=rows,  # type: ignore[arg-type]
         objective=None if rows is None else float(outcome.state.objective),
-        converged=outcome.converged,
+        converged=outcome.converged and not broken,
         interrupted=outcome.interrupted,
         trace=joined([f.outcome.trace for f in fits]),
-        messages=(),
+        messages=(broken,) if broken else (),
+        broken=broken,
     )
