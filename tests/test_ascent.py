@@ -176,16 +176,16 @@ def test_full_fit_does_not_depend_on_its_start(model: str) -> None:
 def test_one_program_for_all_tables_of_a_shape(model: str, method: str) -> None:
     """Other counts, weights, holes, seeds and tolerances need no compilation."""
     fitted(model, method)
-    before = loop._advance.program._cache_size()
+    before = loop._advance.programs()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", poplin.ConvergenceWarning)
         fit(TABLES["weighted"], **MODELS[model], **METHODS[method], random_state=3, max_iter=9)
         fit(TABLES["missing"], **MODELS[model], **METHODS[method], tol=1e-3, max_iter=17)
-    assert loop._advance.program._cache_size() == before
+    assert loop._advance.programs() == before
 
 
 def test_maximum_likelihood_needs_two_programs() -> None:
     """One for its variational start, one for the chains: the pilot that chooses the shrinkage shares it."""
-    before = loop._advance.program._cache_size()
+    before = loop._advance.programs()
     fit(TABLES["plain"].rows(slice(0, 29)), method="ml")
-    assert loop._advance.program._cache_size() == before + 2
+    assert loop._advance.programs() == before + 2

@@ -41,7 +41,7 @@ def test_ahead_is_found_by_the_call():
 def test_inside_another_program_it_is_part_of_that():
     cube, _ = counted()
     assert float(jax.jit(lambda a: cube(a, power=2) + 1)(jnp.ones(2))) == 3.0
-    assert cube.program._cache_size() == 0
+    assert cube.programs() == 0
 
 
 def test_another_thread_works_in_the_callers_precision():

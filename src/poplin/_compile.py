@@ -72,6 +72,10 @@ class Compiled:
     def _quick(self) -> Any:
         return jax.jit(self._function, compiler_options=settings(True), **self._how)
 
+    def programs(self) -> int:
+        """For how many shapes it has been compiled."""
+        return self.program._cache_size() + self._quick._cache_size()
+
     def _for(self, leaves: list[Any]) -> Any:
         quick = _hurried and sum(getattr(leaf, "size", 1) for leaf in leaves) <= SMALL
         return self._quick if quick else self.program

@@ -26,6 +26,8 @@ _FREE: dict[type, Callable[[int, int], int]] = {
     FrozenLoadings: lambda p, q: 0,
 }
 
+NEGLIGIBLE = 0.01  # of the first eigenvalue: what differs by less has no gap between
+
 
 def free_parameters(form: Any, *, d: int, p: int, q: int) -> int:
     """Free parameters of a model: d p of B, and those of Sigma (p x p, rank q) in the shape or loadings `form`.
@@ -156,8 +158,11 @@ def dimensions(covariance: np.ndarray, noise: np.ndarray, *, rows: float) -> int
 
 
 def widest_gap(eigenvalues: np.ndarray) -> int:
-    """The number of eigenvalues (descending) before the largest ratio of one to the next."""
+    """The number of eigenvalues (descending) before the largest ratio of one to the next.
+
+    With a share of the first added to each: those that are nothing but noise may differ by any factor.
+    """
     if len(eigenvalues) < 2:
         return len(eigenvalues)
-    values = np.maximum(eigenvalues, 1e-12 * eigenvalues[0])
+    values = eigenvalues + NEGLIGIBLE * eigenvalues[0]
     return int(np.argmax(values[:-1] / values[1:])) + 1
