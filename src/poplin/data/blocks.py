@@ -5,7 +5,7 @@ a missing count is a count with no exposure (offset minus infinity, y = 0: proba
 latent position), and a column without a single count carries the weak prior of half a count.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -45,23 +45,27 @@ def half_a_count(y: np.ndarray, offset: np.ndarray, weights: np.ndarray) -> np.n
     return filled
 
 
-def as_rows(y, x, offset, weights, *, prior: bool = True, log_factorial=None) -> Block:
+def as_rows(
+    y, x, offset, weights, *, prior: bool = True, kind: Any = np.float64, log_factorial=None
+) -> Block:
     """Rows that passed the door, still in the host's memory; `prior` adds half a count to columns without any.
 
     `log_factorial` (n,), where it is known already: it takes longer than all else here.
     """
     missing = np.isnan(y)
-    seen = np.where(missing, 0.0, y)
-    exposed = np.where(missing, NO_EXPOSURE, offset)
+    some = missing.any()
+    seen, exposed = (
+        (np.where(missing, 0.0, y), np.where(missing, NO_EXPOSURE, offset)) if some else (y, offset)
+    )
     constant = gammaln(seen + 1).sum(axis=1) if log_factorial is None else log_factorial
     if prior:
         seen = half_a_count(seen, exposed, weights)
     arrays = (seen, x, exposed, weights, constant)
-    numbers = [np.asarray(a, dtype=np.float64) for a in arrays]
+    numbers = [np.asarray(a, dtype=kind) for a in arrays]
     return Block(*numbers, index=np.arange(len(y)))  # type: ignore[arg-type]
 
 
 def as_block(y, x, offset, weights, *, prior: bool = True, kind=jnp.float64, log_factorial=None) -> Block:
     """Device arrays for rows that passed the door; see `as_rows`."""
-    *numbers, index = as_rows(y, x, offset, weights, prior=prior, log_factorial=log_factorial)
-    return Block(*(jnp.asarray(a, dtype=kind) for a in numbers), index=jnp.asarray(index))
+    rows = as_rows(y, x, offset, weights, prior=prior, kind=kind, log_factorial=log_factorial)
+    return Block(*(jnp.asarray(a) for a in rows))

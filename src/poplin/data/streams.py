@@ -19,7 +19,7 @@ from poplin.data.blocks import Block, as_block
 from poplin.data.counts import Counts
 from poplin.data.held import column_sums, dense_rows, is_on_disk, seen
 
-ENTRIES = 2_000_000  # of a block
+ENTRIES = 1_000_000  # of a block: a few megabytes, which stay near the processor
 # Rows of a run on disk, and fewest runs of a block. Neighbours on disk are often alike (one site, one batch): of what
 # differs between sites a sum over R runs knows what R rows know. So runs are no longer than a disk needs to be quick.
 RUN, RUNS = 64, 16

@@ -88,11 +88,15 @@ def move(
         return across @ (y - rate) - stiffness * v
 
     first_rate = jnp.exp(base + frame.loadings @ start)
-    v, momentum, rate = start, noise + 0.5 * step * gradient(first_rate, start), first_rate
-    for _ in range(steps):
-        v = v + step * momentum
+
+    def leap(_, at):
+        v = at[0] + step * at[1]
         rate = jnp.exp(base + frame.loadings @ v)
-        momentum = momentum + step * gradient(rate, v)
+        return v, at[1] + step * gradient(rate, v), rate
+
+    # a loop, not steps written out: XLA would turn y and base about anew in each of them
+    begun = start, noise + 0.5 * step * gradient(first_rate, start), first_rate
+    v, momentum, rate = jax.lax.fori_loop(0, steps, leap, begun)
     momentum = momentum - 0.5 * step * gradient(rate, v)
     # differences first: counts of 1e5 would drown the change in single precision
     gain = jnp.sum(y * (frame.loadings @ (v - start)) - (rate - first_rate), axis=0)
