@@ -230,7 +230,9 @@ def test_the_rank_is_found(how: str) -> None:
     """Where V is given a column too many costs next to nothing, so that chance may leave one in."""
     found = chosen(how)
     assert found.table.chosen.sum() == 1
-    assert found.table.converged.iloc[1:].all()  # the simplest lacks an axis, and its rows may wander for long
+    assert found.table.converged.iloc[
+        1:
+    ].all()  # the simplest lacks an axis, and its rows may wander for long
     name = found.table.index[found.table.chosen][0]
     assert name in (["basis, 2 columns", "basis, 3 columns"] if how == "given" else ["rank 2"])
     assert found.fit.components_.shape == (8, int(name.split()[1]))

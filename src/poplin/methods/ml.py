@@ -19,6 +19,7 @@ from poplin._axes import Latent, Scalar
 from poplin.methods.method import AbstractMethod, Sweep
 from poplin.rows import chains as chain
 from poplin.rows.controls import Means
+from poplin.rows.pieces import by_pieces
 from poplin.updates.distances import movement_cosine, standard_distance
 from poplin.updates.structure import AbstractStructure, Model, Transport
 
@@ -192,6 +193,9 @@ class MaximumLikelihood(AbstractMethod):
 
     def move(self, state, rows, block):
         """Every chain moves once; the draw's statistic."""
+        return by_pieces(lambda some, of: self._move(state, some, of), rows, block)
+
+    def _move(self, state, rows, block):
         kind = rows.centre.dtype
         frame, model, transport = jax.tree.map(
             lambda a: a.astype(kind), (state.frame, state.model, state.transport)
