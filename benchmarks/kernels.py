@@ -10,9 +10,10 @@ the time that exponentials and products alone would take at the limits, over the
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,6 +93,25 @@ def iteration(method: Any, state: Any, rows: Any, block: Any) -> Any:
     return state, rows
 
 
+@contextlib.contextmanager
+def written_out() -> Iterator[None]:
+    """Inside, loops of a known length are traced step by step: XLA counts the operations of a loop's body once."""
+    loop = jax.lax.fori_loop
+
+    def steps(lower: Any, upper: Any, body: Any, start: Any, **how: Any) -> Any:
+        if not (isinstance(lower, int) and isinstance(upper, int)):
+            return loop(lower, upper, body, start, **how)
+        for k in range(lower, upper):
+            start = body(k, start)
+        return start
+
+    jax.lax.fori_loop = steps
+    try:
+        yield
+    finally:
+        jax.lax.fori_loop = loop
+
+
 def measured(law: Law, method: str, counts: np.ndarray) -> dict[str, Any]:
     """Time of an iteration and XLA's count of its operations."""
     form = {"rank": law.rank} if law.rank else {"shrinkage": 0}
@@ -101,8 +121,9 @@ def measured(law: Law, method: str, counts: np.ndarray) -> dict[str, Any]:
         given = last_step(lambda: model.fit(counts))
     single = given[2].centre.dtype == jnp.float32 if method == "ml" else False
     with double_precision():
-        lowered = jax.jit(iteration, compiler_options=settings(False)).lower(*given)
-        counted, program = lowered.cost_analysis(), lowered.compile()
+        with written_out():
+            counted = jax.jit(lambda *args: iteration(*args)).lower(*given).cost_analysis()
+        program = jax.jit(iteration, compiler_options=settings(False)).lower(*given).compile()
         # the loop gives its rows' memory on to the next iteration, a program that is called anew cannot
         return {
             "kind": "single" if single else "double",
