@@ -126,8 +126,19 @@ def scale_plot(table: pandas.DataFrame, records: list[Numbers]) -> Any:
             ends += [true[true > 0].min(), true.max()]
         ax.plot([min(ends), max(ends)], [min(ends), max(ends)], color="0.6", lw=0.8, zorder=0)
         ax.set(xscale="log", yscale="log", title=kind, xlabel="true Lambda", ylabel="fitted Lambda")
+        _few_ticks(ax)
     _legend(figure, axes)
     return figure
+
+
+def _few_ticks(ax: Any) -> None:
+    """Of a logarithmic axis 1, 2 and 5 times a power of ten, in plain numbers."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FormatStrFormatter("%g"))
+        axis.set_minor_locator(NullLocator())
 
 
 def _frames(count: int, *, width: float = 4.2, height: float = 3.2, across: int = 3) -> tuple[Any, list[Any]]:
