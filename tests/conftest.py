@@ -38,6 +38,22 @@ def shared_designs() -> Path:
 
 
 @pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables of a few rows count as too large for memory."""
+    from tests.ondisk import large_is_small
+
+    large_is_small(monkeypatch)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows were asked of a file together, each time."""
+    from tests.ondisk import counted
+
+    return counted(monkeypatch)
+
+
+@pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
     """Run `poplin ...` in an empty folder with the stand-in as estimator; gives the exit code."""
     import poplin.cli

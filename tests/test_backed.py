@@ -34,23 +34,9 @@ from tests.ondisk import (
     N,
     P,
     Y,
-    counted,
     kept,
-    large_is_small,
     with_entries,
 )
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    large_is_small(monkeypatch)
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many rows were asked of a file together, each time."""
-    return counted(monkeypatch)
-
 
 SOME = np.random.default_rng(1).integers(0, N, 300)  # rows, in no order, some of them again
 WEIGHTS = np.arange(N) % 3 * 1.0

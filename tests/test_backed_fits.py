@@ -30,23 +30,9 @@ from tests.ondisk import (
     N,
     P,
     Y,
-    counted,
     kept,
-    large_is_small,
     with_entries,
 )
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    large_is_small(monkeypatch)
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many rows were asked of a file together, each time."""
-    return counted(monkeypatch)
-
 
 FIT: dict[str, Any] = {"rank": 2, "max_iter": 12}
 
