@@ -20,7 +20,7 @@ TABLE = simulated(3, LOADINGS, n=1200, level=0.5)
 
 
 def cut(monkeypatch: pytest.MonkeyPatch, *, rows: int = 80) -> None:
-    """Blocks of so many rows, five of which are visited in a first phase; the start is a sample of 600 rows."""
+    """Blocks of so many rows, five of which an iteration visits; the start is a sample of 600 rows."""
     for room, name, value in (
         (held, "MOST_DENSE", 0),
         (held, "PIECE", 1000),

@@ -126,13 +126,13 @@ def test_a_fit_is_interrupted_and_broken_off_cleanly(
     given, _ = kept(tmp_path, "h5ad")
 
     def stop(told: Any) -> None:
-        if told.phase == "sketch" and told.iteration == 3:
+        if told.phase == "ml" and told.iteration == 3:
             raise KeyboardInterrupt
 
     assert poplin.PLN(**FIT, callback=stop).fit(given).interrupted_
 
     def cut(told: Any) -> None:
-        if told.phase == "sketch":
+        if told.phase == "ml":
             monkeypatch.setattr(backed.SparseRows, "read", _broken)
 
     with pytest.raises(poplin.InputError, match="cannot be read: .*y.h5ad. The disk is gone"):

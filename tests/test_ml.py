@@ -252,7 +252,7 @@ def test_cosine_of_movements(angle: float, cosine: float) -> None:
         ((start, covariance), (start + step * way, covariance))
         for step, way in zip((0.1, 3.0), along, strict=True)
     ]
-    nothing = Counting(jnp.zeros((1, 2)), jnp.zeros(2))
+    nothing = Counting(jnp.zeros((1, 2)), jnp.zeros((2, 2)))
     found = movement_cosine(*moves, jnp.array([[50.0]]), jnp.asarray(50.0), nothing)
     np.testing.assert_allclose(found, cosine, rtol=1e-5)
 

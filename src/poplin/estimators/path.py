@@ -26,7 +26,8 @@ from poplin.inference.marginal import padded, row_loglik
 from poplin.methods import ml
 from poplin.models.loadings import BorrowedBasis
 from poplin.rows.gaussian import fit_rows
-from poplin.updates.structure import AbstractStructure, Borrowed, LowRank, Model
+from poplin.updates.low_rank import LowRank
+from poplin.updates.structure import AbstractStructure, Borrowed, Model
 
 DRAWS = 1000  # importance draws of a row
 

@@ -28,7 +28,8 @@ from poplin.rows.chains import Chains
 from poplin.rows.gaussian import start_rows
 from poplin.updates.covariance import AbstractShape, Full
 from poplin.updates.direct import Direct
-from poplin.updates.structure import AbstractStructure, Borrowed, LowRank, Model
+from poplin.updates.low_rank import LowRank
+from poplin.updates.structure import AbstractStructure, Borrowed, Model
 
 SINGLE_FROM = 50_000  # entries from which chains run in single precision
 SINGLE_UP_TO = 1e6  # counts above it need double precision

@@ -83,7 +83,7 @@ class Uncounted(AbstractStructure):
         return self.inner.meaning(parameters)
 
     def counting_variance(self, average, model):
-        return Counting(jnp.zeros_like(model.coef), jnp.zeros(model.coef.shape[1]))
+        return jax.tree.map(jnp.zeros_like, Counting(*self.meaning(self.parameters(model))))
 
     def aligned(self, model, reference):
         return self.inner.aligned(model, reference)

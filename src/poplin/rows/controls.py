@@ -48,11 +48,15 @@ class Shares(NamedTuple):
 
 
 class Means(NamedTuple):
-    """Sums over rows: X'E[W | Y] (d, q) and sum_i weight_i E[w_i w_i' | y_i] (q, q), each estimated from one draw."""
+    """Sums over rows: X'E[W | Y] (d, q) and sum_i weight_i E[w_i w_i' | y_i] (q, q), each estimated from one draw.
+
+    gradient: E[(X, W)'(Y - rate) | Y] (d + q, p), or None where it was not asked for.
+    """
 
     cross: Array
     second: Array
     known: Known
+    gradient: Array | None = None
 
 
 def controlled(chains: Chains, centre: Latent, rate: Counts, block: Block, frame: Frame) -> Means:
@@ -62,11 +66,39 @@ def controlled(chains: Chains, centre: Latent, rate: Counts, block: Block, frame
     Neither may follow the present draw. Works in the coordinates of `frame`, in which c is closest to diagonal.
     Cost n p q + n q^2.
     """
-    w = chains.position
-    slope = (block.y - rate) @ frame.loadings - frame.stiffness * (w @ frame.to_frame)
+    return _moments(chains, centre, *_steps(chains, rate, block, frame), block, frame)
+
+
+def controlled_columns(chains: Chains, centre: Latent, rate: Counts, block: Block, frame: Frame) -> Means:
+    """`controlled`, and the gradient of every column's regression on (x, w); cost 4 n p q + n q^2.
+
+    A rate is nonlinear in w: about a draw it changes by rate Z's change, here with the chains' mean rate R in the place
+    of its own. With A the rows' steps a, M the centres, T = R * (A C'), the sum over rows of (X, W)'(Y - rate) has
+    (-X'T, A'(Y - R) - M'T) added, which has expectation zero.
+    """
+    step, spread = _steps(chains, rate, block, frame)
+    means = _moments(chains, centre, step, spread, block, frame)
+    weights, mean_rate = block.weights[:, None], chains.mean_rate
+    tilt = weights * mean_rate * (step @ frame.loadings.T)
+    surprise = weights * (block.y - rate)
+    for_x = block.x.T @ (surprise - tilt)
+    for_w = chains.position.T @ surprise - centre.T @ tilt
+    for_w += frame.from_frame.T @ (step.T @ (weights * (block.y - mean_rate)))
+    return means._replace(gradient=jnp.concatenate([for_x, for_w]))
+
+
+def _steps(chains: Chains, rate: Counts, block: Block, frame: Frame) -> tuple[Latent, Latent]:
+    """A = g / c and 1 / c of every row, in the frame's coordinates (n, q)."""
+    slope = (block.y - rate) @ frame.loadings - frame.stiffness * (chains.position @ frame.to_frame)
     # a precision that is too small would overshoot: where much was counted, rates are about the counts
     spread = 1 / (frame.stiffness + jnp.maximum(chains.mean_rate, block.y) @ frame.loadings**2)
-    step = (slope * spread) @ frame.from_frame
+    return slope * spread, spread
+
+
+def _moments(
+    chains: Chains, centre: Latent, step: Latent, spread: Latent, block: Block, frame: Frame
+) -> Means:
+    w, step = chains.position, step @ frame.from_frame
     weighted = block.weights[:, None] * w
     half = (weighted + block.weights[:, None] * centre).T @ step
     second = w.T @ weighted + 0.5 * (half + half.T)

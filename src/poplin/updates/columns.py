@@ -10,10 +10,14 @@ from jax import Array
 
 from poplin._axes import Counts, Latent, Loadings, Scalar
 from poplin.data.blocks import Block
+from poplin.rows.controls import Shares
 
 
 class ColumnStatistic(NamedTuple):
-    """N, X'X, rates; each column's gradient (k, p) and Hessian (p, k, k) on its k features; X'W and W'W."""
+    """N, X'X, rates; each column's gradient (k, p) and Hessian (p, k, k) on its k features; X'W and W'W.
+
+    known: what counts say of each direction, by which steps are lengthened, or None.
+    """
 
     rows: Scalar
     gram: Array
@@ -22,6 +26,7 @@ class ColumnStatistic(NamedTuple):
     hessian: Array
     cross: Array
     second: Array
+    known: Shares | None = None
 
 
 def column_statistic(features: Array, w: Latent, rate: Counts, block: Block) -> ColumnStatistic:
@@ -93,8 +98,13 @@ def newton_columns(gradient: Array, hessian: Array, *, gamma: Array) -> Array:
     return gamma * (step / scale / jnp.maximum(1.0, gamma * length)[:, None]).T
 
 
-def column_variances(hessian: Array) -> Array:
-    """Diagonals of the inverses of (p, k, k) Hessians, as (k, p); where nothing is known, very large and finite."""
+def column_inverses(hessian: Array) -> Array:
+    """Inverses of (p, k, k) Hessians; where nothing is known, very large and finite."""
     scale = jnp.sqrt(jnp.diagonal(hessian, axis1=1, axis2=2)) + 1e-100
-    unit = hessian / (scale[:, :, None] * scale[:, None, :]) + 1e-12 * jnp.eye(hessian.shape[1])
-    return (jnp.diagonal(jnp.linalg.inv(unit), axis1=1, axis2=2) / scale**2).T
+    outer = scale[:, :, None] * scale[:, None, :]
+    return jnp.linalg.inv(hessian / outer + 1e-12 * jnp.eye(hessian.shape[1])) / outer
+
+
+def column_variances(hessian: Array) -> Array:
+    """Diagonals of the inverses of (p, k, k) Hessians, as (k, p)."""
+    return jnp.diagonal(column_inverses(hessian), axis1=1, axis2=2).T

@@ -15,6 +15,7 @@ from poplin._precision import inverse_and_logdet, solve_gram
 from poplin.rows.controls import Shares, controlled, shares
 from poplin.updates.columns import column_variances, scale_regressions
 from poplin.updates.covariance import AbstractShape
+from poplin.updates.lengthening import LEAP, lengthened, noise_after
 from poplin.updates.structure import (
     LOADING_SD,
     AbstractStructure,
@@ -26,10 +27,6 @@ from poplin.updates.structure import (
 )
 
 LEFT = 0.1  # share of a second moment's variance over draws that its control variate leaves
-TURMOIL = 0.4  # relative change of Sigma by the noise of one draw that the longer steps may cause
-LONGEST = 6.0  # steps of the closed form are lengthened by this factor at most, where gamma is 1
-RECENT = 0.1  # weight of the newest draw in the measured noise
-LEAP = 0.5  # relative change of Sigma, and of the level in standard deviations, by what steps are lengthened
 LEAST_SD = 0.01  # weak prior of a column's standard deviation at its lower end
 
 
@@ -50,19 +47,6 @@ class DirectStatistic(NamedTuple):
     known: Shares | None = None
 
 
-def lengthened(told: Shares, noise: Scalar, gamma: Array) -> tuple[Array, Array]:
-    """Factors, less one, for the closed form's steps of level (q,) and second moments (q, q) along the shares' axes.
-
-    EM closes a share of the gap at a step: one over that share times the step closes all of it, as far as noise allows.
-    `noise`: variance of a draw's second moments, in units of a plain draw's of a standard normal.
-    """
-    q = len(told.level)
-    most = jnp.minimum(LONGEST, TURMOIL * jnp.sqrt(told.draws / (q * noise)) / 2)
-    most = jnp.maximum(most, 1.0) / jnp.sqrt(gamma)
-    level, second = (jnp.clip(1 / jnp.maximum(a, 1e-12), 1.0, most) - 1 for a in (told.level, told.second))
-    return level, second
-
-
 def _if_covariance(moment: Array, otherwise: Array) -> Array:
     """The moment, if it is positive definite."""
     return jnp.where(jnp.all(jnp.isfinite(jnp.linalg.cholesky(moment))), moment, otherwise)
@@ -79,7 +63,7 @@ def _further(model: Model, average: Any, total: DirectStatistic, gamma: Array) -
     left = solve_triangular(model.loadings, average[1] - model.coef.T @ average[0], lower=True)
     apart = total.second / total.rows - solve_triangular(model.loadings, left.T, lower=True)
     level, second = lengthened(total.known, average[4], jnp.maximum(gamma, 1e-12))
-    noise = average[4] + RECENT * (total.known.draws * jnp.mean(apart**2) - average[4])
+    noise = noise_after(average[4], total.known, apart)
     apart = gamma * axes @ (second * (axes.T @ (0.5 * (apart + apart.T)) @ axes)) @ axes.T
     size = jnp.max(jnp.abs(jnp.linalg.eigvalsh(apart)))
     moment = model.loadings @ (jnp.minimum(1.0, LEAP / (size + 1e-300)) * apart) @ model.loadings.T
@@ -235,7 +219,8 @@ class Direct(AbstractStructure):
 
     def counting_variance(self, average, model):
         variances = column_variances(average[2])
-        return Counting(variances[:-1], variances[-1])
+        sigma, by_scale = model.loadings @ model.loadings.T, variances[-1]  # of the log scales of columns
+        return Counting(variances[:-1], sigma**2 * (by_scale[:, None] + by_scale))
 
     def aligned(self, model, reference):
         return model

@@ -18,8 +18,8 @@ def standard_distance(
 ) -> Scalar:
     """Root mean square difference of B and of Sigma, in standard errors of complete data.
 
-    se(Sigma_jk)^2 = (Sigma_jj Sigma_kk + Sigma_jk^2) / N + Sigma_jk^2 (v_j + v_k), v the variances of the log scales
-    by `counting`; se(B_lj)^2 = Sigma_jj (X'X)^-1_ll + those by counting. The real ones are no less than either part;
+    se(Sigma_jk)^2 = (Sigma_jj Sigma_kk + Sigma_jk^2) / N, and se(B_lj)^2 = Sigma_jj (X'X)^-1_ll, each and its variance
+    by `counting`. The real ones are no less than either part;
     without the second, a column seen in one or two rows, of which nothing is determined, would look unsettled for
     ever. The larger of the two means.
     """
@@ -54,7 +54,6 @@ def standard_units(
 ) -> tuple[Coefficients, Covariance]:
     """Squared standard errors of B and of Sigma with complete data, as in `standard_distance`."""
     variance = jnp.diagonal(at[1])
-    by_scale = at[1] ** 2 * (counting.scale[:, None] + counting.scale)
     by_z = (variance[:, None] * variance + at[1] ** 2) / rows
     spread = jnp.diagonal(solve_gram(gram, jnp.eye(gram.shape[0])))
-    return spread[:, None] * variance + counting.coef + 1e-300, by_z + by_scale + 1e-300
+    return spread[:, None] * variance + counting.coef + 1e-300, by_z + counting.sigma + 1e-300

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from jax.scipy.linalg import block_diag, solve_triangular
 
 from poplin._axes import Coefficients, Counts, Covariance, Latent, Loadings, Scalar
 from poplin._precision import solve_gram
@@ -29,6 +29,7 @@ from poplin.updates.columns import (
 LOADING_SD = 10.0  # standard deviation of the weak prior of a loading: e^10 from one unit of w
 LEVEL_SD = 2.5  # standard deviation over rows of XB under its weak prior: a factor of 12 (Gelman et al. 2008)
 
+LOOKED = 1000  # columns that a stopping rule looks at, where Sigma is of low rank
 FARTHEST = (
     0.8  # relative change of a variance, by one draw's moments, from which their controls are not trusted
 )
@@ -49,10 +50,15 @@ class Transport(NamedTuple):
 
 
 class Counting(NamedTuple):
-    """Variances that are due to counting alone: of B (d, p), of the columns' log scales (p,); zero where unknown."""
+    """Variances that are due to counting alone, if w were seen: of B (d, p) and of Sigma (p, p); zero where unknown."""
 
     coef: Coefficients
-    scale: Array
+    sigma: Array
+
+
+def looked_at(p: int) -> np.ndarray:
+    """Numbers of the columns that stopping rules look at: all, or so many that p x p numbers are not too many."""
+    return np.unique(np.linspace(0, p - 1, min(p, LOOKED)).astype(int))
 
 
 def level_prior(level: Array | None, coef: Coefficients) -> tuple[Coefficients, Array]:
@@ -124,82 +130,15 @@ class AbstractStructure(eqx.Module):
 
     @abstractmethod
     def meaning(self, parameters: tuple[Coefficients, Array]) -> tuple[Coefficients, Covariance]:
-        """(B, Sigma) from such a pair."""
+        """(B, Sigma) from such a pair; of the columns that `looked_at` lists, where there may be very many."""
 
     @abstractmethod
     def counting_variance(self, average: Any, model: Model) -> Counting:
-        """The variances that are due to counting alone, if w were seen."""
+        """The variances that are due to counting alone, of the same columns."""
 
     @abstractmethod
     def aligned(self, model: Model, reference: Model) -> Model:
         """The same model, rotated toward the reference where a rotation is free."""
-
-
-class LowRank(AbstractStructure):
-    """Free B and C: theta_j += gamma Hbar_j^-1 g_j with this draw's gradient (Gu & Kong 1998).
-
-    The prior of w is expanded to N(x'a, G) and absorbed, B <- B + a C', C <- C G^(1/2), with weight gamma
-    (parameter expansion; Liu, Rubin & Wu 1998): level and scale, which the columns' regressions hardly
-    move, follow at once. A column seen in few rows may have its maximum at infinity: the weak prior
-    c_jk ~ N(0, 10^2) keeps it finite. `active` (q,) or a number: a dimension of 0 that begins without loadings
-    stays without, so that lower ranks are fitted in the shapes, and with the draws, of a higher one. `level`
-    (d, d): see `level_prior`.
-    """
-
-    active: Array = eqx.field(converter=jnp.asarray, default=1.0)
-    level: Array | None = None
-
-    def statistic(self, model, w, rate, block):
-        return column_statistic(jnp.concatenate([block.x, w], axis=1), w, rate, block)
-
-    def means(self, chains, centre, rate, block, frame):
-        return None  # what is noisy here are the columns' gradients
-
-    def quieter(self, model, average, total, means, frame):
-        return total, average
-
-    def expected(self, model, mean, covariance, rate, block):
-        return expected_columns(model.loadings, True, mean, covariance, rate, block)
-
-    def penalty(self, model, total):
-        return 0.5 * jnp.sum((model.loadings / LOADING_SD) ** 2)
-
-    def begin(self, model):
-        k = model.coef.shape[0] + model.loadings.shape[1]
-        return jnp.zeros((model.coef.shape[1], k, k))
-
-    def advance(self, model, average, total, *, gamma, first):
-        d, q = model.coef.shape[0], model.loadings.shape[1]
-        hessian = average + jnp.where(first, 1.0, gamma) * (total.hessian - average)
-        slope, precision = level_prior(self.level, model.coef)
-        gradient = total.gradient + jnp.concatenate([slope, -model.loadings.T / LOADING_SD**2])
-        free = jnp.ones(d + q).at[d:].set(self.active)
-        curvature = (hessian + block_diag(precision, jnp.eye(q) / LOADING_SD**2)) * (free[:, None] * free)
-        step = newton_columns(gradient * free[:, None], curvature, gamma=gamma)
-        level = solve_gram(total.gram, total.cross)
-        spread = (total.second - level.T @ total.cross) / total.rows
-        expansion = jnp.linalg.cholesky((1 - gamma) * jnp.eye(q) + gamma * spread)
-        turn = solve_triangular(expansion, jnp.eye(q), lower=True).T
-        coef = model.coef + step[:d] + gamma * level @ model.loadings.T
-        loadings = (model.loadings + step[d:].T) @ expansion
-        return Model(coef, loadings), hessian, Transport(turn, -gamma * level @ turn)
-
-    def parameters(self, model):
-        return model.coef, model.loadings
-
-    def rebuild(self, parameters):
-        return Model(*parameters)
-
-    def meaning(self, parameters):
-        return parameters[0], parameters[1] @ parameters[1].T
-
-    def counting_variance(self, average, model):
-        d, p = model.coef.shape
-        return Counting(column_variances(average[:, :d, :d]), jnp.zeros(p))
-
-    def aligned(self, model, reference):
-        left, _, right = jnp.linalg.svd(model.loadings.T @ reference.loadings)
-        return Model(model.coef, model.loadings @ (left @ right))
 
 
 class Borrowed(AbstractStructure):
@@ -261,10 +200,13 @@ class Borrowed(AbstractStructure):
         return Model(parameters[0], self.basis * jnp.sqrt(parameters[1]))
 
     def meaning(self, parameters):
-        return parameters[0], (self.basis * parameters[1]) @ self.basis.T
+        some = looked_at(len(self.basis))
+        basis = self.basis[some]
+        return parameters[0][:, some], (basis * parameters[1]) @ basis.T
 
     def counting_variance(self, average, model):
-        return Counting(column_variances(average[0]), jnp.zeros(len(average[0])))
+        some = looked_at(len(average[0]))
+        return Counting(column_variances(average[0][some]), jnp.zeros((len(some), len(some))))
 
     def aligned(self, model, reference):
         return model

@@ -1,0 +1,153 @@
+"""The M-step of free loadings: every column is a Poisson regression on the covariates and on the latent.
+
+Start at `LowRank`.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.linalg import block_diag, solve_triangular
+
+from poplin._precision import solve_gram
+from poplin.rows.controls import controlled_columns, shares
+from poplin.updates.columns import (
+    column_inverses,
+    column_statistic,
+    expected_columns,
+    newton_columns,
+)
+from poplin.updates.lengthening import LEAP, lengthened, noise_after
+from poplin.updates.structure import (
+    LOADING_SD,
+    AbstractStructure,
+    Counting,
+    Model,
+    Transport,
+    level_prior,
+    looked_at,
+    sound,
+)
+
+COUNTS = 10.0  # a column seen less often than so many times for each of its parameters makes shorter steps
+
+
+class Average(NamedTuple):
+    """The columns' Hessians (p, k, k), whether controls are trusted, the noise of a draw's second moments."""
+
+    hessian: Array
+    trusted: Array
+    noise: Array
+
+
+class LowRank(AbstractStructure):
+    """Free B and C: theta_j += gamma Hbar_j^-1 g_j with this draw's gradient (Gu & Kong 1998).
+
+    The prior of w is expanded to N(x'a, G) and absorbed, B <- B + a C', C <- C G^(1/2), with weight gamma
+    (parameter expansion; Liu, Rubin & Wu 1998): level and scale, which the columns' regressions hardly
+    move, follow at once. A column seen in few rows may have its maximum at infinity: the weak prior
+    c_jk ~ N(0, 10^2) keeps it finite. `active` (q,) or a number: a dimension of 0 that begins without loadings
+    stays without, so that lower ranks are fitted in the shapes, and with the draws, of a higher one. `level`
+    (d, d): see `level_prior`.
+    """
+
+    active: Array = eqx.field(converter=jnp.asarray, default=1.0)
+    level: Array | None = None
+
+    def statistic(self, model, w, rate, block):
+        return column_statistic(jnp.concatenate([block.x, w], axis=1), w, rate, block)
+
+    def means(self, chains, centre, rate, block, frame):
+        return controlled_columns(chains, centre, rate, block, frame)
+
+    def quieter(self, model, average, total, means, frame):
+        assert means is not None and means.gradient is not None
+        trusted = average.trusted & sound(means, total.rows) & jnp.all(jnp.isfinite(means.gradient))
+        quiet = total._replace(cross=means.cross, second=means.second, gradient=means.gradient)
+        chosen = jax.tree.map(lambda a, b: jnp.where(trusted, a, b), quiet, total)
+        return chosen._replace(known=shares(means.known, frame)), average._replace(trusted=trusted)
+
+    def expected(self, model, mean, covariance, rate, block):
+        return expected_columns(model.loadings, True, mean, covariance, rate, block)
+
+    def penalty(self, model, total):
+        return 0.5 * jnp.sum((model.loadings / LOADING_SD) ** 2)
+
+    def begin(self, model):
+        k = model.coef.shape[0] + model.loadings.shape[1]
+        return Average(jnp.zeros((model.coef.shape[1], k, k)), jnp.asarray(True), jnp.ones(()))
+
+    def advance(self, model, average, total, *, gamma, first):
+        d, q = model.coef.shape[0], model.loadings.shape[1]
+        hessian = average.hessian + jnp.where(first, 1.0, gamma) * (total.hessian - average.hessian)
+        slope, _ = level_prior(self.level, model.coef)
+        gradient = total.gradient + jnp.concatenate([slope, -model.loadings.T / LOADING_SD**2])
+        free = self._free(d, q)
+        step = newton_columns(gradient * free[:, None], self._curvature(hessian, model), gamma=gamma)
+        share = 1.0 if total.known is None else total.known.draws / total.rows
+        step = step * _gain(share * total.rate, d + q)
+        level = solve_gram(total.gram, total.cross)
+        spread = (total.second - level.T @ total.cross) / total.rows
+        expansion = jnp.linalg.cholesky((1 - gamma) * jnp.eye(q) + gamma * spread)
+        turn = solve_triangular(expansion, jnp.eye(q), lower=True).T
+        noise, further = average.noise, jnp.zeros((q, len(step.T)))
+        if total.known is not None:
+            weight = jnp.where(first, 0.0, gamma)
+            further, noise = self._further(average, total, spread, step[d:], gamma=weight)
+        coef = model.coef + step[:d] + gamma * level @ model.loadings.T
+        loadings = (model.loadings + (step[d:] + further).T) @ expansion
+        average = average._replace(hessian=hessian, noise=noise)
+        return Model(coef, loadings), average, Transport(turn, -gamma * level @ turn)
+
+    def _further(self, average, total, spread, step, *, gamma):
+        """By how much more loadings (q, p) move where counts say little of w; the noise of draws so far.
+
+        A column's own regression closes 1 - pi_k of its gap along axis k of w, the share of the level.
+        """
+        axes = total.known.axes
+        noise = noise_after(average.noise, total.known, spread - jnp.eye(len(spread)))
+        factors, _ = lengthened(total.known, average.noise, jnp.maximum(gamma, 1e-12))
+        further = axes @ (factors[:, None] * (axes.T @ step))
+        length = jnp.sqrt(jnp.sum(further**2, axis=0))
+        further = jnp.where(gamma > 0, further, 0.0)
+        return further * jnp.minimum(1.0, LEAP / (length + 1e-300)), jnp.where(
+            gamma > 0, noise, average.noise
+        )
+
+    def _free(self, d, q):
+        return jnp.ones(d + q).at[d:].set(self.active)
+
+    def _curvature(self, hessian, model):
+        """The columns' Hessians with those of the weak priors, zero where a dimension is not active."""
+        d, q = model.coef.shape[0], model.loadings.shape[1]
+        _, precision = level_prior(self.level, model.coef)
+        free = self._free(d, q)
+        return (hessian + block_diag(precision, jnp.eye(q) / LOADING_SD**2)) * (free[:, None] * free)
+
+    def parameters(self, model):
+        return model.coef, model.loadings
+
+    def rebuild(self, parameters):
+        return Model(*parameters)
+
+    def meaning(self, parameters):
+        some = looked_at(len(parameters[1]))
+        return parameters[0][:, some], parameters[1][some] @ parameters[1][some].T
+
+    def counting_variance(self, average, model):
+        d, some = len(model.coef), looked_at(len(model.loadings))
+        inverse, c = column_inverses(self._curvature(average.hessian[some], model)), model.loadings[some]
+        # d Sigma_jk = c_k . d c_j + c_j . d c_k
+        along = jnp.einsum("jkl,ik,il->ji", inverse[:, d:, d:], c, c)
+        return Counting(jnp.diagonal(inverse, axis1=1, axis2=2).T[:d], along + along.T)
+
+    def aligned(self, model, reference):
+        left, _, right = jnp.linalg.svd(model.loadings.T @ reference.loadings)
+        return Model(model.coef, model.loadings @ (left @ right))
+
+
+def _gain(counts: Array, k: int) -> Array:
+    """Share of its step that a column makes which was seen so often (p,), and has k parameters."""
+    return jnp.minimum(1.0, counts / (COUNTS * k))

@@ -1,0 +1,47 @@
+"""Maximum likelihood of free loadings: what its stopping rule knows of Sigma, and columns that are hardly seen.
+
+Start at `test_rarely_seen_columns_settle_where_a_long_fit_ends`. Its control variates are in `test_controls.py`.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+import poplin
+from poplin._precision import double_precision
+from poplin.updates.low_rank import LowRank
+from poplin.updates.structure import Model
+
+
+def test_rarely_seen_columns_settle_where_a_long_fit_ends() -> None:
+    """98 % zeros and half of the columns with fewer than 18 counts: 5 000 iterations were not enough once."""
+    random = np.random.default_rng(0)
+    root = np.sqrt(0.1) * np.random.default_rng(1).normal(size=(100, 5))
+    level = -4.9 + random.normal(size=100)
+    counts = random.poisson(np.exp(level + random.normal(size=(2000, 5)) @ root.T))
+    usual, long = (poplin.PLN(rank=5, tol=tol, max_iter=1000).fit(counts) for tol in (0.2, 0.05))
+    assert usual.converged_ and long.converged_
+    assert usual.loglik_ > long.loglik_ - 10  # 4, of 600 parameters
+
+
+def test_counting_variances_of_sigma_are_those_of_columns_that_vary() -> None:
+    """Low rank: columns theta_j ~ N(., H_j^-1), apart from each other; Sigma = CC' to first order, by simulation."""
+    random, (p, q, size) = np.random.default_rng(2), (3, 2, 200_000)
+    root = random.normal(size=(p, 1 + q, 1 + q))
+    hessian = 1e4 * (root @ np.swapaxes(root, 1, 2) + np.eye(1 + q))
+    coef, loadings = random.normal(size=(1, p)), random.normal(size=(p, q))
+    with double_precision():
+        model = Model(jnp.asarray(coef), jnp.asarray(loadings))
+        structure = LowRank()
+        average = structure.begin(model)._replace(hessian=jnp.asarray(hessian))
+        told = structure.counting_variance(average, model)
+    noise = np.stack([random.multivariate_normal(np.zeros(1 + q), np.linalg.inv(h), size) for h in hessian])
+    c = loadings[:, None] + noise[:, :, 1:]
+    sigma = np.einsum("jsk,isk->sji", c, c)
+    off = ~np.eye(p, dtype=bool)
+    error = 4 * np.sqrt(2 / size)  # of a variance, relatively
+    for_coef, for_sigma = np.asarray(told.coef), np.asarray(told.sigma)
+    assert np.all(np.abs(np.var(noise[:, :, 0], axis=1) / for_coef[0] - 1) < error)
+    assert np.all(np.abs(np.var(sigma, axis=0) / for_sigma - 1)[off] < 2 * error)
+    assert np.all(np.diagonal(for_sigma) > 0)
