@@ -14,6 +14,7 @@ import numpy as np
 
 from poplin._compile import compiled
 from poplin.data.blocks import Block
+from poplin.data.shelf import Shelf
 from poplin.fit import Keeping, Outcome, Progress, Stand, begin, trace_of
 from poplin.methods.method import AbstractMethod
 
@@ -61,23 +62,29 @@ def run(
     max_iter: int,
     began: float,
     many: int,
+    shelf: Shelf | None = None,
     callback: Callable[[Progress], None] | None = None,
     keeping: Keeping | None = None,
 ) -> Outcome:
     """Run one phase; `first(number, block)` are the first values of a block, `many` blocks are visited an iteration.
 
     The outcome's rows are those of the blocks, in a list. After Ctrl-C it is that of the last whole iteration; rows
-    that were visited since then have moved on. Memory: what rows keep, and two blocks.
+    that were visited since then have moved on. Memory: two blocks, and what rows keep, which lies where
+    `shelf` puts it.
     """
+    shelf = shelf or Shelf(stream.blocks)
     stand = None if keeping is None else keeping.stand
     state, rows, *past = (None, [], (), ()) if stand is None else stand
     objective, seconds = map(list, past)
     converged = failed = interrupted = False
     try:
         if stand is None:
-            state, rows = _begun(method, first, stream)
+            state, rows = _begun(method, first, stream, shelf)
+        else:
+            rows = [shelf.laid(kept) for kept in rows]
         while len(objective) < max_iter and not (converged or failed):
-            state = _iteration(method, state, rows, stream, stream.visits(len(objective), many))
+            visited = stream.visits(len(objective), many)
+            state = _iteration(method, state, rows, stream, visited=visited, shelf=shelf)
             converged, failed = (bool(a) for a in _ended(method, state))
             objective.append(float(state.objective))
             seconds.append(time.perf_counter() - began)
@@ -101,7 +108,7 @@ def shapes(method: AbstractMethod, first: Callable[[int, Block], Any], stream: B
 
 
 def _begun(
-    method: AbstractMethod, first: Callable[[int, Block], Any], stream: Blocks
+    method: AbstractMethod, first: Callable[[int, Block], Any], stream: Blocks, shelf: Shelf
 ) -> tuple[Any, list[Any]]:
     """The state and the rows before the first iteration."""
     state, rows = None, []
@@ -109,12 +116,12 @@ def _begun(
         block = stream.block(k)
         begun, kept = begin(method, first(k, block), block)
         state = begun if state is None else state
-        rows.append(kept)
+        rows.append(shelf.laid(kept))
     return state, rows
 
 
 def _iteration(
-    method: AbstractMethod, state: Any, rows: list[Any], stream: Blocks, visited: list[int]
+    method: AbstractMethod, state: Any, rows: list[Any], stream: Blocks, *, visited: list[int], shelf: Shelf
 ) -> Any:
     """Every sweep over the blocks that are visited; `rows` are replaced by what they have become."""
     for number in range(len(method.sweeps())):
@@ -123,8 +130,9 @@ def _iteration(
             block = stream.block(k)
             # two blocks at a time: one that is computed, one that is made dense
             jax.block_until_ready(before)
-            rows[k], part = _local(method, rows[k], state, block, number=number)
-            before = rows[k]
+            kept, part = _local(method, rows[k], state, block, number=number)
+            rows[k] = shelf.again(rows[k], kept)
+            before = kept
             total = part if total is None else _added(total, part)
         state = _update(method, state, total, number=number)
     return state

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from poplin import fit as loop
 from poplin import passes
 from poplin._errors import InputError
 from poplin.data.blocks import Block
+from poplin.data.shelf import Shelf
 from poplin.estimators import checkpoints
 from poplin.estimators.carrying import Lying, fresh, is_key, lying
 from poplin.estimators.checkpoints import Kept, Place
@@ -53,6 +55,11 @@ class Keeper:
     def standing(self) -> str:
         """What was found in the file, in short; the same in every process that reads the same file."""
         return repr([(run.phase, run.over, run.objective.tobytes()) for run in self._found])
+
+    @property
+    def folder(self) -> Path:
+        """Where the file is."""
+        return self._at.path.parent
 
     @property
     def spent(self) -> float:
@@ -186,6 +193,7 @@ def run_blocks(
         max_iter=settings.max_iter,
         began=settings.began,
         many=many,
+        shelf=Shelf(stream.blocks, None if keeper is None else keeper.folder),
         callback=settings.callback,
         keeping=keeping,
     )

@@ -35,6 +35,7 @@ LARGE = 30_000_000  # entries from which a dense table is walked over in blocks,
 SAMPLE_ENTRIES, SAMPLE_ROWS = 5_000_000, 1_000  # of the sample: so many entries, and at least so many rows
 PARTS = 20  # of the rows are visited in as many iterations, unless that were fewer than
 LEAST_ROWS, LEAST_EACH = 2_000, 50  # rows an iteration: at all, and for each latent dimension
+SKETCHED = 2.0  # tolerance of iterations that visit a part of the rows, in complete-data standard errors
 WAITING = "All rows but a sample wait: the fit was interrupted before they were visited."
 
 
@@ -89,7 +90,8 @@ def fit(
 ) -> Streamed:
     """Maximum likelihood from where a sample of the rows begins; `start` is the bound's fit of that.
 
-    An iteration that sees a part of the rows has the noise of so few; it cancels in means over visits of all.
+    An iteration that sees a part of the rows has the noise of so few; it cancels in means over visits of all rows. A
+    free Sigma of p columns bends under it, so iterations that see all rows come last there.
     """
     key = jax.random.key(seed)
     part = recipes.training_block(sample(counts, seed))
@@ -104,7 +106,7 @@ def fit(
     if not done[-1].outcome.interrupted:
         stream = Stream(counts, seed=seed, kind=_kind(counts))
         words = words_of(stream)
-        done.append(_walk(phases.with_shrinkage(recipe, kappa), stream, where.first, main))
+        done += _walks(phases.with_shrinkage(recipe, kappa), stream, where.first, main)
     return Streamed([*done[:-1], done[-1]._replace(rows=None)], kappa, words)
 
 
@@ -118,17 +120,44 @@ def blocks_at_once(stream: Stream, rank: int) -> int:
     return int(min(stream.blocks, np.ceil(rows / stream.rows)))
 
 
-def _walk(recipe: Recipe, stream: Stream, start: ml.First, main: Settings) -> Fitted:
-    """The chains of all rows, some blocks an iteration."""
-    many = blocks_at_once(stream, recipe.rank)
+def _walks(recipe: Recipe, stream: Stream, start: ml.First, main: Settings) -> list[Fitted]:
+    """The chains of all rows, some blocks an iteration; where Sigma is free, to a coarse tolerance, then all blocks."""
+    some, free = blocks_at_once(stream, recipe.rank), recipe.loadings is None
 
     def begin(_: int, block: Block) -> minibatch.First:
         return start._replace(rows=_begun(block, start.model, start.mean_rate))  # type: ignore[return-value]
 
+    if some == stream.blocks or not free:
+        return [_walk(recipe, stream, begin, main, some)]
+    sketch = _walk(recipe, stream, begin, main._replace(tol=max(main.tol, SKETCHED)), some, phase="sketch")
+    state, rows = sketch.outcome.state, sketch.outcome.rows
+    if sketch.outcome.interrupted:
+        return [sketch]
+
+    key = jax.random.fold_in(state.inner.key, 1)  # iterations are counted anew
+
+    def go_on(number: int, block: Block) -> minibatch.First:
+        now = _caught_up(rows[number], state.carried, block.x)
+        return minibatch.First(sketch.model, now, state.inner.mean_rate, key)
+
+    return [sketch, _walk(recipe, stream, go_on, main, stream.blocks)]
+
+
+def _walk(
+    recipe: Recipe,
+    stream: Stream,
+    first: Callable[[int, Block], Any],
+    main: Settings,
+    many: int,
+    phase: str = "ml",
+) -> Fitted:
     inner = phases.ml_method(recipe, many * stream.rows, tol=main.tol, pace=-(-stream.blocks // many))
     method = minibatch.Minibatch(inner, stream.whole)
-    outcome = run_blocks(method, begin, stream, main, phase="ml", many=many)
+    outcome = run_blocks(method, first, stream, main, phase=phase, many=many)
     return Fitted(_estimate(method, outcome.state), None, outcome)
+
+
+_caught_up = compiled()(minibatch.caught_up)
 
 
 @compiled()
