@@ -25,7 +25,7 @@ from poplin.inference import parts as pieces
 from tests.instances import TABLES, Table, autoregressive, fitted, simulated
 from tests.tolerances import STANDARD_ERRORS
 
-ROWS, COLUMNS, SEEDS = 300, 8, 5
+ROWS, COLUMNS, SEEDS = 300, 8, 8
 LEFT_OUT = 0.005  # share of a standard error
 ENTRIES = [(0, 0), (0, 1), (2, 4), (5, 6)]
 MODELS: dict[str, dict[str, Any]] = {
