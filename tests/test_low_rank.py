@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import poplin
 from poplin._precision import double_precision
+from poplin.updates import structure as structures
 from poplin.updates.low_rank import LowRank
-from poplin.updates.structure import Model
+from poplin.updates.structure import AbstractStructure, Borrowed, Model
 
 
 def test_rarely_seen_columns_settle_where_a_long_fit_ends() -> None:
@@ -45,3 +47,26 @@ def test_counting_variances_of_sigma_are_those_of_columns_that_vary() -> None:
     assert np.all(np.abs(np.var(noise[:, :, 0], axis=1) / for_coef[0] - 1) < error)
     assert np.all(np.abs(np.var(sigma, axis=0) / for_sigma - 1)[off] < 2 * error)
     assert np.all(np.diagonal(for_sigma) > 0)
+
+
+@pytest.mark.parametrize("kind", ["rank", "basis"])
+def test_of_very_many_columns_some_are_looked_at(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the stopping rule compares is a part of what it would see of all columns."""
+    random, (p, q) = np.random.default_rng(3), (7, 2)
+    coef, axes = random.normal(size=(1, p)), np.linalg.qr(random.normal(size=(p, q)))[0]
+    with double_precision():
+        made: dict[str, AbstractStructure] = {"rank": LowRank(), "basis": Borrowed(jnp.asarray(axes))}
+        structure, model = made[kind], Model(jnp.asarray(coef), jnp.asarray(axes))
+
+        def seen() -> tuple[np.ndarray, ...]:
+            pair = structure.meaning(structure.parameters(model))
+            counting = structure.counting_variance(structure.begin(model), model)
+            return tuple(np.asarray(a) for a in (*pair, *counting))
+
+        whole = seen()
+        monkeypatch.setattr(structures, "LOOKED", 3)
+        part = seen()
+    some = [0, 3, 6]
+    for all_of_it, of_some in zip(whole, part, strict=True):
+        wanted = all_of_it[:, some] if len(all_of_it) == 1 else all_of_it[np.ix_(some, some)]
+        assert np.allclose(of_some, wanted, rtol=1e-12)

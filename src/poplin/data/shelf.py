@@ -33,7 +33,7 @@ class Shelf:
     def laid(self, kept: Any) -> Any:
         """The first values of the next block, where they will lie."""
         if self._places is None:
-            self._places = iter(self._made(kept))
+            self._places = self._made(kept)
         return self.again(next(self._places), kept) if self.on_disk else kept
 
     def again(self, place: Any, kept: Any) -> Any:

@@ -91,7 +91,7 @@ def fit(
     """Maximum likelihood from where a sample of the rows begins; `start` is the bound's fit of that.
 
     An iteration that sees a part of the rows has the noise of so few; it cancels in means over visits of all rows. A
-    free Sigma of p columns bends under it, so iterations that see all rows come last there.
+    free Sigma of p columns does not settle so, and iterations that see all rows come last there.
     """
     key = jax.random.key(seed)
     part = recipes.training_block(sample(counts, seed))

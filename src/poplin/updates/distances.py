@@ -19,9 +19,8 @@ def standard_distance(
     """Root mean square difference of B and of Sigma, in standard errors of complete data.
 
     se(Sigma_jk)^2 = (Sigma_jj Sigma_kk + Sigma_jk^2) / N, and se(B_lj)^2 = Sigma_jj (X'X)^-1_ll, each and its variance
-    by `counting`. The real ones are no less than either part;
-    without the second, a column seen in one or two rows, of which nothing is determined, would look unsettled for
-    ever. The larger of the two means.
+    by `counting`. The real ones are no less than either part; without the second, a column seen in one or two rows, of
+    which nothing is determined, would look unsettled for ever. The larger of the two means.
     """
     for_coef, for_sigma = standard_units(other, gram, rows, counting)
     off_coef, off_sigma = ((a - b) ** 2 for a, b in zip(one, other, strict=True))

@@ -51,6 +51,10 @@ class LowRank(AbstractStructure):
     c_jk ~ N(0, 10^2) keeps it finite. `active` (q,) or a number: a dimension of 0 that begins without loadings
     stays without, so that lower ranks are fitted in the shapes, and with the draws, of a higher one. `level`
     (d, d): see `level_prior`.
+
+    Of draws the gradient is made quieter by control variates, loadings move further along axes of w that counts say
+    little of (`lengthening.py`), and a column that so few counts tell of makes shorter steps: its random walk would
+    otherwise leave the region in which a Newton step means anything.
     """
 
     active: Array = eqx.field(converter=jnp.asarray, default=1.0)
@@ -86,14 +90,13 @@ class LowRank(AbstractStructure):
         gradient = total.gradient + jnp.concatenate([slope, -model.loadings.T / LOADING_SD**2])
         free = self._free(d, q)
         step = newton_columns(gradient * free[:, None], self._curvature(hessian, model), gamma=gamma)
-        share = 1.0 if total.known is None else total.known.draws / total.rows
-        step = step * _gain(share * total.rate, d + q)
         level = solve_gram(total.gram, total.cross)
         spread = (total.second - level.T @ total.cross) / total.rows
         expansion = jnp.linalg.cholesky((1 - gamma) * jnp.eye(q) + gamma * spread)
         turn = solve_triangular(expansion, jnp.eye(q), lower=True).T
-        noise, further = average.noise, jnp.zeros((q, len(step.T)))
-        if total.known is not None:
+        noise, further = average.noise, jnp.zeros((q, len(model.loadings)))
+        if total.known is not None:  # draws, not expectations
+            step = step * _gain(total.rate * total.known.draws / total.rows, d + q)
             weight = jnp.where(first, 0.0, gamma)
             further, noise = self._further(average, total, spread, step[d:], gamma=weight)
         coef = model.coef + step[:d] + gamma * level @ model.loadings.T
@@ -111,10 +114,8 @@ class LowRank(AbstractStructure):
         factors, _ = lengthened(total.known, average.noise, jnp.maximum(gamma, 1e-12))
         further = axes @ (factors[:, None] * (axes.T @ step))
         length = jnp.sqrt(jnp.sum(further**2, axis=0))
-        further = jnp.where(gamma > 0, further, 0.0)
-        return further * jnp.minimum(1.0, LEAP / (length + 1e-300)), jnp.where(
-            gamma > 0, noise, average.noise
-        )
+        further = further * jnp.minimum(1.0, LEAP / (length + 1e-300))
+        return jnp.where(gamma > 0, further, 0.0), jnp.where(gamma > 0, noise, average.noise)
 
     def _free(self, d, q):
         return jnp.ones(d + q).at[d:].set(self.active)

@@ -1,7 +1,7 @@
 """What is estimated of (B, C), and how it moves on the rows' statistic: stochastic-approximation M-steps.
 
 Start at `AbstractStructure`. Every model is Z = XB + W C' with w ~ N(0, I): `direct.Direct` (C a square root of
-Sigma, closed form from averaged statistics), `LowRank` and `Borrowed` (Robbins-Monro with an averaged
+Sigma, closed form from averaged statistics), `low_rank.LowRank` and `Borrowed` (Robbins-Monro with an averaged
 Hessian).
 """
 
