@@ -37,6 +37,7 @@ CHAIN_ROWS = 1000  # chains that a small table gets at least, over all rows
 CHAINS_MOST = 32  # chains of one row at most
 CHAIN_ENTRIES = 4_000_000  # entries (chains x columns) beyond which rows get a single chain
 SKETCHES = 10, 30, 100  # iterations before each turning of free loadings
+FALLS = 10  # iterations in which the weight of draws falls by a third, or visits of all rows
 
 
 class Recipe(NamedTuple):
@@ -54,12 +55,12 @@ class Recipe(NamedTuple):
             return DirectBound(self.shape)
         return FactorBound(self.loadings)
 
-    def structure(self, *, weak: bool = False) -> AbstractStructure:
-        """The M-step of this model; with the weak prior of XB where draws are followed."""
+    def structure(self, *, weak: bool = False, visited: float = 1.0) -> AbstractStructure:
+        """The M-step of this model; with the weak prior of XB where draws, of this share of the rows, are followed."""
         level = self.level if weak else None
         if self.loadings is None:
             assert self.shape is not None
-            return Direct(self.shape, level)
+            return Direct(self.shape, level, visited)
         if isinstance(self.loadings, BorrowedBasis):
             return Borrowed(self.loadings.basis, level)
         return LowRank(level=level)
@@ -231,10 +232,18 @@ class Chained(NamedTuple):
     block: Block
 
 
-def ml_method(recipe: Recipe, rows: int, *, tol: float, pace: int = 1) -> ml.MaximumLikelihood:
-    """The method for so many chains an iteration, all of which are visited in `pace` iterations."""
-    gamma = constant_gamma(rows, recipe.rank, direct=recipe.loadings is None)
-    return ml.MaximumLikelihood(recipe.structure(weak=True), gamma, tol, pace=pace)
+def ml_method(
+    recipe: Recipe, rows: int, *, tol: float, pace: int = 1, warm: bool = True
+) -> ml.MaximumLikelihood:
+    """The method for so many chains an iteration, all of which are visited in `pace` iterations.
+
+    Some rows have a noise of their own, which bends a free Sigma by an amount of second order: gamma falls sooner.
+    """
+    free = recipe.loadings is None
+    gamma = constant_gamma(rows, recipe.rank, direct=free)
+    falls = FALLS if free else FALLS * pace
+    structure = recipe.structure(weak=True, visited=1 / pace)
+    return ml.MaximumLikelihood(structure, gamma, tol, pace=pace, falls=falls, warm=warm)
 
 
 def ml_phase(recipe: Recipe, where: Chained, settings: Settings, *, phase: str) -> tuple[Fitted, Chained]:

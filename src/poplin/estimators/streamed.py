@@ -35,7 +35,7 @@ LARGE = 30_000_000  # entries from which a dense table is walked over in blocks,
 SAMPLE_ENTRIES, SAMPLE_ROWS = 5_000_000, 1_000  # of the sample: so many entries, and at least so many rows
 PARTS = 20  # of the rows are visited in as many iterations, unless that were fewer than
 LEAST_ROWS, LEAST_EACH = 2_000, 50  # rows an iteration: at all, and for each latent dimension
-SKETCHED = 2.0  # tolerance of iterations that visit a part of the rows, in complete-data standard errors
+SKETCHED = 1.0  # tolerance of iterations that visit a part of the rows, in complete-data standard errors
 WAITING = "All rows but a sample wait: the fit was interrupted before they were visited."
 
 
@@ -140,7 +140,7 @@ def _walks(recipe: Recipe, stream: Stream, start: ml.First, main: Settings) -> l
         now = _caught_up(rows[number], state.carried, block.x)
         return minibatch.First(sketch.model, now, state.inner.mean_rate, key)
 
-    return [sketch, _walk(recipe, stream, go_on, main, stream.blocks)]
+    return [sketch, _walk(recipe, stream, go_on, main, stream.blocks, warm=False)]
 
 
 def _walk(
@@ -149,9 +149,12 @@ def _walk(
     first: Callable[[int, Block], Any],
     main: Settings,
     many: int,
+    *,
     phase: str = "ml",
+    warm: bool = True,
 ) -> Fitted:
-    inner = phases.ml_method(recipe, many * stream.rows, tol=main.tol, pace=-(-stream.blocks // many))
+    pace = -(-stream.blocks // many)
+    inner = phases.ml_method(recipe, many * stream.rows, tol=main.tol, pace=pace, warm=warm)
     method = minibatch.Minibatch(inner, stream.whole)
     outcome = run_blocks(method, first, stream, main, phase=phase, many=many)
     return Fitted(_estimate(method, outcome.state), None, outcome)

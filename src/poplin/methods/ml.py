@@ -148,7 +148,8 @@ class MaximumLikelihood(AbstractMethod):
     `gamma`: weight of the newest draw while it is constant. `tol`: stop when the Monte-Carlo error of the
     averaged parameters, half the distance between the averages' two halves, is below `tol` complete-data
     standard errors (root mean square over B, and over Sigma). `leaps`: steps of a Hamiltonian trajectory. `pace`:
-    iterations in which every row is visited once.
+    iterations in which every row is visited once. `falls`: iterations after which gamma is less by a third, once it
+    falls. `warm`: begin with the constant gamma, and not where it falls.
     """
 
     structure: AbstractStructure
@@ -156,6 +157,8 @@ class MaximumLikelihood(AbstractMethod):
     tol: Scalar = eqx.field(converter=jnp.asarray)
     leaps: int = eqx.field(static=True, default=4)
     pace: Array = eqx.field(converter=jnp.asarray, default=1)
+    falls: Array = eqx.field(converter=jnp.asarray, default=10)
+    warm: Array = eqx.field(converter=jnp.asarray, default=True)
 
     def start(self, first, block):
         zero = jnp.zeros(())
@@ -172,7 +175,7 @@ class MaximumLikelihood(AbstractMethod):
             segments=self._no_segments(first.model),
             key=first.key,
             iteration=jnp.asarray(0),
-            settled=jnp.asarray(0),
+            settled=jnp.where(self.warm, 0, 1),
             drifts=jnp.full(2, jnp.inf),
             error=jnp.asarray(jnp.inf),
             objective=jnp.asarray(jnp.nan),
@@ -189,7 +192,7 @@ class MaximumLikelihood(AbstractMethod):
     def decay(self, state):
         """Share of the constant gamma that the present iteration has."""
         past = jnp.maximum(state.iteration - state.settled, 0)
-        return jnp.where(state.settled > 0, DROP * (1 + past / (10 * self.pace)) ** -DECAY, 1.0)
+        return jnp.where(state.settled > 0, DROP * (1 + past / self.falls) ** -DECAY, 1.0)
 
     def move(self, state, rows, block):
         """Every chain moves once; the draw's statistic."""
