@@ -37,7 +37,10 @@ CHAIN_ROWS = 1000  # chains that a small table gets at least, over all rows
 CHAINS_MOST = 32  # chains of one row at most
 CHAIN_ENTRIES = 4_000_000  # entries (chains x columns) beyond which rows get a single chain
 SKETCHES = 10, 30, 100  # iterations before each turning of free loadings
-FALLS = 10  # iterations in which the weight of draws falls by a third, or visits of all rows
+FALLS, LATE = (
+    10,
+    50,
+)  # iterations (or visits of all rows) in which gamma falls by a third; the same after a sketch
 
 
 class Recipe(NamedTuple):
@@ -237,11 +240,12 @@ def ml_method(
 ) -> ml.MaximumLikelihood:
     """The method for so many chains an iteration, all of which are visited in `pace` iterations.
 
-    Some rows have a noise of their own, which bends a free Sigma by an amount of second order: gamma falls sooner.
+    Some rows have a noise of their own, which bends a free Sigma by an amount of second order: gamma falls sooner. Many
+    rows after a sketch have little: gamma falls later, so that what is left of the sketch is forgotten sooner.
     """
     free = recipe.loadings is None
     gamma = constant_gamma(rows, recipe.rank, direct=free)
-    falls = FALLS if free else FALLS * pace
+    falls = (FALLS if warm else LATE) if free else FALLS * pace
     structure = recipe.structure(weak=True, visited=1 / pace)
     return ml.MaximumLikelihood(structure, gamma, tol, pace=pace, falls=falls, warm=warm)
 
