@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import poplin
+from poplin import starts
+from poplin._precision import double_precision
 from tests.instances import (
     COLUMNS,
     DOUBLED,
@@ -164,3 +167,18 @@ def test_rare_columns_have_their_counts() -> None:
     position = held["coef"] + held["mean"] @ held["loadings"].T
     rate = np.exp(position + 0.5 * held["variance"] @ (held["loadings"] ** 2).T)
     assert np.allclose(rate.sum(axis=0), counts.sum(axis=0), rtol=1e-3)
+
+
+@pytest.mark.parametrize(("n", "p"), [(7, 30), (30, 7), (3, 30)])
+def test_first_axes_are_those_of_the_residuals_covariance(n: int, p: int) -> None:
+    """Of a wide table they come from products of rows; three rows have no four axes there."""
+    random = np.random.default_rng(n)
+    residual, weights = random.normal(size=(n, p)), random.integers(0, 3, n) + 1.0
+    with double_precision():
+        values, axes = map(
+            np.asarray, starts.leading_axes(jnp.asarray(residual), jnp.asarray(weights), rank=4)
+        )
+    covariance = residual.T @ (weights[:, None] * residual) / weights.sum()
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(covariance)[::-1][:4], atol=1e-12)
+    np.testing.assert_allclose(axes.T @ axes, np.eye(4), atol=1e-12)
+    np.testing.assert_allclose(covariance @ axes, axes * values, atol=1e-12)

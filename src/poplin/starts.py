@@ -92,15 +92,28 @@ def _scaled_direct_start(block: Block, position: Counts, curvature: Counts) -> F
 def factor_start(block: Block, free: AbstractLoadings, *, rank: int) -> First:
     """C and w from the leading eigenvectors of the residuals' covariance, B by least squares."""
     coef, _, residual = log_residuals(block)
-    total = jnp.sum(block.weights)
-    values, vectors = jnp.linalg.eigh(residual.T @ (block.weights[:, None] * residual) / total)
-    spread = jnp.sqrt(jnp.maximum(values[::-1][:rank], 1e-6 * values[-1]))
-    axes = vectors[:, ::-1][:, :rank]
+    values, axes = leading_axes(residual, block.weights, rank=rank)
+    spread = jnp.sqrt(jnp.maximum(values, 1e-6 * values[0]))
     shared = free.collapse(coef, axes * spread)
     coef, loadings = free.expand(shared)
     scores = residual @ loadings / (jnp.sum(loadings**2, axis=0) + 1e-9)
     coef = coef + lowered(block, block.x @ coef + scores @ loadings.T)
     return scaled_factor_start(block, free, coef=coef, loadings=loadings, scores=scores)
+
+
+def leading_axes(residual: Counts, weights: Array, *, rank: int) -> tuple[Array, Array]:
+    """The largest eigenvalues (rank,) of residual' diag(weights) residual / total, and their vectors (p, rank).
+
+    Of few rows and many columns from the n x n products of rows: cost n p min(n, p) + min(n, p)^3.
+    """
+    scaled = jnp.sqrt(weights / jnp.sum(weights))[:, None] * residual
+    by_rows = rank <= len(scaled) < scaled.shape[1]
+    values, vectors = jnp.linalg.eigh(scaled @ scaled.T if by_rows else scaled.T @ scaled)
+    values, vectors = values[::-1][:rank], vectors[:, ::-1][:, :rank]
+    if by_rows:
+        vectors = scaled.T @ vectors
+        vectors /= jnp.linalg.norm(vectors, axis=0) + 1e-300  # roots of the eigenvalues, less their rounding
+    return values, vectors
 
 
 def lowered(block: Block, position: Counts) -> Coefficients:

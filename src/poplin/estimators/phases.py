@@ -41,6 +41,7 @@ FALLS, LATE = (
     10,
     50,
 )  # iterations (or visits of all rows) in which gamma falls by a third; the same after a sketch
+FORGETS = 32  # iterations of all rows in which the bias of a sketch goes
 
 
 class Recipe(NamedTuple):
@@ -236,18 +237,19 @@ class Chained(NamedTuple):
 
 
 def ml_method(
-    recipe: Recipe, rows: int, *, tol: float, pace: int = 1, warm: bool = True
+    recipe: Recipe, rows: int, *, tol: float, pace: int = 1, sketched: bool = False
 ) -> ml.MaximumLikelihood:
     """The method for so many chains an iteration, all of which are visited in `pace` iterations.
 
-    Some rows have a noise of their own, which bends a free Sigma by an amount of second order: gamma falls sooner. Many
-    rows after a sketch have little: gamma falls later, so that what is left of the sketch is forgotten sooner.
+    Some rows have a noise of their own, which bends a free Sigma by an amount of second order: gamma falls sooner. All
+    rows after a sketch have little: in few iterations of the constant gamma they forget that, and it falls later.
     """
     free = recipe.loadings is None
     gamma = constant_gamma(rows, recipe.rank, direct=free)
-    falls = (FALLS if warm else LATE) if free else FALLS * pace
+    falls = (LATE if sketched else FALLS) if free else FALLS * pace
     structure = recipe.structure(weak=True, visited=1 / pace)
-    return ml.MaximumLikelihood(structure, gamma, tol, pace=pace, falls=falls, warm=warm)
+    settles = FORGETS if sketched else ml.NEVER
+    return ml.MaximumLikelihood(structure, gamma, tol, pace=pace, falls=falls, settles=settles)
 
 
 def ml_phase(recipe: Recipe, where: Chained, settings: Settings, *, phase: str) -> tuple[Fitted, Chained]:

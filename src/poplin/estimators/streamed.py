@@ -140,7 +140,7 @@ def _walks(recipe: Recipe, stream: Stream, start: ml.First, main: Settings) -> l
         now = _caught_up(rows[number], state.carried, block.x)
         return minibatch.First(sketch.model, now, state.inner.mean_rate, key)
 
-    return [sketch, _walk(recipe, stream, go_on, main, stream.blocks, warm=False)]
+    return [sketch, _walk(recipe, stream, go_on, main, stream.blocks, sketched=True)]
 
 
 def _walk(
@@ -151,10 +151,10 @@ def _walk(
     many: int,
     *,
     phase: str = "ml",
-    warm: bool = True,
+    sketched: bool = False,
 ) -> Fitted:
     pace = -(-stream.blocks // many)
-    inner = phases.ml_method(recipe, many * stream.rows, tol=main.tol, pace=pace, warm=warm)
+    inner = phases.ml_method(recipe, many * stream.rows, tol=main.tol, pace=pace, sketched=sketched)
     method = minibatch.Minibatch(inner, stream.whole)
     outcome = run_blocks(method, first, stream, main, phase=phase, many=many)
     return Fitted(_estimate(method, outcome.state), None, outcome)

@@ -28,6 +28,7 @@ LENGTH = 8  # iterations of a segment while gamma is constant
 FLOOR = 0.85  # the warm phase ends when the drift has not fallen below this share in two looks
 PERSISTENT = 0.25  # cosine of two movements, one after the other, above which both go the same way
 DROP = 0.4  # gamma falls to this share at once when it begins to fall
+NEVER = 2**31 - 1
 DECAY = 0.7  # gamma falls as k^-0.7, between 1/2 and 1
 
 
@@ -149,7 +150,7 @@ class MaximumLikelihood(AbstractMethod):
     averaged parameters, half the distance between the averages' two halves, is below `tol` complete-data
     standard errors (root mean square over B, and over Sigma). `leaps`: steps of a Hamiltonian trajectory. `pace`:
     iterations in which every row is visited once. `falls`: iterations after which gamma is less by a third, once it
-    falls. `warm`: begin with the constant gamma, and not where it falls.
+    falls. `settles`: iteration from which it falls, whatever the drift.
     """
 
     structure: AbstractStructure
@@ -158,7 +159,7 @@ class MaximumLikelihood(AbstractMethod):
     leaps: int = eqx.field(static=True, default=4)
     pace: Array = eqx.field(converter=jnp.asarray, default=1)
     falls: Array = eqx.field(converter=jnp.asarray, default=10)
-    warm: Array = eqx.field(converter=jnp.asarray, default=True)
+    settles: Array = eqx.field(converter=jnp.asarray, default=NEVER)
 
     def start(self, first, block):
         zero = jnp.zeros(())
@@ -175,7 +176,7 @@ class MaximumLikelihood(AbstractMethod):
             segments=self._no_segments(first.model),
             key=first.key,
             iteration=jnp.asarray(0),
-            settled=jnp.where(self.warm, 0, 1),
+            settled=jnp.asarray(0),
             drifts=jnp.full(2, jnp.inf),
             error=jnp.asarray(jnp.inf),
             objective=jnp.asarray(jnp.nan),
@@ -272,7 +273,8 @@ class MaximumLikelihood(AbstractMethod):
         drift = jnp.where(warm, apart, jnp.inf)
         error = jnp.where(warm | ~ready, state.error, 0.5 * apart)
         # noise leaves a floor under the drift: settled once it no longer falls, nor always goes the same way
-        settled = ready & warm & (cosine < PERSISTENT) & (drift > FLOOR * state.drifts[0])
+        calm = ready & (cosine < PERSISTENT) & (drift > FLOOR * state.drifts[0])
+        settled = warm & (calm | (state.iteration >= self.settles))
         drifts = jnp.where(ready & warm, jnp.append(state.drifts[1:], drift), state.drifts)
         kept = jax.tree.map(lambda a, b: jnp.where(warm, a, b), shift(segments), merge_pairs(segments))
         fresh = self._no_segments(state.model)
