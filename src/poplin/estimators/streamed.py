@@ -16,15 +16,17 @@ from jax import Array
 
 from poplin._compile import compiled
 from poplin._errors import InputError
+from poplin._precision import solve_gram
 from poplin.data.blocks import Block
 from poplin.data.counts import Counts, some_rows
-from poplin.data.held import is_held_sparse, largest
+from poplin.data.held import column_sums, is_held_sparse, largest
 from poplin.data.streams import Stream
 from poplin.estimators import phases, recipes
 from poplin.estimators.phases import Fitted, Recipe, Settings
 from poplin.estimators.pilot import piloted
 from poplin.estimators.resuming import run_blocks
 from poplin.methods import minibatch, ml
+from poplin.models.loadings import FreeLoadings
 from poplin.rows import chains as chain
 from poplin.rows.modes import modes
 from poplin.updates.covariance import Full
@@ -35,6 +37,7 @@ LARGE = 30_000_000  # entries from which a dense table is walked over in blocks,
 SAMPLE_ENTRIES, SAMPLE_ROWS = 5_000_000, 1_000  # of the sample: so many entries, and at least so many rows
 PARTS = 20  # of the rows are visited in as many iterations, unless that were fewer than
 LEAST_ROWS, LEAST_EACH = 2_000, 50  # rows an iteration: at all, and for each latent dimension
+FEW = 10.0  # counts for each of a column's parameters, below which a sample tells its level alone
 SKETCHED = 1.0  # tolerance of iterations that visit a part of the rows, in complete-data standard errors
 WAITING = "All rows but a sample wait: the fit was interrupted before they were visited."
 
@@ -95,9 +98,11 @@ def fit(
     """
     key = jax.random.key(seed)
     part = recipes.training_block(sample(counts, seed))
-    done = [start(recipe, part)]
-    where = phases.chain_start(recipe, part, done[0], key)
-    whole = float(np.sum(counts.weights))
+    done, whole = [start(recipe, part)], float(np.sum(counts.weights))
+    begun = done[0]
+    if isinstance(recipe.loadings, FreeLoadings):
+        begun = begun._replace(model=tamed(begun.model, part, column_sums(counts.y, counts.weights), whole))
+    where = phases.chain_start(recipe, part, begun, key)
     kappa = 0.0 if weight is None else weight / (1 - weight) * whole
     if weight is None and isinstance(recipe.shape, Full) and not done[0].outcome.interrupted:
         pilot, where, kappa = piloted(recipe, where, main, whole=whole)
@@ -108,6 +113,25 @@ def fit(
         words = words_of(stream)
         done += _walks(phases.with_shrinkage(recipe, kappa), stream, where.first, main)
     return Streamed([*done[:-1], done[-1]._replace(rows=None)], kappa, words)
+
+
+@compiled()
+def tamed(model: Model, part: Block, totals: Array, whole: Array) -> Model:
+    """The model of a sample as a start for all rows: columns that it hardly saw get the level of all their counts.
+
+    Of a column seen few times the sample's fit has whatever separates those rows from the others, at log rates of
+    -100 and loadings of 70. Here such loadings are short, times c / (c + k) of a column seen c times that has k
+    parameters, and B_j makes the expected count of all rows `totals` (p,), given for `whole` rows.
+    """
+    weights, k = part.weights, len(model.coef) + model.loadings.shape[1]
+    seen = weights @ part.y
+    few = seen < FEW * k
+    length = jnp.sqrt(jnp.sum(model.loadings**2, axis=1))
+    share = jnp.where(few, seen / (seen + k) / jnp.maximum(1.0, length), 1.0)
+    exposure = weights @ jnp.exp(part.offset) * whole / jnp.sum(weights)
+    level = jnp.log(jnp.maximum(totals, 0.5) / exposure) - 0.5 * (share * length) ** 2
+    constant = solve_gram(part.x.T @ (weights[:, None] * part.x), part.x.T @ weights[:, None])
+    return Model(jnp.where(few, constant * level, model.coef), share[:, None] * model.loadings)
 
 
 def _kind(counts: Counts) -> Any:
