@@ -19,6 +19,7 @@ from poplin._precision import double_precision
 from poplin.data.blocks import Block, as_block
 from poplin.data.counts import as_counts
 from poplin.data.streams import Stream
+from poplin.estimators import streamed
 from poplin.methods import minibatch, ml
 from poplin.rows import chains as chain
 from poplin.rows.gaussian import TOLERANCE
@@ -273,3 +274,21 @@ def test_what_cannot_be_done_is_said(name: str) -> None:
         call(sparse.csr_matrix(TABLE.y))
     if name in ("negative", "fractional", "infinite"):
         assert "row 'row" in str(told.value) and "column 'Y" in str(told.value)
+
+
+def test_columns_that_a_sample_hardly_saw_begin_at_the_level_of_all_their_counts() -> None:
+    """Others stay; whatever the sample's fit made of these, loadings are short and expected counts right."""
+    random = np.random.default_rng(0)
+    y = random.poisson(np.exp([3.0, 2.0, -2.5, -4.0]), (200, 4)).astype(float)
+    x = np.column_stack([np.ones(200), random.normal(size=200)])
+    offset, totals = random.normal(size=(200, 4)), np.array([1e5, 1e5, 700.0, 0.0])
+    wild = random.normal(size=(2, 4)) - np.array([0, 0, 50, 90]), 40 * random.normal(size=(4, 2))
+    with double_precision():
+        part = as_block(y, x, offset, np.ones(200))
+        coef, loadings = map(np.asarray, streamed.tamed(Model(*map(jnp.asarray, wild)), part, totals, 1000.0))
+    np.testing.assert_array_equal(coef[:, :2], wild[0][:, :2])
+    np.testing.assert_array_equal(loadings[:2], wild[1][:2])
+    variance = np.sum(loadings[2:] ** 2, axis=1)
+    assert np.all(variance <= 1)
+    expected = 5 * np.sum(np.exp(offset[:, 2:] + x @ coef[:, 2:] + 0.5 * variance), axis=0)
+    np.testing.assert_allclose(expected, [700, 0.5], rtol=1e-10)

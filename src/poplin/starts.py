@@ -106,9 +106,15 @@ def leading_axes(residual: Counts, weights: Array, *, rank: int) -> tuple[Array,
 
     Of few rows and many columns from the n x n products of rows: cost n p min(n, p) + min(n, p)^3.
     """
-    scaled = jnp.sqrt(weights / jnp.sum(weights))[:, None] * residual
-    by_rows = rank <= len(scaled) < scaled.shape[1]
-    values, vectors = jnp.linalg.eigh(scaled @ scaled.T if by_rows else scaled.T @ scaled)
+    n, p = residual.shape
+    total = jnp.sum(weights)
+    by_rows = rank <= n < p
+    if by_rows:
+        scaled = jnp.sqrt(weights / total)[:, None] * residual
+        products = scaled @ scaled.T
+    else:
+        products = residual.T @ (weights[:, None] * residual) / total
+    values, vectors = jnp.linalg.eigh(products)
     values, vectors = values[::-1][:rank], vectors[:, ::-1][:, :rank]
     if by_rows:
         vectors = scaled.T @ vectors

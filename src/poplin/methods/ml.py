@@ -162,7 +162,6 @@ class MaximumLikelihood(AbstractMethod):
     settles: Array = eqx.field(converter=jnp.asarray, default=NEVER)
 
     def start(self, first, block):
-        zero = jnp.zeros(())
         d, q = first.model.coef.shape[0], first.model.loadings.shape[1]
         state = State(
             model=first.model,
@@ -172,7 +171,7 @@ class MaximumLikelihood(AbstractMethod):
             transport=Transport(jnp.eye(q), jnp.zeros((d, q))),
             mean_rate=first.mean_rate,
             gram=jnp.eye(first.model.coef.shape[0]),
-            rows=zero,
+            rows=jnp.zeros(()),
             segments=self._no_segments(first.model),
             key=first.key,
             iteration=jnp.asarray(0),
@@ -250,12 +249,10 @@ class MaximumLikelihood(AbstractMethod):
         warm = state.settled == 0
         order = jnp.arange(SEGMENTS)
 
-        half = jnp.where(warm, SEGMENTS, segments.filled) // 2
+        filled = segments.filled
+        half = jnp.where(warm, SEGMENTS, filled) // 2
         early, late = order < half, (order >= half) & (order < 2 * half)
-        enough = jnp.where(warm, segments.filled == SEGMENTS, segments.filled >= 4) & (
-            segments.filled % 2 == 0
-        )
-        ready = ended & enough
+        ready = ended & (filled % 2 == 0) & jnp.where(warm, filled == SEGMENTS, filled >= 4)
 
         def looked(_):
             counting = self.structure.counting_variance(state.average, state.model)
@@ -292,8 +289,7 @@ class MaximumLikelihood(AbstractMethod):
         return state.error <= self.tol
 
     def failed(self, state):
-        finite = jnp.all(jnp.isfinite(state.model.loadings)) & jnp.all(jnp.isfinite(state.model.coef))
-        return ~finite
+        return ~(jnp.all(jnp.isfinite(state.model.loadings)) & jnp.all(jnp.isfinite(state.model.coef)))
 
     def estimate(self, state: State) -> Model:
         """The averaged model; before any segment is complete, the last iterate."""
