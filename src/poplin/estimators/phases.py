@@ -37,10 +37,8 @@ CHAIN_ROWS = 1000  # chains that a small table gets at least, over all rows
 CHAINS_MOST = 32  # chains of one row at most
 CHAIN_ENTRIES = 4_000_000  # entries (chains x columns) beyond which rows get a single chain
 SKETCHES = 10, 30, 100  # iterations before each turning of free loadings
-FALLS, LATE = (
-    10,
-    50,
-)  # iterations (or visits of all rows) in which gamma falls by a third; the same after a sketch
+FALLS = 10  # iterations, or visits of all rows, in which gamma falls to 0.6 of what it was
+LATE = 50  # the same after a sketch
 FORGETS = 32  # iterations of all rows in which the bias of a sketch goes
 
 

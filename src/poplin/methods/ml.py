@@ -149,8 +149,8 @@ class MaximumLikelihood(AbstractMethod):
     `gamma`: weight of the newest draw while it is constant. `tol`: stop when the Monte-Carlo error of the
     averaged parameters, half the distance between the averages' two halves, is below `tol` complete-data
     standard errors (root mean square over B, and over Sigma). `leaps`: steps of a Hamiltonian trajectory. `pace`:
-    iterations in which every row is visited once. `falls`: iterations after which gamma is less by a third, once it
-    falls. `settles`: iteration from which it falls, whatever the drift.
+    iterations in which every row is visited once. `falls`: iterations in which gamma falls to 0.6, once it falls.
+    `settles`: iteration from which it falls, whatever the drift.
     """
 
     structure: AbstractStructure
