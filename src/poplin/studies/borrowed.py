@@ -15,6 +15,7 @@ from poplin.studies import columns as use
 from poplin.studies import laws, measures
 from poplin.studies.figures import Axis, curves
 from poplin.studies.study import Cell, Column, Estimate, Figure, Numbers, Study, Table
+from poplin.studies.summary import mean_with_error, side_by_side
 
 ANGLES = (0, 5, 10, 15, 20, 30, 45)
 BEST = "true V"
@@ -102,19 +103,15 @@ def _borrow(table: Table, seed: int, q: int) -> Estimate:
 
 def remarks(table: Any, records: list[Numbers]) -> str:
     """In how many tables borrowing did worse than the free fits on fresh rows, cell by cell."""
-    held: dict[tuple[str, int], dict[str, float]] = {}
-    for record in records:
-        held.setdefault((record["cell"], record["replicate"]), {})[record["method"]] = record["heldout"]
     lines = ["Held-out likelihood, borrowed less the better of the two free fits (nats a row; paired):\n"]
-    for cell in dict.fromkeys(record["cell"] for record in records):
+    for cell, tables in side_by_side(records, lambda record: record["heldout"]).items():
         pairs = [
             found["borrowed"] - max(found["free, same rank"], found["free"])
-            for (name, _), found in held.items()
-            if name == cell and {"borrowed", "free, same rank", "free"} <= set(found)
+            for found in tables
+            if {"borrowed", "free, same rank", "free"} <= set(found)
         ]
         if len(pairs) > 1:
-            error = np.std(pairs, ddof=1) / np.sqrt(len(pairs))
-            lines.append(f"- {cell}: {np.mean(pairs):+.4f} ± {error:.4f}")
+            lines.append("- {}: {:+.4f} ± {:.4f}".format(cell, *mean_with_error(pairs)))
     return "\n".join(lines) + "\n"
 
 

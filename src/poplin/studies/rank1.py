@@ -13,9 +13,10 @@ from poplin.studies import columns as use
 from poplin.studies import laws, measures, repeated
 from poplin.studies.figures import Axis, curves
 from poplin.studies.study import Cell, Figure, Numbers, Study
-from poplin.studies.summary import PARTS
+from poplin.studies.summary import PARTS, mean_with_error, side_by_side
 
 BETA, VARIANCE = (0.0, 0.5), 0.5
+PAIRS = {"factor": ("rank 1", "ml"), "repeated": ("one effect: bound", "one effect: ml")}
 
 
 def cells(small: bool) -> list[Cell]:
@@ -46,8 +47,8 @@ def _repeated(n: int, p: int, replicates: int) -> Cell:
     return Cell({"model": "repeated", "n": n, "p": p}, drawn, methods, replicates)
 
 
-def remarks(table: Any, _: list[Numbers]) -> str:
-    """Log-log slopes with their errors: bias against p at the largest n, standard deviation against n."""
+def remarks(table: Any, records: list[Numbers]) -> str:
+    """Slopes with their errors (bias against p at the largest n, standard deviation against n), and what is paired."""
     lines = ["Log-log slopes (± one standard error; the rate that is proved is n^-1/2 + p^-1):\n"]
     for (model, method), part in table.groupby(["model", "method"], sort=False):
         top = part[part["n"] == part["n"].max()]
@@ -56,18 +57,46 @@ def remarks(table: Any, _: list[Numbers]) -> str:
             continue
         for name in PARTS:
             told = [
-                f"rms bias of {name} against p at n={part['n'].max()}: {_slope(top, 'p', f'rms_bias_{name}')}"
+                f"rms bias of {name} against p at n={part['n'].max()}: {_slope_of(top, 'p', f'rms_bias_{name}')}"
             ]
-            told.append(f"sd of {name} against n at p={part['p'].max()}: {_slope(wide, 'n', f'sd_{name}')}")
+            told.append(
+                f"sd of {name} against n at p={part['p'].max()}: {_slope_of(wide, 'n', f'sd_{name}')}"
+            )
             lines.append(f"- {model}, {method}: {'; '.join(told)}.")
+    told = "\n".join(lines) + "\n" if len(lines) > 1 else ""
+    return told + _beside_likelihood(table, records)
+
+
+def _beside_likelihood(table: Any, records: list[Numbers]) -> str:
+    """The bound's mean bias of Sigma less that of maximum likelihood on the same tables: most noise is in both."""
+    tables = side_by_side(records, lambda record: float(np.mean(record["sigma_errors"])))
+    lines = [
+        "\nThe bound's mean of Sigma less that of maximum likelihood, paired by table, with its slope in p:\n"
+    ]
+    for model, pair in PAIRS.items():
+        bound, exact = pair
+        for n, part in table[(table["model"] == model) & (table["method"] == bound)].groupby("n"):
+            cells = [f"model={model} n={n} p={p}" for p in part["p"]]
+            gaps = [
+                mean_with_error(
+                    [found[bound] - found[exact] for found in tables[cell] if {*pair} <= set(found)]
+                )
+                for cell in cells
+            ]
+            told = ", ".join(f"{gap:+.5f} ± {error:.5f}" for gap, error in gaps)
+            slope = _slope(part["p"].to_numpy(float), *np.abs(np.array(gaps)).T)
+            lines.append(f"- {model}, n={n}, p={', '.join(map(str, part['p']))}: {told}; slope {slope}.")
     return "\n".join(lines) + "\n" if len(lines) > 1 else ""
 
 
-def _slope(part: Any, x: str, y: str) -> str:
+def _slope_of(part: Any, x: str, y: str) -> str:
+    """The slope of a column of the table; five percent stand for an error that is not known."""
+    up, errors = np.abs(part[y].to_numpy(float)), part.get(f"{y}_mc")
+    return _slope(part[x].to_numpy(float), up, 0.05 * up if errors is None else errors.to_numpy(float))
+
+
+def _slope(across: np.ndarray, up: np.ndarray, noise: np.ndarray) -> str:
     """Weighted least squares on logarithms; points whose size is below two of their errors say nothing."""
-    across, up = part[x].to_numpy(float), np.abs(part[y].to_numpy(float))
-    errors = part.get(f"{y}_mc")
-    noise = 0.05 * up if errors is None else errors.to_numpy(float)
     clear = (up > 2 * noise) & (noise > 0)
     if clear.sum() < 3:
         return f"not told ({clear.sum()} of {len(up)} points are clear of their noise)"

@@ -129,6 +129,23 @@ def paired(records: list[Numbers], reference: str) -> list[Numbers]:
     return found
 
 
+def side_by_side(
+    records: list[Numbers], number: Callable[[Numbers], float]
+) -> dict[str, list[dict[str, float]]]:
+    """Of every cell, a table at a time: this number under each method that was run on it."""
+    held: dict[str, dict[int, dict[str, float]]] = {}
+    for record in records:
+        found = held.setdefault(record["cell"], {}).setdefault(record["replicate"], {})
+        found[record["method"]] = number(record)
+    return {cell: list(tables.values()) for cell, tables in held.items()}
+
+
+def mean_with_error(values: list[float]) -> tuple[float, float]:
+    """The mean of independent values and its Monte-Carlo error; NaN where there are too few of them."""
+    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else math.nan
+    return float(np.mean(values)) if values else math.nan, float(error)
+
+
 def _line(group: list[Numbers]) -> dict[str, Any]:
     done = [record for record in group if record["status"] == "done"]
     line: dict[str, Any] = {"replicates": len(done), "failed": len(group) - len(done)}
