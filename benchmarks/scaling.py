@@ -48,10 +48,18 @@ AXES: dict[str, tuple[Law, ...]] = {
     "p": tuple(BASE._replace(columns=p) for p in (10, 30, 100, 300, 1000, 2000)),
     "q": tuple(BASE._replace(rank=q) for q in (1, 2, 5, 10, 20, 50)),
     "mean": tuple(BASE._replace(level=level) for level in (1.0, 0.0, -1.0, -2.0, -4.0)),
-    "n, full Sigma": tuple(FREE._replace(rows=n) for n in (1000, 3000, 10_000, 30_000, 100_000)),
-    "p, full Sigma": tuple(FREE._replace(columns=p) for p in (10, 30, 100, 300)),
+    "n-full": tuple(FREE._replace(rows=n) for n in (1000, 3000, 10_000, 30_000, 100_000)),
+    "p-full": tuple(FREE._replace(columns=p) for p in (10, 30, 100, 300)),
 }
 FIELDS = {"n": "rows", "p": "columns", "q": "rank", "mean": "level"}
+TITLES = {
+    "n": "Rows (100 columns, rank 10)",
+    "p": "Columns (10 000 rows, rank 10)",
+    "q": "Rank (10 000 x 100)",
+    "mean": "Mean of Z (10 000 x 100, rank 10)",
+    "n-full": "Rows, Sigma free (100 columns)",
+    "p-full": "Columns, Sigma free (10 000 rows)",
+}
 RIVALS = ("poplin-variational", "poplin-ml", "poplin-amortised", "pyPLNmodels")
 COLUMNS = (
     *("design", "model", "contender", "threads", "status", "rows", "columns", "rank", "zeros", "wall_s"),
@@ -63,7 +71,7 @@ COLUMNS = (
 def main(arguments: list[str] | None = None) -> None:
     """Measure what has no line yet, write after every run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
-    parser.add_argument("--axes", default=",".join(("n", "p", "q", "mean")), help=f"of {'; '.join(AXES)}")
+    parser.add_argument("--axes", default="n,p,q,mean", help=f"of {','.join(AXES)}")
     parser.add_argument("--contenders", default=",".join(RIVALS))
     parser.add_argument("--most", type=float, default=np.inf, help="entries of the largest table")
     parser.add_argument("--threads", type=int, default=2)
@@ -73,10 +81,8 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     out = chosen.out.resolve()
     lines = records.read(out / "scaling.csv")
-    asked = [axis for axis in AXES if axis in chosen.axes.replace("; ", ",").split(",")]
-    if "full" in chosen.axes:
-        asked += [axis for axis in AXES if "full" in axis]
-    for law in sorted({law for axis in asked for law in AXES[axis]}, key=lambda law: law.rows * law.columns):
+    asked = {law for axis in chosen.axes.split(",") for law in AXES[axis]}
+    for law in sorted(asked, key=lambda law: law.rows * law.columns):
         for rival in chosen.contenders.split(",") if law.rows * law.columns <= chosen.most else ():
             lines = _with_line(lines, law, rival, chosen)
             records.write(out / "scaling.csv", lines, COLUMNS)
@@ -157,7 +163,7 @@ def write(out: Path, lines: list[Line]) -> None:
 
 def along(axis: str, contender: str, lines: list[Line]) -> list[tuple[float, Line]]:
     """The lines of an axis with its values; against means of Z the share of zeros is the value."""
-    field, found = FIELDS[axis.partition(",")[0]], []
+    field, found = FIELDS[axis.removesuffix("-full")], []
     for law in AXES[axis]:
         for line in lines:
             same = line["design"] == law.label and line["model"] == ("rank" if law.rank else "full")
@@ -183,7 +189,7 @@ def section(axis: str, lines: list[Line]) -> str:
     if not rivals:
         return ""
     values = sorted({value for name in rivals for value, _ in along(axis, name, lines)})
-    rows = [[axis.partition(",")[0], *(f"{name}: s, ms/iteration, MiB" for name in rivals)]]
+    rows = [[axis.removesuffix("-full"), *(f"{name}: s, ms/iteration, MiB" for name in rivals)]]
     rows.append(["---"] * len(rows[0]))
     for value in values:
         rows.append([f"{value:g}", *(_cell(value, along(axis, name, lines)) for name in rivals)])
@@ -191,7 +197,7 @@ def section(axis: str, lines: list[Line]) -> str:
         rows.append(
             ["exponent: s, iteration, MiB", *(_exponents(along(axis, name, lines)) for name in rivals)]
         )
-    return f"## {axis}\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return f"## {TITLES[axis]}\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def _cell(value: float, found: list[tuple[float, Line]]) -> str:
