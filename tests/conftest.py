@@ -70,3 +70,11 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
         return int(ended.value.code or 0)
 
     return call
+
+
+@pytest.fixture
+def in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are cut into blocks of a few rows."""
+    from tests.blockwise import cut
+
+    cut(monkeypatch)

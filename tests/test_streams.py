@@ -1,6 +1,6 @@
 """Tables whose rows are dense a block at a time give what whole tables give; what cannot be done with them is said.
 
-Start at `small`, under which tables are cut into blocks. Fits of the bound are in `test_streams_bound.py`.
+Start at `in_blocks` of `conftest.py`, which cuts tables into blocks. Fits of the bound are in `test_streams_bound.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from poplin.updates.covariance import Full
 from poplin.updates.direct import Direct
 from poplin.updates.low_rank import LowRank
 from poplin.updates.structure import AbstractStructure, Borrowed, Model, Transport
-from tests.blockwise import TABLE, TABLES, cut
+from tests.blockwise import TABLE, TABLES
 from tests.instances import LOADINGS, orthonormal
 from tests.tolerances import close
 
@@ -46,11 +46,6 @@ FITS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    cut(monkeypatch)
-
-
 def stream(y: Any = TABLE.y, **sides: Any) -> Stream:
     """The table in blocks."""
     return Stream(as_counts(y, **sides), seed=0, kind=jnp.float64)
@@ -58,7 +53,7 @@ def stream(y: Any = TABLE.y, **sides: Any) -> Stream:
 
 @pytest.mark.filterwarnings("ignore::poplin.DataWarning")
 @pytest.mark.parametrize("name", TABLES)
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("in_blocks")
 def test_blocks_hold_each_row_once_as_the_whole_table_has_it(name: str) -> None:
     y, sides = TABLES[name]
     dense = y.toarray() if sparse.issparse(y) else y
@@ -77,7 +72,7 @@ def test_blocks_hold_each_row_once_as_the_whole_table_has_it(name: str) -> None:
         assert np.allclose(found[used][order], np.asarray(wanted)[there], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("in_blocks")
 def test_each_block_is_visited_once_before_any_is_again() -> None:
     parts = stream()
     visits = [parts.visits(k, 4) for k in range(8)]  # 15 blocks in four iterations
@@ -104,7 +99,7 @@ def _at(block: Block, model: Model, rate: Any) -> minibatch.Visited:
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("in_blocks")
 def test_sums_over_blocks_are_those_of_the_whole(name: str) -> None:
     """A row's noise belongs to its number, so that its move is the same in whatever block it is."""
     with double_precision():
@@ -124,7 +119,7 @@ def test_sums_over_blocks_are_those_of_the_whole(name: str) -> None:
         assert close(one, other)
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("in_blocks")
 def test_rows_that_were_not_visited_hear_of_all_that_happened() -> None:
     """Products of transports against one transport after the other."""
     random = np.random.default_rng(0)
@@ -172,7 +167,7 @@ def test_the_fit_is_that_of_the_whole_table(name: str, request: pytest.FixtureRe
     settings = FITS[name] | {"shrinkage": 0, "tol": 0.05, "max_iter": 1500}
     whole = poplin.PLN(**settings).fit(TABLE.y)
     errors = whole.standard_errors()
-    request.getfixturevalue("small")
+    request.getfixturevalue("in_blocks")
     parts = poplin.PLN(**settings).fit(sparse.csr_matrix(TABLE.y))
     free = "rank" not in settings and "basis" not in settings
     assert ("sketch" in set(parts.trace_["phase"])) == free and not isinstance(parts.counts_.y, np.ndarray)
@@ -185,7 +180,7 @@ def test_the_fit_is_that_of_the_whole_table(name: str, request: pytest.FixtureRe
 
 
 @pytest.mark.filterwarnings("ignore::poplin.ConvergenceWarning")
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("in_blocks")
 def test_sparse_and_dense_are_one_table_and_all_can_be_asked(tmp_path: Any) -> None:
     settings: dict[str, Any] = {"rank": 2, "max_iter": 60}
     dense, given = poplin.PLN(**settings).fit(TABLE.y), sparse.csc_matrix(TABLE.y)
@@ -207,7 +202,7 @@ def test_sparse_and_dense_are_one_table_and_all_can_be_asked(tmp_path: Any) -> N
     )
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("in_blocks")
 def test_row_totals_need_no_dense_table() -> None:
     y = TABLE.y + 1
     assert np.array_equal(poplin.offsets.tss(sparse.csr_matrix(y)), np.log(y.sum(axis=1)))
@@ -220,7 +215,7 @@ def test_row_totals_need_no_dense_table() -> None:
 @pytest.mark.parametrize(
     ("rank", "phase", "iteration"), [(2, "ml", 6), (2, "ml", 13), (None, "sketch", 6), (None, "ml", 9)]
 )
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("in_blocks")
 def test_a_stopped_fit_goes_on_to_the_same_numbers(
     rank: int | None, phase: str, iteration: int, tmp_path: Any
 ) -> None:
@@ -242,7 +237,7 @@ def test_a_stopped_fit_goes_on_to_the_same_numbers(
         poplin.PLN(**kept).fit(sparse.csr_array(TABLE.y + 1))
 
 
-def test_the_users_matrix_stays_as_it_is(small: None) -> None:
+def test_the_users_matrix_stays_as_it_is(in_blocks: None) -> None:
     rows = np.r_[np.repeat(np.arange(1200), 4), 0]
     doubled = sparse.coo_matrix(
         (np.r_[TABLE.y.ravel(), 3.0], (rows, np.r_[np.tile(np.arange(4), 1200), 1])), shape=(1200, 4)
@@ -267,7 +262,7 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("name", REFUSED)
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("in_blocks")
 def test_what_cannot_be_done_is_said(name: str) -> None:
     call, words = REFUSED[name]
     with pytest.raises(poplin.InputError, match=words) as told:

@@ -38,7 +38,7 @@ FITS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     cut(monkeypatch, rows=300)
 
 
@@ -52,13 +52,13 @@ def test_the_bound_is_near_the_free_one(model: str, request: pytest.FixtureReque
     settings = FITS[model]
     posterior = settings.get("method", SHORT).posterior
     free = poplin.PLN(**settings | {"method": "variational", "posterior": posterior}).fit(TABLE.y, X=TABLE.x)
-    request.getfixturevalue("small")
+    request.getfixturevalue("in_large_blocks")
     fit = amortised(sparse.csr_array(TABLE.y), **settings)
     assert fit.converged_ and "blocks of rows" in " ".join(fit.messages_)
     assert -1e-6 < (free.elbo_ - fit.elbo_) / len(TABLE.y) < NEAR
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("in_large_blocks")
 def test_sparse_and_dense_are_one_table_and_all_can_be_asked(tmp_path: Any) -> None:
     given = sparse.csr_matrix(TABLE.y)
     fit, dense = (amortised(y, rank=2, tol=0.1) for y in (given, TABLE.y))
@@ -75,7 +75,7 @@ def test_sparse_and_dense_are_one_table_and_all_can_be_asked(tmp_path: Any) -> N
 
 
 @pytest.mark.parametrize("model", ["shrunk", "rank", "basis"])
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("in_large_blocks")
 def test_the_m_step_over_blocks_is_that_of_the_whole(model: str) -> None:
     """Each row's Gaussian belongs to its number."""
     recipe, random = recipe_of(model, TABLE), np.random.default_rng(5)
@@ -107,7 +107,7 @@ def test_the_m_step_over_blocks_is_that_of_the_whole(model: str) -> None:
         assert close(one, other)
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("in_large_blocks")
 def test_rows_without_weight_teach_nothing() -> None:
     weights = (np.arange(1200) % 3 == 0).astype(float)
     blocks = InBlocks(as_counts(TABLE.y, weights=weights), 0).single

@@ -13,7 +13,7 @@ import pytest
 
 import poplin
 from poplin.estimators import streamed
-from tests.blockwise import TABLE, TABLES, cut
+from tests.blockwise import TABLE, TABLES
 from tests.instances import autoregressive, orthonormal
 from tests.tolerances import close
 
@@ -39,11 +39,6 @@ INSTANCES = [
 ]
 
 
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    cut(monkeypatch)
-
-
 def fit_of(model: str, posterior: str, table: str, **settings: Any) -> Any:
     y, sides = TABLES[table]
     given = {"method": "variational", "posterior": posterior, "tol": 1e-16} | FITS[model] | settings
@@ -62,7 +57,7 @@ def test_the_fit_is_that_of_the_whole_table(
 ) -> None:
     whole = fit_of(model, posterior, table)
     wanted = whole.elbo_, whole.latent_mean_, whole.latent_variance_
-    request.getfixturevalue("small")
+    request.getfixturevalue("in_blocks")
     parts = fit_of(model, posterior, table)
     assert "sample" in set(parts.trace_["phase"]) and "blocks of rows" in " ".join(parts.messages_)
     assert parts.converged_ and whole.converged_
@@ -74,7 +69,7 @@ def test_the_fit_is_that_of_the_whole_table(
 
 
 @pytest.mark.parametrize("posterior", NEAR)
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("in_blocks")
 def test_sparse_and_dense_are_one_table_and_all_can_be_asked(posterior: str, tmp_path: Any) -> None:
     dense, fit = (fit_of("rank", posterior, table, tol=1e-8) for table in ("dense", "sparse"))
     assert np.array_equal(fit.coef_, dense.coef_) and np.array_equal(fit.covariance_, dense.covariance_)
@@ -99,7 +94,7 @@ def test_standard_errors_are_those_of_a_sample_that_weighs_as_much_as_all(
 ) -> None:
     """Of half of the rows they are near those of all; where the sample is all rows, the same."""
     wanted = fit_of("basis", posterior, "dense", tol=1e-12).standard_errors()
-    request.getfixturevalue("small")
+    request.getfixturevalue("in_blocks")
     if most < 0.1:
         monkeypatch.setattr(streamed, "SAMPLE_ENTRIES", 4800)
     found = fit_of("basis", posterior, "sparse", tol=1e-12).standard_errors()
@@ -112,7 +107,7 @@ def test_standard_errors_are_those_of_a_sample_that_weighs_as_much_as_all(
     ("posterior", "phase", "iteration"),
     [("diagonal", "variational", 9), ("full", "full", 2), ("diagonal", "sample", 1)],
 )
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("in_blocks")
 def test_a_stopped_fit_goes_on_to_the_same_numbers(
     posterior: str, phase: str, iteration: int, tmp_path: Any
 ) -> None:
