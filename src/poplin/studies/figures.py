@@ -19,11 +19,12 @@ MARKS = "osD^vP*X<>"
 
 
 class Axis(NamedTuple):
-    """A column of the summary as an axis: its name there, its words, whether it is logarithmic."""
+    """A column of the summary as an axis: its name, its words, is it logarithmic, which column is taken off it."""
 
     name: str
     words: str
     log: bool = False
+    less: str = ""
 
 
 def curves(
@@ -74,6 +75,7 @@ def _only(table: pandas.DataFrame, measure: str) -> pandas.DataFrame:
 def _line(ax: Any, line: pandas.DataFrame, x: Axis, y: Axis, style: dict[str, Any]) -> None:
     line = line.sort_values(x.name)
     across, up = line[x.name].to_numpy(float), line[y.name].to_numpy(float)
+    up = up - line[y.less].to_numpy(float) if y.less else up
     errors = f"{y.name}_mc"
     spread = np.nan_to_num(line[errors].to_numpy(float)) if errors in line else np.zeros(len(up))
     if y.log:
