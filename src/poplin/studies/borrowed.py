@@ -26,8 +26,8 @@ def cells(small: bool) -> list[Cell]:
     if small:
         return [_angle(100, 6, 2, 20, 2), _site(100, 6, 2, 200, 2)]
     sizes = (100, 1000)
-    found = [_angle(n, 20, 5, angle, 40) for n in sizes for angle in ANGLES]
-    return found + [_site(n, 20, 5, n_a, 40) for n in sizes for n_a in (100, 300, 1000, 3000)]
+    found = [_angle(n, 20, 5, angle, 20) for n in sizes for angle in ANGLES]
+    return found + [_site(n, 20, 5, n_a, 20) for n in sizes for n_a in (100, 300, 1000, 3000)]
 
 
 def _laws(n: int, p: int, q: int, n_a: int) -> tuple[laws.Law, laws.Law]:

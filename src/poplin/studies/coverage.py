@@ -14,8 +14,8 @@ from poplin.studies.figures import Axis, curves
 from poplin.studies.study import Cell, Column, Figure, Numbers, Study
 
 ML = use.with_intervals(use.pln("ml", {"shrinkage": 0}))
-DIAGONAL = use.DIAGONAL._replace(at_most=100)  # the bias of either family is plain in few tables,
-FULL = use.FULL._replace(at_most=40)  # and this one takes ten times as long as "ml"
+DIAGONAL = use.DIAGONAL._replace(at_most=20)  # the bias of either family is plain in few tables,
+FULL = use.FULL._replace(at_most=20)  # and this one takes ten times as long as "ml"
 WANTED, SLACK, ENOUGH = 0.95, 0.015, 20  # the aim: 95 % +- 1.5 % +- 2 Monte-Carlo errors, where n >= 20 p
 
 
