@@ -98,13 +98,13 @@ def fit(
     """
     key = jax.random.key(seed)
     part = recipes.training_block(sample(counts, seed))
-    done, whole = [start(recipe, part)], float(np.sum(counts.weights))
-    begun = done[0]
+    begun, whole = start(recipe, part), float(np.sum(counts.weights))
     if isinstance(recipe.loadings, FreeLoadings):
         begun = begun._replace(model=tamed(begun.model, part, column_sums(counts.y, counts.weights), whole))
+    done = [begun]
     where = phases.chain_start(recipe, part, begun, key)
     kappa = 0.0 if weight is None else weight / (1 - weight) * whole
-    if weight is None and isinstance(recipe.shape, Full) and not done[0].outcome.interrupted:
+    if weight is None and isinstance(recipe.shape, Full) and not begun.outcome.interrupted:
         pilot, where, kappa = piloted(recipe, where, main, whole=whole)
         done.append(pilot)
     words = WAITING

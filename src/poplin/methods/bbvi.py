@@ -1,7 +1,8 @@
 """Black-box variational inference: rows climb by estimated gradients, the model follows by the M-step of "ml".
 
 Start at `BlackBox`. The rows' steps are natural (scaled by their own variances) and have the weight of `ml`'s draws:
-constant until no drift can be told from noise, then falling; the model's iterates are averaged.
+constant until no drift can be told from noise, then falling; the model's iterates are averaged. No row's step is longer
+than the sharpest direction of its posterior allows.
 """
 
 from typing import Any, NamedTuple
@@ -90,7 +91,7 @@ class Uncounted(AbstractStructure):
 
 
 class BlackBox(AbstractMethod):
-    """Stochastic ascent of the rows' Gaussians under `slope`, of `draws` draws; `rate` is the constant step.
+    """Stochastic ascent of the rows' Gaussians under `slope`, of `draws` draws; `rate` is the longest step.
 
     `exactly`: the M-step's statistic is the expectation under the rows' Gaussians; otherwise that of the weighted draws
     (importance-weighted bounds). `tol` is that of `ml.MaximumLikelihood`, whose averages and stopping rule these are.
@@ -140,7 +141,9 @@ class BlackBox(AbstractMethod):
             jax.random.fold_in(state.key, state.iteration), block.index, self.draws, rows.mean.shape[1]
         )
         found = self.slope.slopes(place, rows, unit)
-        step = self.rate * self._averaging().decay(state)
+        # a longer one would overshoot where posteriors are correlated, and weighted draws would make that worse
+        longest = 1 / jnp.maximum(place.sharpest(rows), 1e-12)
+        step = (jnp.minimum(self.rate, longest) * self._averaging().decay(state))[:, None]
         sd = jnp.exp(rows.log_sd)
         used = (block.weights > 0)[:, None]
         moved = Diagonals(

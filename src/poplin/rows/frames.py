@@ -55,6 +55,13 @@ class AbstractFrame(eqx.Module):
         """Mean (n, q) and covariance (n, q, q) of w under the rows' Gaussians, and the mean rates (n, p)."""
 
     @abstractmethod
+    def sharpest(self, coef: Coefficients, loadings: Loadings, rows: Diagonals, block: Block) -> Array:
+        """A bound of the curvature of -log p(y_i, latent) at the mean, in the row's own standard deviations, (n,).
+
+        Of the largest eigenvalue of S^1/2 H S^1/2 it is above by sums of absolute values; O(n p k).
+        """
+
+    @abstractmethod
     def carried(self, rows: Diagonals, transport: Any, block: Block) -> Diagonals:
         """The rows when the parameters have moved and the latent itself has not."""
 
@@ -92,6 +99,11 @@ class DirectFrame(AbstractFrame):
         covariance = jnp.einsum("kj,nj,lj->nkl", inverse, variance, inverse)
         return mean, covariance, rates(block.offset + rows.mean + 0.5 * variance)
 
+    def sharpest(self, coef, loadings, rows, block):
+        sd, rate = jnp.exp(rows.log_sd), rates(block.offset + rows.mean)
+        precision, _ = inverse_and_logdet(loadings @ loadings.T)
+        return jnp.max(sd * (rate * sd + sd @ jnp.abs(precision)), axis=1)
+
     def carried(self, rows, transport, block):
         return rows
 
@@ -121,6 +133,11 @@ class FactorFrame(AbstractFrame):
         predictor = block.offset + block.x @ coef + rows.mean @ loadings.T
         covariance = jax.vmap(jnp.diag)(variance)
         return rows.mean, covariance, rates(predictor + 0.5 * variance @ (loadings**2).T)
+
+    def sharpest(self, coef, loadings, rows, block):
+        sd, size = jnp.exp(rows.log_sd), jnp.abs(loadings)
+        rate = rates(block.offset + block.x @ coef + rows.mean @ loadings.T)
+        return jnp.max(sd * (sd + (rate * (sd @ size.T)) @ size), axis=1)
 
     def carried(self, rows, transport, block):
         return rows._replace(mean=rows.mean @ transport.turn + block.x @ transport.shift)

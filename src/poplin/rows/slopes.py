@@ -38,6 +38,10 @@ class Place(NamedTuple):
         """Gradient of `joint`, (..., n, k)."""
         return self.frame.slope(self.coef, self.loadings, latent, self.block)
 
+    def sharpest(self, rows: Diagonals) -> Rows:
+        """A bound of the curvature of -`joint` at the rows' means, in their standard deviations, (n,)."""
+        return self.frame.sharpest(self.coef, self.loadings, rows, self.block)
+
 
 class Slopes(NamedTuple):
     """Gradient of a row's objective in mean and log standard deviation (n, k), the objective's estimate (n,)."""
