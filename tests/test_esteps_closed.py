@@ -146,3 +146,11 @@ def test_standard_errors_are_those_of_the_bootstrap_or_none() -> None:
         one.standard_errors()
     assert one.coef_interval() is None
     assert np.all(one.standard_errors(n_boot=4).coef > 0)
+
+
+def test_a_correlation_near_one_is_found() -> None:
+    """Steps by squared scores went to and fro across the top of this pair's likelihood, at 0.994."""
+    table = simulated(25, np.array([[1.3, 0.2], [1.5, 0.05]]), n=300, level=0.0)
+    found = poplin.PLN(method="composite").fit(table.y)
+    spread = np.sqrt(np.diag(found.covariance_))
+    assert found.converged_ and 0.99 < found.covariance_[0, 1] / np.prod(spread) < 0.999

@@ -23,9 +23,9 @@ def correlations(
 ) -> tuple[Array, Array]:
     """Correlation of each pair (m, 2) of columns by maximum likelihood given B and the standard deviations (p,).
 
-    Newton steps on Fisher's z with the squared scores as curvature, until the score is below `tol` of its own standard
-    deviation. Returns correlations (m,) and whether each has got there (m,). Cost of a step: a fit of n Gaussians of
-    two dimensions, and 2 n order^2 exponentials.
+    Newton steps on Fisher's z with the squared scores as curvature, shorter whenever they turn about, until the score
+    is below `tol` of its own standard deviation. Returns correlations (m,) and whether each has got there (m,). Cost of
+    a step: a fit of n Gaussians of two dimensions, and 2 n order^2 exponentials.
     """
 
     def one_pair(pair: Array) -> tuple[Array, Array]:
@@ -34,19 +34,23 @@ def correlations(
         )
 
         def going(carry):
-            _, left, steps = carry
+            _, left, steps, *_ = carry
             return (left > tol) & (steps < MOST_STEPS)
 
         def step(carry):
-            z, _, steps = carry
+            z, _, steps, reach, before = carry
             score = pair_scores(rule, alone, coef[:, pair], scale[pair], z)
             slope = block.weights @ score
             curvature = block.weights @ score**2 + 1e-12
-            z = jnp.clip(z + jnp.clip(slope / curvature, -STEP, STEP), -LARGEST, LARGEST)
+            # squared scores say too little of a likelihood that bends sharply: no longer to and fro across its top
+            reach = jnp.where(slope * before < 0, 0.5 * reach, reach)
+            z = jnp.clip(z + jnp.clip(slope / curvature, -reach, reach), -LARGEST, LARGEST)
             left = jnp.where(jnp.abs(z) < LARGEST, jnp.abs(slope) / jnp.sqrt(curvature), 0.0)
-            return z, left, steps + 1
+            return z, left, steps + 1, reach, slope
 
-        z, left, _ = lax.while_loop(going, step, (jnp.zeros(()), jnp.asarray(jnp.inf), jnp.asarray(0)))
+        zero = jnp.zeros(())
+        begun = zero, jnp.asarray(jnp.inf), jnp.asarray(0), jnp.asarray(STEP), zero
+        z, left, *_ = lax.while_loop(going, step, begun)
         return jnp.tanh(z), left <= tol
 
     return lax.map(one_pair, pairs)
