@@ -5,7 +5,7 @@ Start at `test_value`. A case is a bound, a table, and a point of unknowns drawn
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +14,13 @@ import numpy as np
 import pytest
 
 from poplin._precision import double_precision
+from poplin.data.blocks import as_block
+from poplin.estimators.frozen import best_rows, first_rows, surer_rows
 from poplin.methods.bounds import DirectBound, FactorBound
 from poplin.models.loadings import BorrowedBasis, FreeLoadings, FrozenLoadings
+from poplin.rows.gaussian import fit_rows
 from poplin.updates.covariance import Diagonal, Fixed, Full, Spherical
+from poplin.updates.structure import Model
 from tests import laws, twins
 from tests.instances import BASIS, COLUMNS, RANK, TABLES, autoregressive, block_of
 
@@ -144,3 +148,19 @@ def test_profiled_parameters_are_the_best(name: str) -> None:
             value = twins.direct_value(table, *case_.unknown, *one)
             value -= kappa * twins.divergence(target, one[1])
             assert value < case_.value
+
+
+def test_rows_of_long_loadings_have_a_finite_bound() -> None:
+    """Where the usual start's is -inf: a column that is counted in few rows has loadings of a hundred there."""
+    random = np.random.default_rng(4)
+    coef, loadings = np.array([[-165.0, 1.0, 2.0]]), np.array([[240.0, 30.0], [0.5, 0.3], [0.2, 0.6]])
+    w = random.normal(size=(40, 2))
+    y = random.poisson(np.exp(np.minimum(coef + w @ loadings.T, 8.0)))
+    with double_precision():
+        model = Model(jnp.asarray(coef), jnp.asarray(loadings))
+        block = as_block(y, np.ones((40, 1)), np.zeros(y.shape), np.ones(40), prior=False)
+        starts = (start(model, block) for start in (partial(first_rows, direct=False), surer_rows))
+        usual, found = (float(best_rows(model, block, at, direct=False).state.objective) for at in starts)
+        full = float(jnp.sum(fit_rows(block, *model).bound))
+    assert not np.isfinite(usual)
+    assert full - 20 * len(y) < found <= full

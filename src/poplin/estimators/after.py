@@ -20,7 +20,7 @@ from poplin.data.streams import Stream
 from poplin.data.tables import listed
 from poplin.estimators import embedding
 from poplin.estimators.driver import Result
-from poplin.estimators.frozen import best_rows, first_rows, frozen_bound
+from poplin.estimators.frozen import best_rows, first_rows, frozen_bound, surer_rows
 from poplin.estimators.recipes import training_block
 from poplin.inference.marginal import RowLikelihood, row_loglik
 from poplin.inference.summary import LARGEST_KHAT
@@ -81,6 +81,8 @@ def diagonal_rows(result: Result, block: Block) -> tuple[jax.Array, jax.Array, f
     model = Model(*_arrays(result))
     first = first_rows(model, block, direct=result.direct)
     outcome = best_rows(model, block, first, direct=result.direct)
+    if not (result.direct or np.isfinite(outcome.state.objective)):
+        outcome = best_rows(model, block, surer_rows(model, block), direct=False)
     mean, log_sd = outcome.rows.unknown
     return mean, jnp.exp(2 * log_sd), float(outcome.state.objective)
 
