@@ -77,7 +77,8 @@ def _fit(task: Task, slope: AbstractSlope, draws: int, rate: float, *, exactly: 
         callback=task.main.callback,
     )
     model = _estimate(method, outcome.state)
-    after = float(_variance(slope, frame, model, outcome.rows, task.block, task.key, draws=draws))
+    rows = outcome.rows.average if exactly else outcome.rows.now
+    after = float(_variance(slope, frame, model, rows, task.block, task.key, draws=draws))
     extras: dict[str, Any] = {"gradient_variance_": np.array([before, after])}
     return Ended([start, Fitted(model, None, outcome)], kappa, extras)
 

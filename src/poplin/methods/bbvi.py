@@ -20,6 +20,18 @@ from poplin.rows.slopes import AbstractSlope, Place
 from poplin.updates.structure import AbstractStructure, Counting, Model, Transport
 
 LONGEST = 0.5  # step of a mean in standard deviations, and of a log standard deviation
+NEWEST = 0.1  # weight of the newest of a row's Gaussians in their average, as long as steps are constant
+
+
+class Rows(NamedTuple):
+    """What a row keeps: its Gaussian, which steps by estimated gradients, and the average of its latest ones.
+
+    The M-step follows the average. EM moves a thirtieth of the way at a step where counts say little of a direction, so
+    what noise adds to second moments would move its fixed point thirty times as far.
+    """
+
+    now: Diagonals
+    average: Diagonals
 
 
 class First(NamedTuple):
@@ -124,7 +136,7 @@ class BlackBox(AbstractMethod):
             error=jnp.asarray(jnp.inf),
             objective=jnp.asarray(jnp.nan),
         )
-        return state, first.rows
+        return state, Rows(first.rows, first.rows)
 
     def sweeps(self):
         return (Sweep(self.climb, self.follow),)
@@ -135,7 +147,7 @@ class BlackBox(AbstractMethod):
 
     def climb(self, state, rows, block):
         """Every row takes one step along its estimated gradient; the statistic of where it then is."""
-        rows = self.frame.carried(rows, state.transport, block)
+        rows, average = (self.frame.carried(part, state.transport, block) for part in rows)
         place = Place(self.frame, state.model.coef, state.model.loadings, block)
         unit = noise(
             jax.random.fold_in(state.key, state.iteration), block.index, self.draws, rows.mean.shape[1]
@@ -143,15 +155,17 @@ class BlackBox(AbstractMethod):
         found = self.slope.slopes(place, rows, unit)
         # a longer one would overshoot where posteriors are correlated, and weighted draws would make that worse
         longest = 1 / jnp.maximum(place.sharpest(rows), 1e-12)
-        step = (jnp.minimum(self.rate, longest) * self._averaging().decay(state))[:, None]
+        decay = self._averaging().decay(state)
+        step = (jnp.minimum(self.rate, longest) * decay)[:, None]
         sd = jnp.exp(rows.log_sd)
         used = (block.weights > 0)[:, None]
         moved = Diagonals(
             rows.mean + sd * _clipped(jnp.where(used, step * sd * found.mean, 0.0)),
             rows.log_sd + _clipped(jnp.where(used, 0.5 * step * found.log_sd, 0.0)),
         )
-        total = self._statistic(state.model, place, moved, unit)
-        return moved, (total, block.weights @ found.value)
+        average = jax.tree.map(lambda a, b: a + NEWEST * decay * (b - a), average, moved)
+        total = self._statistic(state.model, place, average if self.exactly else moved, unit)
+        return Rows(moved, average), (total, block.weights @ found.value)
 
     def _statistic(self, model: Model, place: Place, rows: Diagonals, unit: Array) -> Any:
         block = place.block

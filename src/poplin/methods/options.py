@@ -53,7 +53,7 @@ class BBVI(NamedTuple):
     gradient: str = "reparam"
     control: str = "none"
     draws: int = 10
-    rate: float = 0.3
+    rate: float = 0.1
 
 
 class IWAE(NamedTuple):
