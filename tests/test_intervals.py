@@ -197,7 +197,7 @@ def test_coefficients_are_written_with_their_tests(tmp_path: Any) -> None:
     told = fit.confint()
     written = np.array([[float(value) for value in line[2:8]] for line in lines[1:]])
     assert np.array_equal(written, told[["estimate", "se", "lower", "upper", "z", "p"]].to_numpy())
-    assert "std. error" in fit.summary() and "95 % intervals" in (tmp_path / "report.html").read_text()
+    assert "95 % interval" in fit.summary() and "95 % intervals" in (tmp_path / "report.html").read_text()
 
 
 def test_a_saved_fit_has_the_same_intervals(tmp_path: Any) -> None:

@@ -25,6 +25,7 @@ METHODS = {
 }
 LARGEST_KHAT = 0.7  # beyond it the error of importance sampling is not what it seems (Vehtari et al. 2024)
 OF_A_RUN = ("callback", "checkpoint", "checkpoint_every")  # settings of one run, which say nothing of the fit
+COEFFICIENT_COLUMNS = (("estimate", 9), ("std. error", 10), ("95 % interval", 17), ("z", 8), ("p", 8))
 # What the phases with chains watch instead of a bound in nats, which costs more than a step to know.
 CHAIN_PHASES = {"pilot", "ml", "information"}
 _WIDTH = 110
@@ -204,11 +205,11 @@ def _coefficient_lines(fit: Fitted, shown: int) -> list[str]:
         max(len("column"), *(len(row[1]) for row in rows)),
     ]
     head = f"Coefficients on the log scale, the {len(rows)} largest of {d * p}"
-    names = ("estimate", "std. error", "z", "p")[: len(rows[0]) - 2]
-    table = [f"  {'covariate':<{wide[0]}}  {'column':<{wide[1]}}  " + "  ".join(f"{a:>10}" for a in names)]
-    for a, b, *values in rows:
-        told = [f"{v:10.3f}" for v in values[:3]] + [f"{v:10.2g}" for v in values[3:]]
-        table.append(f"  {a:<{wide[0]}}  {b:<{wide[1]}}  " + "  ".join(told))
+    names = [f"{name:>{size}}" for name, size in COEFFICIENT_COLUMNS[: len(rows[0]) - 2]]
+    table = [f"  {'covariate':<{wide[0]}}  {'column':<{wide[1]}}  " + "  ".join(names)]
+    for a, b, *told in rows:
+        cells = [f"{cell:>{size}}" for cell, (_, size) in zip(told, COEFFICIENT_COLUMNS, strict=False)]
+        table.append(f"  {a:<{wide[0]}}  {b:<{wide[1]}}  " + "  ".join(cells))
     return [head, *table]
 
 
@@ -219,12 +220,14 @@ def coef_interval(fit: Fitted) -> Interval | None:
 
 
 def _with_errors(fit: Fitted, effect: tuple[str, str, float]) -> tuple[Any, ...]:
-    """An effect with its standard error, z and p-value, where there are any."""
-    told = coef_interval(fit)
+    """An effect with its standard error, interval, z and p-value in words, where there are any."""
+    told, (covariate, column, value) = coef_interval(fit), effect
     if told is None:
-        return effect
-    place = fit.counts_.covariate_names.index(effect[0]), fit.counts_.column_names.index(effect[1])
-    return *effect, told.se[place], told.z[place], told.p[place]
+        return covariate, column, f"{value:.3f}"
+    at = fit.counts_.covariate_names.index(covariate), fit.counts_.column_names.index(column)
+    interval = f"{told.lower[at]:.3f} to {told.upper[at]:.3f}"
+    numbers = f"{value:.3f}", f"{told.se[at]:.3f}", interval, f"{told.z[at]:.3f}", f"{told.p[at]:.2g}"
+    return covariate, column, *numbers
 
 
 def _covariance_lines(fit: Fitted, shown: int) -> list[str]:
