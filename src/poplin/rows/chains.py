@@ -90,17 +90,14 @@ def move(
     first_rate = jnp.exp(base + frame.loadings @ start)
 
     def leap(_, at):
-        v, momentum, _, _ = at
-        v = v + step * momentum
+        v = at[0] + step * at[1]
         rate = jnp.exp(base + frame.loadings @ v)
-        slope = gradient(rate, v)
-        return v, momentum + step * slope, rate, slope
+        return v, at[1] + step * gradient(rate, v), rate
 
     # a loop, not steps written out: XLA would turn y and base about anew in each of them
-    first_slope = gradient(first_rate, start)
-    begun = start, noise + 0.5 * step * first_slope, first_rate, first_slope
-    v, momentum, rate, slope = jax.lax.fori_loop(0, steps, leap, begun)
-    momentum = momentum - 0.5 * step * slope
+    begun = start, noise + 0.5 * step * gradient(first_rate, start), first_rate
+    v, momentum, rate = jax.lax.fori_loop(0, steps, leap, begun)
+    momentum = momentum - 0.5 * step * gradient(rate, v)
     # differences first: counts of 1e5 would drown the change in single precision
     gain = jnp.sum(y * (frame.loadings @ (v - start)) - (rate - first_rate), axis=0)
     gain -= 0.5 * jnp.sum(stiffness * (v - start) * (v + start) + momentum**2 - noise**2, axis=0)
