@@ -16,12 +16,10 @@ from poplin.fit import Outcome, run
 from poplin.methods.bounds import DirectBound, FactorBound
 from poplin.methods.variational import Variational
 from poplin.models.loadings import FrozenLoadings
-from poplin.rows.gaussian import fit_rows
+from poplin.rows.gaussian import ROOM, fit_rows
 from poplin.rows.plane import rates
 from poplin.updates.covariance import Fixed
 from poplin.updates.structure import Model
-
-ROOM = 3.0  # of a first log rate above that of its count
 
 
 def frozen_bound(model: Model, *, direct: bool) -> DirectBound | FactorBound:

@@ -63,8 +63,8 @@ def remarks(table: Any, records: list[Numbers]) -> str:
                 f"sd of {name} against n at p={part['p'].max()}: {_slope_of(wide, 'n', f'sd_{name}')}"
             )
             lines.append(f"- {model}, {method}: {'; '.join(told)}.")
-    told = "\n".join(lines) + "\n" if len(lines) > 1 else ""
-    return told + _beside_likelihood(table, records)
+    slopes = "\n".join(lines) + "\n" if len(lines) > 1 else ""
+    return slopes + _beside_likelihood(table, records)
 
 
 def _beside_likelihood(table: Any, records: list[Numbers]) -> str:
