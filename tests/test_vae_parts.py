@@ -24,9 +24,9 @@ from poplin.models.likelihoods import (
     Poisson,
     RowGaussian,
 )
-from poplin.models.networks import random_network
+from poplin.models.networks import affine, random_network
 from poplin.models.priors import Mixture, StandardNormal
-from poplin.models.special import log_rising, softplus
+from poplin.models.special import log_rising, negative_binomial, softplus
 from poplin.rows.encoders import DiagonalEncoder, Features, FullEncoder
 from tests.tolerances import within_errors
 
@@ -229,3 +229,37 @@ def test_quick_functions_are_the_slow_ones_in_single_precision() -> None:
     x = np.linspace(-90, 90, 181, dtype=np.float32)
     assert np.allclose(jax.jit(softplus)(x), np.logaddexp(x.astype(float), 0), rtol=1e-6, atol=1e-38)
     assert np.allclose(jax.vmap(jax.grad(softplus))(x), expit(x.astype(float)), rtol=1e-5, atol=1e-38)
+
+
+def test_slopes_of_a_negative_binomial_are_those_of_its_log_density() -> None:
+    y = np.concatenate([np.arange(6.0), [50, 1000, 1e5]])[:, None, None].astype(np.float32)
+    log_rate = np.linspace(-12, 12, 9, dtype=np.float32)[:, None]
+    log_size = np.linspace(-5, 12, 9, dtype=np.float32)
+
+    def slow(a, b, y):
+        size = jnp.exp(b)
+        rising = jax.scipy.special.gammaln(y + size) - jax.scipy.special.gammaln(size)
+        return rising + y * (a - jnp.logaddexp(a, b)) + size * (b - jnp.logaddexp(a, b))
+
+    def value_and_slopes(function, arrays):
+        spread = jnp.broadcast_arrays(*arrays)
+        return function(*spread), *jax.grad(lambda a, b, c: jnp.sum(function(a, b, c)), (0, 1))(*spread)
+
+    quick = value_and_slopes(negative_binomial, (log_rate, log_size, y))
+    with double_precision():
+        right = value_and_slopes(slow, [a.astype(float) for a in (log_rate, log_size, y)])
+    mean, size = np.exp(log_rate), np.exp(log_size)
+    # roundings of the terms that cancel
+    terms = 1 + (y + np.minimum(mean, 1e5)) * (1 + np.abs(log_rate) + np.abs(log_size)) + size * 1e-1
+    for found, expected in zip(quick, right, strict=True):
+        assert np.all(np.abs(np.asarray(found, float) - np.asarray(expected)) < 2e-6 * terms)
+
+
+def test_slopes_of_an_affine_layer_are_those_of_the_product() -> None:
+    random = np.random.default_rng(9)
+    arrays = [random.normal(size=shape) for shape in ((2, 5, 3), (3, 4), (4,), (2, 5, 4))]
+    with double_precision():
+        found = jax.grad(lambda x, w, b, c: jnp.sum(c * jnp.sin(affine(x, w, b))), (0, 1, 2))(*arrays)
+        expected = jax.grad(lambda x, w, b, c: jnp.sum(c * jnp.sin(x @ w + b)), (0, 1, 2))(*arrays)
+    for one, other in zip(found, expected, strict=True):
+        assert np.allclose(one, other, rtol=1e-12, atol=1e-12)

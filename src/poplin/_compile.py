@@ -4,6 +4,7 @@ Start at `compiled`; `meanwhile` and `Compiled.ahead` let one phase of a fit run
 newer way to emit fused loops takes up to three times as long to compile such loops, LLVM's higher levels half as
 long again, and neither runs them faster (`python -m benchmarks.cold`, `python -m benchmarks.run`). Level 0 takes a
 third of the time, but its loops run three times as long: for small tables in a process that fits once, see `hurried`.
+Training of networks is the other way round: see `at_length`.
 """
 
 from __future__ import annotations
@@ -18,10 +19,17 @@ import jax
 from jax.core import Tracer
 
 _WORKER = ThreadPoolExecutor(1, thread_name_prefix="poplin-compile")
-WANTED = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
-QUICK = WANTED | {"xla_backend_optimization_level": 0}
+USUAL = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
+QUICK = USUAL | {"xla_backend_optimization_level": 0}
+LONG = {
+    "xla_cpu_use_fusion_emitters": True,
+    "xla_backend_optimization_level": 2,
+    "xla_cpu_experimental_ynn_fusion_type": "",  # sums with what they sum as one slow call of a library: none
+}
+MODES = {"usual": USUAL, "quick": QUICK, "long": LONG}
 SMALL = 100_000  # numbers in a program's arguments up to which it is worth less to run it fast
 _hurried: list[bool] = []
+_long: list[bool] = []
 _waiting: list[Future[None]] = []  # begun in the other thread
 
 
@@ -38,22 +46,39 @@ def hurried(*, tells_all: bool = True) -> Iterator[None]:
         _hurried.pop()
 
 
+@contextlib.contextmanager
+def at_length() -> Iterator[None]:
+    """Inside, programs are compiled for many steps of matrix products with fused work between them.
+
+    A step of training takes two thirds of the time, and compiling a second more (`python -m benchmarks.neural`).
+    """
+    _long.append(True)
+    try:
+        yield
+    finally:
+        _long.pop()
+
+
 def in_a_hurry() -> bool:
     """Whether this process fits one table, and tells all of it."""
     return any(_hurried)
 
 
 @functools.cache
-def settings(quick: bool) -> dict[str, Any]:
-    """The compiler settings that this version of XLA knows; none away from the processor."""
+def settings(mode: str) -> dict[str, Any]:
+    """The compiler settings of a mode that this version of XLA knows; none away from the processor."""
     if jax.default_backend() != "cpu":
         return {}
-    wanted = QUICK if quick else WANTED
+    return {name: value for name, value in MODES[mode].items() if _known(name, value)}
+
+
+@functools.cache
+def _known(name: str, value: Any) -> bool:
     try:
-        jax.jit(lambda a: a, compiler_options=wanted)(0.0)
-    except jax.errors.JaxRuntimeError:  # a version without them
-        return {}
-    return dict(wanted)
+        jax.jit(lambda a: a, compiler_options={name: value})(0.0)
+    except jax.errors.JaxRuntimeError:  # a version without it
+        return False
+    return True
 
 
 class Compiled:
@@ -62,23 +87,22 @@ class Compiled:
     def __init__(self, function: Callable[..., Any], **how: Any) -> None:
         functools.update_wrapper(self, function)
         self._function, self._how = function, how
+        self._programs: dict[str, Any] = {}
 
-    @functools.cached_property
-    def program(self) -> Any:
-        """The function as its own program."""
-        return jax.jit(self._function, compiler_options=settings(False), **self._how)
-
-    @functools.cached_property
-    def _quick(self) -> Any:
-        return jax.jit(self._function, compiler_options=settings(True), **self._how)
+    def _in(self, mode: str) -> Any:
+        """The function as a program of its own."""
+        if mode not in self._programs:
+            self._programs[mode] = jax.jit(self._function, compiler_options=settings(mode), **self._how)
+        return self._programs[mode]
 
     def programs(self) -> int:
         """For how many shapes it has been compiled."""
-        return self.program._cache_size() + self._quick._cache_size()
+        return sum(program._cache_size() for program in self._programs.values())
 
     def _for(self, leaves: list[Any]) -> Any:
-        quick = _hurried and sum(getattr(leaf, "size", 1) for leaf in leaves) <= SMALL
-        return self._quick if quick else self.program
+        if _hurried and sum(getattr(leaf, "size", 1) for leaf in leaves) <= SMALL:
+            return self._in("quick")
+        return self._in("long" if _long else "usual")
 
     def ahead(self, *args: Any, **kwargs: Any) -> None:
         """Compile for arguments of these shapes, which need not exist yet; a call then finds the program."""

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from poplin import fit as loop
+from poplin._compile import at_length
 from poplin._errors import InputError
 from poplin.data.blocks import Block
 from poplin.estimators.stretches import Length, Place, in_stretches
@@ -61,7 +62,8 @@ def train(model: Any, objective: AbstractObjective, block: Block, plan: Plan) ->
     length = Length(len(method.bounds) - 1, plan.max_epochs)
     first = Start(model, seed_key(plan.seed))  # type: ignore[arg-type]
     place = None if plan.checkpoint is None else Place(plan.checkpoint, _facts(objective, block, plan))
-    outcome = in_stretches(method, first, split, length, began=began, callback=plan.callback, place=place)
+    with at_length():
+        outcome = in_stretches(method, first, split, length, began=began, callback=plan.callback, place=place)
     state = jax.device_get(outcome.state)
     history = as_history(state.history)
     failed = not np.isfinite(state.objective)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.special import gammaln
 
-from poplin.models.special import log_rising, softplus
+from poplin.models.special import negative_binomial, row_sums, softplus
 
 LARGEST_LOG_RATE = 25.0  # e^25 counts: beyond it a rate is held, so that no step overflows
 SMALLEST_LOG_SCALE = (
@@ -69,7 +69,7 @@ class Gaussian(AbstractLikelihood):
 
     def kernel(self, out, y, offset):
         scale = self.scale()
-        return -0.5 * jnp.sum(((y - self.mean(out, offset)) / scale) ** 2, axis=-1) - jnp.sum(jnp.log(scale))
+        return -0.5 * row_sums(((y - self.mean(out, offset)) / scale) ** 2) - jnp.sum(jnp.log(scale))
 
     def expected(self, out: Array, variance: Array, y: Array, offset: Array) -> Array:
         """E[kernel] where the output is Gaussian with mean `out` and `variance`, both (..., p)."""
@@ -121,7 +121,7 @@ class Bernoulli(AbstractLikelihood):
         return columns
 
     def kernel(self, out, y, offset):
-        return jnp.sum(y * out - softplus(out), axis=-1)
+        return row_sums(y * out - softplus(out))
 
     def carrier(self, y):
         return jnp.zeros(y.shape[:-1], y.dtype)
@@ -167,13 +167,13 @@ class Poisson(AbstractLikelihood):
 
     def kernel(self, out, y, offset):
         log_rate = offset + out
-        return jnp.sum(y * log_rate - jnp.exp(jnp.minimum(log_rate, LARGEST_LOG_RATE)), axis=-1)
+        return row_sums(y * log_rate - jnp.exp(jnp.minimum(log_rate, LARGEST_LOG_RATE)))
 
     def expected(self, out: Array, variance: Array, y: Array, offset: Array) -> Array:
         """E[kernel] where the output is Gaussian with mean `out` and `variance`, both (..., p)."""
         log_rate = offset + out
         mean = jnp.exp(jnp.minimum(log_rate + 0.5 * variance, LARGEST_LOG_RATE))
-        return jnp.sum(y * log_rate - mean, axis=-1)
+        return row_sums(y * log_rate - mean)
 
     def carrier(self, y):
         return -jnp.sum(gammaln(y + 1), axis=-1)
@@ -194,10 +194,8 @@ class NegativeBinomial(AbstractLikelihood):
         return columns
 
     def kernel(self, out, y, offset):
-        size = jnp.exp(self.log_size)
-        log_odds = jnp.minimum(offset + out, LARGEST_LOG_RATE) - self.log_size
-        log_total = softplus(log_odds)
-        return jnp.sum(y * (log_odds - log_total) - size * log_total + log_rising(y, size), axis=-1)
+        log_rate = jnp.minimum(offset + out, LARGEST_LOG_RATE)
+        return row_sums(negative_binomial(log_rate, self.log_size, y))
 
     def carrier(self, y):
         return -jnp.sum(gammaln(y + 1), axis=-1)
