@@ -12,10 +12,12 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 import poplin
+from poplin.estimators.grouping import STARTS, by_means, by_neighbours
+from poplin.estimators.idec import centres
 from poplin.methods.clustering import shares, target
 from tests.oracles_neural import quickly as quickly
 
-HOW: dict[str, Any] = {"hidden": (16,), "pretrain_epochs": 60, "batch_size": 50, "update_interval": 20}
+HOW: dict[str, Any] = {"hidden": (16,), "pretrain_epochs": 150, "batch_size": 50, "update_interval": 20}
 
 
 def table() -> tuple[np.ndarray, np.ndarray]:
@@ -50,6 +52,49 @@ def test_clusters_are_found_and_kept(tmp_path: Any) -> None:
     fit.save(tmp_path / "fit.npz")
     back = poplin.load(tmp_path / "fit.npz")
     assert np.array_equal(back.responsibilities(y), shares_) and np.array_equal(back.labels_, fit.labels_)
+
+
+def rings() -> tuple[np.ndarray, np.ndarray]:
+    """Two rings, one inside the other: no mean tells them apart."""
+    random = np.random.default_rng(3)
+    truth, angle = np.repeat([0, 1], 200), np.tile(np.linspace(0, 2 * np.pi, 200), 2)
+    radius = np.array([1.0, 4.0])[truth] + 0.1 * random.normal(size=400)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1), truth
+
+
+def test_neighbours_follow_groups_that_are_not_round() -> None:
+    places, truth = rings()
+    found = {name: adjusted_rand_score(truth, group(places, 2, 0)) for name, group in STARTS.items()}
+    assert found["neighbours"] == 1 and found["k-means"] < 0.2
+
+
+def test_neighbours_are_those_of_the_dense_twin() -> None:
+    """Ng, Jordan & Weiss with dense matrices, on rows whose groups touch."""
+    places = table()[0][:, :2]
+    n = len(places)
+    distance = np.sum((places[:, None] - places) ** 2, axis=2)
+    near = np.zeros((n, n))
+    np.put_along_axis(near, np.argsort(distance, axis=1)[:, 1:11], 1.0, axis=1)
+    ties = (near + near.T) / 2
+    root = np.sqrt(ties.sum(axis=1))
+    vectors = np.linalg.eigh(ties / root / root[:, None])[1][:, -3:]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert adjusted_rand_score(by_means(vectors, 3, 0), by_neighbours(places, 3, 0)) > 0.98
+
+
+def test_a_start_by_neighbours_is_kept_for_an_epoch() -> None:
+    y, truth = table()
+    fit = poplin.IDEC(3, 2, start="neighbours", **HOW).fit(y)
+    assert fit.start_positions_.shape == (210, 2) and fit.converged_
+    assert adjusted_rand_score(truth, fit.start_labels_) > 0.9
+    assert adjusted_rand_score(fit.labels_, fit.start_labels_) > 0.9
+    with pytest.raises(poplin.InputError, match="start='middle'"):
+        poplin.IDEC(3, 2, start="middle", **HOW).fit(y)
+
+
+def test_a_group_without_rows_begins_in_the_middle() -> None:
+    latent = np.arange(6.0).reshape(3, 2)
+    assert np.array_equal(centres(latent, np.array([0, 0, 2]), 3), [[1, 2], [2, 3], [4, 5]])
 
 
 def test_clusters_that_still_change_are_told() -> None:

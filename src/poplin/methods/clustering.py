@@ -27,9 +27,10 @@ class Centred(NamedTuple):
 
 
 class Start(NamedTuple):
-    """First values: the model and the random key of the fit."""
+    """First values: the model, a group of each row (n,), and the random key of the fit."""
 
     model: Centred
+    groups: Array
     key: Array
 
 
@@ -69,14 +70,16 @@ def target(shares: Array, frequencies: Array) -> Array:
 class Clustering(AbstractMethod):
     """Maximises, by Adam, the mean over rows of (2 / p) log p(y | f(w)) - gamma KL(P_i || Q_i), P held for a while.
 
-    For a Gaussian of scale 1 the first term is minus the mean squared error and a constant. P is renewed every
-    `interval` steps from all rows; it stops when fewer than `tol` of them changed their label since the last time.
+    For a Gaussian of scale 1 the first term is minus the mean squared error and a constant. From step `held` on P is
+    renewed every `interval` steps from all rows, and before it is the start's groups; it stops when fewer than `tol` of
+    the rows changed their label since the last time.
     """
 
     gamma: Array
     tol: Array
     rate: Array
     bounds: Array  # where minibatches begin among the shuffled rows
+    held: Array  # steps for which P is the start's groups
     size: int = eqx.field(static=True)  # rows of the largest minibatch
     interval: int = eqx.field(static=True)
 
@@ -93,7 +96,7 @@ class Clustering(AbstractMethod):
             objective=jnp.asarray(jnp.nan),
             iteration=jnp.asarray(0),
         )
-        return state, Rows(jnp.full((n, k), 1 / k), jnp.full(n, -1))
+        return state, Rows(jax.nn.one_hot(first.groups, k), jnp.full(n, -1))
 
     def sweeps(self):
         return Sweep(self._look, self._renew), Sweep(self._batch, self._move)
@@ -105,7 +108,7 @@ class Clustering(AbstractMethod):
         return (state.iteration > 0) & ~jnp.isfinite(state.objective)
 
     def _due(self, state: State) -> Array:
-        return state.iteration % self.interval == 0
+        return (state.iteration >= self.held) & ((state.iteration - self.held) % self.interval == 0)
 
     def _look(self, state, rows, block):
         """Every `interval` steps: shares and labels of all rows, their column sums and how many labels changed."""

@@ -1,0 +1,51 @@
+"""Where clusters begin: a label for every row from its latent position, without any label from elsewhere.
+
+Start at `STARTS`. k-means looks for round groups of one size; a graph of neighbours follows groups of any shape, and
+cuts where few rows are near each other.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+NEIGHBOURS = 10  # of each row, in the graph
+TRIALS = 20  # starts of k-means, of which the best is kept
+
+
+def by_means(latent: np.ndarray, clusters: int, seed: int) -> np.ndarray:
+    """Labels (n,) of the best of 20 starts of k-means on positions (n, q)."""
+    from sklearn.cluster import KMeans
+
+    found: Any = KMeans(clusters, n_init=TRIALS, random_state=seed)  # type: ignore[arg-type]
+    return found.fit_predict(latent)
+
+
+def by_neighbours(latent: np.ndarray, clusters: int, seed: int) -> np.ndarray:
+    """Labels (n,) by spectral clustering of the graph in which each row is tied to its ten nearest.
+
+    A ties i and j with 1 where each is near the other, 1/2 where one is; the k leading eigenvectors of
+    D^(-1/2) A D^(-1/2), rows scaled to length one, are grouped by k-means. Cost: a search for neighbours (n log n while
+    q is small) and products of a sparse matrix of 20 n entries. Source: Ng, Jordan & Weiss (2001), NIPS.
+    """
+    import scipy.sparse
+    from scipy.sparse.linalg import eigsh
+    from sklearn.neighbors import kneighbors_graph
+
+    n = len(latent)
+    near: Any = kneighbors_graph(latent, min(NEIGHBOURS, n - 1), include_self=False)
+    ties = (near + near.T) / 2
+    root = np.sqrt(np.asarray(ties.sum(axis=1)).ravel())
+    scaled = scipy.sparse.diags_array(1 / root)
+    first = root + 0.1 * root.mean() * np.random.default_rng(seed).standard_normal(n)
+    # to machine precision: a looser one misses that a graph in pieces has the largest eigenvalue several times
+    how: Any = {"which": "LA", "v0": first, "tol": 0, "ncv": min(6 * clusters, n)}
+    _, vectors = eigsh(scaled @ ties @ scaled, min(clusters, n - 1), **how)
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return by_means(vectors / np.where(length > 0, length, 1), clusters, seed)
+
+
+STARTS: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
+    "k-means": by_means,
+    "neighbours": by_neighbours,
+}
