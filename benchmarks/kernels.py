@@ -59,7 +59,8 @@ def limits(n: int, p: int, kind: Any) -> Limits:
     table = jnp.asarray(np.random.default_rng(0).normal(size=(n, p)), kind)
     square = jnp.asarray(np.random.default_rng(1).normal(size=(2000, 2000)), kind)
     exponentials, products = (
-        jax.jit(f, compiler_options=settings(False)) for f in (lambda a: jnp.sum(jnp.exp(a)), lambda a: a @ a)
+        jax.jit(f, compiler_options=settings("usual"))
+        for f in (lambda a: jnp.sum(jnp.exp(a)), lambda a: a @ a)
     )
     # adding up the exponentials costs nothing beside them
     return Limits(
@@ -73,7 +74,7 @@ def _passing(table: Any) -> float:
     """Seconds a byte of reading a table and writing it in place: memory not touched yet costs several times as much."""
     step = jax.jit(
         lambda a: jax.lax.fori_loop(0, PASSES, lambda _, b: 1.0001 * b + 1, a),
-        compiler_options=settings(False),
+        compiler_options=settings("usual"),
         donate_argnums=0,
     )
     at = [jnp.array(table)]
@@ -152,7 +153,7 @@ def measured(law: Law, method: str, counts: np.ndarray) -> dict[str, Any]:
     single = given[2].centre.dtype == jnp.float32 if method == "ml" else False
     with double_precision():
         with written_out():
-            steps = jax.jit(lambda *args: iteration(*args), compiler_options=settings(False)).lower(*given)
+            steps = jax.jit(lambda *args: iteration(*args), compiler_options=settings("usual")).lower(*given)
             counted, fused = steps.cost_analysis(), steps.compile().cost_analysis()
         return {
             "kind": "single" if single else "double",

@@ -14,6 +14,7 @@ from jax.extend.random import threefry_2x32
 
 from poplin._axes import Counts, Latent, Loadings, Rows
 from poplin.data.blocks import Block
+from poplin.models.special import row_sums
 
 VARYING = 0.3  # share by which a move's step size is longer or shorter than the row's own
 TARGET = 0.8  # acceptance that the step sizes are steered to
@@ -74,39 +75,38 @@ def move(
     (steps + 1) (n p exponentials and 2 n p q). Source: Neal (2011), MCMC using Hamiltonian dynamics.
     """
     across = frame.loadings.T
-    # one row after the other along the fast axis: with few columns, several times quicker than the table's own layout
-    y, mass = (jax.lax.optimization_barrier(a.T) for a in (block.y, chains.mean_rate))
-    base = jax.lax.optimization_barrier((block.offset + block.x @ coef).T)
-    start = frame.to_frame.T @ chains.position.T
-    noise, uniform, other = row_noise(key, block.index, len(start), start.dtype)
-    stiffness = frame.stiffness[:, None]
+    base = block.offset + block.x @ coef
+    start = chains.position @ frame.to_frame
+    noise, uniform, other = row_noise(key, block.index, start.shape[1], start.dtype)
+    noise, stiffness = noise.T, frame.stiffness
     # of varying length: a trajectory of half a period would return each v to -v, of a whole one to where it was
     length = jnp.exp(chains.log_step) * (1 + VARYING * (2 * other - 1))
-    step = length / jnp.sqrt(stiffness + (across**2) @ mass)
+    step = length[:, None] / jnp.sqrt(stiffness + chains.mean_rate @ frame.loadings**2)
 
     def gradient(rate, v):
-        return across @ (y - rate) - stiffness * v
+        return (block.y - rate) @ frame.loadings - stiffness * v
 
-    first_rate = jnp.exp(base + frame.loadings @ start)
+    first_rate = jnp.exp(base + start @ across)
 
     def leap(_, at):
         v = at[0] + step * at[1]
-        rate = jnp.exp(base + frame.loadings @ v)
+        rate = jnp.exp(base + v @ across)
         return v, at[1] + step * gradient(rate, v), rate
 
-    # a loop, not steps written out: XLA would turn y and base about anew in each of them
+    # a loop, not steps written out: compiled once
     begun = start, noise + 0.5 * step * gradient(first_rate, start), first_rate
     v, momentum, rate = jax.lax.fori_loop(0, steps, leap, begun)
     momentum = momentum - 0.5 * step * gradient(rate, v)
     # differences first: counts of 1e5 would drown the change in single precision
-    gain = jnp.sum(y * (frame.loadings @ (v - start)) - (rate - first_rate), axis=0)
-    gain -= 0.5 * jnp.sum(stiffness * (v - start) * (v + start) + momentum**2 - noise**2, axis=0)
+    gain = row_sums(block.y * ((v - start) @ across) - (rate - first_rate))
+    gain -= 0.5 * jnp.sum(stiffness * (v - start) * (v + start) + momentum**2 - noise**2, axis=1)
     probability = jnp.where(jnp.isfinite(gain), jnp.exp(jnp.minimum(gain, 0)), 0.0)
     taken = uniform < probability
     moved = Chains(
-        position=(frame.from_frame.T @ jnp.where(taken, v, start)).T,
+        position=jnp.where(taken[:, None], v, start) @ frame.from_frame,
         mean_rate=chains.mean_rate,
         log_step=jnp.clip(chains.log_step + 0.2 * adapt * (probability - TARGET), -8.0, 0.7),
         acceptance=chains.acceptance + 0.1 * (probability - chains.acceptance),
     )
-    return moved, jnp.where(taken, rate, first_rate).T
+    rate = jnp.where(taken[:, None], rate, first_rate)
+    return moved, rate
