@@ -41,8 +41,10 @@ def main() -> None:
     how = {"hidden": (chosen.width,) * 2, "batch_size": 256}
     first = {"max_iter": 200 * chosen.epochs, "pretrain_epochs": chosen.epochs, "start": "neighbours"}
     second = {"max_epochs": chosen.epochs // 2, "pretrain_epochs": chosen.epochs // 2, "scale": 0.3}
-    lines = []
-    for seed in range(chosen.seeds):
+    runs = pd.read_csv(chosen.out / "runs.csv") if (chosen.out / "runs.csv").exists() else pd.DataFrame()
+    done = min(len(runs) // 4, chosen.seeds - 1)  # a run that was stopped goes on
+    lines = [tuple(line) for line in runs.to_numpy()[: 4 * done]]
+    for seed in range(done, chosen.seeds):
         with warnings.catch_warnings():  # whether it settled is told in runs.csv
             warnings.simplefilter("ignore", poplin.ConvergenceWarning)
             idec = poplin.IDEC(10, random_state=seed, **first, **how).fit(rows)
@@ -60,16 +62,14 @@ def main() -> None:
     table.columns = ["_".join(names) for names in table.columns]
     table.reset_index().to_csv(chosen.out / "table.csv", index=False)
     print(table.round(3).to_string())
-    draw(
-        {"IDEC": idec.transform(rows[:5000]), "MixtureVAE": mixture.transform(rows[:5000])}, truth, chosen.out
-    )
+    draw({"IDEC": idec, "MixtureVAE": mixture}, rows[:5000], truth, chosen.out)
 
 
-def draw(latent: dict[str, np.ndarray], truth: np.ndarray, out: Path) -> None:
+def draw(fits: dict[str, poplin.IDEC | poplin.MixtureVAE], rows: np.ndarray, truth: np.ndarray, out: Path):
     """Two principal axes of the rows' positions."""
     figure, places = plt.subplots(1, 2, figsize=(11, 5))
-    for place, (name, positions) in zip(places, latent.items(), strict=True):
-        points = PCA(2).fit_transform(positions)
+    for place, (name, fit) in zip(places, fits.items(), strict=True):
+        points = PCA(2).fit_transform(fit.transform(rows))
         place.scatter(*points.T, c=truth[: len(points)], cmap="tab10", s=3)
         place.set(title=f"{name}: colours are the true kinds", xlabel="first axis", ylabel="second axis")
     figure.savefig(out / "latent.png", dpi=120)
