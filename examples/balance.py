@@ -18,7 +18,7 @@ from sklearn.neighbors import NearestNeighbors
 import poplin
 
 SIZES = {"rows": 20_000, "test": 2000, "epochs": 60, "hidden": 256}
-SCALES = (0.1, 0.2, 0.3, 0.5, 1.0)
+SCALES = (0.1, 0.3, 1.0, 2.0, 4.0)
 
 
 def regularity(fit: poplin.VAE | poplin.Autoencoder, test: np.ndarray, train: np.ndarray) -> dict[str, float]:
@@ -53,8 +53,8 @@ def main() -> None:
     table = pd.DataFrame([{"model": name} | regularity(fit, test, train) for name, fit in fits.items()])
     table.to_csv(chosen.out / "table.csv", index=False)
     print(table.round(3).to_string(index=False))
-    figure, places = plt.subplots(2, 3, figsize=(12, 8))
-    grids, cells = plt.subplots(2, 3, figsize=(12, 8))
+    figure, places = plt.subplots(2, 3, figsize=(12, 8), layout="constrained")
+    grids, cells = plt.subplots(2, 3, figsize=(12, 8), layout="constrained")
     quantiles = norm.ppf(np.linspace(0.05, 0.95, 12))
     for place, cell, (name, fit) in zip(places.ravel(), cells.ravel(), fits.items(), strict=True):
         latent = fit.transform(test)

@@ -67,7 +67,7 @@ def main() -> None:
 
 def draw(fits: dict[str, poplin.IDEC | poplin.MixtureVAE], rows: np.ndarray, truth: np.ndarray, out: Path):
     """Two principal axes of the rows' positions."""
-    figure, places = plt.subplots(1, 2, figsize=(11, 5))
+    figure, places = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
     for place, (name, fit) in zip(places, fits.items(), strict=True):
         points = PCA(2).fit_transform(fit.transform(rows))
         place.scatter(*points.T, c=truth[: len(points)], cmap="tab10", s=3)
