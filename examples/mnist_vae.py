@@ -23,7 +23,13 @@ def main() -> None:
     train, grey = images(chosen.data, "train")[: chosen.rows], images(chosen.data, "t10k")[: chosen.test]
     test = np.random.default_rng(0).binomial(1, grey)  # drawn once, the same for all
     how = {"likelihood": "bernoulli", "binarise": True, "hidden": (200, 200), "activation": "tanh"}
-    how |= {"max_epochs": chosen.epochs, "kl_warmup": 0, "patience": None, "schedule": "cosine"}
+    how |= {
+        "max_epochs": chosen.epochs,
+        "kl_warmup": 0,
+        "patience": None,
+        "schedule": "cosine",
+        "learning_rate": 4e-3,
+    }
     kinds = ("diagonal", "full")
     fits = {kind: poplin.VAE(chosen.latent, posterior=kind, **how).fit(train) for kind in kinds}
     lines = []
