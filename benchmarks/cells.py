@@ -63,6 +63,11 @@ def table(shared: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return counts[:, np.argsort(-dispersion)[:GENES]], counts.sum(axis=1), types
 
 
+def logged(counts: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Log(1 + count at the median depth)."""
+    return np.log1p(counts / depth[:, None] * np.median(depth))
+
+
 def embeddings(
     counts: np.ndarray, depth: np.ndarray, seed: int, peer: str | None
 ) -> dict[str, tuple[Any, float]]:
@@ -74,16 +79,15 @@ def embeddings(
     def components(values: np.ndarray) -> np.ndarray:
         return PCA(LATENT, random_state=seed).fit_transform(values)
 
-    logged = np.log1p(counts / depth[:, None] * np.median(depth))
     how: dict[str, Any] = {"likelihood": "negative-binomial", "hidden": 32, "max_epochs": EPOCHS}
     fit = poplin.VAE(LATENT, patience=None, kl_warmup=20, random_state=seed, **how)
     fit.fit(counts, offset=np.log(depth))
     latent = fit.transform(counts, offset=np.log(depth))
     decoded = np.log1p(fit.inverse_transform(latent, offset=np.log(np.median(depth))))
     began = time.perf_counter()
-    found = {"PCA": (components(logged), 0.0)}
-    found["PCA"] = found["PCA"][0], time.perf_counter() - began
-    found |= {
+    axes = components(logged(counts, depth))
+    found = {
+        "PCA": (axes, time.perf_counter() - began),
         "poplin.VAE": (latent, fit.seconds_),
         "poplin.VAE, decoded": (components(decoded), fit.seconds_),
     }
@@ -119,14 +123,13 @@ def lines_of(counts: np.ndarray, depth: np.ndarray, types: np.ndarray, seed: int
 
     groups = len(np.unique(types))
     for name, (latent, seconds) in embeddings(counts, depth, seed, peer).items():
-        for grouping, group in STARTS.items():
+        for grouping, start in STARTS.items():
             told = {"embedding": name, "grouping": grouping, "seed": seed, "seconds": seconds}
-            yield told | scores(types, group(latent, groups, seed)) | facts()
-    logged = np.log1p(counts / depth[:, None] * np.median(depth))
+            yield told | scores(types, start.labels(latent, groups, seed)) | facts()
     how: dict[str, Any] = {"hidden": (128,), "start": "neighbours", "batch_size": 128}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", poplin.ConvergenceWarning)
-        fit = poplin.IDEC(groups, LATENT, random_state=seed, **how).fit(logged)
+        fit = poplin.IDEC(groups, LATENT, random_state=seed, **how).fit(logged(counts, depth))
     told = {"embedding": "poplin.IDEC", "grouping": "its own", "seed": seed, "seconds": fit.seconds_}
     yield told | scores(types, fit.labels_) | facts()
 

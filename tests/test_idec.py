@@ -64,7 +64,7 @@ def rings() -> tuple[np.ndarray, np.ndarray]:
 
 def test_neighbours_follow_groups_that_are_not_round() -> None:
     places, truth = rings()
-    found = {name: adjusted_rand_score(truth, group(places, 2, 0)) for name, group in STARTS.items()}
+    found = {name: adjusted_rand_score(truth, start.labels(places, 2, 0)) for name, start in STARTS.items()}
     assert found["neighbours"] == 1 and found["k-means"] < 0.2
 
 

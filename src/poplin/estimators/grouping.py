@@ -5,7 +5,7 @@ cuts where few rows are near each other.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,7 +60,11 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.where(length > 0, length, 1)
 
 
-STARTS: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
-    "k-means": by_means,
-    "neighbours": by_neighbours,
-}
+class Grouping(NamedTuple):
+    """How rows are grouped, and for how many epochs those groups are what clustering aims at."""
+
+    labels: Callable[[np.ndarray, int, int], np.ndarray]
+    held: int
+
+
+STARTS = {"k-means": Grouping(by_means, 0), "neighbours": Grouping(by_neighbours, 1)}

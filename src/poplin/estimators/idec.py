@@ -17,7 +17,7 @@ from poplin._errors import InputError
 from poplin.data.blocks import Block
 from poplin.estimators import training
 from poplin.estimators.building import Words, widths
-from poplin.estimators.grouping import STARTS
+from poplin.estimators.grouping import STARTS, Grouping
 from poplin.estimators.neural import AbstractNeural, rebuild
 from poplin.estimators.parameters import AbstractEstimator
 from poplin.estimators.settings import NetworkSettings
@@ -82,7 +82,7 @@ class IDEC(AbstractNeural, AbstractEstimator, NetworkSettings):
             "point", self.likelihood, self.scale, "normal", widths(self.hidden), self.activation, None
         )
 
-    def _grouping(self) -> Any:
+    def _grouping(self) -> Grouping:
         if self.start not in STARTS:
             known = ", ".join(map(repr, STARTS))
             raise InputError(f"start={self.start!r} is not known; it is one of {known}.")
@@ -95,16 +95,16 @@ class IDEC(AbstractNeural, AbstractEstimator, NetworkSettings):
         return training.Plan(*sizes, "cosine", 0, 0.0, None, get("random_state"), get("callback"))
 
     def _trained(self, block: Block) -> training.Trained:
-        began, plan, grouped = time.perf_counter(), self._plan(), self._grouping()
+        began, plan, grouping = time.perf_counter(), self._plan(), self._grouping()
         first = training.train(self.model_, Reconstruction(), block, plan)
         used = np.flatnonzero(np.asarray(block.weights) > 0)
         rows = jax.device_put(jax.tree.map(lambda a: a[used], block))
         latent = in_slices(lambda part, _: positions(first.model, part)[0], jax.device_get(rows), SLICE)
         bounds = training.batch_bounds(len(used), plan.batch_size)
-        labels = grouped(latent, self.n_clusters, plan.seed)
+        labels = grouping.labels(latent, self.n_clusters, plan.seed)
         begin = centres(latent, labels, self.n_clusters)
         numbers = (np.float32(value) for value in (self.gamma, self.tol, plan.learning_rate))
-        size, held = int(np.max(np.diff(bounds))), 0 if self.start == "k-means" else len(bounds) - 1
+        size, held = int(np.max(np.diff(bounds))), grouping.held * (len(bounds) - 1)
         method = Clustering(*numbers, bounds, held, size=size, interval=self.update_interval)  # type: ignore[arg-type]
         self.start_labels_, self.start_positions_ = labels, latent
         start = Start(Centred(first.model, jnp.asarray(begin)), labels, training.seed_key(plan.seed))  # type: ignore[arg-type]
