@@ -25,20 +25,8 @@ from benchmarks import records
 from benchmarks.measure import REPOSITORY, facts
 
 GENES, LATENT, EPOCHS = 2000, 10, 100
-COLUMNS = (
-    "embedding",
-    "grouping",
-    "seed",
-    "ari",
-    "nmi",
-    "accuracy",
-    "seconds",
-    "commit",
-    "date",
-    "cpu",
-    "cores",
-    "python",
-)
+SCORES = ("ari", "nmi", "accuracy")
+COLUMNS = ("embedding", "grouping", "seed", *SCORES, "seconds", "commit", "date", "cpu", "cores", "python")
 PEER = """
 import sys, numpy as np, anndata, scvi, torch
 counts, out, seed = np.load(sys.argv[1]).astype("float32"), sys.argv[2], int(sys.argv[3])
@@ -140,7 +128,8 @@ def page(lines: list[dict[str, Any]]) -> str:
     text = "| embedding | grouped by | adjusted Rand index | mutual information | accuracy | seconds |\n"
     text += "|---|---|---|---|---|---|\n"
     for (name, grouping), part in found:
-        told = [f"{part[k].mean():.3f} ({part[k].std():.3f})" for k in ("ari", "nmi", "accuracy")]
+        spread = [f" ({part[k].std():.3f})" if len(part) > 1 else "" for k in SCORES]
+        told = [f"{part[k].mean():.3f}{sd}" for k, sd in zip(SCORES, spread, strict=True)]
         text += f"| {name} | {grouping} | {' | '.join(told)} | {part['seconds'].mean():.0f} |\n"
     return text
 
