@@ -8,8 +8,9 @@ log p is by importance sampling from the encoder's Gaussian with --draws draws a
 The learning rate begins at 0.004 and falls to zero along a cosine: of 0.001, 0.002 and 0.004 with batches of 128, and
 0.001 and 0.002 with 64, it was the best after 30 epochs (seed 0, the first 1000 test rows).
 
---posterior, --importance, --seed and --epochs name a run. It can be stopped at any time and goes on where it was:
-training has a checkpoint, scoring keeps each slice of rows. `--report` reads the finished runs, prints
+--posterior, --importance, --seed, --epochs, --schedule and --batch name a run. It can be stopped at any time and goes
+on where it was: training has a checkpoint, scoring keeps each slice of rows. --seconds ends training early; the run is
+then scored as it stands, under the number of epochs it has seen. `--report` reads the finished runs, prints
 `mnist.csv`, and draws the training curves. Two runs at once: one core each, by `taskset`.
 """
 
@@ -29,8 +30,9 @@ from benchmarks.measure import REPOSITORY, facts
 
 # fmt: off
 COLUMNS = (
-    "posterior", "importance", "seed", "epochs", "schedule", "batch", "learning_rate", "rows", "draws", "nll", "se",
-    "bound", "active_units", "train_s", "score_s", "commit", "date", "cpu", "cores", "python",
+    "posterior", "importance", "seed", "epochs", "trained", "schedule", "batch", "learning_rate", "rows", "draws",
+    "nll", "se", "bound", "active_units", "train_s", "score_s", "device", "commit", "date", "cpu", "cores",
+    "python",
 )
 # fmt: on
 SLICE = 500  # test rows scored between two writings
@@ -48,6 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     numbers = {"importance": 1, "seed": 0, "epochs": 200, "batch": 128, "draws": 5000}
     for name, default in (numbers | {"rows": 10_000, "train": 60_000}).items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--seconds", type=float, default=np.inf, help="of training, in this call")
     parser.add_argument("--report", action="store_true")
     chosen = parser.parse_args(arguments)
     chosen.out.mkdir(parents=True, exist_ok=True)
@@ -66,16 +69,22 @@ def images(folder: Path, part: str) -> np.ndarray:
 
 def run(chosen: argparse.Namespace) -> None:
     """Train to the last epoch, score slice by slice, write the line."""
+    import jax
+
     kind = f"{chosen.posterior}-k{chosen.importance}-e{chosen.epochs}-{chosen.schedule}-b{chosen.batch}"
     place = chosen.out / f"{kind}-s{chosen.seed}"
     fit, seconds = trained(chosen, place)
+    if fit.n_iter_ < chosen.epochs:
+        place = place.with_name(f"{place.name}-until{fit.n_iter_}")
     test = np.random.default_rng(0).binomial(1, images(chosen.data, "t10k")).astype(float)[: chosen.rows]
     values, scoring = scored(fit, test, chosen.draws, place)
     mean, told = fit.transform(test), ("posterior", "importance", "seed", "epochs", "schedule", "batch")
     line = {name: getattr(chosen, name) for name in (*told, "learning_rate", "rows", "draws")}
-    line |= {"nll": -values.mean(), "se": values.std() / np.sqrt(len(values)), "train_s": seconds}
+    line |= {"nll": -values.mean(), "se": values.std() / np.sqrt(len(values))}
+    line |= {"trained": fit.n_iter_, "train_s": seconds}
     line |= {"score_s": scoring, "active_units": int(np.sum(mean.var(axis=0) > ACTIVE))}
-    line |= {"bound": float(np.mean(fit.bound_samples(test[:1000])))} | facts()
+    line |= {"bound": float(np.mean(fit.bound_samples(test[:1000])))}
+    line |= {"device": jax.devices()[0].device_kind} | facts()
     place.with_suffix(".json").write_text(json.dumps(line))
     print(f"{place.name}: {line['nll']:.2f} nats (se {line['se']:.2f}), {line['active_units']} active units")
 
@@ -91,6 +100,8 @@ def trained(chosen: argparse.Namespace, place: Path) -> tuple[Any, float]:
     told = [began]
 
     def tell(progress: Any) -> None:
+        if time.perf_counter() - began > chosen.seconds:
+            raise KeyboardInterrupt
         if time.perf_counter() - told[0] > 30:
             told[0] = time.perf_counter()
             spent.write_text(str(before + told[0] - began))
@@ -112,7 +123,8 @@ def trained(chosen: argparse.Namespace, place: Path) -> tuple[Any, float]:
         **how,
     ).fit(images(chosen.data, "train")[: chosen.train])
     spent.write_text(str(before + time.perf_counter() - began))
-    fit.save(done)
+    if fit.n_iter_ == chosen.epochs:
+        fit.save(done)
     return fit, float(spent.read_text())
 
 

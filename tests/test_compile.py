@@ -15,6 +15,7 @@ import pytest
 
 import poplin
 from poplin._compile import Compiled, compiled, meanwhile
+from poplin._precision import double_precision
 from tests.instances import MODELS, TABLES, fit
 
 
@@ -50,6 +51,21 @@ def test_another_thread_works_in_the_callers_precision():
         with jax.enable_x64(double):
             meanwhile(lambda: kinds.append(jnp.asarray(np.ones(1)).dtype)).result()
     assert kinds == [jnp.float32, jnp.float64]
+
+
+def test_no_product_inside_a_fit_is_rounded_first():
+    """Accelerators round single-precision factors to ten bits unless the program says not to."""
+    factors = jnp.ones((2, 2), jnp.float32)
+    texts = []
+
+    def look() -> None:
+        texts.append(jax.jit(lambda a: a @ a).lower(factors).as_text())
+
+    look()
+    with double_precision():
+        look()
+        meanwhile(look).result()
+    assert ["precision = [HIGHEST, HIGHEST]" in text for text in texts] == [False, True, True]
 
 
 @pytest.fixture

@@ -124,10 +124,10 @@ class Compiled:
 
 def meanwhile(work: Callable[[], None]) -> Future[None]:
     """Do this in another thread, in the caller's precision. XLA compiles beside whatever else is running."""
-    double = jax.config.read("jax_enable_x64")
+    double, products = jax.config.read("jax_enable_x64"), jax.config.jax_default_matmul_precision
 
     def in_precision() -> None:
-        with jax.enable_x64(double):
+        with jax.enable_x64(double), jax.default_matmul_precision(products):
             work()
 
     _waiting[:] = [one for one in _waiting if not one.done() or one.exception()]

@@ -15,7 +15,10 @@ from jax.scipy.linalg import cho_solve
 
 @contextmanager
 def double_precision() -> Iterator[None]:
-    """Double precision inside, and one thread for the small factorisations.
+    """Double precision inside, products of matrices that are not rounded first, one thread for small factorisations.
+
+    An accelerator rounds single-precision factors of a product to ten bits unless told otherwise: the chains of `ml`
+    would then be accepted or refused by other rates than theirs. On a processor nothing changes.
 
     JAX calls the BLAS that SciPy ships for Cholesky and triangular solves. With several threads those spin
     against JAX's own: a 50 x 50 inverse took 17 ms instead of 0.1 ms beside one other busy process.
@@ -23,7 +26,7 @@ def double_precision() -> Iterator[None]:
     import scipy.linalg  # noqa: F401  (loaded first, so that the limit below finds its BLAS)
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1, user_api="blas"), jax.enable_x64(True):
+    with threadpool_limits(1, user_api="blas"), jax.enable_x64(True), jax.default_matmul_precision("highest"):
         yield
 
 
