@@ -24,6 +24,7 @@ from benchmarks.designs import Design
 from benchmarks.errors import peak
 from benchmarks.measure import REPOSITORY, facts, in_child
 from benchmarks.records import Line
+from benchmarks.scaling_figure import NAMES, Curve, draw_axes
 
 PIECE = 10_000_000  # counts drawn together
 
@@ -156,9 +157,9 @@ def write(out: Path, lines: list[Line]) -> None:
     """Tables and exponents, and the figure."""
     parts = [part for axis in AXES if (part := section(axis, lines))]
     (out / "scaling.md").write_text("\n\n".join(parts) + "\n")
-    from benchmarks.scaling_figure import draw_axes
-
-    draw_axes(lines, out / "scaling.png")
+    draw_axes(
+        {axis: {name: curve(axis, name, lines) for name in RIVALS} for axis in NAMES}, out / "scaling.png"
+    )
 
 
 def along(axis: str, contender: str, lines: list[Line]) -> list[tuple[float, Line]]:
@@ -170,6 +171,13 @@ def along(axis: str, contender: str, lines: list[Line]) -> list[tuple[float, Lin
             if same and line["contender"] == contender:
                 found.append((float(getattr(law, field)), line))
     return found
+
+
+def curve(axis: str, contender: str, lines: list[Line]) -> Curve:
+    """Size, seconds and MiB of the runs that came to an end."""
+    done = [(value, line) for value, line in along(axis, contender, lines) if line["status"] == "done"]
+    share = axis == "mean"  # against which the share of zeros is drawn
+    return [(line["zeros"] if share else value, line["wall_s"], line["peak_mib"]) for value, line in done]
 
 
 def exponent(points: list[tuple[float, float]]) -> str:

@@ -4,29 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import scaling
-from benchmarks.records import Line
-
-COLOURS = dict(zip(scaling.RIVALS, ("#0072B2", "#D55E00", "#009E73", "#666666"), strict=True))
-SHOWN = ("n", "p", "q", "mean")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#666666")
 NAMES = {"n": "rows n", "p": "columns p", "q": "rank q", "mean": "share of zeros"}
+Curve = list[tuple[float, float, float]]  # size, seconds to the stop, peak MiB
 
 
-def draw_axes(lines: list[Line], path: Path) -> None:
-    """Write the figure; runs that were stopped or did not converge are not drawn."""
+def draw_axes(curves: dict[str, dict[str, Curve]], path: Path) -> None:
+    """Write the figure from the curves of each axis and contender."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 5.6), layout="constrained")
-    panels = figure.subplots(2, len(SHOWN), sharey="row")
-    for column, axis in zip(panels.T, SHOWN, strict=True):
-        for name in scaling.RIVALS:
-            found = [line for _, line in scaling.along(axis, name, lines) if line["status"] == "done"]
-            field = {"mean": "zeros"}.get(axis, scaling.FIELDS[axis])
-            across = [line[field] for line in found]
-            for panel, measure in zip(column, ("wall_s", "peak_mib"), strict=True):
-                panel.plot(
-                    across, [line[measure] for line in found], "o-", color=COLOURS[name], label=name, ms=4
-                )
+    panels = figure.subplots(2, len(NAMES), sharey="row")
+    for column, axis in zip(panels.T, NAMES, strict=True):
+        for colour, (name, curve) in zip(COLOURS, curves[axis].items(), strict=True):
+            across, seconds, memory = zip(*curve, strict=True) if curve else ((), (), ())
+            for panel, measured in zip(column, (seconds, memory), strict=True):
+                panel.plot(across, measured, "o-", color=colour, label=name, ms=4)
         for panel in column:
             panel.set_yscale("log")
             panel.set_xscale("linear" if axis == "mean" else "log")
