@@ -37,6 +37,10 @@ class Settings(NamedTuple):
     callback: Callable[[loop.Progress], None] | None = None
     keeper: Keeper | None = None
 
+    def of(self, phase: str) -> dict[str, Any]:
+        """What the loop is told of a phase."""
+        return {"phase": phase, "max_iter": self.max_iter, "began": self.began, "callback": self.callback}
+
 
 class Keeper:
     """The checkpoint of one fit while it goes on: what was found in the file, and which runs are over.
@@ -114,6 +118,14 @@ class Keeper:
         return lying.put(list(run.leaves), fresh)
 
 
+class Course(NamedTuple):
+    """A run as its keeper sees it: the trees that are kept, what it begins from, how it goes on from a stand."""
+
+    lying: Callable[[], Lying]
+    fresh: Callable[[], Any]
+    go: Callable[[loop.Keeping | None], loop.Outcome]
+
+
 def whole(rows: Any) -> Any:
     """All that rows keep."""
     return rows
@@ -132,32 +144,14 @@ def run(
 
     `remains` picks what of the rows is needed when it is over; the outcome has only that.
     """
-    keeper = settings.keeper
-    keeping, ended, method = None, None, over_devices(method, first, block)
-    if keeper is not None:
-        kept, where = keeper.found(phase), lying(method, loop.shapes(method, first, block))
-        ended = where.remaining(remains)
-        if kept is not None and kept.over:
-            return _read_back(keeper, kept, ended)
-        stand = None
-        if kept is not None:
-            state, rows = keeper.as_tree(kept, where, fresh(method, first, block))
-            stand = loop.Stand(state, rows, kept.objective, kept.seconds)
-        keeping = _keeping(keeper, phase, stand, where)
-    outcome = loop.run(
-        method,
-        first,
-        block,
-        phase=phase,
-        max_iter=settings.max_iter,
-        began=settings.began,
-        callback=settings.callback,
-        keeping=keeping,
+    method = over_devices(method, first, block)
+    how = settings.of(phase)
+    course = Course(
+        lying=lambda: lying(method, loop.shapes(method, first, block)),
+        fresh=lambda: fresh(method, first, block),
+        go=lambda keeping: loop.run(method, first, block, keeping=keeping, **how),
     )
-    outcome = outcome._replace(rows=remains(outcome.rows))
-    if keeper is not None and ended is not None and not outcome.interrupted:
-        keeper.end(_ended(outcome, phase, ended))
-    return outcome
+    return _gone(course, settings.keeper, phase, remains)
 
 
 def run_blocks(
@@ -174,31 +168,32 @@ def run_blocks(
 
     What rows keep is a list with an entry a block, of which `remains` picks.
     """
-    keeper, keeping, ended = settings.keeper, None, None
-    if keeper is not None:
-        kept, where = keeper.found(phase), lying(method, passes.shapes(method, first, stream))
-        ended = where.remaining(remains)
-        if kept is not None and kept.over:
-            return _read_back(keeper, kept, ended)
-        stand = None
-        if kept is not None:
-            state, rows = keeper.as_tree(kept, where)
-            stand = loop.Stand(state, rows, kept.objective, kept.seconds)
-        keeping = _keeping(keeper, phase, stand, where)
-    outcome = passes.run(
-        method,
-        first,
-        stream,
-        phase=phase,
-        max_iter=settings.max_iter,
-        began=settings.began,
-        many=many,
-        shelf=Shelf(stream.blocks, None if keeper is None else keeper.folder),
-        callback=settings.callback,
-        keeping=keeping,
+    keeper = settings.keeper
+    shelf = Shelf(stream.blocks, None if keeper is None else keeper.folder)
+    how = settings.of(phase)
+    course = Course(
+        lying=lambda: lying(method, passes.shapes(method, first, stream)),
+        fresh=lambda: None,
+        go=lambda keeping: passes.run(method, first, stream, many=many, shelf=shelf, keeping=keeping, **how),
     )
+    return _gone(course, keeper, phase, remains)
+
+
+def _gone(course: Course, keeper: Keeper | None, phase: str, remains: Callable[[Any], Any]) -> loop.Outcome:
+    """The outcome of a run from where its keeper has it, and with what remains of the rows alone."""
+    if keeper is None:
+        outcome = course.go(None)
+        return outcome._replace(rows=remains(outcome.rows))
+    kept, where, stand = keeper.found(phase), course.lying(), None
+    ended = where.remaining(remains)
+    if kept is not None and kept.over:
+        return _read_back(keeper, kept, ended)
+    if kept is not None:
+        state, rows = keeper.as_tree(kept, where, course.fresh())
+        stand = loop.Stand(state, rows, kept.objective, kept.seconds)
+    outcome = course.go(_keeping(keeper, phase, stand, where))
     outcome = outcome._replace(rows=remains(outcome.rows))
-    if keeper is not None and ended is not None and not outcome.interrupted:
+    if not outcome.interrupted:
         keeper.end(_ended(outcome, phase, ended))
     return outcome
 
