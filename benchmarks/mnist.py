@@ -76,6 +76,7 @@ def run(chosen: argparse.Namespace) -> None:
     fit, seconds = trained(chosen, place)
     if fit.n_iter_ < chosen.epochs:
         place = place.with_name(f"{place.name}-until{fit.n_iter_}")
+    fit.save(place.with_suffix(".fit.npz"))
     test = np.random.default_rng(0).binomial(1, images(chosen.data, "t10k")).astype(float)[: chosen.rows]
     values, scoring = scored(fit, test, chosen.draws, place)
     mean, told = fit.transform(test), ("posterior", "importance", "seed", "epochs", "schedule", "batch")
@@ -123,8 +124,6 @@ def trained(chosen: argparse.Namespace, place: Path) -> tuple[Any, float]:
         **how,
     ).fit(images(chosen.data, "train")[: chosen.train])
     spent.write_text(str(before + time.perf_counter() - began))
-    if fit.n_iter_ == chosen.epochs:
-        fit.save(done)
     return fit, float(spent.read_text())
 
 
@@ -156,7 +155,7 @@ def report(out: Path) -> None:
         history = poplin.load(path).history_
         axes.plot(history["epoch"], -history["objective"], label=path.name.removesuffix(".fit.npz"))
     axes.set(xlabel="epoch", ylabel="minus the objective on training rows, nats a row (lower is better)")
-    axes.set(ylim=(80, 110))
+    axes.set(ylim=(80, 110), xscale="log")
     axes.legend(fontsize=7)
     figure.savefig(out / "curves.png", dpi=120)
 

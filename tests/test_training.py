@@ -91,6 +91,16 @@ def test_a_fit_that_was_stopped_goes_on(model: str, tmp_path: Path) -> None:
     )
 
 
+def test_a_fit_that_was_stopped_in_its_first_epoch_is_kept_whole(tmp_path: Path) -> None:
+    model = poplin.VAE(2, **HOW).set_params(batch_size=2, callback=stop_at(1))
+    with pytest.warns(poplin.ConvergenceWarning, match="reached 0.00 only"):
+        stopped = model.fit(table())
+    stopped.save(tmp_path / "fit.npz")
+    loaded = poplin.load(tmp_path / "fit.npz")
+    assert stopped.n_iter_ == 0 and list(loaded.history_) == list(stopped.history_) != []
+    assert np.array_equal(loaded.transform(table()), stopped.transform(table()))
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
