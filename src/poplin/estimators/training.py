@@ -156,7 +156,9 @@ def as_history(lines: np.ndarray) -> pd.DataFrame:
     table.insert(0, "epoch", np.arange(1, len(table) + 1))
     table.insert(3, "bound", table["reconstruction"] - table["divergence"])
     table["held_out_bound"] = table["held_out_reconstruction"] - table["held_out_divergence"]
-    return table.dropna(axis="columns", how="all") if len(table) else table  # none passed: every column is empty
+    if len(table) == 0:  # every column is empty, and none is to be dropped
+        return table
+    return table.dropna(axis="columns", how="all")
 
 
 def _messages(history: pd.DataFrame, plan: Plan, stopped: str) -> tuple[str, ...]:
