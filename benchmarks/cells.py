@@ -4,7 +4,8 @@
 from clusters of principal components of these counts). Embeddings: principal components of log-normalised counts;
 `poplin.VAE` (its latent means, and principal components of what it decodes); SCVI with n_layers=2, n_latent=30, nb, in
 the interpreter that --peer-python names. Each is grouped by k-means and by the graph of neighbours, over seeds fixed
-beforehand (0, 1, ...). `poplin.IDEC` on the log-normalised counts groups by itself. Writes `cells.csv`, a line a seed,
+beforehand (0, 1, ...). `poplin.IDEC` on the log-normalised counts groups by itself, and stands beside the autoencoder that
+it begins from. Writes `cells.csv`, a line a seed,
 embedding and grouping, and `cells.md`: mean (sd) over seeds. Start at `embeddings`.
 """
 
@@ -110,14 +111,16 @@ def lines_of(counts: np.ndarray, depth: np.ndarray, types: np.ndarray, seed: int
     from poplin.estimators.grouping import STARTS
 
     groups = len(np.unique(types))
-    for name, (latent, seconds) in embeddings(counts, depth, seed, peer).items():
-        for grouping, start in STARTS.items():
-            told = {"embedding": name, "grouping": grouping, "seed": seed, "seconds": seconds}
-            yield told | scores(types, start.labels(latent, groups, seed)) | facts()
     how: dict[str, Any] = {"hidden": (128,), "start": "neighbours", "batch_size": 128}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", poplin.ConvergenceWarning)
         fit = poplin.IDEC(groups, LATENT, random_state=seed, **how).fit(logged(counts, depth))
+    found = embeddings(counts, depth, seed, peer)
+    found["poplin.IDEC, its autoencoder"] = fit.start_positions_, fit.seconds_
+    for name, (latent, seconds) in found.items():
+        for grouping, start in STARTS.items():
+            told = {"embedding": name, "grouping": grouping, "seed": seed, "seconds": seconds}
+            yield told | scores(types, start.labels(latent, groups, seed)) | facts()
     told = {"embedding": "poplin.IDEC", "grouping": "its own", "seed": seed, "seconds": fit.seconds_}
     yield told | scores(types, fit.labels_) | facts()
 
