@@ -4,9 +4,9 @@
 from clusters of principal components of these counts). Embeddings: principal components of log-normalised counts;
 `poplin.VAE` (its latent means, and principal components of what it decodes); SCVI with n_layers=2, n_latent=30, nb, in
 the interpreter that --peer-python names. Each is grouped by k-means and by the graph of neighbours, over seeds fixed
-beforehand (0, 1, ...). `poplin.IDEC` on the log-normalised counts groups by itself, and stands beside the autoencoder that
-it begins from. Writes `cells.csv`, a line a seed,
-embedding and grouping, and `cells.md`: mean (sd) over seeds. Start at `embeddings`.
+beforehand (0, 1, ...). `poplin.IDEC` on the log-normalised counts groups by itself, and the autoencoder that it begins
+from stands beside it. Writes `cells.csv`, a line a seed, embedding and grouping, and `cells.md`: mean (sd) over seeds.
+Start at `embeddings`.
 """
 
 from __future__ import annotations
