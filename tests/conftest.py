@@ -5,16 +5,11 @@ Warnings are errors (see `pyproject.toml`); a test that expects one says so with
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-# Commands that a test runs keep their compiled programs here, not in the home of whoever runs the tests.
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="poplin-tests-")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
