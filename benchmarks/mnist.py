@@ -150,11 +150,12 @@ def report(out: Path) -> None:
     lines = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
     records.write(out / "mnist.csv", lines, COLUMNS)
     print((out / "mnist.csv").read_text())
-    figure, axes = plt.subplots(figsize=(7, 5))
+    figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
     for path in sorted(out.glob("*.fit.npz")):
-        history = poplin.load(path).history_
-        axes.plot(history["epoch"], -history["objective"], label=path.name.removesuffix(".fit.npz"))
-    axes.set(xlabel="epoch", ylabel="minus the objective on training rows, nats a row (lower is better)")
+        fit = poplin.load(path)
+        told = f"{fit.posterior}, draws {fit.importance}, epochs {fit.max_epochs}, seed {fit.random_state}"
+        axes.plot(fit.history_["epoch"], -fit.history_["objective"], label=told)
+    axes.set(xlabel="epoch", ylabel="minus the training objective, nats a row (lower is better)")
     axes.set(ylim=(80, 110), xscale="log")
     axes.legend(fontsize=7)
     figure.savefig(out / "curves.png", dpi=120)
