@@ -48,16 +48,3 @@ def test_steps_are_as_long_as_the_share_of_rows() -> None:
     assert close(none.coef, np.linalg.lstsq(TABLE.x, TABLE.latent, rcond=None)[0])
     assert close(some.coef - none.coef, SHARES[1] * moved)
     assert close(scales[1] - scales[0], SHARES[1] * (scales[2] - scales[0]))
-
-
-@pytest.mark.parametrize("sketched", [True, False])
-def test_after_a_sketch_gamma_falls_soon(sketched: bool) -> None:
-    """At a given iteration; otherwise not before eight segments of the constant gamma were compared."""
-    recipe, block = recipe_of("full", TABLES["plain"]), block_of(TABLES["plain"])
-    with double_precision():
-        start = phases.fit_variational(recipe, block, Settings(200, 1e-6, 0.0))
-        where = phases.chain_start(recipe, block, start, jax.random.key(0))
-        method = phases.ml_method(recipe, len(where.block.y), tol=1e-9, sketched=sketched)
-        outcome = loop.run(method, where.first, where.block, phase="", max_iter=400, began=0.0)
-    begun = int(outcome.state.settled)
-    assert begun == phases.FORGETS if sketched else begun >= ml.SEGMENTS * ml.LENGTH

@@ -38,8 +38,6 @@ CHAINS_MOST = 32  # chains of one row at most
 CHAIN_ENTRIES = 4_000_000  # entries (chains x columns) beyond which rows get a single chain
 SKETCHES = 10, 30, 100  # iterations before each turning of free loadings
 FALLS = 10  # iterations, or visits of all rows, in which gamma falls to 0.6 of what it was
-LATE = 50  # the same after a sketch
-FORGETS = 32  # iterations of all rows in which the bias of a sketch goes
 
 
 class Recipe(NamedTuple):
@@ -234,20 +232,11 @@ class Chained(NamedTuple):
     block: Block
 
 
-def ml_method(
-    recipe: Recipe, rows: int, *, tol: float, pace: int = 1, sketched: bool = False
-) -> ml.MaximumLikelihood:
-    """The method for so many chains an iteration, all of which are visited in `pace` iterations.
-
-    Some rows have a noise of their own, which bends a free Sigma by an amount of second order: gamma falls sooner. All
-    rows after a sketch have little: in few iterations of the constant gamma they forget that, and it falls later.
-    """
-    free = recipe.loadings is None
-    gamma = constant_gamma(rows, recipe.rank, direct=free)
-    falls = (LATE if sketched else FALLS) if free else FALLS * pace
+def ml_method(recipe: Recipe, rows: int, *, tol: float, pace: int = 1) -> ml.MaximumLikelihood:
+    """The method for so many chains an iteration, all of which are visited in `pace` iterations."""
+    gamma = constant_gamma(rows, recipe.rank, direct=recipe.loadings is None)
     structure = recipe.structure(weak=True, visited=1 / pace)
-    settles = FORGETS if sketched else ml.NEVER
-    return ml.MaximumLikelihood(structure, gamma, tol, pace=pace, falls=falls, settles=settles)
+    return ml.MaximumLikelihood(structure, gamma, tol, pace=pace, falls=FALLS * pace)
 
 
 def ml_phase(recipe: Recipe, where: Chained, settings: Settings, *, phase: str) -> tuple[Fitted, Chained]:

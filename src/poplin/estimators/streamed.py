@@ -38,7 +38,6 @@ SAMPLE_ENTRIES, SAMPLE_ROWS = 5_000_000, 1_000  # of the sample: so many entries
 PARTS = 20  # of the rows are visited in as many iterations, unless that were fewer than
 LEAST_ROWS, LEAST_EACH = 2_000, 50  # rows an iteration: at all, and for each latent dimension
 FEW = 10.0  # counts for each of a column's parameters, below which a sample tells its level alone
-SKETCHED = 1.0  # tolerance of iterations that visit a part of the rows, in complete-data standard errors
 WAITING = "All rows but a sample wait: the fit was interrupted before they were visited."
 
 
@@ -94,7 +93,7 @@ def fit(
     """Maximum likelihood from where a sample of the rows begins; `start` is the bound's fit of that.
 
     An iteration that sees a part of the rows has the noise of so few; it cancels in means over visits of all rows. A
-    free Sigma of p columns does not settle so, and iterations that see all rows come last there.
+    free Sigma of p columns does not settle so, and each of its iterations sees all rows.
     """
     key = jax.random.key(seed)
     part = recipes.training_block(sample(counts, seed))
@@ -111,7 +110,7 @@ def fit(
     if not done[-1].outcome.interrupted:
         stream = Stream(counts, seed=seed, kind=_kind(counts))
         words = words_of(stream)
-        done += _walks(phases.with_shrinkage(recipe, kappa), stream, where.first, main)
+        done.append(_walk(phases.with_shrinkage(recipe, kappa), stream, where.first, main))
     return Streamed([*done[:-1], done[-1]._replace(rows=None)], kappa, words)
 
 
@@ -144,47 +143,18 @@ def blocks_at_once(stream: Stream, rank: int) -> int:
     return int(min(stream.blocks, np.ceil(rows / stream.rows)))
 
 
-def _walks(recipe: Recipe, stream: Stream, start: ml.First, main: Settings) -> list[Fitted]:
-    """The chains of all rows, some blocks an iteration; where Sigma is free, to a coarse tolerance, then all blocks."""
-    some, free = blocks_at_once(stream, recipe.rank), recipe.loadings is None
+def _walk(recipe: Recipe, stream: Stream, start: ml.First, main: Settings) -> Fitted:
+    """The chains of all rows, some blocks an iteration; where Sigma is free, all of them."""
+    some = stream.blocks if recipe.loadings is None else blocks_at_once(stream, recipe.rank)
 
     def begin(_: int, block: Block) -> minibatch.First:
         return start._replace(rows=_begun(block, start.model, start.mean_rate))  # type: ignore[return-value]
 
-    if some == stream.blocks or not free:
-        return [_walk(recipe, stream, begin, main, some)]
-    sketch = _walk(recipe, stream, begin, main._replace(tol=max(main.tol, SKETCHED)), some, phase="sketch")
-    state, rows = sketch.outcome.state, sketch.outcome.rows
-    if sketch.outcome.interrupted:
-        return [sketch]
-
-    key = jax.random.fold_in(state.inner.key, 1)  # iterations are counted anew
-
-    def go_on(number: int, block: Block) -> minibatch.First:
-        now = _caught_up(rows[number], state.carried, block.x)
-        return minibatch.First(sketch.model, now, state.inner.mean_rate, key)
-
-    return [sketch, _walk(recipe, stream, go_on, main, stream.blocks, sketched=True)]
-
-
-def _walk(
-    recipe: Recipe,
-    stream: Stream,
-    first: Callable[[int, Block], Any],
-    main: Settings,
-    many: int,
-    *,
-    phase: str = "ml",
-    sketched: bool = False,
-) -> Fitted:
-    pace = -(-stream.blocks // many)
-    inner = phases.ml_method(recipe, many * stream.rows, tol=main.tol, pace=pace, sketched=sketched)
+    pace = -(-stream.blocks // some)
+    inner = phases.ml_method(recipe, some * stream.rows, tol=main.tol, pace=pace)
     method = minibatch.Minibatch(inner, stream.whole)
-    outcome = run_blocks(method, first, stream, main, phase=phase, many=many)
+    outcome = run_blocks(method, begin, stream, main, phase="ml", many=some)
     return Fitted(_estimate(method, outcome.state), None, outcome)
-
-
-_caught_up = compiled()(minibatch.caught_up)
 
 
 @compiled()

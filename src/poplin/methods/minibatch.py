@@ -62,15 +62,6 @@ def at(centre: Latent, covariates: int) -> Visited:
     return Visited(centre, centre, *still, Transport(jnp.eye(q), jnp.zeros((covariates, q))))
 
 
-def caught_up(rows: Visited, now: Transport, x: Array) -> Visited:
-    """The rows where the parameters are `now`, as if they had been visited and had not moved, and nothing before."""
-    missed = since(now, rows.carried)
-    turn, shift = (a.astype(rows.centre.dtype) for a in missed)
-    place, centre = (w @ turn + x @ shift for w in (rows.position, rows.centre))
-    unmoved = at(centre, x.shape[1]).carried
-    return rows._replace(position=place, centre=centre, carried=unmoved)
-
-
 def since(now: Transport, then: Transport) -> Transport:
     """What takes w from where it was `then` to where it is `now`: turn = A^-1 A', shift = b' - b turn."""
     turn = jnp.linalg.solve(then.turn, now.turn)

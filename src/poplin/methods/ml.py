@@ -28,7 +28,6 @@ LENGTH = 8  # iterations of a segment while gamma is constant
 FLOOR = 0.85  # the warm phase ends when the drift has not fallen below this share in two looks
 PERSISTENT = 0.25  # cosine of two movements, one after the other, above which both go the same way
 DROP = 0.4  # gamma falls to this share at once when it begins to fall
-NEVER = 2**31 - 1
 DECAY = 0.7  # gamma falls as k^-0.7, between 1/2 and 1
 
 
@@ -150,7 +149,6 @@ class MaximumLikelihood(AbstractMethod):
     averaged parameters, half the distance between the averages' two halves, is below `tol` complete-data
     standard errors (root mean square over B, and over Sigma). `leaps`: steps of a Hamiltonian trajectory. `pace`:
     iterations in which every row is visited once. `falls`: iterations in which gamma falls to 0.6, once it falls.
-    `settles`: iteration from which it falls, whatever the drift.
     """
 
     structure: AbstractStructure
@@ -159,7 +157,6 @@ class MaximumLikelihood(AbstractMethod):
     leaps: int = eqx.field(static=True, default=4)
     pace: Array = eqx.field(converter=jnp.asarray, default=1)
     falls: Array = eqx.field(converter=jnp.asarray, default=10)
-    settles: Array = eqx.field(converter=jnp.asarray, default=NEVER)
 
     def start(self, first, block):
         d, q = first.model.coef.shape[0], first.model.loadings.shape[1]
@@ -271,7 +268,7 @@ class MaximumLikelihood(AbstractMethod):
         error = jnp.where(warm | ~ready, state.error, 0.5 * apart)
         # noise leaves a floor under the drift: settled once it no longer falls, nor always goes the same way
         calm = ready & (cosine < PERSISTENT) & (drift > FLOOR * state.drifts[0])
-        settled = warm & (calm | (state.iteration >= self.settles))
+        settled = warm & calm
         drifts = jnp.where(ready & warm, jnp.append(state.drifts[1:], drift), state.drifts)
         kept = jax.tree.map(lambda a, b: jnp.where(warm, a, b), shift(segments), merge_pairs(segments))
         fresh = self._no_segments(state.model)
