@@ -55,12 +55,12 @@ class Recipe(NamedTuple):
             return DirectBound(self.shape)
         return FactorBound(self.loadings)
 
-    def structure(self, *, weak: bool = False, visited: float = 1.0) -> AbstractStructure:
-        """The M-step of this model; with the weak prior of XB where draws, of this share of the rows, are followed."""
+    def structure(self, *, weak: bool = False) -> AbstractStructure:
+        """The M-step of this model; with the weak prior of XB where draws are followed."""
         level = self.level if weak else None
         if self.loadings is None:
             assert self.shape is not None
-            return Direct(self.shape, level, visited)
+            return Direct(self.shape, level)
         if isinstance(self.loadings, BorrowedBasis):
             return Borrowed(self.loadings.basis, level)
         return LowRank(level=level)
@@ -235,7 +235,7 @@ class Chained(NamedTuple):
 def ml_method(recipe: Recipe, rows: int, *, tol: float, pace: int = 1) -> ml.MaximumLikelihood:
     """The method for so many chains an iteration, all of which are visited in `pace` iterations."""
     gamma = constant_gamma(rows, recipe.rank, direct=recipe.loadings is None)
-    structure = recipe.structure(weak=True, visited=1 / pace)
+    structure = recipe.structure(weak=True)
     return ml.MaximumLikelihood(structure, gamma, tol, pace=pace, falls=FALLS * pace)
 
 

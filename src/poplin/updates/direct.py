@@ -5,7 +5,6 @@ Start at `Direct`.
 
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -82,15 +81,10 @@ class Direct(AbstractStructure):
     regression: what is slow for one is quick for the other (interweaving; Yu & Meng 2011). A column seen in few
     rows, which the others tell apart, may have its maximum at infinity, and one that is no more than Poisson at zero:
     the weak prior of a scale exp(-Sigma_jj / (2 10^2) - 0.01^2 / Sigma_jj) keeps it between, as that of loadings does.
-
-    `visited`: the share of the rows that a draw is of. What makes some rows differ from the others is in their counts
-    as in their Z, so that the second step, and a lengthened one, would follow it again: they are as much shorter, and
-    make in one visit of all rows what they would make with all of them.
     """
 
     shape: AbstractShape
     level: Array | None = None
-    visited: Array = eqx.field(converter=jnp.asarray, default=1.0)
 
     def statistic(self, model, w, rate, block):
         weighted = block.weights[:, None] * w
@@ -160,11 +154,11 @@ class Direct(AbstractStructure):
         noise = average[4]
         if total.known is not None:
             level, further, noise = _further(model, average, total, jnp.where(first, 0.0, gamma))
-            moment = _if_covariance(moment + self.visited * further, moment)
-            coef, loadings = coef + self.visited * level, self._root(moment, n, seen)[0]
+            moment = _if_covariance(moment + further, moment)
+            coef, loadings = coef + level, self._root(moment, n, seen)[0]
 
         step = self.shape.rescale(*self._weak_priors(coef, loadings, total.gradient, hessian), gamma=gamma)
-        step = jnp.where(seen, self.visited * step, 0.0)
+        step = jnp.where(seen, step, 0.0)
         # no further than one standard deviation of Z, or a factor e, however little the counts say
         reach = jnp.maximum(jnp.sum(loadings**2, axis=1), 1.0)
         length = jnp.einsum("dj,dl,lj->j", step[:-1], gram, step[:-1]) / reach
