@@ -102,7 +102,7 @@ def fit(counts: Counts, settings: dict[str, Any], began: float, *, keeper: Keepe
     with double_precision():
         model = recipes.recipe(counts, **{k: settings[k] for k in ("covariance", "rank", "basis")})
         model = recipes.unshrunk(model) if weight == 0 else model
-        if streamed.wanted(counts, esteps.name_of(method)):
+        if streamed.wanted(counts, esteps.name_of(method), loadings=model.loadings is not None):
             begin = _sample_fit(_start_settings(model, main), starts, seed)
             return _streamed(method, model, counts, main, weight, posterior, seed, begin)
         block = recipes.spread_block(counts) if isinstance(method, str) else recipes.training_block(counts)

@@ -26,7 +26,8 @@ def check(counts: Counts, settings: dict[str, Any], keeper: Keeper | None) -> No
             f"method='{name}' runs in one process; several ({jax.process_count()} here) share a fit by 'ml' or "
             "'variational'. Choose one of these, or fit in one process."
         )
-    if streamed.wanted(counts, name):
+    # of several devices' fits whether they have loadings makes no difference
+    if streamed.wanted(counts, name, loadings=False):
         raise InputError(
             "A table whose rows are dense a block at a time (sparse, or very large) is fitted in one process. Use one."
         )

@@ -34,6 +34,7 @@ from poplin.updates.structure import Model
 
 METHODS = ("ml", "variational", "amortised")  # that go over blocks
 LARGE = 30_000_000  # entries from which a dense table is walked over in blocks, too
+PARTED = 4_000_000  # the same for maximum likelihood of a rank or a basis, whose iterations need a part of the rows
 SAMPLE_ENTRIES, SAMPLE_ROWS = 5_000_000, 1_000  # of the sample: so many entries, and at least so many rows
 PARTS = 20  # of the rows are visited in as many iterations, unless that were fewer than
 LEAST_ROWS, LEAST_EACH = 2_000, 50  # rows an iteration: at all, and for each latent dimension
@@ -49,10 +50,10 @@ class Streamed(NamedTuple):
     words: str
 
 
-def wanted(counts: Counts, method: str) -> bool:
+def wanted(counts: Counts, method: str, *, loadings: bool) -> bool:
     """Whether this table is walked over in blocks. Raises `InputError` where it has to be and the method cannot.
 
-    The bound of a dense table that several devices share stays with them: blocks are on one.
+    What several devices can share stays with them, for blocks are on one. `loadings`: Sigma has some.
     """
     (n, p), sparse = counts.y.shape, is_held_sparse(counts.y)
     if sparse and method not in METHODS:
@@ -60,8 +61,9 @@ def wanted(counts: Counts, method: str) -> bool:
             f"Y is sparse, and with {n} x {p} entries too large to be made dense; method='{method}' needs it dense, "
             f"{', '.join(map(repr, METHODS))} take it as it is. Use one of these, or fit fewer rows or columns."
         )
-    shared = method == "variational" and jax.device_count() > 1
-    return method in METHODS and (sparse or (n * p >= LARGE and not shared))
+    shared = jax.device_count() > 1
+    least = min(LARGE, PARTED) if method == "ml" and loadings and not shared else LARGE
+    return method in METHODS and (sparse or (n * p >= least and not (shared and method == "variational")))
 
 
 def sampled(counts: Counts, seed: int) -> np.ndarray:
