@@ -124,7 +124,8 @@ class Compiled:
 
 def meanwhile(work: Callable[[], None]) -> Future[None]:
     """Do this in another thread, in the caller's precision. XLA compiles beside whatever else is running."""
-    double, products = jax.config.read("jax_enable_x64"), jax.config.jax_default_matmul_precision
+    double = jax.config.read("jax_enable_x64")
+    products = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # the stubs lack it
 
     def in_precision() -> None:
         with jax.enable_x64(double), jax.default_matmul_precision(products):
