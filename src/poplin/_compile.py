@@ -124,8 +124,7 @@ class Compiled:
 
 def meanwhile(work: Callable[[], None]) -> Future[None]:
     """Do this in another thread, in the caller's precision. XLA compiles beside whatever else is running."""
-    double = jax.config.read("jax_enable_x64")
-    products = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # the stubs lack it
+    double, products = jax.config.read("jax_enable_x64"), jax.default_matmul_precision.value
 
     def in_precision() -> None:
         with jax.enable_x64(double), jax.default_matmul_precision(products):
