@@ -222,6 +222,8 @@ def _cell(value: float, found: list[tuple[float, Line]]) -> str:
 
 def _exponents(found: list[tuple[float, Line]]) -> str:
     done = [(value, line) for value, line in found if line["status"] == "done"]
+    if len(done) < 3:
+        return ""
     return "; ".join(
         exponent([(value, number(line)) for value, line in done])
         for number in (
