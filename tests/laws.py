@@ -74,9 +74,10 @@ def value_and_slopes(bound: Any, shared: Any, unknown: Any, block: Any) -> tuple
 
     @jax.jit
     def both(bound, shared, unknown, block):
-        value, profile = bound.value(bound.measure(shared, unknown, block))
-        for_rows, total = bound.slope(shared, profile, unknown, block)
-        return value, profile, bound.shared_slope(shared, total), for_rows
+        kept, total = bound.measure(shared, unknown, block)
+        value, profile = bound.value(total)
+        for_rows, total = bound.slope(shared, profile, unknown, kept, block)
+        return value, profile, bound.shared_slope(shared, profile, total), for_rows
 
     with double_precision():
         value, *others = jax.device_get(both(bound, shared, unknown, block))

@@ -84,7 +84,7 @@ def test_gradient_is_the_difference_of_values(model: str, name: str) -> None:
     target, shared = target_of(model, name)
     block = block_of(TABLES[name])
     _, _, slope, _ = laws.value_and_slopes(target, shared, (), block)
-    measure = jax.jit(lambda shared: target.value(target.measure(shared, (), block))[0])
+    measure = jax.jit(lambda shared: target.value(target.measure(shared, (), block)[1])[0])
 
     def value(shared: Any) -> float:
         with double_precision():
@@ -104,7 +104,7 @@ def test_gradient_of_the_shrunk_objective() -> None:
         shared = way.free.collapse(jnp.asarray(table.coef), jnp.asarray(root))
         target = Likelihood(way.free, way.rule(16), 1.0, 1.0, 7.0, recipe.level)
     _, _, slope, _ = laws.value_and_slopes(target, shared, (), block)
-    measure = jax.jit(lambda shared: target.value(target.measure(shared, (), block))[0])
+    measure = jax.jit(lambda shared: target.value(target.measure(shared, (), block)[1])[0])
 
     def value(shared: Any) -> float:
         with double_precision():

@@ -160,7 +160,7 @@ def ladder(q: int) -> tuple[float, float, np.ndarray, np.ndarray, float]:
     @jax.jit
     def lost(flat):
         unknown = flat[0], flat[1]
-        return -bound.value(bound.measure((), unknown, block))[0]
+        return -bound.value(bound.measure((), unknown, block)[1])[0]
 
     begin = np.stack([np.asarray(rows.mean), np.full(rows.mean.shape, -0.5)])
 

@@ -19,7 +19,7 @@ from poplin.data.placing import agreed
 from poplin.methods.method import AbstractMethod
 
 CHUNK = 128  # most steps between two looks at the clock
-LOOK = 0.3  # seconds that a chunk should take
+LOOK = 1.0  # seconds that a chunk should take: each takes its memory anew, which costs a large table 0.1 s
 
 
 class Progress(NamedTuple):

@@ -181,7 +181,7 @@ def _bound_of_block(result: Result, block: Block) -> float:
     if result.rows is not None:
         mean, variance = (jnp.asarray(a[np.asarray(block.index)]) for a in result.rows)
         frozen = frozen_bound(model, direct=result.direct)
-        return float(frozen.value(frozen.measure((), (mean, 0.5 * jnp.log(variance)), block))[0])
+        return float(frozen.value(frozen.measure((), (mean, 0.5 * jnp.log(variance)), block)[1])[0])
     return diagonal_rows(result, block)[2]
 
 

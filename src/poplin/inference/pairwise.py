@@ -50,8 +50,8 @@ def margin_moves(target: Likelihood, block: Block, margins: Margins) -> Array:
 
     def slope(move: Array) -> Array:
         shared = coef + move[:d, None], log_scale + move[d]
-        scores = target.slope(shared, (), None, block)[1]  # type: ignore[arg-type]
-        for_coef, for_scale = target.shared_slope(shared, scores)
+        _, scores = target.value(target.measure(shared, (), block)[1])  # type: ignore[arg-type]
+        for_coef, for_scale = target.shared_slope(shared, scores, ())
         return jnp.concatenate([for_coef, for_scale[None]]).T
 
     lines = lax.map(lambda e: (slope(-MOVE * e) - slope(MOVE * e)) / (2 * MOVE), jnp.eye(d + 1))

@@ -21,24 +21,26 @@ from poplin.updates.covariance import AbstractShape, Profile
 class AbstractBound(eqx.Module):
     """A bound in two sweeps: `measure` (rows), `value` (sum), then `slope` (rows), `shared_slope` (sum).
 
-    Unknowns are pytrees: `shared`, and per row a pair (mean, log standard deviation). To be maximised, in
-    nats.
+    Unknowns are pytrees: `shared`, and per row a pair (mean, log standard deviation). To be maximised, in nats. What
+    the gradient shares with the value is computed once: `measure` keeps it with the rows, or adds it up.
     """
 
     @abstractmethod
-    def measure(self, shared: Any, unknown: tuple[Array, Array], block: Block) -> Any:
-        """The sums that the value needs."""
+    def measure(self, shared: Any, unknown: tuple[Array, Array], block: Block) -> tuple[Any, Any]:
+        """What `slope` would compute of the rows again, and the sums that the value needs."""
 
     @abstractmethod
     def value(self, total: Any) -> tuple[Scalar, Any]:
-        """The bound, and what was profiled out of it (handed to `slope`)."""
+        """The bound, and what else the sums say (handed to both slopes): what was profiled out, a gradient."""
 
     @abstractmethod
-    def slope(self, shared: Any, profile: Any, unknown: tuple[Array, Array], block: Block) -> tuple[Any, Any]:
+    def slope(
+        self, shared: Any, profile: Any, unknown: tuple[Array, Array], kept: Any, block: Block
+    ) -> tuple[Any, Any]:
         """Gradient in the rows' unknowns, and the sum that `shared_slope` turns into the shared gradient."""
 
     @abstractmethod
-    def shared_slope(self, shared: Any, total: Any) -> Any:
+    def shared_slope(self, shared: Any, profile: Any, total: Any) -> Any:
         """Gradient in the shared unknowns."""
 
 
@@ -77,7 +79,7 @@ class DirectBound(AbstractBound):
         predictor = block.offset + mean
         rest = jnp.sum(block.y * predictor - jnp.exp(predictor + 0.5 * variance) + log_sd, axis=1)
         weighted = block.weights[:, None] * mean
-        return DirectTotal(
+        return (), DirectTotal(
             rows=jnp.sum(block.weights),
             gram=block.x.T @ (block.weights[:, None] * block.x),
             cross=block.x.T @ weighted,
@@ -92,7 +94,7 @@ class DirectBound(AbstractBound):
         profile = self.shape.profile(0.5 * (second + second.T), total.rows)
         return total.rest + profile.value, DirectProfile(coef, profile)
 
-    def slope(self, shared, profile, unknown, block):
+    def slope(self, shared, profile, unknown, kept, block):
         mean, log_sd = unknown
         variance = jnp.exp(2 * log_sd)
         rate = jnp.exp(block.offset + mean + 0.5 * variance)
@@ -102,7 +104,7 @@ class DirectBound(AbstractBound):
         for_log_sd = weights * (1 - variance * (rate + jnp.diagonal(pull)))
         return (for_mean, for_log_sd), ()
 
-    def shared_slope(self, shared, total):
+    def shared_slope(self, shared, profile, total):
         return ()
 
 
@@ -112,7 +114,8 @@ class FactorBound(AbstractBound):
     A_ij = exp(o_ij + x_i'B_j + c_j'm_i + sum_k c_jk^2 s_ik^2 / 2);
     sum_i w_i {sum_j [y_ij (o_ij + x_i'B_j + c_j'm_i) - A_ij - log y_ij!]
                - 1/2 [|m_i|^2 + |s_i|^2 - 2 sum_k log s_ik - q]}.
-    Cost of a pass: n p exponentials and 5 products of n p q.
+    The gradient needs the same A, and nothing of the sums: the first sweep has all of it. Cost: n p exponentials and 6
+    products of n p q.
     """
 
     loadings: AbstractLoadings
@@ -121,31 +124,30 @@ class FactorBound(AbstractBound):
         """Linear predictor at the mean, and A."""
         mean, log_sd = unknown
         coef, loadings = self.loadings.expand(shared)
-        predictor = block.offset + block.x @ coef + mean @ loadings.T
+        # one product for both, of which the (n, p) result is not written twice
+        predictor = block.offset + jnp.hstack([block.x, mean]) @ jnp.vstack([coef, loadings.T])
         return predictor, jnp.exp(predictor + 0.5 * jnp.exp(2 * log_sd) @ (loadings**2).T)
 
     def measure(self, shared, unknown, block):
         mean, log_sd = unknown
+        coef, loadings = self.loadings.expand(shared)
+        variance, weights, d = jnp.exp(2 * log_sd), block.weights[:, None], len(coef)
         predictor, rate = self.rates(shared, unknown, block)
         counts = jnp.sum(block.y * predictor - rate, axis=1)
-        divergence = 0.5 * jnp.sum(mean**2 + jnp.exp(2 * log_sd) - 2 * log_sd - 1, axis=1)
-        return block.weights @ (counts - divergence - block.log_factorial)
+        divergence = 0.5 * jnp.sum(mean**2 + variance - 2 * log_sd - 1, axis=1)
+        value = block.weights @ (counts - divergence - block.log_factorial)
+        residual = block.y - rate
+        for_mean = weights * (residual @ loadings - mean)
+        for_log_sd = weights * (1 - variance - variance * (rate @ loadings**2))
+        cross = residual.T @ (weights * jnp.hstack([block.x, mean]))
+        for_loadings = cross[:, d:] - (rate.T @ (weights * variance)) * loadings
+        return (for_mean, for_log_sd), (value, (cross[:, :d].T, for_loadings))
 
     def value(self, total):
-        return total, ()
+        return total
 
-    def slope(self, shared, profile, unknown, block):
-        mean, log_sd = unknown
-        _, loadings = self.loadings.expand(shared)
-        _, rate = self.rates(shared, unknown, block)
-        weights = block.weights[:, None]
-        variance = jnp.exp(2 * log_sd)
-        residual = weights * (block.y - rate)
-        weighted_rate = weights * rate
-        for_mean = residual @ loadings - weights * mean
-        for_log_sd = weights * (1 - variance) - variance * (weighted_rate @ loadings**2)
-        for_loadings = residual.T @ mean - (weighted_rate.T @ variance) * loadings
-        return (for_mean, for_log_sd), (block.x.T @ residual, for_loadings)
+    def slope(self, shared, profile, unknown, kept, block):
+        return kept, ()
 
-    def shared_slope(self, shared, total):
-        return self.loadings.pull_back(shared, *total)
+    def shared_slope(self, shared, profile, total):
+        return self.loadings.pull_back(shared, *profile)

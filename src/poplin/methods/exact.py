@@ -41,17 +41,18 @@ class Likelihood(AbstractBound):
         rows = jnp.sum(block.weights)
         # the penalty travels as a weighted mean over rows, so that blocks can be added
         penalty = rows * (self.penalty(loadings) + 0.5 * jnp.sum(coef * (self.level @ coef)))
-        return block.weights @ self.rule.loglik(block, coef, loadings), penalty, rows
+        loglik, scores = self.rule.loglik_and_scores(block, coef, loadings)
+        return (), (block.weights @ loglik, penalty, rows, scores)
 
     def value(self, total):
-        value, penalty, rows = total
-        return value - penalty / rows, ()
+        value, penalty, rows, scores = total
+        return value - penalty / rows, scores
 
-    def slope(self, shared, profile, unknown, block):
-        return (), self.rule.scores(block, *self.loadings.expand(shared))
+    def slope(self, shared, profile, unknown, kept, block):
+        return (), ()
 
-    def shared_slope(self, shared, total):
-        for_coef, for_loadings = total
+    def shared_slope(self, shared, profile, total):
+        for_coef, for_loadings = profile
         coef, loadings = self.loadings.expand(shared)
         for_coef = for_coef - self.level @ coef
         for_loadings = for_loadings - jax.grad(self.penalty)(loadings)

@@ -2,7 +2,7 @@
 
 Start at `Variational`. A step is two sweeps: move along the direction and measure the bound there; then, at
 the accepted point, the gradient and the inner products that give the next direction. The bound never
-decreases.
+decreases. A bound whose gradient needs nothing of the sums has it from the first sweep.
 """
 
 from typing import Any, NamedTuple
@@ -34,6 +34,18 @@ class Vector(NamedTuple):
     history: Any
 
 
+class Rows(NamedTuple):
+    """What rows have: their side of the optimiser, and what the bound's first sweep leaves for the second."""
+
+    vector: Vector
+    kept: Any
+
+    @property
+    def unknown(self) -> Any:
+        """Mean and log standard deviation of every row."""
+        return self.vector.unknown
+
+
 class State(NamedTuple):
     """Shared state: the shared unknowns, the Gram matrix of the history, and where the line search stands."""
 
@@ -57,9 +69,9 @@ def vector(unknown: Any, scale: Any) -> Vector:
     return Vector(unknown, zeros, zeros, scale, lbfgs.empty_history(unknown))
 
 
-def remains(rows: Vector) -> Vector:
+def remains(rows: Rows) -> Rows:
     """What of the rows is asked for when a run is over: their unknowns. The memory of the others is free again."""
-    return Vector(rows.unknown, None, None, None, None)
+    return Rows(Vector(rows.unknown, None, None, None, None), None)
 
 
 def moved(side: Vector, state: State) -> Vector:
@@ -91,8 +103,8 @@ class Variational(AbstractMethod):
     """Maximise a diagonal bound from given unknowns.
 
     `tol`: stop when the expected gain of a step stays below tol * (1 + |bound|) for three accepted steps.
-    Cost of a step: two passes of the bound and two over 2 m = 12 single-precision vectors. Memory per
-    unknown: 48 bytes of history beside five doubles.
+    Cost of a step: two sweeps of the bound and two over 2 m = 12 single-precision vectors. Memory per
+    unknown: 48 bytes of history beside five doubles, and what the bound keeps between its sweeps.
     """
 
     bound: AbstractBound
@@ -100,9 +112,10 @@ class Variational(AbstractMethod):
 
     def start(self, first, block):
         size = 2 * lbfgs.MEMORY + 1
-        total = jax.eval_shape(self.bound.measure, first.shared, first.rows, block)
-        profile = jax.tree.map(
-            lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda t: self.bound.value(t)[1], total)
+        kept, total = jax.eval_shape(self.bound.measure, first.shared, first.rows, block)
+        kept, profile = jax.tree.map(
+            lambda a: jnp.zeros(a.shape, a.dtype),
+            (kept, jax.eval_shape(lambda t: self.bound.value(t)[1], total)),
         )
         zero, never = jnp.zeros(()), jnp.asarray(-jnp.inf)
         state = State(
@@ -119,15 +132,16 @@ class Variational(AbstractMethod):
             gain=jnp.asarray(jnp.inf),
             calm=jnp.asarray(0),
         )
-        return state, vector(first.rows, first.rows_scale)
+        return state, Rows(vector(first.rows, first.rows_scale), kept)
 
     def sweeps(self):
         return Sweep(self.try_local, self.try_update), Sweep(self.slope_local, self.slope_update)
 
     def try_local(self, state, rows, block):
         """Move the rows along the direction; the bound's sums there."""
-        rows = moved(rows, state)
-        return rows, self.bound.measure(moved(state.vector, state).trial, rows.trial, block)
+        vector = moved(rows.vector, state)
+        kept, total = self.bound.measure(moved(state.vector, state).trial, vector.trial, block)
+        return Rows(vector, kept), total
 
     def try_update(self, state, total):
         """Accept the trial point if the bound rose enough."""
@@ -146,14 +160,15 @@ class Variational(AbstractMethod):
 
     def slope_local(self, state, rows, block):
         """The rows' gradient at the trial point, their newest pair and its inner products."""
-        slope, total = self.bound.slope(state.vector.trial, state.profile, rows.trial, block)
-        rows, products = settled(rows, slope, state)
-        return rows, (total, products)
+        vector, kept = rows
+        slope, total = self.bound.slope(state.vector.trial, state.profile, vector.trial, kept, block)
+        vector, products = settled(vector, slope, state)
+        return Rows(vector, kept), (total, products)
 
     def slope_update(self, state, total):
         """The next direction from the Gram matrix; how much it should gain."""
         for_shared, products = total
-        slope = self.bound.shared_slope(state.vector.trial, for_shared)
+        slope = self.bound.shared_slope(state.vector.trial, state.profile, for_shared)
         shared, shared_products = settled(state.vector, slope, state)
         gram = lbfgs.update_gram(
             state.gram, products + shared_products, pairs=state.pairs, keep=state.accepted

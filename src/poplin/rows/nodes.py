@@ -43,8 +43,10 @@ class AbstractRule(eqx.Module):
         """Log p(y_i) of each row under eta = o + XB + C w, w ~ N(0, I), in nats, every constant, (n,)."""
 
     @abstractmethod
-    def scores(self, block: Block, coef: Coefficients, loadings: Loadings) -> tuple[Coefficients, Loadings]:
-        """Gradient of the weighted log-likelihood in B (d, p) and C (p, q), by Fisher's identity."""
+    def loglik_and_scores(
+        self, block: Block, coef: Coefficients, loadings: Loadings
+    ) -> tuple[Rows, tuple[Coefficients, Loadings]]:
+        """The same with the gradient of its weighted sum in B (d, p) and C (p, q), by Fisher's identity."""
 
 
 class JointNodes(AbstractRule):
@@ -86,10 +88,10 @@ class JointNodes(AbstractRule):
 
         return in_chunks(of_chunk, (block,), loadings)
 
-    def scores(self, block, coef, loadings):
-        found = self.integrals(block, coef, loadings)
-        weights = block.weights
-        return block.x.T @ (weights[:, None] * found.surprise), jnp.tensordot(weights, found.tilted, 1)
+    def loglik_and_scores(self, block, coef, loadings):
+        found, weights = self.integrals(block, coef, loadings), block.weights
+        for_coef = block.x.T @ (weights[:, None] * found.surprise)
+        return found.loglik, (for_coef, jnp.tensordot(weights, found.tilted, 1))
 
     def _visitor(self, block, coef, loadings):
         """A function from a node to (share of the row's mass in units of `scale`, w, y - rate), and `scale`, a log."""
@@ -124,10 +126,10 @@ class ColumnNodes(AbstractRule):
     def loglik(self, block, coef, loadings):
         return self.integrals(block, coef, loadings).loglik
 
-    def scores(self, block, coef, loadings):
+    def loglik_and_scores(self, block, coef, loadings):
         found = self.integrals(block, coef, loadings)
         for_coef = block.x.T @ (block.weights[:, None] * found.surprise)
-        return for_coef, jnp.diag(block.weights @ found.tilted)
+        return found.loglik, (for_coef, jnp.diag(block.weights @ found.tilted))
 
     def integrals(self, block, coef, loadings) -> Integrals:
         """Column by column; log p(y_i) is the sum over columns."""
