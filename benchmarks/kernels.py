@@ -29,6 +29,7 @@ from benchmarks.measure import REPOSITORY, facts
 from benchmarks.scaling import Law, draw
 from poplin._compile import settings
 from poplin._precision import double_precision
+from poplin.estimators import streamed
 
 REPEATS = 15
 PASSES, STEPS = 20, 5  # of a table in place; iterations that are timed together
@@ -87,9 +88,9 @@ def _passing(table: Any) -> float:
 
 
 def last_step(fit: Callable[[], Any]) -> tuple[Any, ...]:
-    """What the loop was last given by a fit: method, state, rows, block."""
+    """What the loop was last given by a fit that sees all rows each time: method, state, rows, block."""
     given: list[tuple[Any, ...]] = []
-    advance = poplin.fit._advance
+    advance, parted = poplin.fit._advance, streamed.PARTED
 
     def watched(method: Any, state: Any, rows: Any, block: Any, budget: Any) -> Any:
         given[:] = [(method, *jax.tree.map(jnp.copy, (state, rows)), block)]
@@ -97,10 +98,11 @@ def last_step(fit: Callable[[], Any]) -> tuple[Any, ...]:
 
     watched.ahead = advance.ahead  # type: ignore[attr-defined]
     poplin.fit._advance = watched  # type: ignore[assignment]
+    streamed.PARTED = streamed.LARGE
     try:
         fit()
     finally:
-        poplin.fit._advance = advance
+        poplin.fit._advance, streamed.PARTED = advance, parted
     return given[0]
 
 
