@@ -50,7 +50,7 @@ def margin_moves(target: Likelihood, block: Block, margins: Margins) -> Array:
 
     def slope(move: Array) -> Array:
         shared = coef + move[:d, None], log_scale + move[d]
-        _, scores = target.value(target.measure(shared, (), block)[1])  # type: ignore[arg-type]
+        _, scores = target.value(target.measure(shared, (), block)[1])
         for_coef, for_scale = target.shared_slope(shared, scores, ())
         return jnp.concatenate([for_coef, for_scale[None]]).T
 

@@ -21,12 +21,12 @@ from poplin.updates.covariance import AbstractShape, Profile
 class AbstractBound(eqx.Module):
     """A bound in two sweeps: `measure` (rows), `value` (sum), then `slope` (rows), `shared_slope` (sum).
 
-    Unknowns are pytrees: `shared`, and per row a pair (mean, log standard deviation). To be maximised, in nats. What
-    the gradient shares with the value is computed once: `measure` keeps it with the rows, or adds it up.
+    Unknowns are pytrees: `shared`, and per row a pair (mean, log standard deviation), or nothing. To be maximised,
+    in nats. What the gradient shares with the value is computed once: `measure` keeps it with the rows, or adds it up.
     """
 
     @abstractmethod
-    def measure(self, shared: Any, unknown: tuple[Array, Array], block: Block) -> tuple[Any, Any]:
+    def measure(self, shared: Any, unknown: Any, block: Block) -> tuple[Any, Any]:
         """What `slope` would compute of the rows again, and the sums that the value needs."""
 
     @abstractmethod
@@ -34,9 +34,7 @@ class AbstractBound(eqx.Module):
         """The bound, and what else the sums say (handed to both slopes): what was profiled out, a gradient."""
 
     @abstractmethod
-    def slope(
-        self, shared: Any, profile: Any, unknown: tuple[Array, Array], kept: Any, block: Block
-    ) -> tuple[Any, Any]:
+    def slope(self, shared: Any, profile: Any, unknown: Any, kept: Any, block: Block) -> tuple[Any, Any]:
         """Gradient in the rows' unknowns, and the sum that `shared_slope` turns into the shared gradient."""
 
     @abstractmethod
