@@ -1,7 +1,8 @@
 """For all tests and examples: programs are compiled quickly, once for all workers, and do not pile up in one process.
 
-Start at `quickly`. XLA maps memory for each program; a process that has run out of maps (65530 by default on Linux)
-ends with a segmentation fault in the compiler.
+Start at `quickly`. Two thirds of the suite's time is compiling, most of it of programs that run once. XLA maps memory
+for each program; a process that has run out of maps (65530 by default on Linux) ends with a segmentation fault in the
+compiler.
 """
 
 import os
@@ -15,14 +16,21 @@ import pytest
 from poplin._compile import hurried
 
 MOST_MAPS = 20_000
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 MAPS = Path("/proc/self/maps")
 # Workers, and the commands that tests run, keep compiled programs here, not in the home of whoever runs the tests: a
 # worker inherits what the process that started it was given.
 if "POPLIN_TESTS_CACHES" not in os.environ:
     os.environ["POPLIN_TESTS_CACHES"] = tempfile.mkdtemp(prefix="poplin-tests-")
 os.environ["XDG_CACHE_HOME"] = os.environ["POPLIN_TESTS_CACHES"]
-jax.config.update("jax_compilation_cache_dir", f"{os.environ['XDG_CACHE_HOME']}/poplin")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{os.environ['XDG_CACHE_HOME']}/poplin"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+# Single operations, and programs that tests jit themselves, take half as long to compile; poplin's own programs say
+# how they want to be compiled. (If a newer XLA does not know one of these words, it ends the process and says which.)
+if QUICK not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,6 +13,8 @@ import numpy as np
 import pandas
 
 Run = Callable[..., int]
+# What a page or an example begins with when a test runs it in a process of its own: programs compiled as in tests.
+QUICKLY = "from poplin._compile import hurried; quick = hurried(tells_all=False); quick.__enter__()"
 
 
 def leaves(rows: int = 12) -> tuple[pandas.DataFrame, pandas.DataFrame]:

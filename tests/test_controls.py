@@ -25,6 +25,7 @@ from poplin.updates.covariance import Full
 from poplin.updates.direct import Direct
 from poplin.updates.low_rank import LowRank
 from poplin.updates.structure import Model
+from tests.programs import at_once
 from tests.tolerances import close
 
 SETTINGS = {
@@ -81,18 +82,19 @@ def test_expectations_are_those_of_plain_draws(name: str) -> None:
     """Of the moments, and of the columns' gradients that are made from them."""
     with double_precision():
         at = posterior(name)
-        means = controlled(at.chains, at.centre, at.rate, at.block, at.frame)
+        means = at_once(controlled, at.chains, at.centre, at.rate, at.block, at.frame)
         w, weights = at.chains.position, at.block.weights
         assert close(means.cross, (weights @ w)[None])
         assert close(means.second, w.T @ (weights[:, None] * w))
         structure = Direct(Full(jnp.zeros(())))
-        total = structure.statistic(at.model, w, at.rate, at.block)
+        total = at_once(structure.statistic, at.model, w, at.rate, at.block)
         before = (*structure.begin(at.model)[:2], total.hessian, jnp.asarray(True), jnp.ones(()))
-        told, (*_, trusted, _) = structure.quieter(at.model, before, total, means, at.frame)
+        quieter = jax.jit(lambda *given: structure.quieter(*given))
+        told, (*_, trusted, _) = quieter(at.model, before, total, means, at.frame)
         assert np.abs(np.asarray(told.gradient - total.gradient)).max() < 1e-9
         assert close(told.second, total.second) and close(told.cross, total.cross)
         far = means._replace(second=3 * jnp.eye(len(means.second)))
-        plain, (*_, still, _) = structure.quieter(at.model, before, total, far, at.frame)
+        plain, (*_, still, _) = quieter(at.model, before, total, far, at.frame)
         assert trusted and not still and np.array_equal(plain.second, total.second)
 
 
@@ -102,12 +104,14 @@ def test_gradients_of_columns_keep_their_expectation(name: str) -> None:
     with double_precision():
         at = posterior(name)
         structure = LowRank()
-        total = structure.statistic(at.model, at.chains.position, at.rate, at.block)
-        means = structure.means(at.chains, at.centre, at.rate, at.block, at.frame)
-        told, after = structure.quieter(at.model, structure.begin(at.model), total, means, at.frame)
+        total = at_once(structure.statistic, at.model, at.chains.position, at.rate, at.block)
+        means = at_once(structure.means, at.chains, at.centre, at.rate, at.block, at.frame)
+        begun = at_once(structure.begin, at.model)
+        quieter = jax.jit(lambda *given: structure.quieter(*given))
+        told, after = quieter(at.model, begun, total, means, at.frame)
         assert np.abs(np.asarray(told.gradient - total.gradient)).max() < 1e-9 and after.trusted
         far = means._replace(second=3 * jnp.eye(len(means.second)))
-        plain, after = structure.quieter(at.model, structure.begin(at.model), total, far, at.frame)
+        plain, after = quieter(at.model, begun, total, far, at.frame)
         assert not after.trusted and np.array_equal(plain.gradient, total.gradient)
 
 
@@ -140,8 +144,8 @@ def test_shares_are_what_em_closes_at_a_step(rate: float, variance: float) -> No
         still = jnp.zeros(size)
         chains = chain.Chains(jnp.zeros((size, 1)), jnp.asarray(mean_rate)[:, None], still, still)
         frame = chain.frame(jnp.array([[deviation]]), jnp.array([chance @ mean_rate]))
-        known = controlled(chains, jnp.zeros((size, 1)), chains.mean_rate, block, frame).known
-        told = shares(known, frame)
+        means = at_once(controlled, chains, jnp.zeros((size, 1)), chains.mean_rate, block, frame)
+        told = at_once(shares, means.known, frame)
     assert 0.6 < float(told.level[0]) / closed_level < 1.6
     assert 0.6 < float(told.second[0, 0]) / closed_second < 1.6
 
@@ -158,7 +162,7 @@ def test_most_noise_is_taken_out(name: str) -> None:
             v = chains.position[0] @ at.frame.to_frame
             return jnp.outer(v, v), at.frame.to_frame.T @ means.second @ at.frame.to_frame
 
-        plain, quiet = jax.vmap(of_one)((at.chains, at.centre, at.rate, at.block))
+        plain, quiet = at_once(jax.vmap(of_one), (at.chains, at.centre, at.rate, at.block))
 
         def variance(values: jax.Array) -> float:
             middle = jnp.tensordot(at.block.weights, values, 1)
@@ -182,7 +186,7 @@ def test_most_noise_is_taken_out_of_gradients() -> None:
             middle = jnp.tensordot(at.block.weights, values, 1)
             return jnp.tensordot(at.block.weights, (values - middle) ** 2, 1).sum(axis=0)
 
-        plain, quiet = (variance(a) for a in jax.vmap(of_one)(rows))
+        plain, quiet = (variance(a) for a in at_once(jax.vmap(of_one), rows))
         assert quiet.sum() < 0.25 * plain.sum()
 
 
@@ -194,7 +198,7 @@ def test_what_crosses_from_rows_is_additive(sums: Callable, name: str) -> None:
         rows = at.chains, at.centre, at.rate, at.block
         cut = len(at.centre) // 3
         head, tail = (jax.tree.map(lambda a, p=part: a[p], rows) for part in (slice(cut), slice(cut, None)))
-        whole, *parts = (sums(*some, at.frame) for some in (rows, head, tail))
+        whole, *parts = (at_once(sums, *some, at.frame) for some in (rows, head, tail))
         added = jax.tree.map(jnp.add, *parts)
     for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(added), strict=True):
         assert np.allclose(one, other, rtol=1e-10, atol=1e-12)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import poplin
+from tests import commandline
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -23,7 +24,7 @@ PAGES = {
 
 @pytest.mark.parametrize("page", [page for page, blocks in PAGES.items() if blocks])
 def test_the_code_of_a_page_runs(page: str, tmp_path: Path) -> None:
-    script = "import matplotlib\nmatplotlib.use('Agg')\n" + "\n".join(PAGES[page])
+    script = "\n".join([commandline.QUICKLY, "import matplotlib", "matplotlib.use('Agg')", *PAGES[page]])
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src")}
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -30,6 +30,7 @@ from poplin.updates.covariance import Fixed
 from poplin.updates.structure import Model
 from tests import laws
 from tests.instances import MODELS, TABLES, autoregressive, block_of, fit, fitted, recipe_of, simulated
+from tests.programs import at_once
 
 # a small cousin of the 10000 x 100 design, of which the same is asked: 0.05 nats a row
 VALUES, AXES = np.linalg.eigh(autoregressive(12, 0.5))
@@ -63,17 +64,19 @@ def test_the_bound_is_that_of_the_rows_gaussians(table: str) -> None:
         posterior = posterior_of(n, p)
         direct = DirectBound(Fixed(jnp.asarray(sigma)), coef)
         unknown = posterior.mean + block.x @ origin, posterior.log_scale
-        expected = float(direct.value(direct.measure((), unknown, block)[1])[0])
+        expected = float(at_once(lambda *of: direct.value(direct.measure((), *of)[1])[0], unknown, block))
         model = Model(coef, jnp.asarray(np.linalg.cholesky(sigma)))
         for one in (posterior, as_full(posterior)):
-            found = block.weights @ bound_terms(DirectLatent(origin), one, model, block).objective
+            terms = at_once(bound_terms, DirectLatent(origin), one, model, block)
+            found = block.weights @ terms.objective
             laws.value_is_the_twins(float(found), expected)
         small = jnp.asarray(known.loadings[:, :2])
         factor, posterior = FactorBound(FrozenLoadings(coef, small)), posterior_of(n, 2)
         unknown = posterior.mean, posterior.log_scale
-        expected = float(factor.value(factor.measure((), unknown, block)[1])[0])
+        expected = float(at_once(lambda *of: factor.value(factor.measure((), *of)[1])[0], unknown, block))
         for one in (posterior, as_full(posterior)):
-            found = block.weights @ bound_terms(FactorLatent(), one, Model(coef, small), block).objective
+            terms = at_once(bound_terms, FactorLatent(), one, Model(coef, small), block)
+            found = block.weights @ terms.objective
             laws.value_is_the_twins(float(found), expected)
 
 
@@ -114,20 +117,17 @@ def test_free_steps_lower_no_row_and_end_at_its_best_gaussian(form: str) -> None
             bound = FactorBound(FrozenLoadings(coef, law.outward))
             rows = Seen(y, block.offset + block.x @ coef, jnp.zeros((n, 2)))
         place = tuple(2 * a for a in jax.tree.leaves(posterior_of(n, law.outward.shape[1])))
+        row_bound = jax.jit(lambda *row: bound.value(bound.measure((), *row)[1])[0])
         values = []
         for _ in range(12):
-            values.append([_row_bound(bound, tuple(a[i : i + 1] for a in place), block, i) for i in (0, 7)])
+            alone = [jax.tree.map(lambda a, i=i: a[i : i + 1], (place, block)) for i in (0, 7)]
+            values.append([float(row_bound(*row)) for row in alone])
             place = climb(law, rows, *place, steps=2)
         values = np.array(values)
         assert np.all(np.diff(values, axis=0) > -1e-9 * np.abs(values[:-1]))
     _, _, _, slopes = laws.value_and_slopes(bound, (), place, block)
     for slope in slopes:
         np.testing.assert_allclose(slope, 0, atol=1e-4)
-
-
-def _row_bound(bound: Any, unknown: Any, block: Any, row: int) -> float:
-    alone = jax.tree.map(lambda a: a[row : row + 1], block)
-    return float(bound.value(bound.measure((), unknown, alone)[1])[0])
 
 
 @cache

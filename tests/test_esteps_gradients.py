@@ -27,6 +27,7 @@ from poplin.rows.slopes import ImportanceWeighted, Place, Reparameterised
 from poplin.updates.covariance import Fixed
 from tests import laws
 from tests.instances import MODELS, TABLES, autoregressive, block_of, fit, fitted, simulated
+from tests.programs import at_once
 from tests.tolerances import STANDARD_ERRORS
 
 ESTIMATORS = {"reparam": Reparameterised(), **CONTROLS}
@@ -109,8 +110,8 @@ def test_no_direction_is_sharper_than_its_bound(frame: str) -> None:
     place = place_of(frame)
     rows = rows_of(place)
     with double_precision():
-        bent = jax.hessian(lambda latent: -jnp.sum(place.joint(latent)))(rows.mean)
-        told, sd = np.asarray(place.sharpest(rows)), np.exp(np.asarray(rows.log_sd))
+        bent = at_once(jax.hessian(lambda latent: -jnp.sum(place.joint(latent))), rows.mean)
+        told, sd = np.asarray(at_once(place.sharpest, rows)), np.exp(np.asarray(rows.log_sd))
     for i, scale in enumerate(sd):
         largest = np.linalg.eigvalsh(scale[:, None] * np.asarray(bent)[i, :, i] * scale)[-1]
         assert largest <= told[i] * (1 + 1e-9) and told[i] < len(scale) * largest

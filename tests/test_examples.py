@@ -13,7 +13,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests import commandline
+
 REPOSITORY = Path(__file__).resolve().parents[1]
+AS_A_SCRIPT = """
+import os, runpy, sys
+del sys.argv[0]
+sys.path[0] = os.path.dirname(sys.argv[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 EXAMPLES = {
     "mnist_vae.py": (
         "mnist",
@@ -53,7 +61,8 @@ def test_an_example_runs(name: str, shared_data: Path, tmp_path: Path) -> None:
     folder, options, written = EXAMPLES[name]
     script = REPOSITORY / "examples" / name
     assert len(script.read_text().splitlines()) < 80
-    command = [sys.executable, str(script), str(shared_data / folder), str(tmp_path), *options]
+    arguments = [str(script), str(shared_data / folder), str(tmp_path), *options]
+    command = [sys.executable, "-c", f"{commandline.QUICKLY}\n{AS_A_SCRIPT}", *arguments]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src"), "PYTHONWARNINGS": "error"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -7,7 +7,7 @@ units are complete-data standard errors (the least that the data leave open).
 from __future__ import annotations
 
 import warnings
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -41,6 +41,7 @@ from tests.instances import (
     simulated,
 )
 from tests.oracles import univariate_loglik
+from tests.programs import at_once
 from tests.tolerances import STANDARD_ERRORS
 
 FEW = simulated(7, 0.7 * np.eye(4), n=300, level=-1.0)
@@ -253,7 +254,7 @@ def test_cosine_of_movements(angle: float, cosine: float) -> None:
         for step, way in zip((0.1, 3.0), along, strict=True)
     ]
     nothing = Counting(jnp.zeros((1, 2)), jnp.zeros((2, 2)))
-    found = movement_cosine(*moves, jnp.array([[50.0]]), jnp.asarray(50.0), nothing)
+    found = at_once(movement_cosine, *moves, jnp.array([[50.0]]), jnp.asarray(50.0), nothing)
     np.testing.assert_allclose(found, cosine, rtol=1e-5)
 
 
@@ -265,13 +266,16 @@ def test_a_column_with_hardly_any_variance_finds_its_level() -> None:
         structure = Direct(Diagonal())
         model = Model(jnp.zeros((1, 2)), 0.03 * jnp.eye(2))
         average = structure.begin(model)
-        for step in range(12):
-            w = jax.random.normal(jax.random.key(step), (400, 2))
+
+        @jax.jit
+        def advanced(model: Any, average: Any, key: Any, first: Any) -> Any:
+            w = jax.random.normal(key, (400, 2))
             rate = jnp.exp(model.coef + w @ model.loadings.T)
             total = structure.statistic(model, w, rate, block)
-            model, average, _ = structure.advance(
-                model, average, total, gamma=1.0, first=jnp.asarray(step == 0)
-            )
+            return structure.advance(model, average, total, gamma=1.0, first=first)
+
+        for step in range(12):
+            model, average, _ = advanced(model, average, jax.random.key(step), jnp.asarray(step == 0))
     level, error = np.log(table.y.mean(axis=0)), 1 / np.sqrt(table.y.sum(axis=0))
     assert np.all(np.abs(np.asarray(model.coef)[0] - level) < STANDARD_ERRORS * error)
 
@@ -281,7 +285,8 @@ def test_a_step_is_finite_where_rounding_leaves_a_hessian_indefinite() -> None:
     features = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     hessian = features[:, :, None] * features[:, None, :] * (1 - 1e-7 * np.eye(3))
     with double_precision():
-        step = np.asarray(newton_columns(jnp.ones((3, 5)), jnp.asarray(hessian), gamma=jnp.asarray(1.0)))
+        newton = partial(newton_columns, gamma=jnp.asarray(1.0))
+        step = np.asarray(at_once(newton, jnp.ones((3, 5)), jnp.asarray(hessian)))
     change, scale = np.einsum("kj,jk->j", step, features), np.linalg.norm(features, axis=1)
     assert np.all(np.isfinite(step)) and np.all(np.abs(change) <= 1.01 * scale)
     assert np.all(np.linalg.norm(step.T * np.abs(features), axis=1) <= 1100 * scale)  # 1 / sqrt(1e-6 - 1e-7)

@@ -14,6 +14,7 @@ from poplin.data.blocks import as_block
 from poplin.estimators import phases
 from poplin.rows import pieces
 from tests.instances import COLUMNS, MODELS, TABLES, recipe_of
+from tests.programs import at_once
 
 
 @pytest.mark.parametrize("rows", [7, 20])
@@ -29,9 +30,9 @@ def test_a_move_by_pieces_is_that_of_all_rows(model: str, rows: int, monkeypatch
         many = jax.tree.map(lambda a: a[: 4 * rows + 3], many)
         first = first._replace(rows=jax.tree.map(lambda a: a[: 4 * rows + 3], first.rows))
         method = phases.ml_method(recipe, len(many.weights), tol=0.2)
-        state, begun = method.start(first, many)
-        expected = method.move(state, begun, many)
+        state, begun = at_once(method.start, first, many)
+        expected = at_once(method.move, state, begun, many)
         monkeypatch.setattr(pieces, "ENTRIES", rows * COLUMNS)
-        actual = method.move(state, begun, many)
+        actual = at_once(method.move, state, begun, many)
     for found, wanted in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert np.allclose(found, wanted, rtol=1e-9, atol=1e-9)

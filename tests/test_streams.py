@@ -6,6 +6,7 @@ Start at `in_blocks` of `conftest.py`, which cuts tables into blocks. Fits of th
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -30,6 +31,7 @@ from poplin.updates.low_rank import LowRank
 from poplin.updates.structure import AbstractStructure, Borrowed, Model, Transport
 from tests.blockwise import TABLE, TABLES
 from tests.instances import LOADINGS, orthonormal
+from tests.programs import at_once
 from tests.tolerances import close
 
 STRUCTURES = {
@@ -91,11 +93,14 @@ def _begun(name: str, block: Block) -> tuple[minibatch.Minibatch, minibatch.Stat
     rate = jnp.mean(block.y, axis=0)
     first = minibatch.First(model, _at(block, model, rate), rate, jax.random.key(1))
     method = _method(STRUCTURES[name], float(block.weights.sum()))
-    return method, *method.start(first, block)
+    return method, *at_once(method.start, first, block)
 
 
 def _at(block: Block, model: Model, rate: Any) -> minibatch.Visited:
-    return minibatch.at(modes(block, model.coef, chain.frame(model.loadings, rate)), block.x.shape[1])
+    def place(block: Block, model: Model, rate: Any) -> minibatch.Visited:
+        return minibatch.at(modes(block, model.coef, chain.frame(model.loadings, rate)), block.x.shape[1])
+
+    return at_once(place, block, model, rate)
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
@@ -107,11 +112,13 @@ def test_sums_over_blocks_are_those_of_the_whole(name: str) -> None:
         blocks = [parts.block(k) for k in range(parts.blocks)]
         whole: Block = jax.tree.map(lambda *a: jnp.concatenate(a), *blocks)
         method, state, rows = _begun(name, whole)
-        moved, total = method.move(state, rows, whole)
-        pieces = []
-        for block in blocks:
-            part = _at(block, state.inner.model, state.inner.mean_rate)
-            pieces.append(method.move(state, part, block))
+        moved, total = at_once(method.move, state, rows, whole)
+
+        def piece(block: Block) -> Any:
+            return method.move(state, _at(block, state.inner.model, state.inner.mean_rate), block)
+
+        move = jax.jit(piece)  # blocks have one shape
+        pieces = [move(block) for block in blocks]
         added = jax.tree.map(lambda *a: sum(a), *(t for _, t in pieces))
         together = jnp.concatenate([r.position for r, _ in pieces])
     assert close(together, moved.position)
@@ -151,8 +158,8 @@ def test_modes_are_where_the_gradient_vanishes() -> None:
             predictor = 0.5 + w @ root.T
             return jnp.sum(y * predictor - jnp.exp(predictor), axis=1) - 0.5 * jnp.sum(w**2, axis=1)
 
-        found = {steps: modes(block, coef, frame, steps=steps) for steps in (0, 1, 12, 200)}
-        slope = jax.grad(lambda w: jnp.sum(height(w)))(found[200])
+        found = {steps: at_once(partial(modes, steps=steps), block, coef, frame) for steps in (0, 1, 12, 200)}
+        slope = at_once(jax.grad(lambda w: jnp.sum(height(w))), found[200])
         heights = [np.asarray(height(w)) for w in found.values()]
     assert np.abs(slope).max() < 1e-6
     for lower, higher in zip(heights[:-1], heights[1:], strict=True):

@@ -28,6 +28,7 @@ from poplin.models.networks import affine, random_network
 from poplin.models.priors import Mixture, StandardNormal
 from poplin.models.special import log_rising, negative_binomial, softplus
 from poplin.rows.encoders import DiagonalEncoder, Features, FullEncoder
+from tests.programs import at_once
 from tests.tolerances import within_errors
 
 ROWS, COLUMNS, RANK, DRAWS = 6, 4, 3, 10_000
@@ -210,9 +211,9 @@ def test_a_mixture_is_summed_without_underflow(q: int) -> None:
     joint = parts + np.log(softmax(logits))
     with double_precision():
         prior = Mixture(*(jnp.asarray(a) for a in (logits, means, log_scales)))
-        found = np.asarray(prior.log_prob(jnp.asarray(latent)))
-        shares = np.asarray(prior.responsibilities(jnp.asarray(latent)))
-        drawn = np.asarray(prior.sample(jax.random.key(8), (DRAWS, q)))
+        found = np.asarray(at_once(prior.log_prob, jnp.asarray(latent)))
+        shares = np.asarray(at_once(prior.responsibilities, jnp.asarray(latent)))
+        drawn = np.asarray(at_once(lambda key: prior.sample(key, (DRAWS, q)), jax.random.key(8)))
     assert np.allclose(found, logsumexp(joint, axis=1), rtol=1e-10)
     assert np.allclose(shares, softmax(joint, axis=1), atol=1e-12)
     assert within_errors(drawn.mean(axis=0), softmax(logits) @ means, drawn.std(axis=0) / np.sqrt(DRAWS))
@@ -243,7 +244,8 @@ def test_slopes_of_a_negative_binomial_are_those_of_its_log_density() -> None:
 
     def value_and_slopes(function, arrays):
         spread = jnp.broadcast_arrays(*arrays)
-        return function(*spread), *jax.grad(lambda a, b, c: jnp.sum(function(a, b, c)), (0, 1))(*spread)
+        slopes = jax.grad(lambda a, b, c: jnp.sum(function(a, b, c)), (0, 1))
+        return at_once(function, *spread), *at_once(slopes, *spread)
 
     quick = value_and_slopes(negative_binomial, (log_rate, log_size, y))
     with double_precision():
