@@ -45,7 +45,9 @@ class StandIn:
         """The settings."""
         return dict(self.params)
 
-    def fit(self, Y: Any, y: None = None, *, X=None, offset=None, weights=None, data=None) -> StandIn:
+    def fit(
+        self, Y: Any, y: None = None, *, X=None, offset=None, weights=None, data=None, standard_errors=True
+    ) -> StandIn:
         """Moments instead of a fit; tells its progress all the same."""
         start = time.perf_counter()
         counts = as_counts(Y, X=X, offset=offset, weights=weights, data=data, formula=self.params["formula"])

@@ -193,7 +193,18 @@ def test_coefficients_are_written_with_their_tests(tmp_path: Any) -> None:
     files.write_results(fit, tmp_path)
     with open(tmp_path / "coef.csv", encoding="utf-8") as handle:
         lines = list(csv.reader(handle))
-    assert lines[0] == ["covariate", "column", "estimate", "se", "lower", "upper", "z", "p", "p_adjusted"]
+    assert lines[0] == [
+        "covariate",
+        "column",
+        "estimate",
+        "se",
+        "lower",
+        "upper",
+        "z",
+        "p",
+        "p_adjusted",
+        "information",
+    ]
     told = fit.confint()
     written = np.array([[float(value) for value in line[2:8]] for line in lines[1:]])
     assert np.array_equal(written, told[["estimate", "se", "lower", "upper", "z", "p"]].to_numpy())

@@ -1,7 +1,9 @@
 """A fit from files to files: what the commands have in common once their options are read.
 
 Start at `carry_out`, which fits, writes and tells how it ended; `prepare` opens the files that it needs.
-Nothing but checkpoints is written before the fit has ended, so a bad input leaves no trace.
+Nothing but checkpoints is written before the fit has ended, so a bad input leaves no trace. When it has, all results
+are written at once without standard errors, and completed when these are there: whatever becomes of them, the fit is
+kept.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from poplin.progress import watch
 from poplin.report import files, html, views
 
 DONE, NOT_CONVERGED, INTERRUPTED = 0, 3, 130
+TO_COME = "Standard errors and intervals are still to come: this page and coef.csv are replaced when they are there."
+FAILED = "Standard errors could not be computed ({error}). All else of the fit is written and stands."
 CHECKPOINT = "checkpoint.npz"
 
 
@@ -33,7 +37,7 @@ class Job(NamedTuple):
     `data` is the table for a formula; `offset` and `weights` are columns of it, or None (`offset` may also be a table
     with a column for each of the counts, or the name of one that is computed from them, such as "tss"); `colour` is
     what the points of the report show, `covariates` what it tells of a row; `h5ad` the AnnData to copy and the name of
-    the copy. Of several processes that make a fit together, one `writes`.
+    the copy. Of several processes that make a fit together, one `writes`. `standard_errors` as in `PLN.fit`.
     """
 
     table: CountTable
@@ -49,6 +53,7 @@ class Job(NamedTuple):
     h5ad: tuple[Path, Path] | None = None
     quiet: bool = False
     writes: bool = True
+    standard_errors: bool | float = True
 
 
 class Inputs(NamedTuple):
@@ -128,11 +133,12 @@ def _carry_out(job: Job, say: Callable[[str], None], complain: Callable[[str], N
             html.load_meanwhile()
             with watch(quiet=job.quiet) as callback:
                 model = face(**job.settings, callback=callback)
-                fit = model.fit(job.table, data=job.data, offset=job.offset, weights=job.weights)
+                sides = {"data": job.data, "offset": job.offset, "weights": job.weights}
+                fit = model.fit(job.table, **sides, standard_errors=job.standard_errors)
         except KeyboardInterrupt:  # the estimator keeps what there is; here there was nothing yet
             complain("interrupted before there was anything to keep; nothing is written.")
             return INTERRUPTED
-    written = _write(fit, job) if job.writes else []
+        written = _written(fit, job, complain) if job.writes else []
     if not job.quiet:
         say(summary.summary(fit))
         say(f"\nWritten to {job.out}: {', '.join(path.name for path in written)}")
@@ -158,14 +164,46 @@ def carry_out_comparison(job: Job, methods: str, say: Callable[[str], None], qui
     return DONE if all(fit.converged_ for fit in fits.values()) else NOT_CONVERGED
 
 
-def _write(fit: Any, job: Job) -> list[Path]:
-    """The results; the checkpoint goes when all of them are there, unless the fit can still go on from it."""
+def _written(fit: Any, job: Job, complain: Callable[[str], None]) -> list[Path]:
+    """The results: those of the fit at once, with standard errors when these are there, if they are to come at all."""
     origin = html.Origin(job.source, job.command, job.colour, job.covariates)
+    comes = getattr(fit, "go_without", None) if _wanted(fit, job) else None
+    if comes is None:
+        return _write(job, fit, lambda: _results(fit, job, origin))
+    comes(TO_COME)
+    written = _write(job, fit, lambda: _results(fit, job, origin))
+    comes(None)
+    try:
+        with watch(quiet=job.quiet) as callback:
+            fit.set_params(callback=callback)
+            summary.coef_interval(fit)
+    except (
+        Exception
+    ) as error:  # whatever it is: the fit is done, and is not to be lost by what comes after it
+        why = FAILED.format(error=f"{type(error).__name__}: {error}")
+        comes(why)
+        complain(why)
+    _write(job, fit, lambda: files.complete(fit, job.out, origin))
+    return written
+
+
+def _results(fit: Any, job: Job, origin: html.Origin) -> list[Path]:
+    written = files.write_results(fit, job.out, origin)
+    if job.h5ad is not None:
+        files.write_h5ad(fit, *job.h5ad)
+    return written
+
+
+def _wanted(fit: Any, job: Job) -> bool:
+    """Whether standard errors are to come after the fit."""
+    return job.standard_errors is not False and not getattr(fit, "interrupted_", False)
+
+
+def _write(job: Job, fit: Any, write: Callable[[], list[Path]]) -> list[Path]:
+    """Results as `write` writes them; the checkpoint goes then, unless the fit can still go on from it."""
     kept = _kept(job)
     try:
-        written = files.write_results(fit, job.out, origin)
-        if job.h5ad is not None:
-            files.write_h5ad(fit, *job.h5ad)
+        written = write()
     except OSError as error:
         mend = (
             "" if kept is None else " The checkpoint stays: the same command with --resume goes on from it."

@@ -1,7 +1,8 @@
 """What the screen shows while a fit is at work: a live line on a terminal, else a plain one now and then.
 
 Start at `watch`. The estimator tells where it is between compiled chunks; rates and the time that is left are
-worked out here. The time left is an upper bound: a fit that converges ends earlier.
+worked out here. The time left of a fit is an upper bound: one that converges ends earlier. That of standard errors is
+an estimate.
 """
 
 from __future__ import annotations
@@ -97,6 +98,9 @@ def _plain(screen: TextIO) -> Callable[[Any], None]:
 
 def _words(progress: Any, pace: Pace) -> str:
     unit = getattr(progress, "unit", "iteration")
+    if unit == "percent":  # of work that has to be done whole
+        done = f"{progress.iteration} %"
+        return done if not pace.left else f"{done}, about {_duration(pace.left)} left"
     words = f"{unit} {progress.iteration}/{progress.max_iter}"
     if math.isfinite(progress.objective):  # it is not before the first one has been averaged
         words += f", {measure(progress.phase)} {progress.objective:.2f}"

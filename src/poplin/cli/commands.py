@@ -31,6 +31,7 @@ from poplin.cli.options import (
     Layer,
     MaxIter,
     Method,
+    NoStandardErrors,
     Offset,
     Out,
     Posterior,
@@ -41,6 +42,7 @@ from poplin.cli.options import (
     Seed,
     Shape,
     Shrinkage,
+    StandardErrorTime,
     Weights,
 )
 from poplin.data.readers import read_basis
@@ -101,6 +103,8 @@ def fit(
     checkpoint_every: CheckpointEvery = None,
     resume: Resume = False,
     distributed: Distributed = False,
+    no_se: NoStandardErrors = False,
+    se_time: StandardErrorTime = None,
     quiet: Quiet = False,
 ) -> None:
     """Fit a table of counts: effects, residual covariance, a position for each row."""
@@ -111,7 +115,10 @@ def fit(
         "basis": None if basis is None else read_basis(basis),
     }
     settings |= jobs.checkpoint(out, checkpoint_every, resume=resume)
-    job = jobs.prepare(inputs, settings, out)._replace(command=_command(), quiet=quiet)
+    errors = _standard_errors(se_time, none=no_se)
+    job = jobs.prepare(inputs, settings, out)._replace(
+        command=_command(), quiet=quiet, standard_errors=errors
+    )
     carry_out = joining.carry_out if distributed else jobs.carry_out
     raise typer.Exit(carry_out(job, typer.echo, _complain))
 
@@ -239,6 +246,14 @@ def _shrinkage(text: str) -> float | str:
         return float(text)
     except ValueError:
         raise InputError(f"--shrinkage is '{text}'; wanted is auto or a number from 0 to 1.") from None
+
+
+def _standard_errors(seconds: float | None, *, none: bool) -> bool | float:
+    if none and seconds is not None:
+        raise InputError("--no-se and --se-time are given: no standard errors take no time. Leave one out.")
+    if seconds is not None and not 0 < seconds < float("inf"):
+        raise InputError(f"--se-time is {seconds:g}; wanted is a number of seconds above 0.")
+    return not none if seconds is None else seconds
 
 
 def _command() -> str:

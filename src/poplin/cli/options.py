@@ -121,6 +121,18 @@ Resume = Annotated[
         "--resume", help="Go on from the checkpoint in DIR, if there is one.", rich_help_panel=RESULT
     ),
 ]
+NoStandardErrors = Annotated[
+    bool, typer.Option("--no-se", help="Estimates alone, no standard errors.", rich_help_panel=RESULT)
+]
+StandardErrorTime = Annotated[
+    float | None,
+    typer.Option(
+        "--se-time",
+        metavar="SECONDS",
+        help="After these, cheaper standard errors, which says so [twice the fit's time, or 60].",
+        rich_help_panel=RESULT,
+    ),
+]
 Distributed = Annotated[
     bool,
     typer.Option(

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from poplin.estimators import budget
+from poplin.estimators.caveats import NOT_ASKED
 from poplin.estimators.uncertainty import Asked, StandardErrors, Uncertainty
 from poplin.inference.intervals import Interval
 
@@ -32,6 +36,15 @@ class AbstractAsked:
             held = Uncertainty(self)
             vars(self)["_uncertainty"] = held
         return held
+
+    def standard_error_seconds(self) -> float:
+        """Seconds that standard errors may take where they come unasked, in a summary or a report."""
+        told = vars(self).get("_standard_errors", True)
+        return budget.usual(self.seconds_) if isinstance(told, bool) else float(told)  # type: ignore[attr-defined]
+
+    def go_without(self, why: str | None) -> None:
+        """Let summary and report go without standard errors and say why; None: they come again."""
+        vars(self)["_why_without"] = why
 
     def standard_errors(
         self, *, robust: bool = False, information: str = "expected", n_boot: int | None = None
@@ -74,9 +87,24 @@ class AbstractAsked:
         return self._asked().wald(hypothesis, Asked(robust, information))
 
     def coef_interval(self) -> Interval | None:
-        """95 % intervals of B as arrays (d, p), or None where there are none (interrupted, too many numbers)."""
-        return self._asked().coef_interval()
+        """95 % intervals of B as arrays (d, p), or None where there are none (interrupted, too many numbers).
+
+        In the seconds that `fit(standard_errors=...)` allows: where the whole information takes longer, by column
+        blocks, which `coef_notes` say.
+        """
+        return None if self._without() else self._asked().coef_interval()
+
+    def coef_information(self) -> np.ndarray | None:
+        """From what each of these standard errors is, in words (d, p): "expected", "expected, by column blocks", ..."""
+        return None if self.coef_interval() is None else self._asked().coef_information()
 
     def coef_notes(self) -> tuple[str, ...]:
         """What has to be known to read these intervals."""
-        return self._asked().coef_notes()
+        why = self._without()
+        return (why,) if why else self._asked().coef_notes()
+
+    def _without(self) -> str | None:
+        """Why there are no standard errors unasked."""
+        if vars(self).get("_standard_errors", True) is False:
+            return NOT_ASKED
+        return vars(self).get("_why_without")

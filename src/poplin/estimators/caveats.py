@@ -40,6 +40,24 @@ ENTRIES = (
     "which={which!r} of all {count} entries: a fit of {size} free numbers has too many ({most} is the most). Say which "
     'are wanted: entries=[("name", "other name"), ...], names or positions of columns.'
 )
+NOT_ASKED = "Standard errors were not asked for: `confint()` finds them."
+FEWER_DRAWS = (
+    "Some standard errors need more draws than there was time for (--se-time, fit.standard_errors())."
+)
+PARTS_IN_TIME = (
+    "Standard errors from the whole information would take more than {seconds:.0f} s: these are those of sub-tables of "
+    "{columns} columns (expected information by column blocks). --se-time SECONDS, fit.standard_errors(): the whole."
+)
+VIEWS_IN_TIME = (
+    "Standard errors from the whole information would take more than {seconds:.0f} s: these are found {columns} "
+    "columns at a time, while all others can only shift, scale and turn the latent position together (expected "
+    "information by column blocks). --se-time SECONDS, fit.standard_errors(): the whole."
+)
+UNFINISHED = "Some columns' standard errors were not ready in time: --se-time SECONDS allows more."
+OVER_TIME = (
+    "Standard errors would take more than {seconds:.0f} s, and this model has no cheaper ones. --se-time SECONDS or "
+    "fit.standard_errors() take longer."
+)
 NO_AXES = (
     "which='eigenvalues' (or 'scales') needs the whole covariance of Sigma's estimate, which is formed up to {most} "
     "free numbers; here are {size}. Use n_boot, fit a rank, or fewer columns."

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from poplin._precision import double_precision
+from poplin.estimators.budget import Watch
 from poplin.estimators.directions import OFTEN, Free, request
 from poplin.inference import intervals
 from poplin.inference import parts as pieces
@@ -40,8 +41,9 @@ class CoreErrors(NamedTuple):
 class Piecewise:
     """Standard errors of B and of entries of Sigma by parts; what was computed is kept."""
 
-    def __init__(self, fit: Any, free: Free) -> None:
-        self.free, self.settings, self.covariance = free, fit.get_params(), fit.covariance_
+    def __init__(self, fit: Any, free: Free, watch: Watch) -> None:
+        self.free, self.covariance, self.watch = free, fit.covariance_, watch
+        self.settings = fit.get_params() | {"callback": watch}
         self.by_views = free.shape is None
         self.by_sub_tables = free.in_parts() and not self.by_views and len(self.covariance) > SIZE
         self._made: dict[Key, CoreErrors] = {}
@@ -53,6 +55,10 @@ class Piecewise:
             self._coef = self.of_columns(range(len(self.covariance)))
         return self._coef
 
+    def ready(self) -> list[CoreErrors]:
+        """Parts that are there already."""
+        return list(self._made.values())
+
     def of_columns(self, columns: Iterable[int]) -> list[CoreErrors]:
         """Parts whose cores hold these columns; those lost beside others come once more, last, as cores of their own.
 
@@ -61,7 +67,7 @@ class Piecewise:
         cores = self.of([(j, j) for j in columns])
         told = [(j, c) for core in cores for j, c in zip(core.columns.tolist(), core.coef.T, strict=True)]
         lost = [] if self.by_views else [j for j, coef in told if np.isnan(coef).any()]
-        return [*cores, *(self.of([(j, j)], core=1)[0] for j in lost)]
+        return [*cores, *self.of([(j, j) for j in lost], core=1)]
 
     def filled(self, which: str, errors: np.ndarray) -> np.ndarray:
         """`errors` of the coefficients (d, p), of covariances or correlations (p, p) with what is missing found."""
@@ -101,10 +107,16 @@ class Piecewise:
             telling = pieces.telling(self.covariance, self.free.usual_rate)
             found = pieces.parts(wanted, telling, core=core, size=size)
             new = [part for part in found if _key(part) not in self._made]
-            made = self._viewed(new) if self.by_views else (self._sub_table(part) for part in new)
+            self.watch.anew("a few columns at a time")
+            made = self._viewed(new) if self.by_views else self._sub_tables(new)
             for part, errors in zip(new, made, strict=True):
                 self._made[_key(part)] = errors
         return [self._made[_key(part)] for part in found]
+
+    def _sub_tables(self, new: Sequence[Part]) -> Iterator[CoreErrors]:
+        for k, part in enumerate(new):
+            self.watch.share(k / len(new), (k + 1) / len(new))
+            yield self._sub_table(part)
 
     def _sub_table(self, part: Part) -> CoreErrors:
         """From the table of a part's columns alone; a column of its own is worth more draws."""

@@ -14,7 +14,7 @@ import numpy as np
 from poplin._errors import ConvergenceWarning, DataWarning
 from poplin._precision import double_precision
 from poplin.data.counts import Coding, Counts, as_counts, as_covariates, as_new_rows
-from poplin.estimators import after, driver, keeping, standings
+from poplin.estimators import after, budget, driver, keeping, standings
 from poplin.estimators.asking import AbstractAsked
 from poplin.estimators.parameters import AbstractEstimator
 from poplin.inference.marginal import RowLikelihood
@@ -120,14 +120,19 @@ class PLN(AbstractAsked, AbstractEstimator):
         offset: Any = None,
         weights: Any = None,
         data: Any = None,
+        standard_errors: bool | float = True,
     ) -> Self:
         """Fit to counts Y (n, p): array, DataFrame, scipy.sparse, AnnData or a path; `y` is ignored.
 
         X (n, d) is used as given (None: an intercept); offset on the log scale; weights (n,); `data` holds
         the formula's covariates. Ctrl-C keeps what there is (`interrupted_`). Warns `ConvergenceWarning` if
-        the stopping rule did not hold.
+        the stopping rule did not hold. `standard_errors` of the summary and the report, which are computed when they
+        are first looked at: False for none, a number for the seconds after which cheaper ones are told (True: twice
+        the fit's or a minute, whichever is longer); `confint` and its like always answer, and take as long as it takes.
         """
         began = time.perf_counter()
+        self._standard_errors = budget.checked(standard_errors)
+        self.go_without(None)
         counts = as_counts(Y, X=X, offset=offset, weights=weights, data=data, formula=self.formula)
         keeper = driver.keeper(counts, self.get_params())
         began -= 0.0 if keeper is None else keeper.spent

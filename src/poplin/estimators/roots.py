@@ -12,12 +12,14 @@ import numpy as np
 from poplin._errors import InputError
 from poplin._precision import double_precision
 from poplin.estimators import caveats, esteps, pairwise, recipes
+from poplin.estimators.budget import Watch
 from poplin.estimators.directions import OFTEN, Free, request, sums
 from poplin.inference import intervals
 from poplin.inference.information import Information
-from poplin.inference.intervals import Root
+from poplin.inference.intervals import LARGE, Root
 
 KINDS = ("expected", "observed", "outer")
+SUMS = 0.6  # share of the time that the sums take where there are many numbers; the rest is algebra
 NOISY = 0.5  # Monte-Carlo error from which the observed information is not used for a sandwich
 
 
@@ -32,8 +34,9 @@ class Asked(NamedTuple):
 class Roots:
     """Information and roots of one fit; `said` gains what has to be known of them."""
 
-    def __init__(self, fit: Any, free: Free, said: set[str]) -> None:
-        self.fit, self.free, self.said, self.settings = fit, free, said, fit.get_params()
+    def __init__(self, fit: Any, free: Free, said: set[str], watch: Watch) -> None:
+        self.fit, self.free, self.said, self.watch = fit, free, said, watch
+        self.settings = fit.get_params() | {"callback": watch}
         self.size = free.here.size()
         self.of_pairs = esteps.name_of(self.settings["method"]) == "composite"
         self._found: dict[str, tuple[int, Information]] = {}
@@ -45,6 +48,8 @@ class Roots:
         if self.size > caveats.MOST_NUMBERS:
             raise InputError(caveats.TOO_MANY.format(size=self.size, most=caveats.MOST_NUMBERS))
         if kind not in self._found or self._found[kind][0] != more:
+            words = "" if more == 0 else f"again with more draws, {more} of at most {OFTEN}"
+            self.watch.anew(words, last=SUMS if self.size >= LARGE else 1.0)
             with double_precision():
                 self._found[kind] = more, sums(kind, self.free, self.settings, more=more)
         return self._found[kind][1]

@@ -13,6 +13,7 @@ from poplin._errors import InputError
 from poplin._precision import double_precision
 from poplin.estimators import caveats, esteps, recipes
 from poplin.estimators.bootstrap import Replicates, basic, replicates
+from poplin.estimators.budget import OverTime, Watch
 from poplin.estimators.caveats import STOPPED
 from poplin.estimators.directions import free_directions
 from poplin.estimators.piecewise import SIZE, VIEWED, Piecewise, tests_by_parts
@@ -50,14 +51,17 @@ class Uncertainty:
 
     def __init__(self, fit: Any) -> None:
         self.fit, self.result = fit, fit.result_
+        self.watch = Watch(fit.get_params()["callback"])
         with double_precision():
             self.free = free_directions(fit)
         self.basis = self.free.basis
         self.size = self.free.here.size()
         self.large = self.size > caveats.MOST_NUMBERS
-        self.pieces = Piecewise(fit, self.free)
+        self.pieces = Piecewise(fit, self.free, self.watch)
         self.said: set[str] = set()
-        self.roots = Roots(fit, self.free, self.said)
+        self.roots = Roots(fit, self.free, self.said, self.watch)
+        self._in_time: np.ndarray | None = None
+        self._blocks = np.zeros(fit.coef_.shape, bool)  # whose standard errors are those of parts
         self._errors: dict[tuple[Asked, str], np.ndarray] = {}
         self._more: dict[tuple[Asked, str], int] = {}
         self._replicates: dict[int, Replicates] = {}
@@ -81,14 +85,20 @@ class Uncertainty:
                 and not self._has_spare(which, asked)
                 and self.roots.improvable(asked, more)
             ):
-                more, se = more + 1, self._of_root(which, asked, more + 1)
+                try:
+                    more, se = more + 1, self._of_root(which, asked, more + 1)
+                except OverTime:  # what fewer draws have told stays
+                    self.said.add(caveats.FEWER_DRAWS)
+                    break
             self._errors[asked, which], self._more[asked, which] = se, more
         return self._filled(which, asked)
 
     def _of_root(self, which: str, asked: Asked, more: int) -> np.ndarray:
         """From the covariance of all estimates; what is asked for before or after changes nothing."""
+        if which == "coef":
+            with double_precision():
+                return intervals.coef_error(self.free.here, self.roots.of(asked, more=more))
         change = {
-            "coef": lambda: intervals.of_coef,
             "covariance": lambda: intervals.of_covariance,
             "correlation": lambda: intervals.of_correlation(self.fit.covariance_),
             "eigenvalues": lambda: intervals.of_axes(self.fit.components_),
@@ -102,9 +112,15 @@ class Uncertainty:
         se = self._errors[asked, which]
         if not np.isnan(se).any() or not self._has_spare(which, asked):
             return se
-        filled = self.pieces.filled(which, se)
+        try:
+            filled = self.pieces.filled(which, se)
+        except OverTime:
+            self.said.add(caveats.UNFINISHED)
+            return se
         if np.isnan(filled).sum() < np.isnan(se).sum():
             self.said.add(caveats.FILLED.format(columns=SIZE))
+            if which == "coef":
+                self._blocks = np.isnan(se) & ~np.isnan(filled)
         return filled
 
     def _has_spare(self, which: str, asked: Asked) -> bool:
@@ -129,15 +145,25 @@ class Uncertainty:
         """All of B, the variances; NaN for what is computed only when asked for."""
         fit = self.fit
         if which == "coef":
-            errors = np.full(fit.coef_.shape, np.nan)
-            for core in self.pieces.coef():
-                errors[:, core.columns] = core.coef
-            return errors
+            return self._coef_by_parts()
         if which in ("eigenvalues", "scales"):
             return np.full(fit.eigenvalues_.shape, np.nan)
         errors, all_columns = np.full(fit.covariance_.shape, np.nan), np.arange(len(fit.covariance_))
         self.pieces.coef()  # its cores hold every variance
         np.fill_diagonal(errors, self.pieces.entries(which, all_columns, all_columns))
+        return errors
+
+    def _coef_by_parts(self) -> np.ndarray:
+        """All of B; NaN for columns whose parts were not ready in time."""
+        errors = np.full(self.fit.coef_.shape, np.nan)
+        try:
+            cores = self.pieces.coef()
+        except OverTime:
+            cores = self.pieces.ready()
+            self.said.add(caveats.UNFINISHED)
+        for core in cores:
+            errors[:, core.columns] = core.coef
+        self._blocks = ~np.isnan(errors)
         return errors
 
     def drawn(self, which: str, count: int) -> np.ndarray:
@@ -264,27 +290,58 @@ class Uncertainty:
         known = self._errors[asked, "coef"]
         with double_precision():
             root = self.roots.of(asked, more=self._more[asked, "coef"])
-            moved = np.concatenate([coef for coef, _ in intervals.deviations(self.free.here, root.spread)])
+            moved = intervals.coef_deviations(self.free.here, root.spread)
         moved = np.where(np.isnan(known), np.nan, moved)
         return tests_of(matrix @ self.fit.coef_, np.einsum("rd,mdp->mrp", matrix, moved))
+
+    def coef_errors(self) -> np.ndarray:
+        """Those of B as summary and files have them: in the seconds that they may take, or else by a cheaper way."""
+        if self._in_time is None:
+            self.watch.begin(self.fit.standard_error_seconds())
+            try:
+                self._in_time = self.errors("coef", Asked())
+            except OverTime:
+                self._in_time = self._cheaper()
+            finally:
+                self.watch.end()
+        return self._in_time
+
+    def _cheaper(self) -> np.ndarray:
+        """The same by parts, in what time is left, at least half of it; NaN where a fit has no parts."""
+        seconds = self.fit.standard_error_seconds()
+        if not (self.free.in_parts() and len(self.fit.covariance_) > SIZE):
+            self.said.add(caveats.OVER_TIME.format(seconds=seconds))
+            return np.full(self.fit.coef_.shape, np.nan)
+        told = {"seconds": seconds, "columns": VIEWED if self.pieces.by_views else SIZE}
+        self.said.add(
+            (caveats.VIEWS_IN_TIME if self.pieces.by_views else caveats.PARTS_IN_TIME).format(**told)
+        )
+        self.watch.begin(max(self.watch.left(), 0.5 * seconds))
+        return self._coef_by_parts()
 
     def coef_interval(self) -> Interval | None:
         """Intervals of B, None where there are none to be had."""
         if self.fit.interrupted_ or STOPPED in self.said:
             return None
         try:
-            return intervals.plain(self.fit.coef_, self.errors("coef", Asked()), 0.95)
+            return intervals.plain(self.fit.coef_, self.coef_errors(), 0.95)
         except InputError:  # asked for directly, it is raised, with what to do
             return None
         except KeyboardInterrupt:  # the fit is done and is still to be told or written
             self.said.add(STOPPED)
             return None
 
+    def coef_information(self) -> np.ndarray:
+        """From what each standard error of B is, in words (d, p); empty where there is none."""
+        kind = "expected" if self.free.rows is None and not self.roots.of_pairs else "sandwich"
+        words = np.where(self._blocks, f"{kind}, by column blocks", kind)
+        return np.where(np.isnan(self.coef_errors()), "", words)
+
     def coef_notes(self) -> tuple[str, ...]:
         """What has to be known to read them; why there are none."""
         if self.fit.interrupted_ or STOPPED in self.said:
             return tuple(self.said)
         try:
-            return self.notes(self.errors("coef", Asked()))
+            return self.notes(self.coef_errors())
         except InputError as error:
             return (str(error),)

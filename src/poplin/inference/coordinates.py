@@ -116,12 +116,20 @@ class Coordinates(eqx.Module):
 
     def tangents(self, numbers: Array) -> tuple[Coefficients, Covariance]:
         """First-order changes of B (m, d, p) and of Sigma (m, p, p) along m vectors of numbers (m, K)."""
-        (d, _), q = self.model.coef.shape, self.model.loadings.shape[1]
-        numbers = numbers if self.tie is None else numbers @ self.tie.T
-        filled = jnp.zeros((len(numbers), d + q, self.outward.shape[1]), numbers.dtype)
-        moved = filled.at[:, *self.pairs].set(numbers) @ self.outward.T
+        d, moved = self.model.coef.shape[0], self._moved(numbers) @ self.outward.T
         half = self.model.loadings @ moved[:, d:]
         return moved[:, :d], half + jnp.swapaxes(half, 1, 2)
+
+    def coef_tangents(self, numbers: Array) -> Coefficients:
+        """Those of B alone, (m, d, p): d p m each, where those of Sigma take p^2 q."""
+        return self._moved(numbers)[:, : self.model.coef.shape[0]] @ self.outward.T
+
+    def _moved(self, numbers: Array) -> Array:
+        """Numbers at their pairs of a feature and a column of R, (m, k, m of R); zero for pairs that are not free."""
+        k = self.model.coef.shape[0] + self.model.loadings.shape[1]
+        numbers = numbers if self.tie is None else numbers @ self.tie.T
+        filled = jnp.zeros((len(numbers), k, self.outward.shape[1]), numbers.dtype)
+        return filled.at[:, *self.pairs].set(numbers)
 
 
 class Free(NamedTuple):

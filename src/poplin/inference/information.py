@@ -29,6 +29,7 @@ from poplin.inference.score_draws import SETS, Draws, First, RowScores, State, c
 from poplin.rows.gaussian import fit_rows
 from poplin.rows.plane import rates
 
+PHASE = "information"
 SETTLING = 16  # moves before draws are used
 PARTING = 8  # the same of simulated rows, which begin at a draw already, both sets at the same
 LARGEST_RATE = 1e15  # of a simulated count
@@ -167,13 +168,16 @@ def informations(block: Block, here: Coordinates, views: Views, request: Request
     """
     copies = max(request.copies, 1)
     slices, each = _slices(block, here, copies)
-    method = _draws(here, request)
-    total = None
+    method, began = _draws(here, request), time.perf_counter()
+    inside, total = request if slices == 1 else request._replace(callback=None), None
     for k in range(slices):
         part = block if slices * copies == 1 else _slice(block, k * each, each, copies)
-        outcome, both = _of_slice(method, part, request)
+        outcome, both = _of_slice(method, part, inside)
         found = [jax.device_get(_reduced(view(), outcome.state, outcome.rows, both)) for view in views]
         total = found if total is None else jax.tree.map(np.add, total, found)
+        if slices > 1 and request.callback is not None:  # of several slices each is one step
+            accepted = float(outcome.state.objective)
+            request.callback(Progress(PHASE, k + 1, slices, accepted, time.perf_counter() - began))
     assert total is not None
     return total
 
@@ -206,7 +210,7 @@ def _of_slice(method: Draws, block: Block, request: Request) -> tuple[Outcome, B
         method,
         first,
         both,
-        phase="information",
+        phase=PHASE,
         max_iter=int(method.draws) + int(method.settling),
         began=time.perf_counter(),
         callback=request.callback,

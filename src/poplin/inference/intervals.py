@@ -104,6 +104,8 @@ def covariance_root(information: np.ndarray) -> Root:
 
 def sandwich(bread: Root, products: Matrix) -> Root:
     """A root of I^-1 G I^-1, given that of I^-1 and the sum of the scores' products G; O(K^3)."""
+    if not (np.isfinite(products).all() and np.isfinite(bread.spread).all()):  # a score that overflows
+        return bread._replace(spread=np.full_like(bread.spread, np.nan))
     values, vectors = eigh(bread.spread.T @ np.asarray(products) @ bread.spread)
     return bread._replace(spread=bread.spread @ (vectors * np.sqrt(np.maximum(values, 0))))
 
@@ -173,6 +175,29 @@ def deviations(here: Coordinates, columns: np.ndarray) -> Iterator[tuple[np.ndar
         yield np.asarray(coef)[: len(part)], np.asarray(sigma)[: len(part)]
 
 
+@compiled()
+def _coef_tangents(here: Coordinates, numbers: Array) -> Array:
+    return here.coef_tangents(numbers)
+
+
+def coef_deviations(here: Coordinates, columns: np.ndarray) -> np.ndarray:
+    """Changes of B alone along the columns, (., d, p): p^2 d each, and nothing of Sigma is made."""
+    (d, p), parts = here.model.coef.shape, []
+    each = max(1, CHUNK // ((d + here.model.loadings.shape[1]) * p))
+    for k in range(0, columns.shape[1], each):
+        part = columns[:, k : k + each].T
+        filled = np.zeros((min(each, columns.shape[1]), part.shape[1]))
+        filled[: len(part)] = part
+        parts.append(np.asarray(_coef_tangents(here, filled))[: len(part)])
+    return np.concatenate([np.zeros((0, d, p)), *parts])
+
+
+def coef_error(here: Coordinates, root: Root) -> np.ndarray:
+    """Standard errors of B, as `standard_error` with `of_coef`."""
+    known, unknown = (np.sum(coef_deviations(here, part) ** 2, axis=0) for part in root)
+    return _told(known, unknown)
+
+
 Change = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Moves = Iterable[tuple[np.ndarray, np.ndarray]]
 
@@ -191,6 +216,10 @@ def error_along(spread: Moves, lost: Moves, change: Change) -> np.ndarray:
         sum((np.sum(change(coef, sigma) ** 2, axis=0) for coef, sigma in moves), np.zeros(()))
         for moves in (spread, lost)
     )
+    return _told(known, unknown)
+
+
+def _told(known: np.ndarray, unknown: np.ndarray) -> np.ndarray:
     total = known + unknown
     return np.sqrt(np.where(unknown > TOUCHED * total, np.nan, total))
 

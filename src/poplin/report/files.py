@@ -48,19 +48,25 @@ def write_results(fit: Fitted, out: Path, origin: html.Origin | None = None) -> 
     Returns the paths, the page last.
     """
     out.mkdir(parents=True, exist_ok=True)
-    tables = {
-        "coef.csv": _coefficients(fit),
-        "covariance.csv": _covariance(fit),
-        "embedding.csv": _embedding(fit),
-        "trace.csv": _trace(fit),
-    }
+    tables = {"covariance.csv": _covariance(fit), "embedding.csv": _embedding(fit), "trace.csv": _trace(fit)}
     for name, lines in tables.items():
-        with written_whole(out / name) as handle:
-            csv.writer(handle, lineterminator="\n").writerows(lines)
+        _write_table(out / name, lines)
     fit.save(out / "model.npz")
+    coef, page = complete(fit, out, origin)
+    return [coef, *(out / name for name in (*tables, "model.npz")), page]
+
+
+def complete(fit: Fitted, out: Path, origin: html.Origin | None = None) -> list[Path]:
+    """Write what standard errors are in, coef.csv and report.html, anew; returns the two paths."""
+    _write_table(out / "coef.csv", _coefficients(fit))
     with written_whole(out / "report.html") as handle:
         handle.write(html.page(fit, origin))
-    return [out / name for name in (*tables, "model.npz", "report.html")]
+    return [out / "coef.csv", out / "report.html"]
+
+
+def _write_table(path: Path, lines: Iterable[Sequence[Any]]) -> None:
+    with written_whole(path) as handle:
+        csv.writer(handle, lineterminator="\n").writerows(lines)
 
 
 def write_h5ad(fit: Fitted, source: Path, target: Path) -> None:
@@ -93,19 +99,22 @@ def _put_embedding(file: Path, scores: np.ndarray) -> None:
 def _coefficients(fit: Fitted) -> Iterable[Sequence[Any]]:
     """One line a coefficient, on the log scale, with its 95 % interval and Wald test where there are any.
 
-    p_adjusted is Benjamini and Hochberg's, over the columns of a covariate; a value that is not there is empty.
+    p_adjusted is Benjamini and Hochberg's, over the columns of a covariate; `information` says from what the standard
+    error is. A value that is not there is empty.
     """
     from poplin.inference.wald import adjusted  # it brings SciPy, and the command line shows its help without
 
     counts = fit.counts_
-    told = summary.coef_interval(fit)
-    yield "covariate", "column", "estimate", *(() if told is None else TESTED)
+    told, kinds = summary.coef_interval(fit), getattr(fit, "coef_information", lambda: None)()
+    named = ("information",) if kinds is not None else ()
+    yield "covariate", "column", "estimate", *(() if told is None else TESTED), *named
     for k, covariate in enumerate(counts.covariate_names):
         values = [fit.coef_[k]]
         if told is not None:
             values += [getattr(told, name)[k] for name in TESTED[:-1]] + [adjusted(told.p[k])]
-        for column, line in zip(counts.column_names, np.transpose(values).tolist(), strict=True):
-            yield covariate, column, *("" if value != value else value for value in line)
+        words = [()] * len(counts.column_names) if kinds is None else [(word,) for word in kinds[k].tolist()]
+        for column, line, word in zip(counts.column_names, np.transpose(values).tolist(), words, strict=True):
+            yield covariate, column, *("" if value != value else value for value in line), *word
 
 
 def _covariance(fit: Fitted) -> Iterable[Sequence[Any]]:
