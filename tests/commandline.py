@@ -13,8 +13,14 @@ import numpy as np
 import pandas
 
 Run = Callable[..., int]
-# What a page or an example begins with when a test runs it in a process of its own: programs compiled as in tests.
-QUICKLY = "from poplin._compile import hurried; quick = hurried(tells_all=False); quick.__enter__()"
+# What a page or an example begins with when a test runs it in a process of its own: programs compiled as in tests, also
+# those for tables that are not small, since what tests make of them is short.
+QUICKLY = """
+from poplin import _compile
+_compile.SMALL = float("inf")
+quick = _compile.hurried(tells_all=False)
+quick.__enter__()
+"""
 
 
 def leaves(rows: int = 12) -> tuple[pandas.DataFrame, pandas.DataFrame]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,14 +29,19 @@ from tests.instances import TABLES
 DEVICES = 8
 
 
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The estimates of all fits on eight devices, made by one process."""
+    folder = tmp_path_factory.mktemp("eight")
+    begun = devices.started(devices.program(*FITS), folder, devices=DEVICES)
+    assert devices.ended(begun) == [0], devices.heard(folder, 0)
+    return np.load(folder / "out.npz")
+
+
 @pytest.mark.parametrize("name", FITS)
-def test_eight_devices_give_the_numbers_of_one(name: str, tmp_path: Path) -> None:
-    begun = devices.started(devices.program(name), tmp_path, devices=DEVICES)
-    one = devices.estimates(name)
-    assert devices.ended(begun) == [0], devices.heard(tmp_path, 0)
-    eight = np.load(tmp_path / "out.npz")
+def test_eight_devices_give_the_numbers_of_one(name: str, eight: Any) -> None:
     assert int(eight["devices"]) == DEVICES
-    devices.check(name, one, eight)
+    devices.check(name, devices.estimates(name), eight)
 
 
 @pytest.mark.parametrize("name", ["bound", "bound, full Gaussians", "ml"])
