@@ -24,7 +24,9 @@ from poplin.methods.bounds import AbstractBound, DirectBound, FactorBound
 from poplin.methods.variational import Variational, remains
 from poplin.methods.variational_full import FullVariational
 from poplin.models.loadings import AbstractLoadings, BorrowedBasis
+from poplin.rows.cells import slow_columns
 from poplin.rows.chains import Chains
+from poplin.rows.chains import frame as chain_frame
 from poplin.rows.gaussian import start_rows
 from poplin.updates.covariance import AbstractShape, Full
 from poplin.updates.direct import Direct
@@ -192,7 +194,16 @@ def chain_start(recipe: Recipe, block: Block, start: Fitted, key: Array) -> "Cha
     else:
         once = partial(repeated, direct=how.direct, kind=how.kind)
         rows, mean_rate, many = spreading.repeated(over, Copying(once, how.copies), *given)
-    return Chained(ml.First(start.model, rows, mean_rate, key), many)
+    slow = None if recipe.loadings is not None else _slow_columns(*given)
+    return Chained(ml.First(start.model, rows, mean_rate, key, slow), many)
+
+
+@compiled()
+def _slow_columns(model: Model, rows: RowGaussians, block: Block) -> Array:
+    """The columns of a direct form whose cells are drawn one by one as well."""
+    rate = jnp.exp(block.offset + rows.mean + 0.5 * rows.variance)
+    frame = chain_frame(model.loadings, block.weights @ rate / jnp.sum(block.weights))
+    return slow_columns(frame, rate, rows.variance, block)
 
 
 @compiled(static_argnames=("direct", "copies", "kind"))
@@ -245,7 +256,7 @@ def ml_phase(recipe: Recipe, where: Chained, settings: Settings, *, phase: str) 
     outcome = run(method, where.first, where.block, settings, phase=phase)
     state = outcome.state
     estimate, key = _estimate(method, state, where.first.key)
-    first = ml.First(state.model, outcome.rows, state.mean_rate, key)
+    first = ml.First(state.model, outcome.rows, state.mean_rate, key, state.slow)
     return Fitted(estimate, None, outcome), Chained(first, where.block)
 
 

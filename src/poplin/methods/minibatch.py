@@ -36,6 +36,7 @@ class First(NamedTuple):
     rows: Visited
     mean_rate: Array
     key: Array
+    slow: Array | None = None
 
 
 class State(NamedTuple):

@@ -14,9 +14,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.scipy.linalg import solve_triangular
 
 from poplin._axes import Latent, Scalar
 from poplin.methods.method import AbstractMethod, Sweep
+from poplin.rows import cells
 from poplin.rows import chains as chain
 from poplin.rows.controls import Means
 from poplin.rows.pieces import by_pieces
@@ -39,12 +41,16 @@ class Rows(NamedTuple):
 
 
 class First(NamedTuple):
-    """Where the chains begin: a model, the rows, the columns' mean rates, a random key."""
+    """Where the chains begin: a model, the rows, the columns' mean rates, a random key.
+
+    slow: the columns (p,) whose cells are drawn one by one as well (`rows/cells.py`), in a direct form; None elsewhere.
+    """
 
     model: Model
     rows: Rows
     mean_rate: Array
     key: Array
+    slow: Array | None = None
 
 
 class Total(NamedTuple):
@@ -74,6 +80,7 @@ class State(NamedTuple):
     frame: chain.Frame
     transport: Transport
     mean_rate: Array
+    slow: Array | None
     gram: Array
     rows: Scalar
     segments: Segments
@@ -167,6 +174,7 @@ class MaximumLikelihood(AbstractMethod):
             frame=chain.frame(first.model.loadings, first.mean_rate),
             transport=Transport(jnp.eye(q), jnp.zeros((d, q))),
             mean_rate=first.mean_rate,
+            slow=first.slow,
             gram=jnp.eye(first.model.coef.shape[0]),
             rows=jnp.zeros(()),
             segments=self._no_segments(first.model),
@@ -208,12 +216,28 @@ class MaximumLikelihood(AbstractMethod):
         chains, rate = chain.move(
             key, chains, block, coef=model.coef, frame=frame, steps=self.leaps, adapt=adapt
         )
+        if state.slow is not None:
+            swept = lambda: self._sweep_cells(state, key, chains, block)
+            chains, rate = jax.lax.cond(jnp.any(state.slow), swept, lambda: (chains, rate))
         total = Total(
             self.structure.statistic(model, chains.position, rate, block),
             self.structure.means(chains, centre, rate, block, frame),
             block.weights @ chains.acceptance,
         )
         return Rows(chains, centre), total
+
+    def _sweep_cells(self, state, key, chains, block):
+        """Cells of the slow columns drawn anew, given the others (a direct form: C is a square root of Sigma)."""
+        root = state.model.loadings
+        inverse = solve_triangular(root, jnp.eye(len(root)), lower=True)
+        precision, inverse, root, coef = (
+            a.astype(chains.position.dtype) for a in (inverse.T @ inverse, inverse, root, state.model.coef)
+        )
+        base = block.offset + block.x @ coef
+        residual = cells.sweep(
+            jax.random.fold_in(key, 1), chains.position @ root.T, base, precision, block, chosen=state.slow
+        )
+        return chains._replace(position=residual @ inverse.T), jnp.exp(base + residual)
 
     def follow(self, state, total):
         """The model follows the draw; averages and the stopping rule."""

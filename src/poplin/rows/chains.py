@@ -55,15 +55,20 @@ def row_noise(key: Array, index: Array, size: int, dtype) -> tuple[Array, Array,
     A row's numbers depend on the key and on its global number alone, and no key per row has to be made. They have
     single precision whatever `dtype`: a move needs no finer ones.
     """
-    pairs = -(-(size + 2) // 2)
+    uniform = row_words(key, index, size + 2, jnp.float32)
+    normal = jnp.float32(2**0.5) * jax.lax.erf_inv(2 * uniform[:size] - 1)
+    return normal.astype(dtype), uniform[size].astype(dtype), uniform[size + 1].astype(dtype)
+
+
+def row_words(key: Array, index: Array, size: int, dtype) -> Array:
+    """Uniforms inside (0, 1), (size, n) or one more: see `row_noise`."""
+    pairs = -(-size // 2)
     shape = pairs, len(index)
     rows = jnp.broadcast_to(index.astype(jnp.uint32), shape)
     places = jnp.broadcast_to(jnp.arange(pairs, dtype=jnp.uint32)[:, None], shape)
     words = threefry_2x32(jax.random.key_data(key), jnp.concatenate([rows.ravel(), places.ravel()]))
     words = words.reshape(2 * pairs, len(index))
-    uniform = ((words >> 8).astype(jnp.float32) + 0.5) * jnp.float32(2**-24)  # inside (0, 1)
-    normal = jnp.float32(2**0.5) * jax.lax.erf_inv(2 * uniform[:size] - 1)
-    return normal.astype(dtype), uniform[size].astype(dtype), uniform[size + 1].astype(dtype)
+    return (((words >> 8).astype(jnp.float32) + 0.5) * jnp.float32(2**-24)).astype(dtype)
 
 
 def move(

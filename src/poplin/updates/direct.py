@@ -52,7 +52,9 @@ def _if_covariance(moment: Array, otherwise: Array) -> Array:
     return jnp.where(jnp.all(jnp.isfinite(jnp.linalg.cholesky(moment))), moment, otherwise)
 
 
-def _further(model: Model, average: Any, total: DirectStatistic, gamma: Array) -> tuple[Array, Array, Array]:
+def _further(
+    model: Model, average: Any, total: DirectStatistic, cross: Array, gamma: Array
+) -> tuple[Array, Array, Array]:
     """By how much more B, and the moment of Z - XB, move where steps are lengthened; the noise of draws so far.
 
     w stays where it is, as it would if counts said nothing: were Z to stay, a chain would hand the longer step back,
@@ -67,7 +69,7 @@ def _further(model: Model, average: Any, total: DirectStatistic, gamma: Array) -
     apart = gamma * axes @ (second * (axes.T @ (0.5 * (apart + apart.T)) @ axes)) @ axes.T
     size = jnp.max(jnp.abs(jnp.linalg.eigvalsh(apart)))
     moment = model.loadings @ (jnp.minimum(1.0, LEAP / (size + 1e-300)) * apart) @ model.loadings.T
-    move = gamma * solve_gram(gram, total.cross @ (axes * level) @ axes.T / total.rows)
+    move = gamma * solve_gram(gram, cross @ (axes * level) @ axes.T / total.rows)
     length = jnp.sqrt(jnp.sum(move * (gram @ move)))
     move = jnp.minimum(1.0, LEAP / (length + 1e-300)) * move
     return move @ model.loadings.T, 0.5 * (moment + moment.T), jnp.where(gamma > 0, noise, average[4])
@@ -117,8 +119,10 @@ class Direct(AbstractStructure):
         at_scale = jnp.einsum("kj,kl,jl->j", inverse, excess, model.loadings)
         told = jnp.concatenate([means.cross @ inverse, at_scale[None]])
         spread = jnp.sum((frame.from_frame @ inverse) ** 2, axis=0) * jnp.sum(frame.loadings**2, axis=1)
-        plain = average[2][:, -1, -1]
-        share = plain / (plain + LEFT * rows * spread + 1e-300)
+        # of each coefficient by itself: a level in which a column is absent has no variance of its own to be rid of
+        plain = jnp.diagonal(average[2], axis1=1, axis2=2).T
+        size_of = jnp.append(jnp.diagonal(total.gram), rows)[:, None]
+        share = plain / (plain + LEFT * size_of * spread + 1e-300)
         quiet = total._replace(
             cross=means.cross,
             second=means.second,
@@ -153,7 +157,8 @@ class Direct(AbstractStructure):
         transport = Transport(model.loadings.T @ whiten, (model.coef - coef) @ whiten)
         noise = average[4]
         if total.known is not None:
-            level, further, noise = _further(model, average, total, jnp.where(first, 0.0, gamma))
+            pulled = total.cross + level_prior(self.level, model.coef)[0] @ model.loadings
+            level, further, noise = _further(model, average, total, pulled, jnp.where(first, 0.0, gamma))
             moment = _if_covariance(moment + further, moment)
             coef, loadings = coef + level, self._root(moment, n, seen)[0]
 
@@ -178,11 +183,22 @@ class Direct(AbstractStructure):
         mean_cross, mean_second, hessian = (
             a + weight * (b - a) for a, b in zip(average[:3], newest, strict=True)
         )
-        coef = solve_gram(gram, mean_cross)
-        moment = mean_second - coef.T @ mean_cross
+        coef = model.coef + self._level_step(model, mean_cross - gram @ model.coef, gram, weight / n)
+        half = coef.T @ (mean_cross - 0.5 * gram @ coef)
+        moment = mean_second - half - half.T
         # moments that control variates made may, in a bad draw, be no covariance: Sigma then stays
         before = model.loadings @ model.loadings.T
         return coef, _if_covariance(0.5 * (moment + moment.T), before), hessian
+
+    def _level_step(self, model, cross, gram, weight):
+        """Step of B by the closed form with its weak prior: X'R = L B Sigma where it ends, L the prior's precision.
+
+        Along the covariates' own axes the prior is a multiple of X'X, and what follows is no longer than exact.
+        """
+        sigma = model.loadings @ model.loadings.T
+        slope, precision = level_prior(self.level, model.coef)
+        widest = jnp.max(jnp.sum(jnp.abs(sigma), axis=1))
+        return solve_gram(gram + weight * widest * precision, cross + weight * slope @ sigma)
 
     def _root(self, moment, n, seen):
         """A root C of Sigma from the moment of Z - XB, and C^-T."""
