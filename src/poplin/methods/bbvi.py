@@ -86,6 +86,15 @@ class Uncounted(AbstractStructure):
     def advance(self, model, average, total, *, gamma, first):
         return self.inner.advance(model, average, total, gamma=gamma, first=first)
 
+    def score(self, model, total):
+        return self.inner.score(model, total)
+
+    def left(self, at, score):
+        return self.inner.left(at, score)
+
+    def apart(self, at, one, other):
+        return self.inner.apart(at, one, other)
+
     def parameters(self, model):
         return self.inner.parameters(model)
 

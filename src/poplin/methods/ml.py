@@ -20,16 +20,20 @@ from poplin._axes import Latent, Scalar
 from poplin.methods.method import AbstractMethod, Sweep
 from poplin.rows import cells
 from poplin.rows import chains as chain
-from poplin.rows.controls import Means
+from poplin.rows.controls import Means, Shares, everything
 from poplin.rows.pieces import by_pieces
 from poplin.updates.distances import movement_cosine, standard_distance
-from poplin.updates.structure import AbstractStructure, Model, Transport
+from poplin.updates.structure import AbstractStructure, Model, Place, Transport
 
 SEGMENTS = 8  # means of equally many iterations that are kept apart
 LENGTH = 8  # iterations of a segment while gamma is constant
 FLOOR = 0.85  # the warm phase ends when the drift has not fallen below this share in two looks
 PERSISTENT = 0.25  # cosine of two movements, one after the other, above which both go the same way
 DROP = 0.4  # gamma falls to this share at once when it begins to fall
+import os
+
+WORST = 2.0  # times the tolerance that chance may have done to a single column
+SWEEPS = 3  # of the cells of slow columns in an iteration, beside a trajectory
 DECAY = 0.7  # gamma falls as k^-0.7, between 1/2 and 1
 
 
@@ -59,13 +63,15 @@ class Total(NamedTuple):
     draw: Any
     means: Means | None
     accepted: Scalar
+    agreed: Array | None  # sums of x_il^2 r_ij r'_ij (d, p), r and r' residuals Z - XB of two draws of a row
 
 
 class Segments(NamedTuple):
-    """Means of the parameters over `length` iterations each: (SEGMENTS, ...), oldest first."""
+    """Means of parameters and score over `length` iterations each: (SEGMENTS, ...), oldest first."""
 
     coef: Array
     other: Array
+    score: Array | None  # None where a method has none
     filled: Array  # segments that are complete
     length: Array  # iterations of each
     count: Array  # iterations in the one being filled
@@ -83,6 +89,8 @@ class State(NamedTuple):
     slow: Array | None
     gram: Array
     rows: Scalar
+    known: Shares  # what counts say of each direction
+    agreed: Array  # of each column's variance, the share that two draws of a row have in common (d, p): what counts say
     segments: Segments
     key: Array
     iteration: Array
@@ -92,11 +100,11 @@ class State(NamedTuple):
     objective: Scalar
 
 
-def no_segments(parameters: tuple[Array, Array], length: Array) -> Segments:
+def no_segments(parameters: tuple[Array, Array], length: Array, score: Array | None = None) -> Segments:
     """Nothing averaged yet, in segments of this length."""
     zero = jnp.asarray(0)
-    coef, other = (jnp.zeros((SEGMENTS, *a.shape)) for a in parameters)
-    return Segments(coef, other, zero, length, zero)
+    nothing = jax.tree.map(lambda a: jnp.zeros((SEGMENTS, *a.shape)), (*parameters, score))
+    return Segments(*nothing, zero, length, zero)
 
 
 def mean_of(segments: Segments, weights: Array) -> tuple[Array, Array]:
@@ -105,20 +113,14 @@ def mean_of(segments: Segments, weights: Array) -> tuple[Array, Array]:
     return jnp.tensordot(share, segments.coef, 1), jnp.tensordot(share, segments.other, 1)
 
 
-def add(segments: Segments, parameters: tuple[Array, Array]) -> Segments:
+def add(segments: Segments, parameters: tuple[Array, Array], score: Array | None = None) -> Segments:
     """Put one iteration into the segment being filled (which has room)."""
     k, count = segments.filled, segments.count + 1
-
-    def put(means, value):
-        return means.at[k].add((value - means[k]) / count)
-
+    put = lambda means, value: means.at[k].add((value - means[k]) / count)
+    coef, other, mean_score = jax.tree.map(put, segments[:3], (*parameters, score))
     full = count == segments.length
-    return segments._replace(
-        coef=put(segments.coef, parameters[0]),
-        other=put(segments.other, parameters[1]),
-        filled=k + full,
-        count=jnp.where(full, 0, count),
-    )
+    count = jnp.where(full, 0, count)
+    return Segments(coef, other, mean_score, segments.filled + full, segments.length, count)
 
 
 def merge_pairs(segments: Segments) -> Segments:
@@ -129,12 +131,10 @@ def merge_pairs(segments: Segments) -> Segments:
         pairs = 0.5 * (means[0::2] + means[1::2])
         return jnp.where(full, jnp.concatenate([pairs, jnp.zeros_like(pairs)]), means)
 
-    return segments._replace(
-        coef=halve(segments.coef),
-        other=halve(segments.other),
-        filled=jnp.where(full, SEGMENTS // 2, segments.filled),
-        length=jnp.where(full, 2 * segments.length, segments.length),
-    )
+    means = jax.tree.map(halve, segments[:3])
+    filled = jnp.where(full, SEGMENTS // 2, segments.filled)
+    length = jnp.where(full, 2 * segments.length, segments.length)
+    return Segments(*means, filled, length, segments.count)
 
 
 def shift(segments: Segments) -> Segments:
@@ -144,9 +144,8 @@ def shift(segments: Segments) -> Segments:
     def drop(means):
         return jnp.where(full, jnp.concatenate([means[1:], jnp.zeros_like(means[:1])]), means)
 
-    return segments._replace(
-        coef=drop(segments.coef), other=drop(segments.other), filled=segments.filled - full.astype(int)
-    )
+    means = jax.tree.map(drop, segments[:3])
+    return Segments(*means, segments.filled - full.astype(int), segments.length, segments.count)
 
 
 class MaximumLikelihood(AbstractMethod):
@@ -177,7 +176,9 @@ class MaximumLikelihood(AbstractMethod):
             slow=first.slow,
             gram=jnp.eye(first.model.coef.shape[0]),
             rows=jnp.zeros(()),
-            segments=self._no_segments(first.model),
+            known=everything(d, q),
+            agreed=jnp.ones_like(first.model.coef),
+            segments=self._no_segments(first.model, self._score_shape(first.model, block)),
             key=first.key,
             iteration=jnp.asarray(0),
             settled=jnp.asarray(0),
@@ -190,9 +191,19 @@ class MaximumLikelihood(AbstractMethod):
     def sweeps(self):
         return (Sweep(self.move, self.follow),)
 
-    def _no_segments(self, model: Model) -> Segments:
+    def _no_segments(self, model: Model, score: Any) -> Segments:
         # as long as a visit of every row takes: what rows have in common is then in each of them alike
-        return no_segments(self.structure.parameters(model), jnp.maximum(LENGTH, self.pace))
+        return no_segments(self.structure.parameters(model), jnp.maximum(LENGTH, self.pace), score)
+
+    def _score_shape(self, model: Model, block: Any) -> Any:
+        """Of the score; nothing is computed."""
+
+        def score(model, block):
+            n, p, q = *block.y.shape, model.loadings.shape[1]
+            total = self.structure.statistic(model, jnp.zeros((n, q)), jnp.zeros((n, p)), block)
+            return self.structure.score(model, total)
+
+        return jax.eval_shape(score, model, block)
 
     def decay(self, state):
         """Share of the constant gamma that the present iteration has."""
@@ -210,7 +221,8 @@ class MaximumLikelihood(AbstractMethod):
         )
         shift = block.x @ transport.shift
         centre = rows.centre @ transport.turn + shift
-        chains = rows.chains._replace(position=rows.chains.position @ transport.turn + shift)
+        before = rows.chains.position @ transport.turn + shift
+        chains = rows.chains._replace(position=before)
         key = jax.random.fold_in(state.key, state.iteration)
         adapt = (1 / (1 + state.iteration / (10 * self.pace))).astype(kind)
         chains, rate = chain.move(
@@ -223,6 +235,8 @@ class MaximumLikelihood(AbstractMethod):
             self.structure.statistic(model, chains.position, rate, block),
             self.structure.means(chains, centre, rate, block, frame),
             block.weights @ chains.acceptance,
+            (block.weights[:, None] * block.x**2).T
+            @ ((before @ model.loadings.T) * (chains.position @ model.loadings.T)),
         )
         return Rows(chains, centre), total
 
@@ -234,20 +248,24 @@ class MaximumLikelihood(AbstractMethod):
             a.astype(chains.position.dtype) for a in (inverse.T @ inverse, inverse, root, state.model.coef)
         )
         base = block.offset + block.x @ coef
-        residual = cells.sweep(
-            jax.random.fold_in(key, 1), chains.position @ root.T, base, precision, block, chosen=state.slow
+        again = lambda k, r: cells.sweep(
+            jax.random.fold_in(key, 1 + k), r, base, precision, block, chosen=state.slow
         )
+        residual = jax.lax.fori_loop(0, SWEEPS, again, chains.position @ root.T)
         return chains._replace(position=residual @ inverse.T), jnp.exp(base + residual)
 
     def follow(self, state, total):
         """The model follows the draw; averages and the stopping rule."""
-        total, means, accepted = jax.tree.map(lambda a: a.astype(jnp.float64), total)
+        total, means, accepted, agreed = jax.tree.map(lambda a: a.astype(jnp.float64), total)
         total, average = self.structure.quieter(state.model, state.average, total, means, state.frame)
+        score = self.structure.score(state.model, total)
         first = state.iteration == 0
         gamma = self.gamma * self.decay(state)
         model, average, transport = self.structure.advance(
             state.model, average, total, gamma=gamma, first=first
         )
+        variance = jnp.sum(state.model.loadings**2, axis=1)
+        share = agreed / (jnp.diagonal(total.gram)[:, None] * variance + 1e-300)
         mean_rate = state.mean_rate + 0.1 * self.decay(state) * (total.rate / total.rows - state.mean_rate)
         state = state._replace(
             model=model,
@@ -257,15 +275,17 @@ class MaximumLikelihood(AbstractMethod):
             transport=transport,
             gram=total.gram,
             rows=total.rows,
+            agreed=state.agreed + 0.1 * self.decay(state) * (jnp.clip(share, 0, 1) - state.agreed),
+            known=state.known if total.known is None else total.known,
             iteration=state.iteration + 1,
             objective=accepted / total.rows,
         )
-        return self.average(state)
+        return self.average(state, score)
 
-    def average(self, state):
+    def average(self, state, score: Array | None = None):
         """Segment means; has the drift settled, and by how much may the average still be wrong?"""
         aligned = self.structure.aligned(state.model, state.reference)
-        segments = add(state.segments, self.structure.parameters(aligned))
+        segments = add(state.segments, self.structure.parameters(aligned), score)
         ended = segments.count == 0
         warm = state.settled == 0
         order = jnp.arange(SEGMENTS)
@@ -282,20 +302,21 @@ class MaximumLikelihood(AbstractMethod):
                 for share in (early, late, *(order * 4 // SEGMENTS == k for k in range(4)))
             )
             scale = state.gram, state.rows, counting
-            return standard_distance(first, second, *scale), movement_cosine(
-                (one, two), (three, four), *scale
-            )
+            drift = standard_distance(first, second, *scale)
+            cosine = movement_cosine((one, two), (three, four), *scale)
+            error = 0.5 * drift if score is None else self._error(state, segments, early, late)
+            return drift, cosine, error
 
-        nothing = jnp.asarray(jnp.inf), jnp.asarray(1.0)
-        apart, cosine = jax.lax.cond(ready, looked, lambda _: nothing, None)
+        nothing = jnp.asarray(jnp.inf), jnp.asarray(1.0), jnp.asarray(jnp.inf)
+        apart, cosine, error = jax.lax.cond(ready, looked, lambda _: nothing, None)
         drift = jnp.where(warm, apart, jnp.inf)
-        error = jnp.where(warm | ~ready, state.error, 0.5 * apart)
+        error = jnp.where(warm | ~ready, state.error, error)
         # noise leaves a floor under the drift: settled once it no longer falls, nor always goes the same way
         calm = ready & (cosine < PERSISTENT) & (drift > FLOOR * state.drifts[0])
         settled = warm & calm
         drifts = jnp.where(ready & warm, jnp.append(state.drifts[1:], drift), state.drifts)
         kept = jax.tree.map(lambda a, b: jnp.where(warm, a, b), shift(segments), merge_pairs(segments))
-        fresh = self._no_segments(state.model)
+        fresh = jax.tree.map(jnp.zeros_like, segments)._replace(length=jnp.maximum(LENGTH, self.pace))
         segments = jax.tree.map(lambda a, b: jnp.where(settled, a, b), fresh, kept)
         reference = jax.tree.map(lambda a, b: jnp.where(settled, a, b), state.model, state.reference)
         return state._replace(
@@ -305,6 +326,25 @@ class MaximumLikelihood(AbstractMethod):
             drifts=drifts,
             error=error,
         )
+
+    def _error(self, state, segments, early, late):
+        """The larger of what chance may have done to the average, and of how far it has left to go.
+
+        Chance: half the distance between the averages' halves, over all columns, and `WORST` times as much in any. Left to
+        go: Newton's step from the mean score, less what the noise of that mean makes of it, in the worst direction.
+        Both are root mean squares over the numbers of a column or direction, in standard errors.
+        """
+        at = Place(state.model, state.average, state.gram, state.rows, state.known, state.agreed)
+        first, second = mean_of(segments, early * 1.0), mean_of(segments, late * 1.0)
+        chance = 0.25 * self.structure.apart(at, first, second)
+        used = (early | late) * 1.0
+        count = jnp.sum(used)
+        mean = jnp.tensordot(used, segments.score, 1) / count
+        noise = jax.lax.map(lambda score: self.structure.left(at, score - mean), segments.score)
+        total = self.structure.left(at, mean)
+        left = total - jnp.tensordot(used, noise, 1) / (count * (count - 1))
+        worst = jnp.maximum(jnp.max(chance) / WORST**2, jnp.max(left))
+        return jnp.sqrt(jnp.maximum(jnp.mean(chance), worst))
 
     def done(self, state):
         return state.error <= self.tol

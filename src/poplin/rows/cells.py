@@ -112,7 +112,9 @@ def proposal_of(y: Array, a: Array, variance: Array) -> Proposal:
     fall_right = rate * jnp.expm1(right) + right * prior
     drop_left = rate * (jnp.expm1(-left) + left) + 0.5 * left**2 * prior
     drop_right = rate * (jnp.expm1(right) - right) + 0.5 * right**2 * prior
-    return Proposal(mode, left - drop_left / fall_left, right - drop_right / fall_right, fall_left, fall_right)
+    return Proposal(
+        mode, left - drop_left / fall_left, right - drop_right / fall_right, fall_left, fall_right
+    )
 
 
 def _one_below(t: Array, rate: Array, prior: Array) -> Array:

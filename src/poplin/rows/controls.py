@@ -24,10 +24,15 @@ from poplin.rows.chains import Chains, Frame
 
 
 class Known(NamedTuple):
-    """Sums behind `Shares`: of 1 - pi_ik (q,), (1 - pi_ik) (1 - pi_il) (q, q), weights and their squares."""
+    """Sums behind `Shares`: of 1 - pi_ik (q,), x_il^2 (1 - pi_ik) (d, q), (1 - pi_ik) (1 - pi_il) (q, q), x_il^2 (d,).
+
+    Weights and their squares, too.
+    """
 
     level: Array
+    covariates: Array
     second: Array
+    exposure: Array
     rows: Scalar
     squares: Scalar
 
@@ -38,11 +43,13 @@ class Shares(NamedTuple):
     Row i leaves the share pi_ik = stiffness_k / c_ik of the prior variance of axis k. In a Gaussian model counts have
     the share 1 - pi_ik of the information about the mean along axis k, (1 - pi_ik) (1 - pi_il) of that about the
     covariance of axes k and l, and EM closes these shares of what is left at a step. `level` (q,), `second` (q, q):
-    means over rows. draws: how many independent ones the sums are worth.
+    means over rows; `covariates` (d, q): the level's, by the rows that tell of each covariate. draws: how many independent
+    ones the sums are worth.
     """
 
     axes: Array
     level: Array
+    covariates: Array
     second: Array
     draws: Array
 
@@ -111,11 +118,25 @@ def _known(spread: Latent, block: Block, frame: Frame) -> Known:
     """Of rows whose posterior variances are `spread` (n, q) in the frame's coordinates."""
     weights, known = block.weights, 1 - spread * frame.stiffness
     second = (weights[:, None] * known).T @ known
-    return Known(weights @ known, second, jnp.sum(weights), jnp.sum(weights**2))
+    squares = weights[:, None] * block.x**2
+    return Known(
+        weights @ known,
+        squares.T @ known,
+        second,
+        jnp.sum(squares, axis=0),
+        jnp.sum(weights),
+        jnp.sum(weights**2),
+    )
 
 
 def shares(known: Known, frame: Frame) -> Shares:
     """What these sums, taken in this frame, say of each of its axes."""
     axes = frame.to_frame * jnp.sqrt(frame.stiffness)
     draws = known.rows**2 / known.squares
-    return Shares(axes, known.level / known.rows, known.second / known.rows, draws)
+    by = known.covariates / jnp.maximum(known.exposure, 1e-300)[:, None]
+    return Shares(axes, known.level / known.rows, by, known.second / known.rows, draws)
+
+
+def everything(d: int, q: int) -> Shares:
+    """Counts that say all that complete data would."""
+    return Shares(jnp.eye(q), jnp.ones(q), jnp.ones((d, q)), jnp.ones((q, q)), jnp.ones(()))

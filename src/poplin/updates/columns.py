@@ -108,3 +108,14 @@ def column_inverses(hessian: Array) -> Array:
 def column_variances(hessian: Array) -> Array:
     """Diagonals of the inverses of (p, k, k) Hessians, as (k, p)."""
     return jnp.diagonal(column_inverses(hessian), axis1=1, axis2=2).T
+
+
+def newton_squares(hessian: Array, gradient: Array) -> Array:
+    """g_j'H_j^-1 g_j / k of every column (p,): the square of Newton's step in standard errors, a number."""
+    inverse = column_inverses(hessian)
+    return jnp.einsum("kj,jkl,lj->j", gradient, inverse, gradient) / len(gradient)
+
+
+def moved_squares(hessian: Array, moved: Array) -> Array:
+    """The same of a step (k, p) itself: s_j'H_j s_j / k."""
+    return jnp.einsum("kj,jkl,lj->j", moved, hessian, moved) / len(moved)

@@ -17,6 +17,7 @@ from poplin.updates.columns import column_variances, scale_regressions
 from poplin.updates.covariance import AbstractShape
 from poplin.updates.lengthening import LEAP, lengthened, noise_after
 from poplin.updates.structure import (
+    FAINT,
     LOADING_SD,
     AbstractStructure,
     Counting,
@@ -223,6 +224,67 @@ class Direct(AbstractStructure):
         """
         v = jnp.sum(loadings**2, axis=1) * jnp.sum(whiten**2, axis=1)
         return -self.shape.pseudo_rows() * (v - 1) / (n * (1 + v))
+
+    def score(self, model, total):
+        """Slopes in w's own units: of the levels (d, p), and of E (p, p) where Sigma is C (I + E) C'."""
+        n, sigma = total.rows, jnp.sum(model.loadings**2, axis=1)
+        slope, _ = level_prior(self.level, model.coef)
+        whiten = solve_triangular(model.loadings, jnp.eye(len(sigma)), lower=True).T
+        moment = model.loadings @ (total.second / n) @ model.loadings.T
+        free = jnp.exp(self._unforced(model.loadings, whiten, n))
+        estimate = free[:, None] * self.shape.estimate(moment, n) * free
+        prior = 0.5 * (2 * LEAST_SD**2 / sigma - sigma / LOADING_SD**2) / sigma
+        off = whiten.T @ estimate @ whiten - jnp.eye(len(sigma))
+        by_prior = model.loadings.T @ (prior[:, None] * model.loadings)
+        return jnp.concatenate([total.cross + slope @ model.loadings, 0.5 * n * off + by_prior])
+
+    def left(self, at, score):
+        d, axes = len(at.model.coef), at.known.axes
+        numbers = d + 0.5 * (len(axes) + 1)
+        level, second = score[:d] @ axes, axes.T @ score[d:] @ axes
+        of_levels = jnp.einsum("dk,kde,ek->k", level, jnp.linalg.inv(self._told_of_levels(at)), level)
+        of_second = jnp.sum(second**2 / self._told_of_second(at), axis=1)
+        # a column's own step by EM, longer as counts say less of it
+        root, (of_coef, of_sigma) = at.model.loadings, self._precisions(at)
+        by_coef = jnp.sum(
+            (solve_gram(at.gram, score[:d] @ root.T) / jnp.maximum(at.agreed, FAINT)) ** 2 * of_coef, axis=0
+        )
+        moved = root @ (2 / at.rows * score[d:]) @ root.T / self._agreed_of_sigma(at)
+        by_sigma = 0.5 * jnp.sum(moved**2 * of_sigma, axis=1)
+        return jnp.concatenate([of_levels + of_second, by_coef + by_sigma]) / numbers
+
+    def apart(self, at, one, other):
+        of_coef, of_sigma = self._precisions(at)
+        by_coef = jnp.sum((one[0] - other[0]) ** 2 * of_coef, axis=0)
+        by_sigma = 0.5 * jnp.sum((one[1] - other[1]) ** 2 * of_sigma, axis=1)
+        return (by_coef + by_sigma) / (len(at.gram) + 0.5 * (len(by_sigma) + 1))
+
+    def _agreed_of_sigma(self, at):
+        """Of what complete data would tell of each entry of Sigma, the share that counts tell (p, p)."""
+        share = jnp.diagonal(at.gram) @ jnp.maximum(at.agreed, FAINT) / jnp.sum(jnp.diagonal(at.gram))
+        return share[:, None] * share
+
+    def _precisions(self, at):
+        """One over the squared standard errors of B (d, p) and of Sigma (p, p), roughly: neither part can be beaten."""
+        sigma, n = at.model.loadings @ at.model.loadings.T, at.rows
+        variance = jnp.diagonal(sigma)
+        spread = jnp.diagonal(solve_gram(at.gram, jnp.eye(len(at.gram))))[:, None]
+        prior = jnp.diagonal(level_prior(self.level, at.model.coef)[1])[:, None]
+        counting = self.counting_variance(at.average, at.model)
+        of_coef = 1 / (spread * variance / jnp.maximum(at.agreed, FAINT) + counting.coef) + prior
+        by_z = (variance[:, None] * variance + sigma**2) / n
+        return of_coef, 1 / (by_z / self._agreed_of_sigma(at) + counting.sigma)
+
+    def _told_of_levels(self, at):
+        """What counts, and the prior, tell of B along each axis of w (q, d, d)."""
+        share = jnp.sqrt(jnp.maximum(at.known.covariates, FAINT)).T
+        size = jnp.sum((at.model.loadings @ at.known.axes) ** 2, axis=0)[:, None, None]
+        prior = size * level_prior(self.level, at.model.coef)[1]
+        return share[:, :, None] * at.gram * share[:, None, :] + prior
+
+    def _told_of_second(self, at):
+        """What counts tell of the entries of E along the axes (q, q): E'E has N / 2 of them in complete data."""
+        return 0.5 * at.rows * jnp.maximum(at.known.second, FAINT)
 
     def parameters(self, model):
         return model.coef, model.loadings @ model.loadings.T

@@ -17,10 +17,13 @@ from poplin.updates.columns import (
     column_inverses,
     column_statistic,
     expected_columns,
+    moved_squares,
     newton_columns,
+    newton_squares,
 )
 from poplin.updates.lengthening import LEAP, lengthened, noise_after
 from poplin.updates.structure import (
+    FAINT,
     LOADING_SD,
     AbstractStructure,
     Counting,
@@ -126,6 +129,27 @@ class LowRank(AbstractStructure):
         _, precision = level_prior(self.level, model.coef)
         free = self._free(d, q)
         return (hessian + block_diag(precision, jnp.eye(q) / LOADING_SD**2)) * (free[:, None] * free)
+
+    def score(self, model, total):
+        slope, _ = level_prior(self.level, model.coef)
+        prior = jnp.concatenate([slope, -model.loadings.T / LOADING_SD**2])
+        return (total.gradient + prior) * self._free(len(model.coef), model.loadings.shape[1])[:, None]
+
+    def left(self, at, score):
+        return newton_squares(self._told(at), score)
+
+    def apart(self, at, one, other):
+        moved = jnp.concatenate([one[0] - other[0], (one[1] - other[1]).T])
+        return moved_squares(self._told(at), moved)
+
+    def _told(self, at):
+        """The columns' Hessians as far as counts tell of w, and the priors'."""
+        d = len(at.model.coef)
+        axes, level = at.known.axes, jnp.maximum(at.known.level, FAINT)
+        root = block_diag(
+            jnp.sqrt(jnp.mean(level)) * jnp.eye(d), (axes * jnp.sqrt(level)) @ jnp.linalg.inv(axes)
+        )
+        return self._curvature(root @ at.average.hessian @ root.T, at.model)
 
     def parameters(self, model):
         return model.coef, model.loadings

@@ -18,17 +18,20 @@ from poplin._axes import Coefficients, Counts, Covariance, Latent, Loadings, Sca
 from poplin._precision import solve_gram
 from poplin.data.blocks import Block
 from poplin.rows.chains import Chains, Frame
-from poplin.rows.controls import Means, controlled
+from poplin.rows.controls import Means, Shares, controlled
 from poplin.updates.columns import (
     column_statistic,
     column_variances,
     expected_columns,
+    moved_squares,
     newton_columns,
+    newton_squares,
 )
 
 LOADING_SD = 10.0  # standard deviation of the weak prior of a loading: e^10 from one unit of w
 LEVEL_SD = 2.5  # standard deviation over rows of XB under its weak prior: a factor of 12 (Gelman et al. 2008)
 
+FAINT = 1e-2  # share of complete data's information that counts are taken to tell at least
 LOOKED = 1000  # columns that a stopping rule looks at, where Sigma is of low rank
 FARTHEST = (
     0.8  # relative change of a variance, by one draw's moments, from which their controls are not trusted
@@ -54,6 +57,20 @@ class Counting(NamedTuple):
 
     coef: Coefficients
     sigma: Array
+
+
+class Place(NamedTuple):
+    """Where a fit stands, as far as distances are measured from there: X'X, N, and what counts say of each direction.
+
+    agreed (d, p): of each column's variance in the rows of each covariate, the share that counts determine.
+    """
+
+    model: Model
+    average: Any
+    gram: Array
+    rows: Scalar
+    known: Shares
+    agreed: Array
 
 
 def looked_at(p: int) -> np.ndarray:
@@ -119,6 +136,24 @@ class AbstractStructure(eqx.Module):
         The latent that the closed form is about (Z, or Lambda^(1/2) w) must not move with the parameters: a
         chain that did not mix yet would repeat the parameters' change, and Sigma would collapse.
         """
+
+    @abstractmethod
+    def score(self, model: Model, total: Any) -> Array:
+        """The slope of the penalised log-likelihood as one draw of every row tells it (Fisher's identity), (k, m).
+
+        Its mean over draws is zero at the optimum, and nowhere else but at stationary points.
+        """
+
+    @abstractmethod
+    def left(self, at: Place, score: Array) -> Array:
+        """Squares of how far the optimum is by Newton's step from this score, in standard errors: one a direction.
+
+        The mean over the numbers that belong to a direction; standard errors are those of the counts, not of complete data.
+        """
+
+    @abstractmethod
+    def apart(self, at: Place, one: tuple[Array, Array], other: tuple[Array, Array]) -> Array:
+        """Squares of how far two `parameters` are apart, in the same units and by the same directions."""
 
     @abstractmethod
     def parameters(self, model: Model) -> tuple[Coefficients, Array]:
@@ -192,6 +227,28 @@ class Borrowed(AbstractStructure):
             (hessian, variance, trusted),
             Transport(turn, -gamma * level @ turn),
         )
+
+    def score(self, model, total):
+        slope, _ = level_prior(self.level, model.coef)
+        spread = jnp.diagonal(total.second) - total.rows
+        return jnp.append(jnp.ravel(total.gradient + slope), spread)
+
+    def left(self, at, score):
+        d, p = at.model.coef.shape
+        columns = newton_squares(self._curvature(at), score[: d * p].reshape(d, p))
+        return jnp.append(columns, score[d * p :] ** 2 / (2 * at.rows * self._told(at)))
+
+    def apart(self, at, one, other):
+        columns = moved_squares(self._curvature(at), one[0] - other[0])
+        return jnp.append(columns, 0.5 * at.rows * self._told(at) * (one[1] / (other[1] + 1e-300) - 1) ** 2)
+
+    def _curvature(self, at):
+        """The columns' Hessians as far as the counts tell, and the prior's."""
+        return jnp.mean(at.known.level) * at.average[0] + level_prior(self.level, at.model.coef)[1]
+
+    def _told(self, at):
+        """Share of what complete data would tell of each scale that counts tell (q,)."""
+        return jnp.maximum(at.known.axes**2 @ jnp.diagonal(at.known.second), FAINT)
 
     def parameters(self, model):
         return model.coef, jnp.sum(model.loadings**2, axis=0)
