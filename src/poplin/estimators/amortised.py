@@ -93,7 +93,9 @@ def fit(options: Amortised, task: Task, table: Table | None = None) -> Ended:
     origin = np.asarray(start.model.coef) if direct else None
     rounds = _Rounds(options, recipe, task, Whole(task.block) if table is None else table, origin, seed)
     end, embedder = rounds.run(start.model, encoder)
-    return Ended([start, end], task.kappa(), {}, encoder=embedder)
+    reached = float(np.max(end.outcome.trace.objective, initial=-np.inf)) / task.rows()
+    begun = float(start.outcome.state.objective) / _rows_of_start(task)
+    return Ended([start, end], task.kappa(), {}, encoder=embedder, bounds=(begun, reached))
 
 
 def _check(options: Amortised) -> None:
@@ -109,13 +111,27 @@ def _check(options: Amortised) -> None:
 
 def _start(recipe: Recipe, task: Task) -> Fitted:
     """B and Sigma by a variational fit of some of the rows: rounds over all of them follow."""
-    used = np.flatnonzero(np.asarray(task.block.weights) > 0)
-    if len(used) <= START_ROWS:
+    chosen = _start_rows(task)
+    if chosen is None:
         return task.begin()
-    chosen = np.sort(np.random.default_rng(0).choice(used, START_ROWS, replace=False))
     part = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[chosen]), task.block)
     settings = Settings(1_000, 1e-7, task.main.began, task.main.callback)
     return phases.fit_variational(recipe, part, settings)
+
+
+def _start_rows(task: Task) -> np.ndarray | None:
+    """Numbers of the rows of that fit; None where it has all of them."""
+    used = np.flatnonzero(np.asarray(task.block.weights) > 0)
+    if len(used) <= START_ROWS:
+        return None
+    return np.sort(np.random.default_rng(0).choice(used, START_ROWS, replace=False))
+
+
+def _rows_of_start(task: Task) -> float:
+    """The sum of their weights."""
+    chosen = _start_rows(task)
+    weights = np.asarray(task.block.weights)
+    return float(np.sum(weights if chosen is None else weights[chosen]))
 
 
 class _Turn(NamedTuple):

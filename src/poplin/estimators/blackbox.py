@@ -80,7 +80,12 @@ def _fit(task: Task, slope: AbstractSlope, draws: int, rate: float, *, exactly: 
     rows = outcome.rows.average if exactly else outcome.rows.now
     after = float(_variance(slope, frame, model, rows, task.block, task.key, draws=draws))
     extras: dict[str, Any] = {"gradient_variance_": np.array([before, after])}
-    return Ended([start, Fitted(model, None, outcome)], kappa, extras)
+    ends = float(start.outcome.state.objective), float(np.mean(outcome.trace.objective[-LAST:]))
+    begun, reached = (end / task.rows() for end in ends)
+    return Ended([start, Fitted(model, None, outcome)], kappa, extras, bounds=(begun, reached))
+
+
+LAST = 16  # steps over which the estimates of the bound are averaged
 
 
 @compiled()

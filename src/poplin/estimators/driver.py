@@ -39,6 +39,13 @@ BROKEN = (
     "After {count} iterations of the phase '{phase}' the parameters were no longer finite; the estimates are those of "
     "the phase before, '{before}'. Fit a smaller model (a lower rank), or leave columns out that are hardly ever seen."
 )
+# nats a row that a bound may end below the one it began from, and still be said to have converged
+BELOW = 1.0
+LOW = (
+    "The bound ended at {reached:.4g} nats a row, below the {begun:.4g} of the variational fit that it began from: the "
+    "steps did not reach its optimum. Look for single huge counts and for offsets far from 0, or use "
+    "method='variational' or 'ml'."
+)
 # The variational fit that chains begin from: short for a free Sigma, which they soon leave; long for loadings,
 # whose likelihood has several optima, the bound's best of which is near a good one.
 DIRECT_START = Settings(100, 1e-6, 0.0)
@@ -141,8 +148,11 @@ def _start_settings(model: Recipe, main: Settings) -> Settings:
 
 def _another(ended: Ended, model: Recipe, posterior: str, rows: float) -> Result:
     """A fit by one of the ways in `esteps.py`, to rows of so much weight."""
-    fits, kappa, extras, messages, encoder = ended
+    fits, kappa, extras, messages, encoder, bounds = ended
     done = _result(model, fits[-1]._replace(rows=None), fits, posterior, kappa / (rows + kappa), 0)
+    if bounds is not None and not bounds[1] > bounds[0] - BELOW:
+        messages = (*messages, LOW.format(begun=bounds[0], reached=bounds[1]))
+        done = done._replace(converged=False)
     return done._replace(extras=extras, messages=(*done.messages, *messages), encoder=encoder)
 
 

@@ -38,7 +38,8 @@ class Task(NamedTuple):
 class Ended(NamedTuple):
     """The phases in order (the last one is the fit), kappa, further fitted attributes by name, and messages.
 
-    `encoder` is an `methods.amortised.Embedder` where rows are embedded by one.
+    `encoder` is an `methods.amortised.Embedder` where rows are embedded by one. `bounds`: where the method climbs a
+    bound that the variational fit before it climbs too, the two ends in nats a row, start first.
     """
 
     fits: list[Fitted]
@@ -46,3 +47,4 @@ class Ended(NamedTuple):
     extras: dict[str, Any]
     messages: tuple[str, ...] = ()
     encoder: Any = None
+    bounds: tuple[float, float] | None = None

@@ -30,9 +30,8 @@ LENGTH = 8  # iterations of a segment while gamma is constant
 FLOOR = 0.85  # the warm phase ends when the drift has not fallen below this share in two looks
 PERSISTENT = 0.25  # cosine of two movements, one after the other, above which both go the same way
 DROP = 0.4  # gamma falls to this share at once when it begins to fall
-import os
-
 WORST = 2.0  # times the tolerance that chance may have done to a single column
+AGREED = 0.3  # weight of the newest two draws in what rows' draws agree on
 SWEEPS = 3  # of the cells of slow columns in an iteration, beside a trajectory
 DECAY = 0.7  # gamma falls as k^-0.7, between 1/2 and 1
 
@@ -235,10 +234,22 @@ class MaximumLikelihood(AbstractMethod):
             self.structure.statistic(model, chains.position, rate, block),
             self.structure.means(chains, centre, rate, block, frame),
             block.weights @ chains.acceptance,
-            (block.weights[:, None] * block.x**2).T
-            @ ((before @ model.loadings.T) * (chains.position @ model.loadings.T)),
+            self._agreed(state, before, chains.position, block),
         )
         return Rows(chains, centre), total
+
+    def _agreed(self, state, before, after, block):
+        """Sums of x_il^2 r_ij r'_ij over two draws of each row (d, p), now and then; else zero, as it costs n p q."""
+        if state.slow is None:
+            return None
+        root = state.model.loadings.astype(after.dtype)
+
+        def sums(_):
+            both = (before @ root.T) * (after @ root.T)
+            return (block.weights[:, None] * block.x**2).T @ both
+
+        nothing = lambda _: jnp.zeros((block.x.shape[1], len(root)), after.dtype)
+        return jax.lax.cond(state.iteration % LENGTH == 0, sums, nothing, None)
 
     def _sweep_cells(self, state, key, chains, block):
         """Cells of the slow columns drawn anew, given the others (a direct form: C is a square root of Sigma)."""
@@ -264,8 +275,11 @@ class MaximumLikelihood(AbstractMethod):
         model, average, transport = self.structure.advance(
             state.model, average, total, gamma=gamma, first=first
         )
-        variance = jnp.sum(state.model.loadings**2, axis=1)
-        share = agreed / (jnp.diagonal(total.gram)[:, None] * variance + 1e-300)
+        if agreed is not None:
+            variance = jnp.sum(state.model.loadings**2, axis=1)
+            share = jnp.clip(agreed / (jnp.diagonal(total.gram)[:, None] * variance + 1e-300), 0, 1)
+            newest = state.agreed + AGREED * (share - state.agreed)
+            state = state._replace(agreed=jnp.where(state.iteration % LENGTH == 0, newest, state.agreed))
         mean_rate = state.mean_rate + 0.1 * self.decay(state) * (total.rate / total.rows - state.mean_rate)
         state = state._replace(
             model=model,
@@ -275,7 +289,6 @@ class MaximumLikelihood(AbstractMethod):
             transport=transport,
             gram=total.gram,
             rows=total.rows,
-            agreed=state.agreed + 0.1 * self.decay(state) * (jnp.clip(share, 0, 1) - state.agreed),
             known=state.known if total.known is None else total.known,
             iteration=state.iteration + 1,
             objective=accepted / total.rows,
@@ -330,9 +343,9 @@ class MaximumLikelihood(AbstractMethod):
     def _error(self, state, segments, early, late):
         """The larger of what chance may have done to the average, and of how far it has left to go.
 
-        Chance: half the distance between the averages' halves, over all columns, and `WORST` times as much in any. Left to
-        go: Newton's step from the mean score, less what the noise of that mean makes of it, in the worst direction.
-        Both are root mean squares over the numbers of a column or direction, in standard errors.
+        Chance: half the distance between the averages' halves, over all columns, and `WORST` times as much in any.
+        Left to go: Newton's step from the mean score, less what the noise of that mean makes of it, in the worst
+        direction. Both are root mean squares over the numbers of a column or direction, in standard errors.
         """
         at = Place(state.model, state.average, state.gram, state.rows, state.known, state.agreed)
         first, second = mean_of(segments, early * 1.0), mean_of(segments, late * 1.0)

@@ -1,17 +1,17 @@
 """One sweep over the cells of each row, all rows at once: every Z_ij is drawn anew given the others of its row.
 
-Start at `sweep`; `slow_columns` says where it is worth its time. A trajectory (`rows/chains.py`) moves a row as a whole, in steps as short as its stiffest cell wants.
-In a row of zeros and thousands the cell of a zero is wide and one-sided, and that of a thousand narrow: there such steps lead
-nowhere, while cell by cell each has its own width.
+Start at `sweep`; `slow_columns` says where it is worth its time. A trajectory (`rows/chains.py`) moves a row as a
+whole, in steps as short as its stiffest cell wants. In a row of zeros and thousands the cell of a zero is wide and
+one-sided, and that of a thousand narrow: there such steps lead nowhere, while cell by cell each has its own width.
 
 Given the rest of its row a cell has the log density, up to a constant, with u = o_ij + Z_ij,
 
     f(u) = y u - exp(u) - (u - a)^2 / (2 s^2),    a, s^2: mean and variance of u given the others, before it is counted.
 
-f is concave, so its tangents at the mode and one unit below it, on either side, lie above it: a proposal, flat between
-two exponential tails, from which at least 0.88 of the draws are taken where f is quadratic. As the proposal depends on the
-other cells alone, and f is never above it, the cell forgets where it was at once. Sources: Devroye (1986), Non-uniform random variate
-generation, chapter VII; Gilks & Wild (1992); Liu (1996) for the independence sampler within Gibbs.
+f is concave, so its tangents at the mode and one unit below it, on either side, lie above it: a proposal, flat
+between two exponential tails, whose area is 1.13 times that under f where f is quadratic. As the proposal depends on
+the other cells alone, and f is never above it, a cell forgets where it was at once. Sources: Devroye (1986),
+Non-uniform random variate generation, chapter VII; Gilks & Wild (1992); Liu (1996), the independence sampler.
 """
 
 from typing import NamedTuple
@@ -30,7 +30,7 @@ TO_MODE, TO_TANGENT = 4, 3  # Newton steps; they shape the proposal alone
 
 
 class Proposal(NamedTuple):
-    """Flat over (-left, right) about the mode, beyond it tails that fall by `fall_left` and `fall_right` a unit of u."""
+    """Flat over (-left, right) about the mode, then tails that fall by `fall_left` and `fall_right` a unit of u."""
 
     mode: Array
     left: Array
@@ -42,9 +42,9 @@ class Proposal(NamedTuple):
 def slow_columns(frame: Frame, rate: Counts, variance: Counts, block: Block) -> Array:
     """Columns (p,) many of whose cells a trajectory in this frame would hardly move.
 
-    `rate` and `variance` (n, p): means of the rates and variances of Z under the rows' diagonal Gaussians. A trajectory of
-    four leaps moves Z_ij by about 2 (sum_k L_jk^2 / m_ik)^(1/2), m_ik the row's masses in the frame's coordinates: `NEAR` of
-    a cell's own standard deviation, or less, is hardly. Cost 2 n p q.
+    `rate` and `variance` (n, p): means of the rates and variances of Z under the rows' diagonal Gaussians. A
+    trajectory of four leaps moves Z_ij by about 2 (sum_k L_jk^2 / m_ik)^(1/2), m_ik the row's masses in the frame's
+    coordinates: `NEAR` of a cell's own standard deviation, or less, is hardly. Cost 2 n p q.
     """
     across = frame.loadings**2
     travel = 2 * jnp.sqrt((1 / (frame.stiffness + rate @ across)) @ across.T)

@@ -43,8 +43,8 @@ class Shares(NamedTuple):
     Row i leaves the share pi_ik = stiffness_k / c_ik of the prior variance of axis k. In a Gaussian model counts have
     the share 1 - pi_ik of the information about the mean along axis k, (1 - pi_ik) (1 - pi_il) of that about the
     covariance of axes k and l, and EM closes these shares of what is left at a step. `level` (q,), `second` (q, q):
-    means over rows; `covariates` (d, q): the level's, by the rows that tell of each covariate. draws: how many independent
-    ones the sums are worth.
+    means over rows; `covariates` (d, q): the level's, by the rows that tell of each covariate. draws: how many
+    independent ones the sums are worth.
     """
 
     axes: Array

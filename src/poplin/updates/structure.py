@@ -148,7 +148,8 @@ class AbstractStructure(eqx.Module):
     def left(self, at: Place, score: Array) -> Array:
         """Squares of how far the optimum is by Newton's step from this score, in standard errors: one a direction.
 
-        The mean over the numbers that belong to a direction; standard errors are those of the counts, not of complete data.
+        The mean over the numbers that belong to a direction; standard errors are those of the counts, not of
+        complete data.
         """
 
     @abstractmethod
