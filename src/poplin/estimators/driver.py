@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from poplin._errors import InputError
 from poplin._precision import double_precision
 from poplin.data.blocks import Block
 from poplin.data.counts import Counts
-from poplin.data.placing import on_host, rows_in
+from poplin.data.placing import layout, on_host, rows_in
 from poplin.estimators import (
     checkpoints,
     esteps,
@@ -30,7 +31,9 @@ from poplin.estimators.pilot import piloted
 from poplin.estimators.resuming import Keeper
 from poplin.estimators.tasks import Ended, Task
 from poplin.fit import joined
+from poplin.inference.ratio import Placed, paired_loglik
 from poplin.updates.covariance import Full
+from poplin.updates.structure import Model
 
 ITERATIONS = {"variational": 20_000, "ml": 5_000}
 TOLERANCE = {"variational": 1e-10, "ml": 0.2}
@@ -45,6 +48,12 @@ LOW = (
     "The bound ended at {reached:.4g} nats a row, below the {begun:.4g} of the variational fit that it began from: the "
     "steps did not reach its optimum. Look for single huge counts and for offsets far from 0, or use "
     "method='variational' or 'ml'."
+)
+COMPARED, COMPARED_DRAWS = 500, 100  # rows, and draws of each, by which a fit is compared with its start
+FELL = (
+    "The fit is less likely than the variational fit that it began from: by {gain:.1f} nats, give or take {error:.1f} "
+    "(penalised log-likelihood, paired draws). It is not the maximum: try other seeds (random_state), n_init, or a "
+    "smaller model."
 )
 # The variational fit that chains begin from: short for a free Sigma, which they soon leave; long for loadings,
 # whose likelihood has several optima, the bound's best of which is near a good one.
@@ -197,9 +206,46 @@ def _ml(
         pilot, where, kappa = piloted(model, where, main, whole=rows)
         done.append(pilot)
     if not done[-1].outcome.interrupted:
-        end, _ = phases.ml_phase(phases.with_shrinkage(model, kappa), where, main, phase="ml")
+        shrunk = phases.with_shrinkage(model, kappa)
+        end, _ = phases.ml_phase(shrunk, where, main, phase="ml")
         done.append(end)
+        if end.outcome.converged and layout(block) is None:
+            gain, error = _gain(shrunk, block, start.model, end.model, key)
+            if gain < -3 * error:
+                done[-1] = end._replace(outcome=end.outcome._replace(converged=False))
+                result = _result(model, done[-1], done, posterior, kappa / (rows + kappa), rows_in(block))
+                words = FELL.format(gain=gain, error=error)
+                return result._replace(messages=(*result.messages, words))
     return _result(model, done[-1], done, posterior, kappa / (rows + kappa), rows_in(block))
+
+
+def _gain(recipe: Recipe, block: Block, start: Model, end: Model, key) -> tuple[float, float]:
+    """Penalised log-likelihood of the end less that of the start (nats, all rows), and its standard error.
+
+    By paired draws (`inference/ratio.py`) of `COMPARED` rows at most, spread over the table. Cost: that of two
+    log-likelihoods of so many rows with a tenth of the usual draws.
+    """
+    models = [Placed(block, np.asarray(model.coef), np.asarray(model.loadings)) for model in (start, end)]
+    if not all(np.isfinite(part).all() for model in models for part in model[1:]):
+        return 0.0, 0.0  # `_sound` has the word
+    used = np.flatnonzero(np.asarray(block.weights) > 0)
+    some = used[np.unique(np.linspace(0, len(used) - 1, min(len(used), COMPARED)).astype(int))]
+    part = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[some]), block)
+    found = paired_loglik(
+        jax.random.fold_in(key, 7), *(model._replace(block=part) for model in models), draws=COMPARED_DRAWS
+    )
+    weights = np.asarray(part.weights)
+    share = float(np.sum(np.asarray(block.weights))) / weights.sum()
+    variance = np.sum((weights * found.standard_error) ** 2)
+    if len(some) < len(used):
+        variance += np.sum(weights**2) * np.var(found.difference)
+    gain = share * float(weights @ found.difference) - _penalty(recipe, end)
+    return gain + _penalty(recipe, start), share * float(np.sqrt(variance))
+
+
+def _penalty(recipe: Recipe, model: Model) -> float:
+    """Minus the log prior of a model, nats."""
+    return float(phases.penalty(recipe, model))
 
 
 Begin = Callable[[Recipe, Block], Fitted]

@@ -236,6 +236,12 @@ def _whitened(model: Model, rows: RowGaussians, block: Block, *, direct: bool) -
     return rows.mean, jnp.exp(predictor + 0.5 * rows.variance @ (model.loadings**2).T)
 
 
+@compiled()
+def penalty(recipe: Recipe, model: Model) -> Array:
+    """Minus the log prior of a model by maximum likelihood, in nats: shrinkage, and the weak priors of B and scales."""
+    return recipe.structure(weak=True).penalty_at(model)
+
+
 class Chained(NamedTuple):
     """Where chains stand: what the next phase of maximum likelihood begins from, and the block they live on."""
 

@@ -80,6 +80,9 @@ class Uncounted(AbstractStructure):
     def penalty(self, model, total):
         return self.inner.penalty(model, total)
 
+    def penalty_at(self, model):
+        return self.inner.penalty_at(model)
+
     def begin(self, model):
         return self.inner.begin(model)
 

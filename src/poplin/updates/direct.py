@@ -23,11 +23,15 @@ from poplin.updates.structure import (
     Counting,
     Model,
     Transport,
+    level_penalty,
     level_prior,
     sound,
 )
 
 LEFT = 0.1  # share of a second moment's variance over draws that its control variate leaves
+ALONE = (
+    2.0  # times as far as the numbers of a direction together, the variance along it may be from its optimum
+)
 LEAST_SD = 0.01  # weak prior of a column's standard deviation at its lower end
 
 
@@ -145,6 +149,13 @@ class Direct(AbstractStructure):
         precision, logdet = inverse_and_logdet(model.loadings @ model.loadings.T)
         return self.shape.penalty(second, precision, logdet)
 
+    def penalty_at(self, model):
+        sigma = model.loadings @ model.loadings.T
+        variance = jnp.diagonal(sigma)
+        scales = jnp.sum(0.5 * variance / LOADING_SD**2 + LEAST_SD**2 / variance)
+        shrunk = self.shape.penalty(sigma, *inverse_and_logdet(sigma))
+        return shrunk + scales + level_penalty(self.level, model.coef)
+
     def begin(self, model):
         d, p = model.coef.shape
         zero = jnp.zeros((d, p)), jnp.zeros((p, p)), jnp.zeros((p, d + 1, d + 1))
@@ -251,7 +262,9 @@ class Direct(AbstractStructure):
         )
         moved = root @ (2 / at.rows * score[d:]) @ root.T / self._agreed_of_sigma(at)
         by_sigma = 0.5 * jnp.sum(moved**2 * of_sigma, axis=1)
-        return jnp.concatenate([of_levels + of_second, by_coef + by_sigma]) / numbers
+        alone = jnp.diagonal(second) ** 2 / jnp.diagonal(self._told_of_second(at)) / ALONE**2
+        together = jnp.concatenate([of_levels + of_second, by_coef + by_sigma]) / numbers
+        return jnp.append(together, alone)
 
     def apart(self, at, one, other):
         of_coef, of_sigma = self._precisions(at)

@@ -29,6 +29,7 @@ from poplin.updates.structure import (
     Counting,
     Model,
     Transport,
+    level_penalty,
     level_prior,
     looked_at,
     sound,
@@ -81,6 +82,9 @@ class LowRank(AbstractStructure):
 
     def penalty(self, model, total):
         return 0.5 * jnp.sum((model.loadings / LOADING_SD) ** 2)
+
+    def penalty_at(self, model):
+        return level_penalty(self.level, model.coef) + self.penalty(model, None)
 
     def begin(self, model):
         k = model.coef.shape[0] + model.loadings.shape[1]

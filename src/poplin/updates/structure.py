@@ -88,6 +88,11 @@ def level_prior(level: Array | None, coef: Coefficients) -> tuple[Coefficients, 
     return -curvature @ coef, curvature
 
 
+def level_penalty(level: Array | None, coef: Coefficients) -> Scalar:
+    """Minus the log of that prior, up to its constant."""
+    return -0.5 * jnp.sum(coef * level_prior(level, coef)[0])
+
+
 def sound(means: Means, rows: Scalar) -> Array:
     """May these moments serve? Those that would change a variance by a factor, or are none, show controls that miss."""
     near = jnp.abs(jnp.diagonal(means.second) / rows - 1) < FARTHEST
@@ -122,6 +127,10 @@ class AbstractStructure(eqx.Module):
     @abstractmethod
     def penalty(self, model: Model, total: Any) -> Scalar:
         """Minus the log prior of the model, in nats, given a statistic."""
+
+    @abstractmethod
+    def penalty_at(self, model: Model) -> Scalar:
+        """Minus the log prior of a model, in nats, weak ones too; shrinkage as if Sigma were the second moment."""
 
     @abstractmethod
     def begin(self, model: Model) -> Any:
@@ -203,6 +212,9 @@ class Borrowed(AbstractStructure):
 
     def penalty(self, model, total):
         return jnp.zeros(())
+
+    def penalty_at(self, model):
+        return level_penalty(self.level, model.coef)
 
     def begin(self, model):
         d, p = model.coef.shape
