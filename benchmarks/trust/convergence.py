@@ -3,7 +3,8 @@
 Start at `line`. Three kinds of tasks: `separated` (the 30 commonest taxa of a table of 880 samples, 80 % zeros, by
 site: the likelihood against that of the bound's estimates, from several seeds, on all rows and on held-out ones),
 `seeds` (ten fits of a table with factors: how far the farthest number is from the mean of the seeds, in its own
-standard errors) and `longer` (an ill-conditioned Sigma: the likelihood against that of a fit with a fifth of the tolerance).
+standard errors) and `longer` (an ill-conditioned Sigma: the likelihood against that of a fit with a fifth of the
+tolerance).
 """
 
 from __future__ import annotations
