@@ -211,7 +211,9 @@ def _ml(
         done.append(end)
         if end.outcome.converged and layout(block) is None:
             gain, error = _gain(shrunk, block, start.model, end.model, key)
-            if gain < -3 * error:
+            # what the tolerance allows: half its square for each number
+            allowed = main.tol**2 * (end.model.coef.size + end.model.loadings.size)
+            if gain < -3 * error - allowed:
                 done[-1] = end._replace(outcome=end.outcome._replace(converged=False))
                 result = _result(model, done[-1], done, posterior, kappa / (rows + kappa), rows_in(block))
                 words = FELL.format(gain=gain, error=error)
