@@ -6,7 +6,7 @@ nothing.
 
 from typing import TYPE_CHECKING, Any
 
-from poplin._errors import ConvergenceWarning, DataWarning, InputError
+from poplin._errors import ConvergenceWarning, DataWarning, InputError, LikelihoodWarning
 
 if TYPE_CHECKING:
     from poplin.estimators.arithmetic import predict_shift as predict_shift
@@ -32,6 +32,7 @@ __all__ = [
     "ConvergenceWarning",
     "DataWarning",
     "InputError",
+    "LikelihoodWarning",
     "compare",
     "likelihood_ratio",
     "load",

@@ -1,4 +1,4 @@
-"""The three things poplin says when something is not as it should be.
+"""The things poplin says when something is not as it should be.
 
 Start at `InputError`: every check at the door raises it, the command line turns it into exit code 2.
 A numerical failure is not an exception but data (`converged_`), told once by `ConvergenceWarning`.
@@ -15,3 +15,7 @@ class ConvergenceWarning(UserWarning):
 
 class DataWarning(UserWarning):
     """Something in the data that is kept, but that the user should know (by row or column name)."""
+
+
+class LikelihoodWarning(DataWarning):
+    """Log-likelihoods of some rows are less exact than their standard errors say; the message names the rows."""

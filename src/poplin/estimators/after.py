@@ -17,13 +17,11 @@ from poplin.data import held
 from poplin.data.blocks import Block, as_block
 from poplin.data.counts import Counts, some_rows
 from poplin.data.streams import Stream
-from poplin.data.tables import listed
 from poplin.estimators import embedding
 from poplin.estimators.driver import Result
 from poplin.estimators.frozen import best_rows, first_rows, frozen_bound, surer_rows
 from poplin.estimators.recipes import training_block
 from poplin.inference.marginal import RowLikelihood, row_loglik
-from poplin.inference.summary import LARGEST_KHAT
 from poplin.models.loadings import principal_axes
 from poplin.rows.gaussian import fit_rows
 from poplin.updates.structure import Model
@@ -193,17 +191,6 @@ def row_scores(result: Result, counts: Counts, *, seed: int, khat: bool = False)
         return row_loglik(key, new_block(part), *_arrays(result), draws=DRAWS, khat=khat)
 
     return _by_pieces(counts, of)
-
-
-def doubtful(scores: RowLikelihood, names: tuple[str, ...]) -> str | None:
-    """Which rows' log-likelihoods are less exact than stated, by name; None where there are none."""
-    if scores.khat is None or not np.any(scores.khat > LARGEST_KHAT):
-        return None
-    worst = np.argsort(-scores.khat, kind="stable")[: int(np.sum(scores.khat > LARGEST_KHAT))]
-    return (
-        f"The log-likelihoods of {len(worst)} of {len(names)} rows are less exact than their standard errors say "
-        f"(Pareto k-hat above {LARGEST_KHAT}, largest first): {listed([names[i] for i in worst])}."
-    )
 
 
 def bound_frame(result: Result) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from poplin._errors import ConvergenceWarning, DataWarning, InputError
-from poplin.estimators import esteps
+from poplin.estimators import doubts, esteps
 from poplin.estimators.pln import PLN
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def _fitted(
         fit = PLN(**{**settings, **chosen}).fit(Y, **rows)
         seconds = time.perf_counter() - began
         scores = fit._marginal
+    doubts.warn_of(scores.unsure, fit.counts_.row_names, of=f" by {fit.method!r}", stacklevel=4)
     assert scores.khat is not None
     counts = fit.counts_
     return fit, {

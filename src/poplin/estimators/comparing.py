@@ -19,7 +19,7 @@ from poplin._precision import double_precision
 from poplin.data.blocks import as_block
 from poplin.data.counts import Counts
 from poplin.data.held import check_dense
-from poplin.estimators import driver, recipes
+from poplin.estimators import doubts, driver, recipes
 from poplin.estimators.phases import Recipe
 from poplin.estimators.pln import PLN
 from poplin.fit import Progress
@@ -95,6 +95,7 @@ def likelihood_ratio(
     _check_nested(lies, sides, n_boot)
     key = jax.random.key(recipes.count(random_state, "random_state", least=0))
     paired = _compared(sides, (small.result_, large.result_), key, draws)
+    doubts.warn_of(paired.unsure, sides[0].counts.row_names, of=" under one of the fits")
     weights = sides[0].counts.weights
     statistic = 2 * float(weights @ paired.difference)
     error = 2 * float(np.linalg.norm(weights * paired.standard_error))

@@ -35,7 +35,8 @@ TOLERANCE = 0.1  # of fits that are compared (ml): chance in a fit must not deci
 class Candidate(NamedTuple):
     """A model with what was found of it; what was not asked for is None.
 
-    `scores` (n,): held-out log p(y_i), zero for rows not in use; `loglik`, `loglik_se`, `entropy`: of all rows.
+    `scores` (n,): held-out log p(y_i), zero for rows not in use; `loglik`, `loglik_se`, `entropy`: of all rows;
+    `unsure` (n,): rows whose likelihood, held out or not, is less exact than it says.
     """
 
     label: str
@@ -45,6 +46,7 @@ class Candidate(NamedTuple):
     loglik: float | None
     loglik_se: float | None
     entropy: float | None
+    unsure: np.ndarray
     converged: bool
     seconds: float
 
@@ -176,7 +178,8 @@ class Contest:
         began = time.perf_counter()
         d, p = self.counts.x.shape[1], self.counts.y.shape[1]
         free = selection.free_parameters(recipe.loadings or recipe.shape, d=d, p=p, q=recipe.rank)
-        made = Candidate(label, given, free, None, None, None, None, True, 0.0)
+        sure = np.zeros(len(self.counts.weights), bool)
+        made = Candidate(label, given, free, None, None, None, None, sure, True, 0.0)
         for k, part in enumerate(self.parts):
             with double_precision():
                 one = fit(k, self._main(f"{label}, {part.name}"))
@@ -187,7 +190,8 @@ class Contest:
         """The candidate with what this part says of it."""
         made = made._replace(converged=made.converged and one.converged)
         size = max(len(other.scored) for other in self.parts if other.held_out == part.held_out)
-        values, errors = self.score.loglik(one, part.scored, width=width, size=size)
+        values, errors, _, _, unsure = self.score.loglik(one, part.scored, width=width, size=size)
+        made = made._replace(unsure=made.unsure | _spread(unsure, part.scored, len(made.unsure)))
         if part.held_out:
             scores = np.zeros(len(self.counts.weights)) if made.scores is None else made.scores
             scores[part.scored] = values
@@ -235,3 +239,10 @@ class Contest:
 
     def _rank_of(self, candidate: Candidate) -> int:
         return next(rank for rank, one in self.found.items() if one is candidate)
+
+
+def _spread(values: np.ndarray, rows: np.ndarray, n: int) -> np.ndarray:
+    """Truths of some rows among all."""
+    every = np.zeros(n, bool)
+    every[rows] = values
+    return every

@@ -14,14 +14,13 @@ from poplin._compile import compiled
 from poplin._errors import InputError
 from poplin._precision import double_precision
 from poplin.data.blocks import Block
-from poplin.estimators import doors
+from poplin.estimators import doors, doubts
 from poplin.estimators.building import Shape, Words
-from poplin.inference.importance import NUMBERS, SLICE, amortised_loglik, in_slices
+from poplin.inference.importance import KHAT_DRAWS, NUMBERS, SLICE, amortised_loglik, in_slices
 from poplin.inference.marginal import RowLikelihood
 from poplin.methods.objectives import Bound, ExactBound
 from poplin.models.priors import Mixture
 
-KHAT_DRAWS = 25
 BOUND_DRAWS = 100  # a row, for the bound after the fit
 
 
@@ -41,6 +40,10 @@ class AbstractLikely:
     @abstractmethod
     def _has_exact_bound(self) -> bool:
         """Whether the bound needs no draws."""
+
+    @abstractmethod
+    def _new_rows(self, Y: Any, data: Any, offset: Any) -> doors.Rows:
+        """Rows for the fitted model, checked, with their names."""
 
     @abstractmethod
     def _block(self, Y: Any, data: Any, offset: Any, dtype: Any = np.float32) -> Block:
@@ -73,7 +76,8 @@ class AbstractLikely:
         """Importance-sampled log-likelihood of each row with its standard error, effective draws and k-hat if asked.
 
         `proposal`: a "student" density around the encoder's Gaussian, whose tails are heavy enough wherever a row says
-        little, or that "gaussian" itself, as published numbers of autoencoders have it.
+        little, or that "gaussian" itself, as published numbers of autoencoders have it. A `LikelihoodWarning` names
+        rows whose error may be larger than stated (from 25 draws on).
         """
         if proposal not in ("student", "gaussian"):
             raise InputError(f"proposal={proposal!r} is not known; it is 'student' or 'gaussian'.")
@@ -84,9 +88,12 @@ class AbstractLikely:
         dtype = self._precise()
         how = {"seed": self.random_state, "draws": draws, "khat": khat, "student": proposal == "student"}
         with double_precision():
-            block = self._block(Y, data, offset, dtype)
+            rows = self._new_rows(Y, data, offset)
+            block = doors.as_rows_block(self.model_.likelihood, rows, dtype)
             model = jax.tree.map(lambda a: np.asarray(a, dtype=dtype), self.model_)
-            return amortised_loglik(model, block, width=self._width(), **how)
+            found = amortised_loglik(model, block, width=self._width(), **how)
+        doubts.warn_of(found.unsure, rows.names)
+        return found
 
     def score_samples(
         self, Y: Any, *, data: Any = None, offset: Any = None, draws: int = 1000, return_se: bool = False

@@ -113,9 +113,11 @@ class AbstractNeural:
         how = {"patience": get("patience"), "seed": get("random_state"), "callback": get("callback")}
         return training.Plan(**chosen, **how, checkpoint=get("checkpoint"))
 
+    def _new_rows(self, Y: Any, data: Any, offset: Any) -> doors.Rows:
+        return doors.new_rows(self._wanted(), self.coded_, Y, data=data, offset=offset)
+
     def _block(self, Y: Any, data: Any, offset: Any, dtype: Any = np.float32) -> Block:
-        rows = doors.new_rows(self._wanted(), self.coded_, Y, data=data, offset=offset)
-        return doors.as_rows_block(self.model_.likelihood, rows, dtype)
+        return doors.as_rows_block(self.model_.likelihood, self._new_rows(Y, data, offset), dtype)
 
     def transform(
         self, Y: Any, *, data: Any = None, offset: Any = None, return_variance: bool = False

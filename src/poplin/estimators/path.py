@@ -22,7 +22,7 @@ from poplin.data.tables import listed
 from poplin.estimators import driver, phases, recipes
 from poplin.estimators.phases import Chained, Recipe, Settings
 from poplin.fit import Outcome, run
-from poplin.inference.marginal import padded, row_loglik
+from poplin.inference.marginal import RowLikelihood, padded, row_loglik
 from poplin.methods import ml
 from poplin.models.loadings import BorrowedBasis
 from poplin.rows.gaussian import fit_rows
@@ -175,8 +175,8 @@ class Score(NamedTuple):
     block: Block
     key: jax.Array
 
-    def loglik(self, fit: Fit, rows: np.ndarray, *, width: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Importance-sampled log p(y_i) of the rows, and its standard errors, both (m,), in nats.
+    def loglik(self, fit: Fit, rows: np.ndarray, *, width: int, size: int) -> RowLikelihood:
+        """Importance-sampled log p(y_i) of the rows (m,), in nats.
 
         `width`: latent dimensions to which C is filled up with zeros; `size`: rows to which the rows are
         filled up. Neither changes what is computed, both make shapes equal.
@@ -184,7 +184,9 @@ class Score(NamedTuple):
         loadings = padded(fit.loadings, width)
         chosen = jax.tree.map(lambda a: a[_filled(rows, size)], self.block)
         found = row_loglik(self.key, chosen, jnp.asarray(fit.coef), jnp.asarray(loadings), draws=DRAWS)
-        return found.value[: len(rows)], found.standard_error[: len(rows)]
+        value, error, effective, _, unsure = found
+        value, error, effective, unsure = (a[: len(rows)] for a in (value, error, effective, unsure))
+        return RowLikelihood(value, error, effective, None, unsure)
 
     def entropy(self, fit: Fit) -> np.ndarray:
         """Entropy of each row's position w given its counts, (n,), by its best full Gaussian, in nats."""

@@ -11,10 +11,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from poplin._errors import ConvergenceWarning, DataWarning
+from poplin._errors import ConvergenceWarning, LikelihoodWarning
 from poplin._precision import double_precision
 from poplin.data.counts import Coding, Counts, as_counts, as_covariates, as_new_rows
-from poplin.estimators import after, budget, driver, keeping, standings
+from poplin.estimators import after, budget, doubts, driver, keeping, standings
 from poplin.estimators.asking import AbstractAsked
 from poplin.estimators.parameters import AbstractEstimator
 from poplin.inference.marginal import RowLikelihood
@@ -188,15 +188,15 @@ class PLN(AbstractAsked, AbstractEstimator):
     def _marginal(self) -> RowLikelihood:
         with double_precision():
             found = after.row_scores(self.result_, self.counts_, seed=self.random_state, khat=True)
-        doubt = after.doubtful(found, self.counts_.row_names)
+        doubt = doubts.doubt(found.unsure, self.counts_.row_names)
         if doubt is not None:
             self.messages_ = (*self.messages_, doubt)
-            warnings.warn(doubt, DataWarning, stacklevel=4)
+            warnings.warn(doubt, LikelihoodWarning, stacklevel=4)
         return found
 
     @cached_property
     def loglik_(self) -> float:
-        """Importance-sampled log-likelihood (nats, weighted sum); a `DataWarning` names rows of k-hat above 0.7."""
+        """Importance-sampled log-likelihood (nats, weighted sum); a `LikelihoodWarning` names rows that are unsure."""
         return float(self.counts_.weights @ self._marginal.value)
 
     @cached_property
@@ -212,7 +212,7 @@ class PLN(AbstractAsked, AbstractEstimator):
 
     @property
     def effective_draws_(self) -> np.ndarray:
-        """Effective number of importance draws of each training row (n,), of 1000."""
+        """Effective number of draws of each training row (n,), of 1000, or of 128 to 2048 drawn column by column."""
         return self._marginal.effective_size
 
     def _scores(self, counts: Counts) -> RowLikelihood:
@@ -265,8 +265,13 @@ class PLN(AbstractAsked, AbstractEstimator):
     def score_samples(
         self, Y: Any, *, X: Any = None, offset: Any = None, data: Any = None, return_se: bool = False
     ):
-        """Importance-sampled log-likelihood of each row (n,), in nats; with its standard error if asked."""
-        scores = self._scores(as_new_rows(self.coding_, Y, X=X, offset=offset, data=data))
+        """Importance-sampled log-likelihood of each row (n,), in nats; with its standard error if asked.
+
+        A `LikelihoodWarning` names rows whose error may be larger than stated.
+        """
+        counts = as_new_rows(self.coding_, Y, X=X, offset=offset, data=data)
+        scores = self._scores(counts)
+        doubts.warn_of(scores.unsure, counts.row_names)
         return (scores.value, scores.standard_error) if return_se else scores.value
 
     def score(self, Y: Any, y: Any = None, **others: Any) -> float:

@@ -89,6 +89,7 @@ def select(
     contest = Contest(counts, face.get_params() | {"basis": basis}, criteria, labels)
     _enter(contest, ranks, covariances)
     winner = contest.winner()
+    standings.warn_of_doubt(contest, stacklevel=4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)  # said above
         fit = PLN(**settings, **winner.settings).fit(Y, X=X, offset=offset, weights=weights, data=data)

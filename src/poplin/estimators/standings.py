@@ -12,6 +12,7 @@ import numpy as np
 
 from poplin._errors import InputError
 from poplin.data.counts import Counts
+from poplin.estimators import doubts
 from poplin.estimators.contest import CRITERIA, DIRECTION, HELD_OUT, Candidate, Contest
 from poplin.estimators.recipes import count, one_of, recipe
 from poplin.inference import selection
@@ -86,6 +87,7 @@ def choose_rank(counts: Counts, settings: dict[str, Any]) -> Chosen:
     labels = labels_of(counts, folds, seed=seed)
     contest = Contest(counts, settings | {"rank": None}, (HELD_OUT,), labels)
     contest.search()
+    warn_of_doubt(contest, stacklevel=5)
     return Chosen(contest.winner().settings["rank"], table(contest), words(contest))
 
 
@@ -129,3 +131,9 @@ def words(contest: Contest) -> str:
     told = f"Chosen: {contest.winner().label}, among {among}, by {how}."
     unsure = [candidate.label for candidate in others if not candidate.converged]
     return told + (f" Not every fit converged: {', '.join(unsure)}." if unsure else "")
+
+
+def warn_of_doubt(contest: Contest, *, stacklevel: int) -> None:
+    """A `LikelihoodWarning` where the likelihoods of some rows under a candidate are less exact than they say."""
+    unsure = np.any([candidate.unsure for candidate in contest.found.values()], axis=0)
+    doubts.warn_of(unsure, contest.counts.row_names, of=" under some candidate", stacklevel=stacklevel)

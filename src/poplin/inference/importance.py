@@ -15,11 +15,13 @@ from jax import Array, lax
 
 from poplin._compile import compiled
 from poplin.data.blocks import Block
-from poplin.inference.marginal import RowLikelihood, _pareto_shape
+from poplin.inference.marginal import ENOUGH, RowLikelihood, pareto_shape
+from poplin.inference.summary import LARGEST_KHAT
 from poplin.methods.objectives import log_ratios
 
 DRAWS = 50  # of a row that are decoded together
 NUMBERS = 4_000_000  # most numbers in one array of decoded draws
+KHAT_DRAWS = 25  # fewest that k-hat is told from
 SLICE = 4096  # rows of a slice, where nothing is drawn
 
 
@@ -53,7 +55,8 @@ def amortised_loglik(
     """Log p(y_i) = log mean_s p(y_i, w_s) / t(w_s), every constant included; t: see `log_ratios`.
 
     At least `draws` draws are made, and the divisor is the number made. The standard error is that of the log by the
-    delta method; a k-hat above 0.7 says that it is too small. The log of a mean is low by half its variance on
+    delta method; a k-hat above 0.7 says that it is too small, and is looked at, unless `khat` asks for all, where fewer
+    than a quarter of the draws (of 25 or more) are effective. The log of a mean is low by half its variance on
     average: nothing is added for that, so that the number can be set beside published ones. `width` is the number of
     values a decoded draw takes. Cost: n draws decodings.
     """
@@ -67,11 +70,15 @@ def amortised_loglik(
             _ratios(model, key, part, jnp.asarray(first), batches=batches, each=each, student=student),
             dtype=float,
         )
-        shape = _pareto_shape(ratios) if khat else np.zeros(len(ratios))  # type: ignore[arg-type]
-        return (*summary(ratios), shape)
+        value, error, effective = summary(ratios)
+        looked_at = khat | (ratios.shape[1] >= KHAT_DRAWS) & ~(effective >= ENOUGH * ratios.shape[1])
+        shape = np.zeros(len(ratios))
+        if np.any(looked_at):
+            shape[looked_at] = pareto_shape(ratios[looked_at])
+        return value, error, effective, shape
 
     value, error, effective, shape = in_slices(program, block, size)
-    return RowLikelihood(value, error, effective, shape if khat else None)
+    return RowLikelihood(value, error, effective, shape if khat else None, shape > LARGEST_KHAT)
 
 
 def summary(ratios: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,7 +1,8 @@
 """The log-likelihood of each row, log p(y_i; B, C), every constant included: higher is better, nats.
 
-Start at `row_loglik`: importance sampling around the best full Gaussian of the row. `independent_loglik` is the
-exact counterpart for a diagonal Sigma, where a row's integral is a product of one-dimensional ones.
+Start at `row_loglik`: importance sampling around the best full Gaussian of the row, or column by column where a
+Gaussian will not do (`sequential.py`). `independent_loglik` is the exact counterpart for a diagonal Sigma, where a
+row's integral is a product of one-dimensional ones.
 """
 
 from collections.abc import Iterator
@@ -17,9 +18,15 @@ from scipy.special import fdtri, gammaln
 
 from poplin._axes import Coefficients, Loadings, Rows
 from poplin.data.blocks import Block
+from poplin.inference.sequential import Way, in_rounds, log_mean
+from poplin.inference.summary import LARGEST_KHAT
 from poplin.rows.gaussian import GaussianRows, fit_rows
 from poplin.rows.plane import LARGEST_LOG_RATE, rates
 
+LARGEST_SKEWNESS = 0.5  # nats^2: rows beyond it are drawn column by column
+SKEWNESS_DRAWS = 32
+NO_ROW = 2**31 - 1  # where a row's number makes its key: of no row
+ENOUGH = 0.25  # share of the draws that is effective; rows of fewer are drawn column by column
 NUMBERS = 8_000_000  # most numbers in one array of a slice of rows
 BATCH = 512  # most pairs of draws of one row at a time
 FEWEST_DEGREES = 5  # of freedom; otherwise as many as latent dimensions
@@ -30,13 +37,23 @@ NODES, REACH = 121, 4.5  # of the one-dimensional integrals, in w = m + s sinh(u
 class RowLikelihood(NamedTuple):
     """Per row (n,): log p(y_i) in nats, its standard error, the effective number of draws, Pareto k-hat or None.
 
-    A k-hat above 0.7 says that the row's error is larger than stated.
+    `unsure` (n,) is True where the error may be larger than stated: a k-hat above 0.7, or no number at all. It does not
+    depend on whether k-hat was asked for.
     """
 
     value: np.ndarray
     standard_error: np.ndarray
     effective_size: np.ndarray
     khat: np.ndarray | None
+    unsure: np.ndarray
+
+
+class Slice(NamedTuple):
+    """Rows of equal number: their model, their Gaussians, how many are rows, and which of those are skewed."""
+
+    way: Way
+    real: int  # the others fill the slice up
+    skewed: np.ndarray
 
 
 class Draws(NamedTuple):
@@ -56,34 +73,104 @@ def row_loglik(
     Draws come in pairs m + L e, m - L e; the lengths of e are stratified, one a stratum, the directions free. The
     error follows from differences between neighbouring strata; the log's bias, -1/2 of its variance, is taken out.
 
-    A row's draws depend on `key` and its `index` only. `khat` asks for the Pareto diagnostic (Vehtari et al. 2024).
-    Cost: n draws q (p + q) products and n draws p / 2 exponentials; memory: a few arrays of `NUMBERS` numbers.
+    A Gaussian misses the skewness of a row's law, and over many dimensions that adds up: to a variance of about
+    `skewness` of the log ratios. Where it is above `LARGEST_SKEWNESS`, or fewer than a quarter of the draws are
+    effective, positions are drawn column by column instead (`sequential.py`): 128 draws, up to 2048 until the standard
+    error is 0.05, with k-hat.
+
+    A row's draws depend on `key` and its `index` only. `khat` asks for the Pareto diagnostic (Vehtari et al. 2024) of
+    all rows. Cost: n draws q (p + q) products and n draws p / 2 exponentials; of rows drawn column by column about the
+    same; memory: a few arrays of `NUMBERS` numbers.
     """
-    parts = []
-    for log_ratios in slices(key, block, coef, loadings, draws=draws):
-        parts.append((*summary(log_ratios), _pareto_shape(log_ratios) if khat else np.zeros(len(log_ratios))))
-    n = len(block.index)
-    value, error, effective, shape = (np.concatenate(a)[:n] for a in zip(*parts, strict=True))
-    return RowLikelihood(value, error, effective, shape if khat else None)
+    parts = [
+        _slice_loglik(key, part, draws=draws, khat=khat)
+        for part in slices(key, block, coef, loadings, draws=draws)
+    ]
+    joined = (np.concatenate(a)[: len(block.index)] for a in zip(*parts, strict=True))
+    found = RowLikelihood(*joined)
+    return found if khat else found._replace(khat=None)
+
+
+def _slice_loglik(key: Array, part: Slice, *, draws: int, khat: bool) -> RowLikelihood:
+    """The rows of one slice; k-hat is zero where it was not looked at."""
+    n = len(part.skewed)
+    value, error, effective, shape = (np.full(n, a) for a in (np.nan, np.inf, 0.0, np.inf))
+    unusable = np.zeros(n, bool)
+
+    def by_columns(rows: np.ndarray) -> None:
+        for done, (log_ratios,) in in_rounds(key, [part.way], rows, lambda a: log_mean(a)[1]):
+            found = (*log_mean(log_ratios), pareto_shape(log_ratios))
+            sound = np.isfinite(found[0]) & np.isfinite(found[1])
+            unusable[done[~sound]] = True
+            for whole, some in zip((value, error, effective, shape), found, strict=True):
+                whole[done[sound]] = some[sound]
+
+    used = np.arange(n) < part.real
+    if np.any(part.skewed):
+        by_columns(np.flatnonzero(part.skewed))
+    rows = np.flatnonzero(used & (~part.skewed | unusable))
+    if len(rows):
+        log_ratios = student_ratios(key, part.way, rows, draws=draws)
+        value[rows], error[rows], effective[rows] = (np.asarray(a)[rows] for a in summary(log_ratios))
+        shape[rows] = pareto_shape(np.asarray(log_ratios)[rows]) if khat else 0.0
+        few = rows[~unusable[rows] & ~(effective[rows] >= ENOUGH * 2 * log_ratios.shape[2])]
+        if len(few):
+            by_columns(few)
+    unsure = used & (unusable | (shape > LARGEST_KHAT) | ~np.isfinite(error))
+    return RowLikelihood(value, error, effective, shape, unsure)
 
 
 def slices(
     key: Array, block: Block, coef: Coefficients, loadings: Loadings, *, draws: int
-) -> Iterator[Array]:
-    """Log p(y_i, w) - log t(w) of every draw, (size, 2, pairs), for equal slices of the rows.
-
-    The last slice is filled up with row 0. Under one key, models of one (p, q) share the draws of a row.
-    """
+) -> Iterator[Slice]:
+    """Equal slices of the rows, with their Gaussians. The last one is filled up with row 0."""
     n, p = block.y.shape
     q = loadings.shape[1]
-    pairs = -(-draws // 2)
-    batches = -(-pairs // BATCH)
-    shared = shared_draws(batches * -(-pairs // batches), q)
-    size = int(np.clip(NUMBERS // max(2 * pairs, q * q, p), 1, n))
+    size = int(np.clip(NUMBERS // max(draws, q * q, p), 1, n))
     for first in range(0, n, size):
         part = _slice(block, first, size)
         gaussians = fit_rows(part, coef, loadings)
-        yield _log_ratios(key, part, gaussians, coef, loadings, shared, batches=batches)
+        way, real = Way(part, gaussians, coef, loadings), min(size, n - first)
+        skewed = np.asarray(skewness(key, *way)) > LARGEST_SKEWNESS
+        yield Slice(way, real, skewed & (np.arange(size) < real))
+
+
+def student_ratios(key: Array, way: Way, rows: np.ndarray, *, draws: int) -> Array:
+    """Log p(y_i, w) - log t(w) of every draw of some rows, (n, 2, pairs); -inf elsewhere.
+
+    Under one key, models of one (p, q) share the draws of a row.
+    """
+    pairs = -(-draws // 2)
+    batches = -(-pairs // BATCH)
+    shared = shared_draws(batches * -(-pairs // batches), way.loadings.shape[1])
+    chosen = jnp.asarray(np.pad(rows, (0, len(way.block.index) - len(rows))))
+    return _log_ratios(key, way, chosen, jnp.asarray(len(rows)), shared, batches=batches)
+
+
+@jax.jit
+def skewness(
+    key: Array, block: Block, gaussians: GaussianRows, coef: Coefficients, loadings: Loadings
+) -> Rows:
+    """What a row's third derivatives add to the variance of its log ratios, by a few draws, (n,).
+
+    Around N(m, S), t = C (w - m), v = diag(C S C'), rates A = exp(base + C m + v / 2): log p differs from the
+    Gaussian by -sum_j A_j (t_j^3 - 3 v_j t_j) / 6 and terms of higher order. Its variance is sum_jk A_j A_k (c_j'S
+    c_k)^3 / 6, here the mean square of `SKEWNESS_DRAWS` draws, the same for all rows, none of which is used again.
+    Cost: n p q (q + `SKEWNESS_DRAWS`).
+    """
+    q = loadings.shape[1]
+    normal = jax.random.normal(jax.random.fold_in(key, NO_ROW), (SKEWNESS_DRAWS, q), loadings.dtype)
+    predictor = block.offset + block.x @ coef + gaussians.mean @ loadings.T
+    lower = jnp.linalg.cholesky(gaussians.covariance)
+
+    def one_row(row) -> Array:
+        predictor, lower = row
+        scaled = loadings @ lower
+        spread = jnp.sum(scaled**2, axis=1)
+        moved = normal @ scaled.T
+        return jnp.mean((moved * (moved**2 - 3 * spread) @ rates(predictor + 0.5 * spread) / 6) ** 2)
+
+    return lax.map(one_row, (predictor, lower))
 
 
 def padded(loadings: np.ndarray, width: int) -> np.ndarray:
@@ -122,8 +209,9 @@ def student_draws(key: Array, strata: Draws, q: int) -> tuple[Array, Array]:
 
 
 @partial(jax.jit, static_argnames="batches")
-def _log_ratios(key, block, gaussians: GaussianRows, coef, loadings, shared: Draws, *, batches: int) -> Array:
+def _log_ratios(key, way: Way, chosen: Array, count: Array, shared: Draws, *, batches: int) -> Array:
     """Log p(y, w) - log t(w) of every draw, (n, 2, pairs): the two of a pair, pairs in the order of their radii."""
+    block, gaussians, coef, loadings = way
     lower = jnp.linalg.cholesky(gaussians.covariance)
     predictor = block.offset + block.x @ coef + gaussians.mean @ loadings.T
     p, q = loadings.shape
@@ -157,7 +245,13 @@ def _log_ratios(key, block, gaussians: GaussianRows, coef, loadings, shared: Dra
 
     # one row at a time: its draws fill the caches, and batches of rows take longer to compile and no less to run
     rows = (block.index, block.y, predictor, block.log_factorial, gaussians.mean, lower)
-    return lax.map(one_row, rows)
+
+    def next_row(k: Array, found: Array) -> Array:
+        i = chosen[k]
+        return found.at[i].set(one_row(tuple(a[i] for a in rows)))
+
+    nothing = jnp.full((len(block.index), 2, shared.radius.shape[0]), -jnp.inf, predictor.dtype)
+    return lax.fori_loop(0, count, next_row, nothing)
 
 
 @jax.jit
@@ -183,7 +277,7 @@ def stratified_variance(values: Array) -> Rows:
     return jnp.where(jnp.isnan(variance), jnp.inf, variance)
 
 
-def _pareto_shape(log_ratios: Array) -> np.ndarray:
+def pareto_shape(log_ratios: Array | np.ndarray) -> np.ndarray:
     """Pareto k-hat of each row's ratios; infinite where a row has no usable ratios."""
     from arviz_stats.base.array import array_stats  # brings scipy.stats, most of a second
 

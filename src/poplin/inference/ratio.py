@@ -16,7 +16,18 @@ from jax import Array
 
 from poplin._axes import Rows
 from poplin.data.blocks import Block
-from poplin.inference.marginal import padded, slices, stratified_variance, summary
+from poplin.inference.marginal import (
+    ENOUGH,
+    Slice,
+    padded,
+    pareto_shape,
+    slices,
+    stratified_variance,
+    student_ratios,
+    summary,
+)
+from poplin.inference.sequential import in_rounds, log_mean, relative
+from poplin.inference.summary import LARGEST_KHAT
 from poplin.models.loadings import BorrowedBasis, FreeLoadings
 from poplin.updates.covariance import Diagonal, Fixed, Full, Spherical
 
@@ -32,10 +43,14 @@ class Placed(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """Per row (n,): log p of the larger model less that of the smaller, in nats, and its standard error."""
+    """Per row (n,): log p of the larger model less that of the smaller, in nats, and its standard error.
+
+    `unsure`: where that may be larger than stated (see `RowLikelihood`).
+    """
 
     difference: np.ndarray
     standard_error: np.ndarray
+    unsure: np.ndarray
 
 
 class Nesting(Enum):
@@ -50,8 +65,9 @@ def paired_loglik(key: Array, small: Placed, large: Placed, *, draws: int = 1000
     """Importance-sampled log p(y_i; large) - log p(y_i; small) of each row, with common random numbers.
 
     Both are written with as many latent dimensions (zeros fill up C), the small C turned toward the large one, so that
-    the same draw lies near the same place of Z under both fitted Gaussians. The error of the difference follows from
-    the differences of the draws' relative weights; each log's bias is taken out. Cost: that of two `row_loglik`.
+    the same draw lies near the same place of Z under both fitted Gaussians. Rows that are skewed under either model are
+    drawn column by column under both, in one order. The error of the difference follows from the differences of the
+    draws' relative weights; each log's bias is taken out. Cost: that of two `row_loglik`.
     """
     width = max(small.loadings.shape[1], large.loadings.shape[1])
     target = padded(large.loadings, width)
@@ -60,10 +76,32 @@ def paired_loglik(key: Array, small: Placed, large: Placed, *, draws: int = 1000
     streams = [
         slices(key, way.block, jnp.asarray(way.coef), jnp.asarray(way.loadings), draws=draws) for way in ways
     ]
-    parts = [_paired(*log_ratios) for log_ratios in zip(*streams, strict=True)]
+    parts = [_of_slices(key, sides, draws=draws) for sides in zip(*streams, strict=True)]
     n = len(small.block.index)
-    value, error = (np.concatenate(a)[:n] for a in zip(*parts, strict=True))
-    return Paired(value, error)
+    return Paired(*(np.concatenate(a)[:n] for a in zip(*parts, strict=True)))
+
+
+def _of_slices(key: Array, sides: tuple[Slice, ...], *, draws: int) -> Paired:
+    """The rows of one slice under both models."""
+    ways, size = [side.way for side in sides], len(sides[0].skewed)
+    value, error, unsure = np.zeros(size), np.full(size, np.inf), np.zeros(size, bool)
+    skewed = np.logical_or(*(side.skewed for side in sides))
+    rows = np.flatnonzero(~skewed & (np.arange(size) < sides[0].real))
+    if len(rows):
+        ratios = [student_ratios(key, way, rows, draws=draws) for way in ways]
+        value[rows], error[rows] = (np.asarray(a)[rows] for a in _paired(*ratios))
+        for log_ratios in ratios:
+            skewed[rows] |= ~(np.asarray(summary(log_ratios)[2])[rows] >= ENOUGH * draws)
+    rows = np.flatnonzero(skewed)
+    for done, ratios in in_rounds(key, ways, rows, _paired_error) if len(rows) else ():
+        small, large = (log_mean(a)[0] for a in ratios)
+        value[done], error[done] = large - small, _paired_error(*ratios)
+        unsure[done] = np.max([pareto_shape(a) for a in ratios], axis=0) > LARGEST_KHAT
+    return Paired(value, error, unsure | ~np.isfinite(value + error) & (np.arange(size) < sides[0].real))
+
+
+def _paired_error(small: np.ndarray, large: np.ndarray) -> np.ndarray:
+    return (relative(large) - relative(small)).std(axis=1, ddof=1) / np.sqrt(small.shape[1])
 
 
 def toward(loadings: np.ndarray, target: np.ndarray) -> np.ndarray:
