@@ -141,7 +141,7 @@ def test_khat_is_there_when_asked_for_and_small_on_easy_rows() -> None:
 
 
 def test_rows_not_to_be_trusted_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two of forty rows get a k-hat above 0.7: a warning and the summary name them, the larger first."""
+    """Two of forty rows get a k-hat above 0.7: a warning and the summary name them."""
     table = TABLES["plain"]
     fit = poplin.PLN(method="variational").fit(
         DataFrame(table.y, index=[f"leaf{i}" for i in range(len(table.y))])

@@ -98,7 +98,7 @@ def test_many_dimensions_of_large_variance_are_the_quadrature(p: int, level: flo
 
 
 def _pair_loglik(y: np.ndarray, level: float, lower: np.ndarray) -> float:
-    """Log p of two counts: over the first one's position by the trapezoid rule, over the second one's given it exactly."""
+    """Log p of two counts: over the first one's position by the trapezoid rule, then the second's exactly."""
     place = np.linspace(-9, 9, 6001)
     count = np.full((len(place), 1), y[1])
     inner = as_block(
@@ -111,7 +111,7 @@ def _pair_loglik(y: np.ndarray, level: float, lower: np.ndarray) -> float:
 
 def test_pairs_of_columns_are_the_quadrature() -> None:
     """Eight correlated pairs: exact in two dimensions each, in any order of the columns and any frame of w."""
-    pairs, level, n = 8, -1.0, 4
+    pairs, level, n = 8, -1.0, 3
     one = np.linalg.cholesky(9.0 * np.array([[1.0, 0.8], [0.8, 1.0]]))
     order = np.random.default_rng(3).permutation(2 * pairs)
     loadings = np.kron(np.eye(pairs), one)[order] @ rotation(2 * pairs)

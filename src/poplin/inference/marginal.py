@@ -18,7 +18,7 @@ from scipy.special import fdtri, gammaln
 
 from poplin._axes import Coefficients, Loadings, Rows
 from poplin.data.blocks import Block
-from poplin.inference.sequential import Way, in_rounds, log_mean
+from poplin.inference.sequential import ERROR, Way, in_rounds, log_mean
 from poplin.inference.summary import LARGEST_KHAT
 from poplin.rows.gaussian import GaussianRows, fit_rows
 from poplin.rows.plane import LARGEST_LOG_RATE, rates
@@ -37,8 +37,8 @@ NODES, REACH = 121, 4.5  # of the one-dimensional integrals, in w = m + s sinh(u
 class RowLikelihood(NamedTuple):
     """Per row (n,): log p(y_i) in nats, its standard error, the effective number of draws, Pareto k-hat or None.
 
-    `unsure` (n,) is True where the error may be larger than stated: a k-hat above 0.7, or no number at all. It does not
-    depend on whether k-hat was asked for.
+    `unsure` (n,) is True where the error may be larger than stated: a k-hat above 0.7, or no number at all. Rows drawn
+    around their Gaussian, of which a quarter of the draws are effective, have their k-hat looked at only if asked for.
     """
 
     value: np.ndarray
@@ -76,7 +76,7 @@ def row_loglik(
     A Gaussian misses the skewness of a row's law, and over many dimensions that adds up: to a variance of about
     `skewness` of the log ratios. Where it is above `LARGEST_SKEWNESS`, or fewer than a quarter of the draws are
     effective, positions are drawn column by column instead (`sequential.py`): 128 draws, up to 2048 until the standard
-    error is 0.05, with k-hat.
+    error is at most 0.05 and k-hat at most 0.7.
 
     A row's draws depend on `key` and its `index` only. `khat` asks for the Pareto diagnostic (Vehtari et al. 2024) of
     all rows. Cost: n draws q (p + q) products and n draws p / 2 exponentials; of rows drawn column by column about the
@@ -98,7 +98,7 @@ def _slice_loglik(key: Array, part: Slice, *, draws: int, khat: bool) -> RowLike
     unusable = np.zeros(n, bool)
 
     def by_columns(rows: np.ndarray) -> None:
-        for done, (log_ratios,) in in_rounds(key, [part.way], rows, lambda a: log_mean(a)[1]):
+        for done, (log_ratios,) in in_rounds(key, [part.way], rows, _enough):
             found = (*log_mean(log_ratios), pareto_shape(log_ratios))
             sound = np.isfinite(found[0]) & np.isfinite(found[1])
             unusable[done[~sound]] = True
@@ -118,6 +118,12 @@ def _slice_loglik(key: Array, part: Slice, *, draws: int, khat: bool) -> RowLike
             by_columns(few)
     unsure = used & (unusable | (shape > LARGEST_KHAT) | ~np.isfinite(error))
     return RowLikelihood(value, error, effective, shape, unsure)
+
+
+def _enough(log_ratios: np.ndarray) -> np.ndarray:
+    """Whether there are draws enough: the error small, and its k-hat no cause for doubt; or no number will come."""
+    error = log_mean(log_ratios)[1]
+    return ~(error > ERROR) & ~(np.isfinite(error) & (pareto_shape(log_ratios) > LARGEST_KHAT))
 
 
 def slices(

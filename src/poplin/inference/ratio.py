@@ -26,7 +26,7 @@ from poplin.inference.marginal import (
     student_ratios,
     summary,
 )
-from poplin.inference.sequential import in_rounds, log_mean, relative
+from poplin.inference.sequential import ERROR, in_rounds, log_mean, relative
 from poplin.inference.summary import LARGEST_KHAT
 from poplin.models.loadings import BorrowedBasis, FreeLoadings
 from poplin.updates.covariance import Diagonal, Fixed, Full, Spherical
@@ -93,11 +93,21 @@ def _of_slices(key: Array, sides: tuple[Slice, ...], *, draws: int) -> Paired:
         for log_ratios in ratios:
             skewed[rows] |= ~(np.asarray(summary(log_ratios)[2])[rows] >= ENOUGH * draws)
     rows = np.flatnonzero(skewed)
-    for done, ratios in in_rounds(key, ways, rows, _paired_error) if len(rows) else ():
+    for done, ratios in in_rounds(key, ways, rows, _paired_enough) if len(rows) else ():
         small, large = (log_mean(a)[0] for a in ratios)
         value[done], error[done] = large - small, _paired_error(*ratios)
-        unsure[done] = np.max([pareto_shape(a) for a in ratios], axis=0) > LARGEST_KHAT
+        unsure[done] = _heavy(*ratios)
     return Paired(value, error, unsure | ~np.isfinite(value + error) & (np.arange(size) < sides[0].real))
+
+
+def _heavy(*log_ratios: np.ndarray) -> np.ndarray:
+    return np.max([pareto_shape(a) for a in log_ratios], axis=0) > LARGEST_KHAT
+
+
+def _paired_enough(small: np.ndarray, large: np.ndarray) -> np.ndarray:
+    """As of one model: the error of the difference small and neither k-hat above its limit, or no number."""
+    error = _paired_error(small, large)
+    return ~(error > ERROR) & ~(np.isfinite(error) & _heavy(small, large))
 
 
 def _paired_error(small: np.ndarray, large: np.ndarray) -> np.ndarray:

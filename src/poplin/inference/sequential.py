@@ -28,7 +28,7 @@ from poplin.rows.plane import rates
 DRAWS = 128  # of a row that are made together
 BATCHES = (1, 4, 16)  # of draws, in all, after which it is asked whether they are enough
 OWN = 2**31 - 2  # no row has this number: what is drawn here is not drawn elsewhere
-ERROR = 0.05  # nats: standard error of a row that is enough
+ERROR = 0.05  # nats: a standard error that is small enough
 
 
 class Sites(NamedTuple):
@@ -156,13 +156,13 @@ class Way(NamedTuple):
 
 
 def in_rounds(
-    key: Array, ways: Sequence[Way], rows: np.ndarray, error: Callable[..., np.ndarray]
+    key: Array, ways: Sequence[Way], rows: np.ndarray, enough: Callable[..., np.ndarray]
 ) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-    """Log ratios of some rows under each model: more and more draws of those whose `error` is above `ERROR`.
+    """Log ratios of some rows under each model: more and more draws of those that have not enough.
 
-    Yields rows that are done and, for each way, their log ratios (rows, draws). `error(*log_ratios)` says the standard
-    errors, (rows,). The models share the order of columns (the last model's) and the random numbers. Memory: what
-    `sequential_ratios` needs, and the log ratios of rows that are not done.
+    Yields rows that are done and, for each way, their log ratios (rows, draws). `enough(*log_ratios)` says of which
+    rows (rows,) there are enough. The models share the order of columns (the last model's) and the random numbers.
+    Memory: what `sequential_ratios` needs, and the log ratios of rows that are not done.
     """
     n, last = len(ways[-1].block.index), ways[-1]
     order = column_order(last.block, last.gaussians, last.coef, last.loadings)
@@ -173,7 +173,7 @@ def in_rounds(
             own = jax.random.fold_in(jax.random.fold_in(key, OWN), k)
             more = [sequential_ratios(own, *way, order, chosen, jnp.asarray(len(rows))) for way in ways]
             held = [np.concatenate([a, np.asarray(b)[rows]], axis=1) for a, b in zip(held, more, strict=True)]
-        done = ~(error(*held) > ERROR) | (total == BATCHES[-1])  # what is no number will not become one
+        done = enough(*held) | (total == BATCHES[-1])
         yield rows[done], [a[done] for a in held]
         rows, held = rows[~done], [a[~done] for a in held]
         if not len(rows):
