@@ -39,13 +39,14 @@ def attributes(result: Result) -> dict[str, Any]:
         "components_": axes,
         "eigenvalues_": eigenvalues,
         "shrinkage_": result.shrinkage,
+        "shrinkage_weight_": result.weight,
         "trace_": result.trace,
         "converged_": result.converged,
         "interrupted_": result.interrupted,
         "n_iter_": len(result.trace["iteration"]),
         "messages_": result.messages,
         **(result.extras or {}),
-    } | ({"elbo_": result.objective} if result.objective is not None and not result.shrinkage else {})
+    } | ({"elbo_": result.objective} if result.objective is not None and not result.weight else {})
 
 
 def not_converged(fit: Any) -> str:

@@ -127,8 +127,10 @@ def _side(fit: PLN, name: str) -> Side:
             f"{name} was fitted by method={settings['method']!r}: a ratio of likelihoods needs their maxima. "
             "Fit with method='ml'."
         )
-    if fit.shrinkage_ > 0:
-        raise InputError(f"{name} has a shrunk Sigma ({fit.shrinkage_:.3g}). Fit with shrinkage=0.")
+    if fit.shrinkage_weight_ > 0:
+        raise InputError(
+            f"{name} has a shrunk Sigma (weight {fit.shrinkage_weight_:.3g}). Fit with shrinkage=0."
+        )
     if settings["rank"] is not None:
         settings["rank"] = fit.components_.shape[1]
     settings["callback"] = None

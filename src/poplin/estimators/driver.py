@@ -14,6 +14,7 @@ from poplin._errors import InputError
 from poplin._precision import double_precision
 from poplin.data.blocks import Block
 from poplin.data.counts import Counts
+from poplin.data.held import column_sums
 from poplin.data.placing import layout, on_host, rows_in
 from poplin.estimators import (
     checkpoints,
@@ -27,7 +28,7 @@ from poplin.estimators import (
 )
 from poplin.estimators.ahead import compile_ahead
 from poplin.estimators.phases import Fitted, Recipe, Settings
-from poplin.estimators.pilot import piloted
+from poplin.estimators.pilot import piloted, pull_alone, pulled
 from poplin.estimators.resuming import Keeper
 from poplin.estimators.tasks import Ended, Task
 from poplin.fit import joined
@@ -68,7 +69,8 @@ class Result(NamedTuple):
     loadings: np.ndarray
     direct: bool
     posterior: str
-    shrinkage: float
+    shrinkage: float  # the share by which correlations were pulled
+    weight: float  # kappa / (N + kappa) of the kappa pseudo-rows that pulled them
     rows: (
         tuple[np.ndarray, np.ndarray] | None
     )  # mean and variance of the rows' own Gaussians (variational fits)
@@ -131,7 +133,9 @@ def fit(counts: Counts, settings: dict[str, Any], began: float, *, keeper: Keepe
         task = Task(
             model, block, counts, main, weight, key, lambda: _best_bound(model, block, short, starts, key)
         )
-        return _another(esteps.fit(method, task), task.recipe, posterior, task.rows())
+        ended = esteps.fit(method, task)
+        pull = _pull(task.recipe, block, ended.fits[-1], ended.kappa)
+        return _another(ended, task.recipe, posterior, task.rows(), pull)
 
 
 def main_settings(settings: dict[str, Any], began: float) -> Settings:
@@ -155,10 +159,11 @@ def _start_settings(model: Recipe, main: Settings) -> Settings:
     return short._replace(began=main.began, callback=main.callback, keeper=main.keeper)
 
 
-def _another(ended: Ended, model: Recipe, posterior: str, rows: float) -> Result:
+def _another(ended: Ended, model: Recipe, posterior: str, rows: float, pull: float | None = None) -> Result:
     """A fit by one of the ways in `esteps.py`, to rows of so much weight."""
     fits, kappa, extras, messages, encoder, bounds = ended
-    done = _result(model, fits[-1]._replace(rows=None), fits, posterior, kappa / (rows + kappa), 0)
+    weight = kappa / (rows + kappa)
+    done = _result(model, fits[-1]._replace(rows=None), fits, posterior, weight, 0, pull)
     if bounds is not None and not bounds[1] > bounds[0] - BELOW:
         messages = (*messages, LOW.format(begun=bounds[0], reached=bounds[1]))
         done = done._replace(converged=False)
@@ -201,24 +206,36 @@ def _ml(
     ready.chains.result()
     where = phases.chain_start(model, block, start, key)
     rows = float(np.sum(on_host(block.weights)))
-    kappa = _kappa(weight or 0.0, block)
+    kappa, words = _kappa(weight or 0.0, block), ()
     if weight is None and isinstance(model.shape, Full) and not start.outcome.interrupted:
-        pilot, where, kappa = piloted(model, where, main, whole=rows)
+        pilot, where, kappa = piloted(model, where, main, whole=rows, block=block)
         done.append(pilot)
     if not done[-1].outcome.interrupted:
         shrunk = phases.with_shrinkage(model, kappa)
         end, _ = phases.ml_phase(shrunk, where, main, phase="ml")
         done.append(end)
-        if end.outcome.converged and layout(block) is None:
-            gain, error = _gain(shrunk, block, start.model, end.model, key)
-            # what the tolerance allows: half its square for each number
-            allowed = main.tol**2 * (end.model.coef.size + end.model.loadings.size)
-            if gain < -3 * error - allowed:
-                done[-1] = end._replace(outcome=end.outcome._replace(converged=False))
-                result = _result(model, done[-1], done, posterior, kappa / (rows + kappa), rows_in(block))
-                words = FELL.format(gain=gain, error=error)
-                return result._replace(messages=(*result.messages, words))
-    return _result(model, done[-1], done, posterior, kappa / (rows + kappa), rows_in(block))
+        words = _below_start(shrunk, block, start.model, end, main.tol, key)
+        if words:
+            done[-1] = end._replace(outcome=end.outcome._replace(converged=False))
+    pull = _pull(model, block, done[-1], kappa)
+    result = _result(model, done[-1], done, posterior, kappa / (rows + kappa), rows_in(block), pull)
+    return result._replace(messages=(*result.messages, *words))
+
+
+def _pull(model: Recipe, block: Block, end: Fitted, kappa: float) -> float | None:
+    """What a fit that is whole reports as its shrinkage."""
+    sound = all(np.isfinite(np.asarray(part)).all() for part in end.model)
+    return pulled(model, block, end.model, kappa) if sound and not end.outcome.interrupted else None
+
+
+def _below_start(recipe: Recipe, block: Block, start: Model, end: Fitted, tol: float, key) -> tuple[str, ...]:
+    """What to say of a fit that claims to have converged, and is less likely than its start; else nothing."""
+    if not end.outcome.converged or layout(block) is not None:
+        return ()
+    gain, error = _gain(recipe, block, start, end.model, key)
+    # the tolerance allows half its square for each number
+    allowed = tol**2 * (end.model.coef.size + end.model.loadings.size)
+    return (FELL.format(gain=gain, error=error),) if gain < -3 * error - allowed else ()
 
 
 def _gain(recipe: Recipe, block: Block, start: Model, end: Model, key) -> tuple[float, float]:
@@ -279,7 +296,10 @@ def _streamed(
         full = posterior == "full"
         found = streamed_bound.fit(model, counts, main, weight or 0.0, seed=seed, full=full, start=begin)
     fits, kappa, words = found
-    done = _result(model, fits[-1], fits, posterior, kappa / (rows + kappa), len(counts.weights))
+    root, pull = np.asarray(fits[-1].model.loadings), None
+    if method == "ml" and isinstance(model.shape, Full) and np.isfinite(root).all():
+        pull = pull_alone(root @ root.T, np.asarray(column_sums(counts.y, counts.weights)), rows, kappa)
+    done = _result(model, fits[-1], fits, posterior, kappa / (rows + kappa), len(counts.weights), pull)
     return done._replace(messages=(*done.messages, words))
 
 
@@ -299,17 +319,26 @@ def _sound(end: Fitted, fits: list[Fitted]) -> tuple[Fitted, str]:
     return fits[last]._replace(outcome=end.outcome, rows=None), BROKEN.format(**told)
 
 
-def _result(model: Recipe, end: Fitted, fits: list[Fitted], posterior: str, weight: float, n: int) -> Result:
+def _result(
+    model: Recipe,
+    end: Fitted,
+    fits: list[Fitted],
+    posterior: str,
+    weight: float,
+    n: int,
+    pull: float | None = None,
+) -> Result:
     end, broken = _sound(end, fits)
     outcome = end.outcome
-    shrunk = weight if isinstance(model.shape, Full) else 0.0
+    weight = weight if isinstance(model.shape, Full) else 0.0
     rows = None if end.rows is None else tuple(on_host(a)[:n] for a in end.rows)
     return Result(
         coef=np.asarray(end.model.coef),
         loadings=np.asarray(end.model.loadings),
         direct=model.loadings is None,
         posterior=posterior,
-        shrinkage=shrunk,
+        shrinkage=weight if pull is None else pull,
+        weight=weight,
         rows=rows,  # type: ignore[arg-type]
         objective=None if rows is None else float(outcome.state.objective),
         converged=outcome.converged and not broken,

@@ -14,7 +14,7 @@ from poplin._compile import compiled
 from poplin._errors import InputError
 from poplin.data.blocks import Block, as_block
 from poplin.estimators.phases import Fitted, Recipe
-from poplin.estimators.pilot import PILOT_ROWS, pseudo_rows
+from poplin.estimators.pilot import PILOT_ROWS, asked_for
 from poplin.estimators.recipes import count
 from poplin.estimators.tasks import Ended, Task
 from poplin.fit import run
@@ -81,8 +81,7 @@ def fit(options: Exact, task: Task) -> Ended:
     done, kappa = [task.begin()], task.kappa()
     if isinstance(task.recipe.shape, Full) and task.weight is None and not done[-1].outcome.interrupted:
         done.append(climb(way, order, PILOT_ROWS, done[-1].model, task))
-        root = np.asarray(done[-1].model.loadings)
-        kappa = pseudo_rows(root @ root.T, task.rows(), pilot=PILOT_ROWS)
+        kappa = asked_for(task.recipe, task.block, done[-1].model)
     change = np.inf
     while not done[-1].outcome.interrupted:
         done.append(climb(way, order, kappa, done[-1].model, task))

@@ -20,7 +20,7 @@ from poplin.estimators.driver import Result
 from poplin.inference.summary import OF_A_RUN
 from poplin.store import read_npz, write_npz
 
-WORDS = ("direct", "posterior", "shrinkage", "objective", "converged", "interrupted")
+WORDS = ("direct", "posterior", "shrinkage", "weight", "objective", "converged", "interrupted")
 
 
 def save(fit: Any, path: Any) -> None:
@@ -114,7 +114,7 @@ def _rebuilt(face: type, arrays: dict[str, np.ndarray], meta: dict[str, Any], y:
         trace=trace,
         messages=tuple(meta["messages"]),
         extras={k.removeprefix("extra_"): v[()] for k, v in arrays.items() if k.startswith("extra_")},
-        **{word: meta[word] for word in WORDS},
+        **({"weight": meta["shrinkage"]} | {word: meta[word] for word in WORDS if word in meta}),
     )
     if "encoder_0" in arrays:
         embedder = encoding.from_arrays(esteps.chosen(settings["method"]), result, arrays)

@@ -36,9 +36,9 @@ class PLN(AbstractAsked, AbstractEstimator):
             "mcmc", "moments", "composite", "bbvi", "iwae", "amortised", "smoothed", or one of these with options:
             `poplin.methods.Exact(...)`.
         posterior: "diagonal" or "full" Gaussian of each row in the bound; under "ml" it serves `elbo_` only.
-        shrinkage: weight in [0, 1) by which a free Sigma is pulled to its diagonal; "auto": under "ml" the
-        data
-            choose it (it vanishes as n grows), under "variational" it is 0.
+        shrinkage: weight in [0, 1) by which a free Sigma is pulled to its diagonal: that of kappa pseudo-rows is
+            kappa / (n + kappa). "auto": under "ml" rows that are left out choose it (it vanishes as n grows), under
+            "variational" it is 0.
         formula: covariates from `data`, such as "~ tree + offset(log(reads))".
         n_init: starts of the variational fit (which ml begins from); the best bound is kept.
         max_iter, tol: iterations of the main phase at most, and its tolerance (None: 20000 and 1e-10 of the
@@ -52,8 +52,9 @@ class PLN(AbstractAsked, AbstractEstimator):
     Attributes (NumPy): `coef_` B (d, p); `covariance_` Sigma (p, p); `loadings_` C in principal axes (p,
     q), None in the direct form; `components_` (p, q) and `eigenvalues_` (q,) of Sigma; `latent_mean_`,
     `latent_variance_` (factor form: w in principal axes, n x q; direct form: Z - XB, n x p); `elbo_`,
-    `loglik_`, `loglik_se_` (nats, every constant, higher is better), `khat_` (n,); `shrinkage_`; `trace_`;
-    `converged_`, `n_iter_`, `seconds_`.
+    `loglik_`, `loglik_se_` (nats, every constant, higher is better), `khat_` (n,); `shrinkage_`, the share by
+    which correlations were pulled in these data (under "variational" the weight), more than `shrinkage_weight_` where
+    counts are low; `trace_`; `converged_`, `n_iter_`, `seconds_`.
 
     Raises `InputError` for what cannot be fitted. Cost of an iteration: n p exponentials and n p q
     products, a handful of times.
@@ -70,6 +71,7 @@ class PLN(AbstractAsked, AbstractEstimator):
     components_: np.ndarray
     eigenvalues_: np.ndarray
     shrinkage_: float
+    shrinkage_weight_: float
     trace_: dict[str, np.ndarray]
     converged_: bool
     interrupted_: bool

@@ -14,7 +14,7 @@ from poplin._compile import compiled
 from poplin.data.blocks import Block
 from poplin.estimators import phases
 from poplin.estimators.phases import Fitted, Recipe
-from poplin.estimators.pilot import PILOT_ROWS, pseudo_rows
+from poplin.estimators.pilot import PILOT_ROWS, asked_for
 from poplin.estimators.recipes import count
 from poplin.estimators.tasks import Ended, Task
 from poplin.fit import run
@@ -36,8 +36,7 @@ def fit(options: MCMC, task: Task) -> Ended:
     done, kappa = [task.begin()], task.kappa()
     if isinstance(task.recipe.shape, Full) and task.weight is None and not done[-1].outcome.interrupted:
         done.append(_phase(task, done, draws, PILOT_ROWS))
-        root = np.asarray(done[-1].model.loadings)
-        kappa = pseudo_rows(root @ root.T, task.rows(), pilot=PILOT_ROWS)
+        kappa = asked_for(task.recipe, task.block, done[-1].model)
     before = len(done)
     limit = before + -(-task.main.max_iter // mcmc.STEPS)
     used = [draws]

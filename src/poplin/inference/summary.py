@@ -145,11 +145,11 @@ def shape_words(fit: Fitted) -> str:
 
 
 def shrinkage_words(fit: Fitted) -> str:
-    """How far Sigma was pulled toward its diagonal."""
+    """By how much correlations were pulled toward zero."""
     if fit.shrinkage_ == 0:
         return "none"
     chosen = " (chosen from the data)" if fit.get_params().get("shrinkage") == "auto" else ""
-    return f"Sigma pulled {fit.shrinkage_:.3g} of the way to its diagonal{chosen}"
+    return f"correlations pulled by {fit.shrinkage_:.2g} of their size toward 0{chosen}"
 
 
 def verdict(fit: Fitted) -> str:

@@ -1,0 +1,132 @@
+"""How much shrinkage left-out rows ask for: cross-validation of kappa in the Gaussian model of `rows/sites.py`.
+
+Start at `most_likely_shrinkage`. A fit to the other rows is there an EM of some steps, a score a few factorisations, so
+that folds cost a part of a fit and no chain has to be run. `pull_of` asks the same model by how much correlations
+were drawn toward zero.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from poplin.rows.sites import Sites, score, told
+
+FOLDS = 5
+FIRST_STEPS = 16  # of EM, from the estimate of all rows
+STEPS = 6  # from the estimate at the kappa before
+FACTOR = 3.0  # between one kappa that is tried and the next
+LEAST = 0.03  # pseudo-rows: less is none
+MOST = 3.0  # in rows of the table: Sigma is then nearly diagonal
+LONGER = 3.0  # most by which a step of Sigma is lengthened
+LEAP = 0.5  # relative change of Sigma up to which one is
+UNSHRUNK_STEPS = 60
+
+
+class Estimate(NamedTuple):
+    """(B, Sigma)."""
+
+    coef: np.ndarray
+    covariance: np.ndarray
+
+
+def most_likely_shrinkage(at: Sites, whole: Estimate, level: np.ndarray, begin: float) -> float:
+    """kappa, in pseudo-rows, at which rows that are left out are most likely; `whole` is an estimate from all rows.
+
+    Rows are dealt out to five folds. kappa is tripled, or divided by three, from `begin` on until the likelihood falls
+    again; then the parabola through the best and its neighbours. `level` (d, d) is the weak prior's precision of each
+    column of B. Cost: some 200 n p^3.
+    """
+    order = np.random.default_rng(0).permutation(len(at.weights))
+    folds = [(at.rows(np.delete(order, np.s_[k::FOLDS])), at.rows(order[k::FOLDS])) for k in range(FOLDS)]
+    reached: dict[int | None, list[Estimate]] = {None: [whole] * FOLDS}
+
+    def likelihood(k: int, before: int | None) -> float:
+        kappa, steps = start * FACTOR**k, FIRST_STEPS if before is None else STEPS
+        reached[k] = [
+            fitted(kept, begun, kappa, level, steps)
+            for (kept, _), begun in zip(folds, reached[before], strict=True)
+        ]
+        return sum(score(left, *end) for (_, left), end in zip(folds, reached[k], strict=True))
+
+    rows = float(np.sum(at.weights))
+    start = float(np.clip(begin, LEAST, MOST * rows))
+    lowest, highest = (round(np.log(edge / start) / np.log(FACTOR)) for edge in (LEAST, MOST * rows))
+    return start * FACTOR ** _highest(likelihood, lowest, highest)
+
+
+def _highest(value: Callable[[int, int | None], float], lowest: int, highest: int) -> float:
+    """Where a function of whole numbers from `lowest` to `highest` is highest, looked for from 0 on.
+
+    `value(k, before)` is told from which neighbour the walk comes. The place is that of the parabola's top.
+    """
+    found = {0: value(0, None)}
+    for way in (1, -1):
+        k = 0
+        while found[k] == max(found.values()) and lowest <= k + way <= highest:
+            k += way
+            found[k] = value(k, k - way)
+        if max(found, key=found.__getitem__) > 0:
+            break
+    best = max(found, key=found.__getitem__)
+    if best - 1 not in found or best + 1 not in found:
+        return float(best)
+    below, above = found[best] - found[best - 1], found[best] - found[best + 1]
+    return best + 0.5 * (below - above) / max(below + above, 1e-12)
+
+
+def fitted(at: Sites, begun: Estimate, kappa: float, level: np.ndarray, steps: int) -> Estimate:
+    """So many steps of EM, penalised as `updates.covariance.Full` is; n p^3 each."""
+    for _ in range(steps):
+        begun = _step(at, begun, kappa, level)
+    return begun
+
+
+def _step(at: Sites, here: Estimate, kappa: float, level: np.ndarray) -> Estimate:
+    sums = told(at, *here)
+    n, variance = sums.rows, np.diag(here.covariance)
+    # (X'X + level Sigma_jj) dB_j = X'E[Z - XB] - level Sigma_jj B_j, column by column
+    pull = sums.cross - variance * (level @ here.coef)
+    move = np.linalg.solve(sums.gram + variance[:, None, None] * level, pull.T[:, :, None])[:, :, 0].T
+    half = sums.cross.T @ move
+    moment = (sums.second - half - half.T + move.T @ sums.gram @ move) / n
+    there = (n * moment + kappa * np.diag(np.diag(moment))) / (n + kappa)
+    v = np.diag(there) * np.diag(np.linalg.inv(there))
+    free = np.exp(-kappa * (v - 1) / (n * (1 + v)))  # without force on the variances: see `Direct._unforced`
+    there = free[:, None] * there * free
+    return Estimate(here.coef + move, _lengthened(at, here.covariance, there, kappa / n))
+
+
+def _lengthened(at: Sites, here: np.ndarray, there: np.ndarray, share: float) -> np.ndarray:
+    """Sigma after a step that is longer along the pairs of axes of which counts say little: see `rows/controls.py`.
+
+    Along axes k and l EM closes the share f_kl of what is left, or what the penalty has of it.
+    """
+    lower, weights = np.linalg.cholesky(here), at.weights / np.sum(at.weights)
+    _, turn = np.linalg.eigh(lower.T @ ((weights @ at.precision)[:, None] * lower))
+    axes = lower @ turn
+    known = 1 - 1 / (1 + at.precision @ axes**2)
+    known = (weights[:, None] * known).T @ known
+    back = np.linalg.solve(lower.T, turn)
+    change = back.T @ there @ back - np.eye(len(here))
+    longer = np.minimum((1 + share) / (known + share), LONGER) * change
+    if np.max(np.abs(np.linalg.eigvalsh(longer))) > LEAP:
+        return there
+    return here + axes @ longer @ axes.T
+
+
+def pull_of(at: Sites, whole: Estimate, level: np.ndarray, kappa: float) -> float:
+    """The share by which kappa pseudo-rows pull the correlations R of Sigma toward zero, 1 - <R, R_0> / <R_0, R_0>.
+
+    R_0 are those without any, off the diagonal; both from the sites, so that what these miss is missed twice.
+    """
+    shrunk = fitted(at, whole, kappa, level, UNSHRUNK_STEPS // 4)
+    free = fitted(at, shrunk, 0.0, level, UNSHRUNK_STEPS)
+    one, other = (_correlations(estimate.covariance) for estimate in (shrunk, free))
+    size = float(np.sum(other**2))
+    return 1 - float(np.sum(one * other)) / size if size > 0 else 0.0
+
+
+def _correlations(covariance: np.ndarray) -> np.ndarray:
+    scale = np.sqrt(np.diag(covariance))
+    return (covariance / scale / scale[:, None])[np.triu_indices(len(scale), 1)]
