@@ -72,7 +72,8 @@ def table_of(told: Interval, index: Any, names: tuple[str, str] = ("covariate", 
     """Intervals as a DataFrame, under single names or pairs of them."""
     import pandas
 
-    columns = {name: np.ravel(values) for name, values in told._asdict().items()}
+    shape = np.shape(told.estimate)
+    columns = {name: np.ravel(np.broadcast_to(values, shape)) for name, values in told._asdict().items()}
     rows = pandas.Index(index, name="axis") if isinstance(index[0], str) else None
     return pandas.DataFrame(
         columns, pandas.MultiIndex.from_arrays(index, names=names) if rows is None else rows

@@ -17,6 +17,7 @@ from poplin.estimators.budget import OverTime, Watch
 from poplin.estimators.caveats import STOPPED
 from poplin.estimators.directions import free_directions
 from poplin.estimators.piecewise import SIZE, VIEWED, Piecewise, tests_by_parts
+from poplin.estimators.profiles import PROFILE, WALD, Profiles, simes
 from poplin.estimators.roots import KINDS, Asked, Roots
 from poplin.estimators.scales import FISHER, PLAIN, POSITIVE, Scale, correlations
 from poplin.estimators.tables import coef_index, entry_index, hypothesis_matrix, table_of
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 
 WHICH = ("coef", "covariance", "correlation", "eigenvalues", "scales")
 ALL = "all columns"
+SIMES = "simes"  # how columns are tested together where one of them has no quadratic
+NO_RATIO = (
+    "likelihood_ratio needs counts in memory and covariates of which none is a combination of the others. Leave out "
+    "the covariates that are, or fit a part of the rows that was read before."
+)
 
 
 class StandardErrors(NamedTuple):
@@ -58,6 +64,7 @@ class Uncertainty:
         self.size = self.free.here.size()
         self.large = self.size > caveats.MOST_NUMBERS
         self.pieces = Piecewise(fit, self.free, self.watch)
+        self.profiles = Profiles(fit)
         self.said: set[str] = set()
         self.roots = Roots(fit, self.free, self.said, self.watch)
         self._in_time: np.ndarray | None = None
@@ -179,14 +186,21 @@ class Uncertainty:
     def standard_errors(self, asked: Asked) -> StandardErrors:
         """All of them, with notes."""
         coef, covariance = (self.errors(which, asked) for which in ("coef", "covariance"))
+        by_name = () if asked.n_boot else self.profiles.notes(coef, sandwich=True) if self.sandwich(asked) else ()
+        if self.sandwich(asked):
+            coef = np.where(self.profiles.decided(coef, sandwich=True).no_number, np.nan, coef)
         eigenvalues = self.eigenvalue_errors(asked)
         scales = None if self.basis is None else self.errors("scales", asked)
         whole = np.diag(covariance) if self.by_parts(asked) else covariance
-        notes = self.notes(np.concatenate([coef.ravel(), whole.ravel()]))
+        notes = self.notes(np.concatenate([coef.ravel(), whole.ravel()])) + by_name
         edge = np.diag(covariance) > np.diag(self.fit.covariance_)
         if edge.any():
             notes += (caveats.EDGE.format(count=int(edge.sum()), all=edge.size),)
         return StandardErrors(coef, covariance, eigenvalues, scales, notes)
+
+    def sandwich(self, asked: Asked) -> bool:
+        """Whether standard errors are from the rows' own scores: of a bound, of pairs, or asked for."""
+        return asked.n_boot is None and (asked.robust or self.free.rows is not None or self.roots.of_pairs)
 
     def eigenvalue_errors(self, asked: Asked) -> np.ndarray:
         """NaN where a neighbour is too close for the delta method; axes of a borrowed basis are known and may tie."""
@@ -261,12 +275,14 @@ class Uncertainty:
     def _interval(self, which: str, scale: Scale, at: Any, level: float, asked: Asked) -> Interval:
         """Intervals of the entries `at` of a quantity."""
         estimate = self._estimate(which)
-        told = scale.interval(estimate[at], self.errors_at(which, at, asked), level)
+        se = self.errors_at(which, at, asked)
+        told = scale.interval(estimate[at], se, level)
         if asked.n_boot is None:
-            return told
+            how = {"sandwich": self.sandwich(asked), "robust": asked.robust}
+            return self.profiles.replaced(told, se, level, **how) if which == "coef" else told
         drawn = self.drawn(which, asked.n_boot)[(slice(None), *at) if at is not ... else ...]
         lower, upper = basic(scale.there(estimate[at]), scale.there(drawn), level)
-        return told._replace(lower=scale.back(lower), upper=scale.back(upper))
+        return told._replace(lower=scale.back(lower), upper=scale.back(upper), method="bootstrap")
 
     def wald(self, hypothesis: Any, asked: Asked) -> DataFrame:
         """The table of Wald tests, one line a column and one for all."""
@@ -281,8 +297,38 @@ class Uncertainty:
             told = self._tests_of_root(matrix, asked)
             if np.isnan(told.p).any() and self._has_spare("coef", asked):
                 told = tests_by_parts(self.pieces, matrix, fit.coef_, told)
+        told, method = self._profiled(told, matrix, asked)
         table = pandas.DataFrame(told._asdict(), pandas.Index([*names, ALL], name="column"))
-        return table.assign(p_adjusted=np.append(adjusted(told.p[:-1]), np.nan))
+        return table.assign(p_adjusted=np.append(adjusted(told.p[:-1]), np.nan), method=method)
+
+    def _profiled(self, told: Tests, matrix: np.ndarray, asked: Asked) -> tuple[Tests, np.ndarray]:
+        """Wald's tests, with those of the likelihood ratio for columns that have a coefficient to be profiled."""
+        se = self.errors("coef", asked)
+        entries = self.profiles.decided(se, sandwich=self.sandwich(asked)).profiled
+        columns = np.flatnonzero(entries[(matrix != 0).any(axis=0)].any(axis=0))
+        method = np.full(len(told.p), WALD, object)
+        if not len(columns):
+            return told, method
+        found = self.profiles.ratio(matrix, columns)
+        told = Tests(*(each.copy() for each in told))
+        for whole, part in zip(told, found, strict=True):
+            whole[columns] = part
+        method[columns] = PROFILE
+        told.statistic[-1], told.df[-1], told.p[-1] = np.nan, 0, simes(told.p[:-1])
+        method[-1] = SIMES
+        return told, method
+
+    def likelihood_ratio(self, hypothesis: Any) -> DataFrame:
+        """The table of likelihood-ratio tests, one line a column."""
+        import pandas
+
+        names = self.fit.counts_.column_names
+        matrix = hypothesis_matrix(hypothesis, self.fit.counts_.covariate_names)
+        if not self.profiles.possible:
+            raise InputError(NO_RATIO)
+        told = self.profiles.ratio(matrix, np.arange(len(names)))
+        table = pandas.DataFrame(told._asdict(), pandas.Index(names, name="column"))
+        return table.assign(p_adjusted=adjusted(told.p), method=PROFILE)
 
     def _tests_of_root(self, matrix: np.ndarray, asked: Asked) -> Tests:
         """From the covariance of all estimates; NaN where it has lost a column's coefficients."""
@@ -324,7 +370,8 @@ class Uncertainty:
         if self.fit.interrupted_ or STOPPED in self.said:
             return None
         try:
-            return intervals.plain(self.fit.coef_, self.coef_errors(), 0.95)
+            se, how = self.coef_errors(), {"sandwich": self.sandwich(Asked()), "robust": False}
+            return self.profiles.replaced(intervals.plain(self.fit.coef_, se, 0.95), se, 0.95, **how)
         except InputError:  # asked for directly, it is raised, with what to do
             return None
         except KeyboardInterrupt:  # the fit is done and is still to be told or written
@@ -342,6 +389,7 @@ class Uncertainty:
         if self.fit.interrupted_ or STOPPED in self.said:
             return tuple(self.said)
         try:
-            return self.notes(self.coef_errors())
+            errors = self.coef_errors()
+            return self.notes(errors) + self.profiles.notes(errors, sandwich=self.sandwich(Asked()))
         except InputError as error:
             return (str(error),)

@@ -39,7 +39,10 @@ class Root(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """Estimates with standard error, Wald z and p-value (NaN where zero is no hypothesis), and interval ends."""
+    """Estimates with standard error, z and p-value (NaN where zero is no hypothesis), and interval ends.
+
+    `method` says of all, or of each, where z, p and the ends are from: "wald", "profile" or "bootstrap".
+    """
 
     estimate: np.ndarray
     se: np.ndarray
@@ -47,6 +50,7 @@ class Interval(NamedTuple):
     p: np.ndarray
     lower: np.ndarray
     upper: np.ndarray
+    method: np.ndarray | str = "wald"
 
 
 def observed_information(found: Information) -> np.ndarray:

@@ -22,7 +22,7 @@ from poplin.report import html, views
 from poplin.store import written_whole
 
 SQUARE_UP_TO = 2000  # columns; above, a square table of the covariance is more than anybody reads
-TESTED = ("se", "lower", "upper", "z", "p", "p_adjusted")
+TESTED = ("se", "lower", "upper", "z", "p", "p_adjusted", "method")
 MOST_FACTORS = 100  # of a direct form above that, by size
 
 
@@ -97,7 +97,7 @@ def _put_embedding(file: Path, scores: np.ndarray) -> None:
 
 
 def _coefficients(fit: Fitted) -> Iterable[Sequence[Any]]:
-    """One line a coefficient, on the log scale, with its 95 % interval and Wald test where there are any.
+    """One line a coefficient, on the log scale, with its 95 % interval and test where there are any, and their method.
 
     p_adjusted is Benjamini and Hochberg's, over the columns of a covariate; `information` says from what the standard
     error is. A value that is not there is empty.
@@ -109,12 +109,13 @@ def _coefficients(fit: Fitted) -> Iterable[Sequence[Any]]:
     named = ("information",) if kinds is not None else ()
     yield "covariate", "column", "estimate", *(() if told is None else TESTED), *named
     for k, covariate in enumerate(counts.covariate_names):
-        values = [fit.coef_[k]]
+        values = [fit.coef_[k].tolist()]
         if told is not None:
-            values += [getattr(told, name)[k] for name in TESTED[:-1]] + [adjusted(told.p[k])]
-        words = [()] * len(counts.column_names) if kinds is None else [(word,) for word in kinds[k].tolist()]
-        for column, line, word in zip(counts.column_names, np.transpose(values).tolist(), words, strict=True):
-            yield covariate, column, *("" if value != value else value for value in line), *word
+            values += [getattr(told, name)[k].tolist() for name in TESTED[:-2]]
+            values += [adjusted(told.p[k]).tolist(), np.broadcast_to(told.method, fit.coef_.shape)[k].tolist()]
+        values += [] if kinds is None else [kinds[k].tolist()]
+        for column, *line in zip(counts.column_names, *values, strict=True):
+            yield covariate, column, *("" if value != value else value for value in line)
 
 
 def _covariance(fit: Fitted) -> Iterable[Sequence[Any]]:

@@ -1,0 +1,248 @@
+"""Which coefficients of a fit Wald's quadratic does not serve, and what their profile likelihoods say instead.
+
+Start at `Profiles.replaced`. The rule and the formulas are in `inference/profile.py`; here they meet a fit: its table, its estimates,
+its standard errors, and the names in the notes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from poplin.data import held
+from poplin.data.blocks import NO_EXPOSURE
+from poplin.data.tables import listed
+from poplin.inference import profile
+from poplin.inference.columns import Climbed, Columns, curved, maximise, pieces
+from poplin.inference.intervals import Interval
+from poplin.inference.wald import Tests, adjusted
+
+WALD, PROFILE = "wald", "profile"
+MOST_CELLS = 2_000_000  # cells of all entries that are profiled: about a minute
+NO_NUMBER = 0.5  # of a column's own standard error, below which a sandwich's is none
+SURE = 0.7  # the same where an approximation stands in
+LEVEL = 0.95  # at which it is looked whether a profile ever falls
+PROFILED = (
+    "{count} of {all} coefficients have their interval and p-value from the profile likelihood of their own column "
+    "(method 'profile'), for counts say too little of them for Wald's quadratic: {names}."
+)
+NEVER = (
+    "{count} of them the likelihood sends to infinity (no count on one side of a contrast): the interval is open there, the "
+    "estimate is where a weak prior holds it: {names}."
+)
+NO_SANDWICH = (
+    "{count} standard errors are no number (NaN): the sandwich is below half of what the column's own likelihood says, as where a "
+    "level has one row or a column no count: {names}."
+)
+TOO_LARGE = (
+    "{count} of {all} coefficients may need a profile likelihood, more than is computed for {rows} rows: {left} of them, those "
+    "that counts say most of, have Wald's intervals, which may be wrong."
+)
+
+
+class Decided(NamedTuple):
+    """Which entries (d, p) are profiled, which sandwiches are no number, and how many were left out."""
+
+    profiled: np.ndarray
+    no_number: np.ndarray
+    left: int
+
+
+class Profiles:
+    """Answers for one fit; columns' own fits, tests and ends are kept."""
+
+    def __init__(self, fit: Any) -> None:
+        self.fit, self.counts = fit, fit.counts_
+        used = self.counts.weights > 0
+        self.rows, self.weights = np.flatnonzero(used), self.counts.weights[used]
+        self.x = self.counts.x[used]
+        self.possible = not held.is_on_disk(self.counts.y) and np.linalg.matrix_rank(self.x) == self.x.shape[1]
+        d, p = fit.coef_.shape
+        covariance = fit.get_params().get("covariance")
+        self.free = np.append(np.ones(d, bool), isinstance(covariance, str))  # a Sigma that is given is known
+        self.coef, self.log_scale, self.value = np.full((d, p), np.nan), np.full(p, np.nan), np.full(p, np.nan)
+        self._fitted, self._done = np.zeros(p, bool), np.zeros(p, bool)
+        self._statistic, self._share = np.full((d, p), np.nan), np.full((d, p), np.nan)
+        self._ends: dict[float, tuple[np.ndarray, np.ndarray]] = {}
+        self._decided: dict[bytes, Decided] = {}
+        self._screen: tuple[np.ndarray, np.ndarray] | None = None
+        if self.possible:
+            self.into = profile.standardised(self.x, self.weights)
+
+    def decided(self, se: np.ndarray, *, sandwich: bool) -> Decided:
+        """The rule, for standard errors (d, p) of the coefficients."""
+        key = np.ascontiguousarray(se).tobytes() + bytes([sandwich])
+        if key not in self._decided:
+            self._decided[key] = self._decide(se, sandwich)
+        return self._decided[key]
+
+    def _decide(self, se: np.ndarray, sandwich: bool) -> Decided:
+        nothing = np.zeros(se.shape, bool)
+        if not self.possible:
+            return Decided(nothing, nothing, 0)
+        likely, rough = self._screened()
+        suspects = ~likely | ~np.isfinite(se) | (sandwich & (se < SURE * rough))
+        most, left = MOST_CELLS // len(self.rows), 0
+        if suspects.sum() > most:
+            left = int(suspects.sum()) - most
+            order = np.argsort(np.where(suspects, -rough, np.inf), axis=None, kind="stable")
+            suspects = np.isin(np.arange(se.size), order[:most]).reshape(se.shape)
+        self._fit_columns(np.flatnonzero(suspects.any(axis=0)))
+        profiled, no_number = nothing.copy(), nothing.copy()
+        for part in pieces(se.shape[1], len(self.rows)):
+            part = part[suspects[:, part].any(axis=0) & self._done[part]]
+            columns, at = self._columns(part, self.x @ self.into), self._at(part, np.linalg.inv(self.into))
+            hessian = curved(columns, at.numbers).hessian
+            if not self.free[-1]:
+                hessian[:, -1, :] = hessian[:, :, -1] = 0
+                hessian[:, -1, -1] = -1
+            for k in range(len(se)):
+                some = suspects[k, part].nonzero()[0]
+                mine = Climbed(*(a[some] for a in at))
+                good, own = profile.holds(columns.at(some), mine, hessian[some], self.into[k])
+                j = part[some]
+                no_number[k, j] = sandwich & (se[k, j] < NO_NUMBER * own)
+                profiled[k, j] = ~good | ~np.isfinite(se[k, j]) | no_number[k, j]
+        return Decided(profiled, no_number, left)
+
+    def replaced(self, told: Interval, se: np.ndarray, level: float, *, sandwich: bool, robust: bool) -> Interval:
+        """Wald's intervals of B (d, p), with those of the profile likelihood where the rule says so."""
+        decided = self.decided(se, sandwich=sandwich)
+        method = np.where(decided.profiled, PROFILE, WALD).astype(object)
+        statistic, share, one_sided = self.statistics(decided.profiled)
+        share = share if robust else np.ones_like(share)
+        p = profile.p_value(statistic * share, 1, one_sided)
+        z = np.sign(self.coef) * np.sqrt(statistic * share)
+        lower, upper = self.ends(decided.profiled, level, share)
+        found = decided.profiled & np.isfinite(p)
+        estimate, error, *rest = (np.where(found, a, b) for a, b in zip(
+            (told.estimate, np.where(decided.no_number, np.nan, told.se), z, p, lower, upper), told[:6], strict=True
+        ))
+        error = np.where(decided.no_number, np.nan, error)
+        method[decided.profiled & ~found] = WALD
+        return Interval(estimate, error, *rest, method)
+
+    def statistics(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of the entries `which` (d, p): the ratio's statistic, the share for robust ones, and whether it is one-sided."""
+        lower, upper = self.ends(which, LEVEL, np.ones(which.shape))
+        return self._statistic, self._share, np.isinf(lower) ^ np.isinf(upper)
+
+    def ends(self, which: np.ndarray, level: float, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ends (d, p) of the profiled intervals of the entries `which`; NaN elsewhere."""
+        plain = bool(np.all(share[which & np.isfinite(share)] == 1)) if which.any() else True
+        kept = self._ends.get(level) if plain else None
+        lower, upper = kept or (np.full(which.shape, np.nan), np.full(which.shape, np.nan))
+        for k in range(len(which)):
+            todo = np.flatnonzero(which[k] & np.isnan(lower[k]))
+            if not len(todo):
+                continue
+            turned = profile.turned(self.x, self.weights, np.eye(len(which))[[k]])
+            for part in pieces(len(todo), len(self.rows)):
+                j = todo[part]
+                columns, at = self._columns(j, turned.design), self._at(j, np.linalg.inv(turned.back))
+                new = np.isnan(self._statistic[k, j])
+                if new.any():
+                    found = profile.ratio(columns, at, self.free, 1)
+                    self._statistic[k, j], self._share[k, j] = found
+                told = profile.ends(columns, at, self.free, level, share[k, j])
+                both = np.sort(turned.out * np.stack(told), axis=0)
+                lower[k, j], upper[k, j] = both
+        if plain:
+            self._ends[level] = lower, upper
+        return lower, upper
+
+    def ratio(self, matrix: np.ndarray, columns: np.ndarray) -> Tests:
+        """Likelihood-ratio tests of H B = 0 of these columns, from each column's own likelihood."""
+        self._fit_columns(columns)
+        turned = profile.turned(self.x, self.weights, matrix)
+        statistic, one_sided = np.full(len(columns), np.nan), np.zeros(len(columns), bool)
+        back = np.linalg.inv(turned.back)
+        for part in pieces(len(columns), len(self.rows)):
+            part = part[self._done[columns[part]]]
+            mine, at = self._columns(columns[part], turned.design), self._at(columns[part], back)
+            statistic[part] = profile.ratio(mine, at, self.free, turned.rank).statistic
+            if turned.rank == 1:
+                told = profile.ends(mine, at, self.free, LEVEL, np.ones(len(part)))
+                one_sided[part] = np.isinf(told.lower) ^ np.isinf(told.upper)
+        p = profile.p_value(statistic, turned.rank, one_sided)
+        return Tests(statistic, np.full(len(columns), turned.rank), p)
+
+    def notes(self, se: np.ndarray, *, sandwich: bool) -> tuple[str, ...]:
+        """What the rule has done, by name."""
+        decided = self.decided(se, sandwich=sandwich)
+        profiled, no_number, left = decided
+        if not profiled.any():
+            return ()
+        lower, upper = self.ends(profiled, LEVEL, np.ones(profiled.shape))
+        open_ = np.isinf(lower) | np.isinf(upper)
+        told = [PROFILED.format(count=int(profiled.sum()), all=profiled.size, names=self._names(profiled))]
+        if open_.any():
+            told.append(NEVER.format(count=int(open_.sum()), names=self._names(open_)))
+        if no_number.any():
+            told.append(NO_SANDWICH.format(count=int(no_number.sum()), names=self._names(no_number)))
+        if left:
+            count = int(profiled.sum()) + left
+            told.append(TOO_LARGE.format(count=count, all=profiled.size, rows=len(self.rows), left=left))
+        return tuple(told)
+
+    def _names(self, which: np.ndarray) -> str:
+        covariates, columns = self.counts.covariate_names, self.counts.column_names
+        return listed([f"{covariates[k]}: {columns[j]}" for k, j in np.argwhere(which)])
+
+    def _dense(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Counts and offsets (m, n) of these columns; a missing count is a count without exposure."""
+        some = held.in_columns(self.counts.y, columns)
+        y = np.asarray(some[self.rows] if isinstance(some, np.ndarray) else some[self.rows].toarray(), dtype=float).T
+        offset, missing = self.counts.offset[:, columns][self.rows].T, np.isnan(y)
+        return np.where(missing, 0.0, y), np.where(missing, NO_EXPOSURE, offset)
+
+    def _columns(self, columns: np.ndarray, design: np.ndarray) -> Columns:
+        return Columns(*self._dense(columns), design, self.weights)
+
+    def _at(self, columns: np.ndarray, back: np.ndarray) -> Climbed:
+        """The columns' own fits, in the coordinates of a design."""
+        numbers = np.column_stack([(back @ self.coef[:, columns]).T, self.log_scale[columns]])
+        return Climbed(numbers, self.value[columns], self._done[columns])
+
+    def _fit_columns(self, columns: np.ndarray) -> None:
+        """The columns' own maxima, where they are not known yet."""
+        columns = columns[~self._fitted[columns]]
+        design = self.x @ self.into
+        variance = np.diag(self.fit.covariance_)
+        for part in pieces(len(columns), len(self.rows)):
+            j = columns[part]
+            mine = self._columns(j, design)
+            exposed = mine.offset > NO_EXPOSURE / 2
+            level = np.where(exposed, np.log(mine.y + 0.5) - mine.offset, 0.0)
+            level = np.where(exposed, level, (level.sum(axis=1) / np.maximum(exposed.sum(axis=1), 1))[:, None])
+            start = np.zeros((len(j), len(self.free)))
+            start[:, :-1] = (self.weights * level) @ design / self.weights.sum()
+            start[:, -1] = 0.5 * np.log(np.maximum(variance[j], 4e-4))
+            if self.free[-1]:
+                start[:, -1] = np.clip(start[:, -1], np.log(0.2), np.log(2.0))
+            found = maximise(mine, start, self.free)
+            self.coef[:, j], self.log_scale[j] = self.into @ found.numbers[:, :-1].T, found.numbers[:, -1]
+            self.value[j], self._done[j], self._fitted[j] = found.value, found.done, True
+
+    def _screened(self) -> tuple[np.ndarray, np.ndarray]:
+        """Entries (d, p) for which Wald surely holds, and rough standard errors: at the fit's rates, and at the counts."""
+        if self._screen is None:
+            d, p = self.fit.coef_.shape
+            likely, rough, design = np.ones((d, p), bool), np.zeros((d, p)), self.x @ self.into
+            variance = np.diag(self.fit.covariance_)
+            for j in pieces(p, len(self.rows)):
+                y, offset = (a.T for a in self._dense(j))
+                expected = np.exp(np.minimum(offset + self.x @ self.fit.coef_[:, j] + 0.5 * variance[j], 30.0))
+                for told in (expected, y):
+                    good, se = profile.quadratic_likely(design, self.weights, told, variance[j], self.into)
+                    likely[:, j] &= good
+                    rough[:, j] = np.maximum(rough[:, j], se)
+            self._screen = likely, rough
+        return self._screen
+
+
+def simes(p: np.ndarray) -> float:
+    """The least adjusted p-value: a test of all columns together, valid where they do not depend negatively (Simes 1986)."""
+    found = adjusted(p)
+    return float(np.nanmin(found)) if np.isfinite(found).any() else np.nan

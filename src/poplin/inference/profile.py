@@ -1,0 +1,246 @@
+"""Profile likelihood of coefficients for which Wald's quadratic does not hold: when, and then p-values and interval ends.
+
+Start at `holds` (the rule), `ratio` (the test) and `ends` (the interval); `quadratic_likely` spares most columns. Of a column that one level of a factor lacks
+the likelihood has no maximum: it rises toward a coefficient of minus infinity. A standard error is no number there, Wald's z
+falls as the effect grows (Hauck & Donner 1977), while the likelihood ratio goes on to tell. All is of the column's own
+likelihood (`columns.py`), exact by quadrature, with its other coefficients and its variance profiled out. What
+the other columns add is given up: with one design for all columns it is little for coefficients, and
+a p-value needs no draws.
+
+Where the profile never falls on one side, the counts are as extreme as counts can be: no table lies beyond. Under the hypothesis such a
+table has about the probability exp(-R / 2), R the ratio's statistic, of which chi-squared tells a tenth or less. The p-value is
+then the mid-p one of both sides, [exp(-R / 2) + P(chi2_1 > R)] / 2, and the interval is that of this test.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import chdtrc, ndtri
+
+from poplin.inference.columns import RIDGE, Climbed, Columns, Curved, curved, maximise, newton, scores
+
+FALL = 0.25  # share by which the log-likelihood at Wald's ends may fall short of the quadratic's, or beyond it
+SCREEN = 0.1  # the same share where an approximation stands in
+LIMIT = 30.0  # change of the most affected log rate from which on the likelihood no longer falls
+REACH, REACH_LOG_SCALE = 2.0, 0.7  # of a step along the profile
+MOST_STEPS = 60
+NEAR = 1e-3  # nats from the level that is looked for, at which an end is found
+
+
+class Turned(NamedTuple):
+    """A design (n, d) in coordinates of which the first r are a contrast: b = `back` c, and H b = 0 where c[:r] = 0.
+
+    For a contrast of one row, H b = `out` c_0.
+    """
+
+    design: np.ndarray
+    back: np.ndarray
+    rank: int
+    out: float
+
+    def coordinates(self, coef: np.ndarray) -> np.ndarray:
+        """Coefficients (d, m) as lines of coordinates (m, d)."""
+        return np.linalg.solve(self.back, coef).T
+
+
+class Ends(NamedTuple):
+    """Ends of intervals in units of the coordinate (m,): infinite where the profile never falls, NaN where none was found."""
+
+    lower: np.ndarray
+    upper: np.ndarray
+
+
+class Ratio(NamedTuple):
+    """Twice the log-likelihood ratio (m,), and by how much the model's variance of the score is the rows' own (m,)."""
+
+    statistic: np.ndarray
+    share: np.ndarray
+
+
+def standardised(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """T (d, d), for which (X T)' W X T = N I: b = T a."""
+    _, upper = np.linalg.qr(np.sqrt(weights)[:, None] * x)
+    return np.linalg.inv(upper) * np.sqrt(weights.sum())
+
+
+def turned(x: np.ndarray, weights: np.ndarray, contrast: np.ndarray) -> Turned:
+    """The design with X' W X = N I, turned so that the rows of `contrast` (r, d) are told by the first coordinates."""
+    into = standardised(x, weights)
+    left, size, right = np.linalg.svd(contrast @ into)
+    back = into @ right.T
+    return Turned(x @ back, back, int(np.sum(size > 1e-10 * size[0])), float(left[0, 0] * size[0]))
+
+
+def quadratic_likely(
+    design: np.ndarray, weights: np.ndarray, told: np.ndarray, variance: np.ndarray, towards: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether `holds` is safe to say yes (d, m), and standard errors (d, m), without an integral: a screen.
+
+    The gamma-Poisson likelihood of the same mean and variance stands in, at rates (n, m), of which `told` are as many as
+    counts speak of; `towards` (d, d) are the coefficients as rows in the design's coordinates. Cost n m d^2.
+    """
+    n, d = design.shape
+    m = told.shape[1]
+    pairs = (design[:, :, None] * design[:, None, :]).reshape(n, d * d)
+    size = 1 / np.maximum(variance, 1e-12)
+    spread = weights[:, None] * told
+    information = ((spread / (1 + told / size)).T @ pairs).reshape(m, d, d) + RIDGE * np.eye(d)
+    covariance = np.linalg.inv(information)
+    along = np.einsum("mkl,jl->mjk", covariance, towards)
+    se = np.sqrt(np.einsum("mjk,jk->jm", along, towards))
+    likely = np.zeros((len(towards), m), bool)
+    reach = ndtri(0.975)
+    for j in range(len(towards)):
+        change = reach * design @ (along[:, j] / se[j][:, None]).T
+        good = np.abs(change).max(axis=0) < LIMIT
+        change = np.where(good, change, 0.0)
+        falls = []
+        for side in (-change, change):
+            more = np.log1p(told * np.expm1(side) / (size + told))
+            falls.append(np.sum(weights[:, None] * ((told + size) * more - told * side), axis=0))
+        off = np.abs(np.array(falls) / (0.5 * reach**2) - 1).max(axis=0)
+        likely[j] = good & (off < SCREEN)
+    return likely, se
+
+
+def holds(columns: Columns, at: Climbed, hessian: np.ndarray, towards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whether Wald's quadratic holds for a coefficient of each column (m,), and its standard error (m,).
+
+    `towards` (d,) is the coefficient in the design's coordinates. The rule: from the top, along the direction in which
+    the profile leaves it, 1.96 standard errors to either side, the log-likelihood has fallen by 1.92 nats, give or take a
+    `FALL` of it. Of counts without extra variation some ten do.
+    """
+    reach = ndtri(0.975)
+    towards = np.append(towards, 0.0)
+    values, vectors = np.linalg.eigh(-hessian)
+    good = values[:, 0] > 0
+    along = np.einsum("mkl,ml->mk", vectors, (vectors.transpose(0, 2, 1) @ towards) / np.where(good[:, None], values, 1.0))
+    se = np.sqrt(along @ towards)
+    away = along / se[:, None]
+    # a direction so long that rates overflow is no quadratic's
+    short = np.abs(reach * away[:, :-1] @ columns.design.T).max(axis=1, initial=0.0) < LIMIT
+    held = np.zeros(len(se), bool)
+    chosen = np.flatnonzero(good & short & (np.abs(away[:, -1]) < 2))
+    if len(chosen):
+        part, first = columns.at(chosen), at.numbers[chosen]
+        falls = [at.value[chosen] - curved(part, first + s * reach * away[chosen]).value for s in (-1, 1)]
+        held[chosen] = (np.abs(np.array(falls) / (0.5 * reach**2) - 1) <= FALL).all(axis=0)
+    return held, np.where(good, se, np.inf)
+
+
+def ratio(columns: Columns, at: Climbed, free: np.ndarray, r: int) -> Ratio:
+    """The log-likelihood ratio of each column against its first r coordinates being zero."""
+    rest = free.copy()
+    rest[:r] = False
+    start = at.numbers.copy()
+    start[:, :r] = 0
+    null = maximise(columns, start, rest)
+    again = np.flatnonzero(null.value > at.value + 1e-6)  # the larger model's climb ended at a lower top
+    best = at.value.copy()
+    if len(again):
+        best[again] = np.maximum(best[again], maximise(columns.at(again), null.numbers[again], free).value)
+    statistic = np.where(null.done, np.maximum(2 * (best - null.value), 0.0), np.nan)
+    return Ratio(statistic, _share(columns, null, rest) if r == 1 else np.ones(len(best)))
+
+
+def _share(columns: Columns, null: Climbed, rest: np.ndarray) -> np.ndarray:
+    """What the model says is the variance of the first coordinate's score, over what the rows' own scores say."""
+    here, by_row = curved(columns, null.numbers), scores(columns, null.numbers)
+    along, _, bend = _profile(here, rest)
+    along[:, 0] = 1.0
+    own = np.einsum("mnk,mk->mn", by_row, along)
+    return -bend / (own**2 @ columns.weights)
+
+
+def p_value(statistic: np.ndarray, df: int, one_sided: np.ndarray) -> np.ndarray:
+    """Of the ratio's statistic: chi-squared's upper tail, or the mid-p of both sides; see the head of this file."""
+    tail = chdtrc(df, statistic)
+    return np.where(one_sided & (df == 1), 0.5 * (np.exp(-0.5 * statistic) + tail), tail)
+
+
+def drop(level: float, one_sided: np.ndarray) -> np.ndarray:
+    """The fall of the log-likelihood (m,) at the ends of intervals: where `p_value` is 1 - level."""
+    plain = ndtri((1 + level) / 2) ** 2
+    low, high = plain, plain + 20.0
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        inside = p_value(np.array(middle), 1, np.array(True)) > 1 - level
+        low, high = (middle, high) if inside else (low, middle)
+    return 0.5 * np.where(one_sided, high, plain)
+
+
+def ends(columns: Columns, at: Climbed, free: np.ndarray, level: float, share: np.ndarray) -> Ends:
+    """Where the profile log-likelihood of the first coordinate has fallen as far as the level wants, (m,) each.
+
+    The fall is divided by `share` (m,): see `Ratio`.
+    """
+    m = len(at.value)
+    plain = drop(level, np.zeros(m, bool)) / share
+    low, high = (_end(columns, at, free, side, plain) for side in (-1.0, 1.0))
+    alone = np.isinf(low) ^ np.isinf(high)
+    for mine, side in ((low, -1.0), (high, 1.0)):
+        again = np.flatnonzero(alone & np.isfinite(mine))
+        if len(again):
+            part = Climbed(*(a[again] for a in at))
+            wanted = drop(level, np.ones(len(again), bool)) / share[again]
+            mine[again] = _end(columns.at(again), part, free, side, wanted)
+    return Ends(low, high)
+
+
+def _end(columns: Columns, at: Climbed, free: np.ndarray, side: float, fall: np.ndarray) -> np.ndarray:
+    """One end: steps of Venzon & Moolgavkar (1988), which move the profiled numbers and the coordinate together.
+
+    At a point the profile is told to second order by a Newton step in the other numbers; the coordinate goes where that
+    parabola meets the level, no further than `REACH`.
+    """
+    rest = free.copy()
+    rest[0] = False
+    numbers, found = at.numbers.copy(), np.full(len(fall), np.nan)
+    target = at.value - fall
+    limit = LIMIT / np.abs(columns.design[:, 0]).max()
+    going = np.arange(len(fall))
+    for _ in range(MOST_STEPS):
+        here = curved(columns.at(going), numbers[going])
+        step, gain = newton(here, rest)
+        along, slope, bend = _profile(here, rest)
+        above = here.value + gain - target[going]
+        moved = _meeting(above, slope, bend, side)
+        at_level = (np.abs(above) < NEAR) & (gain < NEAR)
+        found[going[at_level]] = numbers[going[at_level], 0]
+        beyond = ~at_level & (side * (numbers[going, 0] - at.numbers[going, 0]) > limit) & (above > 0)
+        found[going[beyond & (gain < 0.1)]] = side * np.inf
+        whole = step + along * moved[:, None]
+        whole[:, 0] = moved
+        shorter = np.maximum(
+            np.linalg.norm(whole[:, :-1], axis=1) / REACH, np.abs(whole[:, -1]) / REACH_LOG_SCALE
+        )
+        numbers[going] += whole / np.maximum(shorter, 1.0)[:, None]
+        going = going[~at_level & ~(beyond & (gain < 0.1))]
+        if not len(going):
+            break
+    return found
+
+
+def _profile(here: Curved, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How the other numbers follow the first coordinate (m, d + 1), and the profile's slope and curvature along it."""
+    inner = np.ix_(np.arange(len(here.slope)), rest.nonzero()[0], rest.nonzero()[0])
+    values, vectors = np.linalg.eigh(-here.hessian[inner])
+    values = np.maximum(np.abs(values), 0.1 * RIDGE)
+    cross = np.einsum("mkl,mk->ml", vectors, here.hessian[:, rest, 0])
+    along = np.zeros_like(here.slope)
+    along[:, rest] = np.einsum("mkl,ml->mk", vectors, cross / values)
+    slope = here.slope[:, 0] + np.sum(here.slope * along, axis=1)
+    bend = here.hessian[:, 0, 0] + np.sum(cross**2 / values, axis=1)
+    return along, slope, bend
+
+
+def _meeting(above: np.ndarray, slope: np.ndarray, bend: np.ndarray, side: float) -> np.ndarray:
+    """How far to go until above + slope t + bend t^2 / 2 = 0, on the outer side of the parabola's top."""
+    down = np.minimum(bend, -1e-12)
+    inside = slope**2 - 2 * down * above
+    outer = (-slope - side * np.sqrt(np.maximum(inside, 0.0))) / down
+    # a level above the whole parabola: back along the slope, toward the top
+    outer = np.where(inside < 0, -slope / down, outer)
+    return np.clip(outer, -REACH, REACH)
