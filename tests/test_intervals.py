@@ -64,7 +64,8 @@ def test_tables_of_every_structure(model: str) -> None:
     """Names, ends on the right side, z and p that go with them, nothing for what is not estimated."""
     fit = fitted(model, "ml", "weighted")
     told = fit.confint()
-    assert list(told.columns) == ["estimate", "se", "z", "p", "lower", "upper"]
+    assert list(told.columns) == ["estimate", "se", "z", "p", "lower", "upper", "method"]
+    assert (told.method == "wald").all()
     assert told.index.names == ["covariate", "column"] and len(told) == fit.coef_.size
     assert np.array_equal(told.estimate, fit.coef_.ravel())
     assert np.allclose(told.upper - told.estimate, norm.isf(0.025) * told.se)
@@ -150,7 +151,7 @@ def test_eigenvalues_that_are_close_have_no_interval() -> None:
 def test_wald_test_of_a_single_coefficient_is_z_squared() -> None:
     fit = fitted("full", "ml", "plain")
     told, z = fit.wald([[0.0, 1.0]]), fit.confint().z.to_numpy().reshape(fit.coef_.shape)[1]
-    assert list(told.columns) == ["statistic", "df", "p", "p_adjusted"]
+    assert list(told.columns) == ["statistic", "df", "p", "p_adjusted", "method"]
     assert np.allclose(told.statistic[:-1], z**2) and (told.df[:-1] == 1).all()
     assert told.index[-1] == "all columns" and told.df.iloc[-1] == len(z)
 
@@ -203,6 +204,7 @@ def test_coefficients_are_written_with_their_tests(tmp_path: Any) -> None:
         "z",
         "p",
         "p_adjusted",
+        "method",
         "information",
     ]
     told = fit.confint()

@@ -70,35 +70,38 @@ class AbstractAsked:
     ) -> DataFrame:
         """Intervals of "coef", "covariance", "correlation", "eigenvalues" or "scales".
 
-        Columns estimate, se, z, p, lower, upper, method; index (covariate, column), (column, column) or axis. "scales" are
-        those of a borrowed basis, in its order (eigenvalues are sorted). Variances, eigenvalues and scales are on the
-        log scale, correlations on Fisher's z. `entries` lists the pairs of columns, by name or position, whose
-        covariance or correlation is wanted; above 6000 free numbers (about 100 columns with a full
+        Columns estimate, se, z, p, lower, upper, method; index (covariate, column), (column, column) or axis.
+        "scales" are those of a borrowed basis, in its order (eigenvalues are sorted). Variances, eigenvalues and
+        scales are on the log scale, correlations on Fisher's z. `entries` lists the pairs of columns, by name or
+        position, whose covariance or correlation is wanted; above 6000 free numbers (about 100 columns with a full
         Sigma) only such lists are answered.
 
-        Coefficients of which counts say too little for Wald's quadratic (a level without a count of that column, a column
-        seen once; the rule is that of `inference.profile.holds`) have "profile" as their method: z is the signed root of the
-        likelihood ratio, p and the ends are those of the profile likelihood of the column alone, infinite where it never
-        falls. `robust` rescales that likelihood by what the rows' scores say. Raises `InputError` where nothing is estimated.
+        Coefficients of which counts say too little for Wald's quadratic (a level without a count of that column, a
+        column seen once; the rule is that of `inference.profile.holds`) have "profile" as their method: z is the
+        signed root of the likelihood ratio, p and the ends are those of the profile likelihood of the column alone,
+        infinite where it never falls. `robust` rescales that likelihood by what the rows' scores say. Raises
+        `InputError` where nothing is estimated.
         """
         return self._asked().confint(which, level, Asked(robust, information, n_boot), entries)
 
     def wald(self, hypothesis: Any, *, robust: bool = False, information: str = "expected") -> DataFrame:
         """Wald tests that a term of the formula, or H B with H (r, d), is zero: each column, then all of them.
 
-        Columns statistic, df, p, p_adjusted (Benjamini-Hochberg over the columns), method; the last line, named "all columns",
-        tests them jointly (NaN above 6000 free numbers). A column with a coefficient that Wald's quadratic does not serve
-        (see `confint`) has the test of `likelihood_ratio` instead, method "profile"; all columns together then have that of Simes.
+        Columns statistic, df, p, p_adjusted (Benjamini-Hochberg over the columns), method; the last line, named "all
+        columns", tests them jointly (NaN above 6000 free numbers). A column with a coefficient that Wald's quadratic
+        does not serve (see `confint`) has the test of `likelihood_ratio` instead, method "profile"; all columns
+        together then have that of Simes.
         """
         return self._asked().wald(hypothesis, Asked(robust, information))
 
     def likelihood_ratio(self, hypothesis: Any) -> DataFrame:
         """Likelihood-ratio tests that a term of the formula, or H B with H (r, d), is zero, column by column.
 
-        Each column's own likelihood, a Poisson-lognormal regression by quadrature, is maximised with and without
-        the term; what other columns would add is left out, so that no draw is needed and columns that a level lacks have a
-        test. Columns statistic, df, p, p_adjusted (Benjamini-Hochberg over the columns), method; index column. `poplin.likelihood_ratio`
-        compares two fits of the whole table. Cost: some twenty times the table's cells times 11 to 41 exponentials.
+        Each column's own likelihood, a Poisson-lognormal regression by quadrature, is maximised with and without the
+        term; what other columns would add is left out, so that no draw is needed and columns that a level lacks have
+        a test. Columns statistic, df, p, p_adjusted (Benjamini-Hochberg over the columns), method; index column.
+        `poplin.likelihood_ratio` compares two fits of the whole table. Cost: some twenty times the table's cells
+        times 11 to 41 exponentials.
         """
         return self._asked().likelihood_ratio(hypothesis)
 

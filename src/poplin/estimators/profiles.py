@@ -1,7 +1,7 @@
 """Which coefficients of a fit Wald's quadratic does not serve, and what their profile likelihoods say instead.
 
-Start at `Profiles.replaced`. The rule and the formulas are in `inference/profile.py`; here they meet a fit: its table, its estimates,
-its standard errors, and the names in the notes.
+Start at `Profiles.replaced`. The rule and the formulas are in `inference/profile.py`; here they meet a fit: its
+table, its estimates, its standard errors, and the names in the notes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from poplin.inference.wald import Tests, adjusted
 WALD, PROFILE = "wald", "profile"
 MOST_CELLS = 2_000_000  # cells of all entries that are profiled: about a minute
 NO_NUMBER = 0.5  # of a column's own standard error, below which a sandwich's is none
+FLAT = 20.0  # own standard error, in root mean square log rates, from which the likelihood has no maximum
 SURE = 0.7  # the same where an approximation stands in
 LEVEL = 0.95  # at which it is looked whether a profile ever falls
 PROFILED = (
@@ -28,16 +29,16 @@ PROFILED = (
     "(method 'profile'), for counts say too little of them for Wald's quadratic: {names}."
 )
 NEVER = (
-    "{count} of them the likelihood sends to infinity (no count on one side of a contrast): the interval is open there, the "
-    "estimate is where a weak prior holds it: {names}."
+    "{count} of them the likelihood sends to infinity (no count on one side of a contrast): the interval is open "
+    "there, the estimate is where a weak prior holds it: {names}."
 )
 NO_SANDWICH = (
-    "{count} standard errors are no number (NaN): the sandwich is below half of what the column's own likelihood says, as where a "
-    "level has one row or a column no count: {names}."
+    "{count} standard errors are no number (NaN): the sandwich is below half of what the column's own likelihood "
+    "says, or that has no maximum, as where a level has one row or a column no count: {names}."
 )
 TOO_LARGE = (
-    "{count} of {all} coefficients may need a profile likelihood, more than is computed for {rows} rows: {left} of them, those "
-    "that counts say most of, have Wald's intervals, which may be wrong."
+    "{count} of {all} coefficients may need a profile likelihood, more than is computed for {rows} rows: {left} of "
+    "them, those that counts say most of, have Wald's intervals, which may be wrong."
 )
 
 
@@ -57,11 +58,17 @@ class Profiles:
         used = self.counts.weights > 0
         self.rows, self.weights = np.flatnonzero(used), self.counts.weights[used]
         self.x = self.counts.x[used]
-        self.possible = not held.is_on_disk(self.counts.y) and np.linalg.matrix_rank(self.x) == self.x.shape[1]
+        self.possible = (
+            not held.is_on_disk(self.counts.y) and np.linalg.matrix_rank(self.x) == self.x.shape[1]
+        )
         d, p = fit.coef_.shape
         covariance = fit.get_params().get("covariance")
         self.free = np.append(np.ones(d, bool), isinstance(covariance, str))  # a Sigma that is given is known
-        self.coef, self.log_scale, self.value = np.full((d, p), np.nan), np.full(p, np.nan), np.full(p, np.nan)
+        self.coef, self.log_scale, self.value = (
+            np.full((d, p), np.nan),
+            np.full(p, np.nan),
+            np.full(p, np.nan),
+        )
         self._fitted, self._done = np.zeros(p, bool), np.zeros(p, bool)
         self._statistic, self._share = np.full((d, p), np.nan), np.full((d, p), np.nan)
         self._ends: dict[float, tuple[np.ndarray, np.ndarray]] = {}
@@ -82,11 +89,15 @@ class Profiles:
         if not self.possible:
             return Decided(nothing, nothing, 0)
         likely, rough = self._screened()
-        suspects = ~likely | ~np.isfinite(se) | (sandwich & (se < SURE * rough))
+        doubtful = ~likely | (sandwich & (se < SURE * rough))
+        suspects = doubtful | ~np.isfinite(se)
         most, left = MOST_CELLS // len(self.rows), 0
-        if suspects.sum() > most:
+        if (
+            suspects.sum() > most
+        ):  # first those that Wald cannot serve, of them those that counts say least of
             left = int(suspects.sum()) - most
-            order = np.argsort(np.where(suspects, -rough, np.inf), axis=None, kind="stable")
+            rank = np.where(suspects, -rough / rough.max(), np.inf) - doubtful
+            order = np.argsort(rank, axis=None, kind="stable")
             suspects = np.isin(np.arange(se.size), order[:most]).reshape(se.shape)
         self._fit_columns(np.flatnonzero(suspects.any(axis=0)))
         profiled, no_number = nothing.copy(), nothing.copy()
@@ -102,11 +113,14 @@ class Profiles:
                 mine = Climbed(*(a[some] for a in at))
                 good, own = profile.holds(columns.at(some), mine, hessian[some], self.into[k])
                 j = part[some]
-                no_number[k, j] = sandwich & (se[k, j] < NO_NUMBER * own)
+                flat = own > FLAT * np.linalg.norm(self.into[k])
+                no_number[k, j] = sandwich & ((se[k, j] < NO_NUMBER * own) | flat)
                 profiled[k, j] = ~good | ~np.isfinite(se[k, j]) | no_number[k, j]
         return Decided(profiled, no_number, left)
 
-    def replaced(self, told: Interval, se: np.ndarray, level: float, *, sandwich: bool, robust: bool) -> Interval:
+    def replaced(
+        self, told: Interval, se: np.ndarray, level: float, *, sandwich: bool, robust: bool
+    ) -> Interval:
         """Wald's intervals of B (d, p), with those of the profile likelihood where the rule says so."""
         decided = self.decided(se, sandwich=sandwich)
         method = np.where(decided.profiled, PROFILE, WALD).astype(object)
@@ -116,15 +130,17 @@ class Profiles:
         z = np.sign(self.coef) * np.sqrt(statistic * share)
         lower, upper = self.ends(decided.profiled, level, share)
         found = decided.profiled & np.isfinite(p)
-        estimate, error, *rest = (np.where(found, a, b) for a, b in zip(
-            (told.estimate, np.where(decided.no_number, np.nan, told.se), z, p, lower, upper), told[:6], strict=True
-        ))
-        error = np.where(decided.no_number, np.nan, error)
+        z, p, lower, upper = (
+            np.where(found, new, old)
+            for new, old in zip((z, p, lower, upper), (told.z, told.p, told.lower, told.upper), strict=True)
+        )
         method[decided.profiled & ~found] = WALD
-        return Interval(estimate, error, *rest, method)
+        return Interval(
+            told.estimate, np.where(decided.no_number, np.nan, told.se), z, p, lower, upper, method
+        )
 
     def statistics(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of the entries `which` (d, p): the ratio's statistic, the share for robust ones, and whether it is one-sided."""
+        """Of the entries `which` (d, p): the ratio's statistic, its share (`Ratio`), and whether a side is open."""
         lower, upper = self.ends(which, LEVEL, np.ones(which.shape))
         return self._statistic, self._share, np.isinf(lower) ^ np.isinf(upper)
 
@@ -193,7 +209,9 @@ class Profiles:
     def _dense(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Counts and offsets (m, n) of these columns; a missing count is a count without exposure."""
         some = held.in_columns(self.counts.y, columns)
-        y = np.asarray(some[self.rows] if isinstance(some, np.ndarray) else some[self.rows].toarray(), dtype=float).T
+        y = np.asarray(
+            some[self.rows] if isinstance(some, np.ndarray) else some[self.rows].toarray(), dtype=float
+        ).T
         offset, missing = self.counts.offset[:, columns][self.rows].T, np.isnan(y)
         return np.where(missing, 0.0, y), np.where(missing, NO_EXPOSURE, offset)
 
@@ -215,7 +233,9 @@ class Profiles:
             mine = self._columns(j, design)
             exposed = mine.offset > NO_EXPOSURE / 2
             level = np.where(exposed, np.log(mine.y + 0.5) - mine.offset, 0.0)
-            level = np.where(exposed, level, (level.sum(axis=1) / np.maximum(exposed.sum(axis=1), 1))[:, None])
+            level = np.where(
+                exposed, level, (level.sum(axis=1) / np.maximum(exposed.sum(axis=1), 1))[:, None]
+            )
             start = np.zeros((len(j), len(self.free)))
             start[:, :-1] = (self.weights * level) @ design / self.weights.sum()
             start[:, -1] = 0.5 * np.log(np.maximum(variance[j], 4e-4))
@@ -226,14 +246,16 @@ class Profiles:
             self.value[j], self._done[j], self._fitted[j] = found.value, found.done, True
 
     def _screened(self) -> tuple[np.ndarray, np.ndarray]:
-        """Entries (d, p) for which Wald surely holds, and rough standard errors: at the fit's rates, and at the counts."""
+        """Entries (d, p) for which Wald surely holds, and rough standard errors: at the fit's rates and the counts."""
         if self._screen is None:
             d, p = self.fit.coef_.shape
             likely, rough, design = np.ones((d, p), bool), np.zeros((d, p)), self.x @ self.into
             variance = np.diag(self.fit.covariance_)
             for j in pieces(p, len(self.rows)):
                 y, offset = (a.T for a in self._dense(j))
-                expected = np.exp(np.minimum(offset + self.x @ self.fit.coef_[:, j] + 0.5 * variance[j], 30.0))
+                expected = np.exp(
+                    np.minimum(offset + self.x @ self.fit.coef_[:, j] + 0.5 * variance[j], 30.0)
+                )
                 for told in (expected, y):
                     good, se = profile.quadratic_likely(design, self.weights, told, variance[j], self.into)
                     likely[:, j] &= good
@@ -243,6 +265,6 @@ class Profiles:
 
 
 def simes(p: np.ndarray) -> float:
-    """The least adjusted p-value: a test of all columns together, valid where they do not depend negatively (Simes 1986)."""
+    """The least adjusted p-value: a test of all columns together (Simes 1986), if they do not depend negatively."""
     found = adjusted(p)
     return float(np.nanmin(found)) if np.isfinite(found).any() else np.nan

@@ -186,7 +186,9 @@ class Uncertainty:
     def standard_errors(self, asked: Asked) -> StandardErrors:
         """All of them, with notes."""
         coef, covariance = (self.errors(which, asked) for which in ("coef", "covariance"))
-        by_name = () if asked.n_boot else self.profiles.notes(coef, sandwich=True) if self.sandwich(asked) else ()
+        by_name = (
+            () if asked.n_boot else self.profiles.notes(coef, sandwich=True) if self.sandwich(asked) else ()
+        )
         if self.sandwich(asked):
             coef = np.where(self.profiles.decided(coef, sandwich=True).no_number, np.nan, coef)
         eigenvalues = self.eigenvalue_errors(asked)

@@ -22,7 +22,11 @@ from poplin.rows.nodes import LOG_ROOT, hermite
 from poplin.updates.direct import LEAST_SD
 from poplin.updates.structure import LOADING_SD
 
-ORDERS = ((0.5, 11), (1.2, 21), (np.inf, 41))  # nodes up to a scale: an integral is wrong by 2e-7 nats, 1e-6 at s = 2
+ORDERS = (
+    (0.5, 11),
+    (1.2, 21),
+    (np.inf, 41),
+)  # nodes up to a scale: an integral is wrong by 2e-7 nats, 1e-6 at s = 2
 RIDGE = 1e-6  # precision of coefficients: separated ones stop where about 1e-5 counts are expected
 MOST_STEPS = 100
 ENOUGH = 1e-7  # nats that a further step would gain when a climb ends

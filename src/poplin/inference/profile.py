@@ -1,15 +1,16 @@
-"""Profile likelihood of coefficients for which Wald's quadratic does not hold: when, and then p-values and interval ends.
+"""Profile likelihood of coefficients for which Wald's quadratic does not hold: when, p-values and interval ends.
 
-Start at `holds` (the rule), `ratio` (the test) and `ends` (the interval); `quadratic_likely` spares most columns. Of a column that one level of a factor lacks
-the likelihood has no maximum: it rises toward a coefficient of minus infinity. A standard error is no number there, Wald's z
-falls as the effect grows (Hauck & Donner 1977), while the likelihood ratio goes on to tell. All is of the column's own
-likelihood (`columns.py`), exact by quadrature, with its other coefficients and its variance profiled out. What
-the other columns add is given up: with one design for all columns it is little for coefficients, and
-a p-value needs no draws.
+Start at `holds` (the rule), `ratio` (the test) and `ends` (the interval); `quadratic_likely` spares most columns. Of
+a column that one level of a factor lacks the likelihood has no maximum: it rises toward a coefficient of minus
+infinity. A standard error is no number there, Wald's z falls as the effect grows (Hauck & Donner 1977), while the
+likelihood ratio goes on to tell. All is of the column's own likelihood (`columns.py`), exact by quadrature, with its
+other coefficients and its variance profiled out. What the other columns add is given up: with one design for all
+columns it is little for coefficients, and a p-value needs no draws.
 
-Where the profile never falls on one side, the counts are as extreme as counts can be: no table lies beyond. Under the hypothesis such a
-table has about the probability exp(-R / 2), R the ratio's statistic, of which chi-squared tells a tenth or less. The p-value is
-then the mid-p one of both sides, [exp(-R / 2) + P(chi2_1 > R)] / 2, and the interval is that of this test.
+Where the profile never falls on one side, the counts are as extreme as counts can be: no table lies beyond. Under the
+hypothesis such a table has about the probability exp(-R / 2), R the ratio's statistic, of which chi-squared tells a
+tenth or less. The p-value is then the mid-p one of both sides, [exp(-R / 2) + P(chi2_1 > R)] / 2, and the interval is
+that of this test.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from scipy.special import chdtrc, ndtri
 
 from poplin.inference.columns import RIDGE, Climbed, Columns, Curved, curved, maximise, newton, scores
 
-FALL = 0.25  # share by which the log-likelihood at Wald's ends may fall short of the quadratic's, or beyond it
+FALL = (
+    0.25  # share by which the log-likelihood at Wald's ends may fall short of the quadratic's, or beyond it
+)
 SCREEN = 0.1  # the same share where an approximation stands in
 LIMIT = 30.0  # change of the most affected log rate from which on the likelihood no longer falls
 REACH, REACH_LOG_SCALE = 2.0, 0.7  # of a step along the profile
@@ -46,7 +49,7 @@ class Turned(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """Ends of intervals in units of the coordinate (m,): infinite where the profile never falls, NaN where none was found."""
+    """Ends of intervals in units of the coordinate (m,): infinite where the profile never falls, NaN if not found."""
 
     lower: np.ndarray
     upper: np.ndarray
@@ -78,8 +81,8 @@ def quadratic_likely(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whether `holds` is safe to say yes (d, m), and standard errors (d, m), without an integral: a screen.
 
-    The gamma-Poisson likelihood of the same mean and variance stands in, at rates (n, m), of which `told` are as many as
-    counts speak of; `towards` (d, d) are the coefficients as rows in the design's coordinates. Cost n m d^2.
+    The gamma-Poisson likelihood of the same mean and variance stands in, at rates (n, m), of which `told` are as many
+    as counts speak of; `towards` (d, d) are the coefficients as rows in the design's coordinates. Cost n m d^2.
     """
     n, d = design.shape
     m = told.shape[1]
@@ -105,18 +108,22 @@ def quadratic_likely(
     return likely, se
 
 
-def holds(columns: Columns, at: Climbed, hessian: np.ndarray, towards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def holds(
+    columns: Columns, at: Climbed, hessian: np.ndarray, towards: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Whether Wald's quadratic holds for a coefficient of each column (m,), and its standard error (m,).
 
-    `towards` (d,) is the coefficient in the design's coordinates. The rule: from the top, along the direction in which
-    the profile leaves it, 1.96 standard errors to either side, the log-likelihood has fallen by 1.92 nats, give or take a
-    `FALL` of it. Of counts without extra variation some ten do.
+    `towards` (d,) is the coefficient in the design's coordinates. The rule: from the top, along the direction in
+    which the profile leaves it, 1.96 standard errors to either side, the log-likelihood has fallen by 1.92 nats, give
+    or take a `FALL` of it. Of counts without extra variation some ten do.
     """
     reach = ndtri(0.975)
     towards = np.append(towards, 0.0)
     values, vectors = np.linalg.eigh(-hessian)
     good = values[:, 0] > 0
-    along = np.einsum("mkl,ml->mk", vectors, (vectors.transpose(0, 2, 1) @ towards) / np.where(good[:, None], values, 1.0))
+    along = np.einsum(
+        "mkl,ml->mk", vectors, (vectors.transpose(0, 2, 1) @ towards) / np.where(good[:, None], values, 1.0)
+    )
     se = np.sqrt(along @ towards)
     away = along / se[:, None]
     # a direction so long that rates overflow is no quadratic's

@@ -25,7 +25,14 @@ METHODS = {
 }
 LARGEST_KHAT = 0.7  # beyond it the error of importance sampling is not what it seems (Vehtari et al. 2024)
 OF_A_RUN = ("callback", "checkpoint", "checkpoint_every")  # settings of one run, which say nothing of the fit
-COEFFICIENT_COLUMNS = (("estimate", 9), ("std. error", 10), ("95 % interval", 17), ("z", 8), ("p", 8))
+COEFFICIENT_COLUMNS = (
+    ("estimate", 9),
+    ("std. error", 10),
+    ("95 % interval", 17),
+    ("z", 8),
+    ("p", 8),
+    ("method", 8),
+)
 # What the phases with chains watch instead of a bound in nats, which costs more than a step to know.
 CHAIN_PHASES = {"pilot", "ml", "information"}
 _WIDTH = 110
@@ -227,7 +234,7 @@ def _with_errors(fit: Fitted, effect: tuple[str, str, float]) -> tuple[Any, ...]
     at = fit.counts_.covariate_names.index(covariate), fit.counts_.column_names.index(column)
     interval = f"{told.lower[at]:.3f} to {told.upper[at]:.3f}"
     numbers = f"{value:.3f}", f"{told.se[at]:.3f}", interval, f"{told.z[at]:.3f}", f"{told.p[at]:.2g}"
-    return covariate, column, *numbers
+    return covariate, column, *numbers, str(np.broadcast_to(told.method, told.p.shape)[at])
 
 
 def _covariance_lines(fit: Fitted, shown: int) -> list[str]:

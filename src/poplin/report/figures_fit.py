@@ -44,12 +44,13 @@ def forest(fit: Fitted) -> Picture | None:
     names = fit.counts_.covariate_names
     k = next((k for k, name in enumerate(names) if name != "Intercept"), None)
     told = summary.coef_interval(fit)
-    if k is None or told is None or not np.isfinite(told.lower[k]).any():
+    if k is None or told is None or not np.isfinite(told.p[k]).any():
         return None
     size = np.nan_to_num(np.abs(told.z[k]))
     chosen = np.argsort(-size, kind="stable")[:MOST_EFFECTS]
     chosen = chosen[np.argsort(fit.coef_[k][chosen], kind="stable")]
-    low, high, middle = told.lower[k][chosen], told.upper[k][chosen], fit.coef_[k][chosen]
+    middle = fit.coef_[k][chosen]
+    low, high = views.drawn_ends(told.lower[k][chosen], told.upper[k][chosen], middle)
     ends = np.concatenate([low, high, middle, [0.0]])
     ticks, at = scale(ends[np.isfinite(ends)], WIDE_LEFT, RIGHT)
     step = (FLOOR - PAD) / len(chosen)

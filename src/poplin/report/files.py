@@ -112,7 +112,10 @@ def _coefficients(fit: Fitted) -> Iterable[Sequence[Any]]:
         values = [fit.coef_[k].tolist()]
         if told is not None:
             values += [getattr(told, name)[k].tolist() for name in TESTED[:-2]]
-            values += [adjusted(told.p[k]).tolist(), np.broadcast_to(told.method, fit.coef_.shape)[k].tolist()]
+            values += [
+                adjusted(told.p[k]).tolist(),
+                np.broadcast_to(told.method, fit.coef_.shape)[k].tolist(),
+            ]
         values += [] if kinds is None else [kinds[k].tolist()]
         for column, *line in zip(counts.column_names, *values, strict=True):
             yield covariate, column, *("" if value != value else value for value in line)

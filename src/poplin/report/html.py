@@ -87,7 +87,7 @@ def _content(fit: Fitted, origin: Origin) -> dict[str, Any]:
         "equation": _equation(fit),
         "notes": (*counts.notes, *fit.messages_, *getattr(fit, "coef_notes", tuple)()),
         "effects": effects,
-        "ends": None if told is None else [(told.lower[at], told.upper[at], told.p[at]) for at in places],
+        "ends": None if told is None else _ends(told, places),
         "effects_of": fit.coef_.shape[1]
         * max(len(counts.covariate_names) - ("Intercept" in counts.covariate_names), 1),
         "only_intercept": counts.covariate_names == ("Intercept",),
@@ -106,6 +106,12 @@ def _content(fit: Fitted, origin: Origin) -> dict[str, Any]:
         "methods": _methods_paragraph(fit),
         "references": _references(fit),
     }
+
+
+def _ends(told: Any, places: list[tuple[int, int]]) -> list[tuple[float, float, float, str]]:
+    """Interval, p and method of the coefficients at these places."""
+    method = np.broadcast_to(told.method, told.p.shape)
+    return [(told.lower[at], told.upper[at], told.p[at], str(method[at])) for at in places]
 
 
 def _checked(fit: Fitted) -> dict[str, Any]:
@@ -171,4 +177,4 @@ def _version(name: str) -> str:
 
 def _number(value: float, digits: int = 3) -> str:
     """A number for a table, with a true minus sign so that columns line up."""
-    return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+    return f"{value:.{digits}f}".replace("inf", "\N{INFINITY}").replace("-", "\N{MINUS SIGN}")

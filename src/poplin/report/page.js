@@ -8,21 +8,21 @@
     if (kind) one.className = kind;
     return one;
   };
-  const shown = (value, digits) => value === null ? "" : value.toFixed(digits).replace("-", "\u2212");
+  const shown = (value, digits) => value === null ? "" : Math.abs(value) > 1e300 ? (value < 0 ? "\u2212\u221e" : "\u221e") : value.toFixed(digits).replace("-", "\u2212");
   const small = (value) => value === null ? "" : value === 0 ? "0" : value < 0.001 ? value.toExponential(1) : value.toFixed(3);
 
   // Coefficients: sorted by a click on a head, searched by name, a page of lines at a time.
   const table = document.getElementById("effects");
   if (table) {
     const effects = data.effects, tested = effects.tested, step = 200;
-    const names = ["covariate", "column", "estimate", ...(tested ? ["from", "to", "p", "adjusted p"] : []), table.tHead.rows[0].lastElementChild.textContent];
+    const names = ["covariate", "column", "estimate", ...(tested ? ["from", "to", "p", "adjusted p", "method"] : []), table.tHead.rows[0].lastElementChild.textContent];
     const value = (row, k) =>
       k === 0 ? effects.covariates[row[0]] : k === 1 ? effects.columns[row[1]] : k === names.length - 1 ? row[2] : row[k];
     const find = document.getElementById("find"), which = document.getElementById("which"), sure = document.getElementById("sure");
     const told = document.getElementById("told"), more = document.getElementById("more"), body = table.tBodies[0];
     let by = tested ? 5 : 2, up = tested, limit = step;
     const heads = names.map((name, k) => {
-      const head = make("th", undefined, k > 1 ? "n" : ""), button = make("button", name);
+      const head = make("th", undefined, k > 1 && name !== "method" ? "n" : ""), button = make("button", name);
       button.addEventListener("click", () => { up = by === k ? !up : true; by = k; limit = step; draw(); });
       head.append(button);
       return head;
@@ -44,7 +44,7 @@
       body.replaceChildren(...rows.slice(0, limit).map((row) => {
         const line = make("tr");
         line.append(make("td", value(row, 0)), make("td", value(row, 1)), make("td", shown(row[2], 3), "n"));
-        if (tested) line.append(make("td", shown(row[3], 3), "n"), make("td", shown(row[4], 3), "n"), make("td", small(row[5]), "n"), make("td", small(row[6]), "n"));
+        if (tested) line.append(make("td", shown(row[3], 3), "n"), make("td", shown(row[4], 3), "n"), make("td", small(row[5]), "n"), make("td", small(row[6]), "n"), make("td", row[7]));
         line.append(make("td", Math.exp(row[2]).toPrecision(3), "n"));
         return line;
       }));

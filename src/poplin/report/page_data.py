@@ -17,6 +17,7 @@ from poplin.report import figures, views
 
 MOST_EFFECTS, MOST_FACTS = 20_000, 12
 DIGITS = 5
+OPEN = 1e308  # JSON has no infinity
 
 
 def for_script(fit: Fitted, colour: views.Colour | None, covariates: Any) -> dict[str, Any]:
@@ -25,23 +26,29 @@ def for_script(fit: Fitted, colour: views.Colour | None, covariates: Any) -> dic
 
 
 def effects(fit: Fitted) -> dict[str, Any]:
-    """Coefficients, one list each: covariate, column, estimate, ends of the interval, p, adjusted p.
+    """Coefficients, one list each: covariate, column, estimate, ends of the interval, p, adjusted p, method.
+
+    An open end is 1e308.
 
     Above 20 000 of them, those that are largest against their error (without errors: the largest).
     """
     counts = fit.counts_
     told = summary.coef_interval(fit)
     d, p = fit.coef_.shape
-    lists = [fit.coef_.ravel()]
+    lists, methods = [fit.coef_.ravel()], None
     size = np.abs(fit.coef_)
     if told is not None:
         from poplin.inference.wald import adjusted
 
         size = np.nan_to_num(np.abs(told.z))
-        lists += [np.broadcast_to(part, (d, p)).ravel() for part in (told.lower, told.upper, told.p)]
+        ends = (np.clip(part, -OPEN, OPEN) for part in (told.lower, told.upper))
+        lists += [np.broadcast_to(part, (d, p)).ravel() for part in (*ends, told.p)]
+        methods = np.broadcast_to(told.method, (d, p)).ravel()
         lists.append(np.concatenate([adjusted(told.p[k]) for k in range(d)]))
     kept = np.sort(np.argsort(-size, axis=None, kind="stable")[:MOST_EFFECTS])
     rows = [[int(at // p), int(at % p), *(_number(values[at]) for values in lists)] for at in kept]
+    if methods is not None:
+        rows = [[*row, str(methods[at])] for row, at in zip(rows, kept, strict=True)]
     return {
         **{"covariates": list(counts.covariate_names), "columns": list(counts.column_names)},
         **{"rows": rows, "of": d * p, "tested": told is not None},

@@ -110,7 +110,8 @@ def coefficients(
         from poplin.inference.wald import adjusted
 
         sure = adjusted(told.p[k])[chosen] < 0.05
-        ax.hlines(place, told.lower[k][chosen], told.upper[k][chosen], color=BLUE, lw=1.5, alpha=0.6)
+        low, high = views.drawn_ends(told.lower[k][chosen], told.upper[k][chosen], estimate[chosen])
+        ax.hlines(place, low, high, color=BLUE, lw=1.5, alpha=0.6)
     ax.plot(estimate[chosen][sure], place[sure], "o", color=BLUE, markersize=5)
     ax.plot(estimate[chosen][~sure], place[~sure], "o", color=BLUE, markerfacecolor="white", markersize=5)
     ax.axvline(0, color="#999999", lw=0.8, zorder=0)

@@ -82,6 +82,14 @@ def standings(fit: Any) -> list[Stand]:
     return [Stand(str(name), *line) for name, *line in zip(table.index, *columns, strict=True)]
 
 
+def drawn_ends(low: np.ndarray, high: np.ndarray, middle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of intervals for a picture: an open one reaches a little beyond all that is finite."""
+    every = np.concatenate([low, high, middle, [0.0]])
+    least, most = (f(every[np.isfinite(every)]) for f in (np.min, np.max))
+    margin = 0.1 * (most - least)
+    return np.where(np.isneginf(low), least - margin, low), np.where(np.isposinf(high), most + margin, high)
+
+
 def heat_map(fit: Fitted, *, most: int = 300) -> HeatMap:
     """Residual correlations of at most `most` columns (those with the most counts), alike ones side by side.
 
