@@ -105,6 +105,7 @@ def test_intervals_of_scales_are_those_of_the_axes_in_the_order_of_the_basis(n_b
     fit = poplin.PLN(basis=axes, method="variational").fit(table.y)
     told, sorted_ones = (fit.confint(which, n_boot=n_boot) for which in ("scales", "eigenvalues"))
     assert told.estimate.iloc[0] < told.estimate.iloc[1] and list(told.index) == ["axis1", "axis2"]
+    assert told.pop("method").tolist() == sorted_ones.pop("method").tolist()
     assert np.allclose(told.iloc[::-1], sorted_ones, equal_nan=True)
     with pytest.raises(poplin.InputError, match="borrowed basis"):
         poplin.PLN(rank=1, method="variational").fit(table.y).confint("scales")

@@ -34,7 +34,7 @@ def tasks() -> list[dict[str, Any]]:
     ]
     size = [
         {"kind": "size", "n": n, "mean": mean, "seed": seed}
-        for seed in range(8)
+        for seed in range(16)
         for n in (60, 200)
         for mean in (-1.0, 0.0, 1.5)
     ]
