@@ -47,7 +47,7 @@ def compile_ahead(recipe: Recipe, block: Block, key: Array, *, direct_rows: bool
             how = phases.chain_kind(recipe, block)
             moving, mean_rate, many = phases.repeated.shapes(model, rows, like, **how._asdict())
             method = phases.ml_method(phases.with_shrinkage(recipe, 0.0), len(many.y), tol=0.2)
-            slow = ShapeDtypeStruct((p,), bool) if direct_rows else None
+            slow: Any = ShapeDtypeStruct((p,), bool) if direct_rows else None
             fit.ahead(method, ml.First(model, moving, mean_rate, key, slow), many)
             phases.repeated.ahead(model, rows, like, **how._asdict())
 

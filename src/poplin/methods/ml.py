@@ -102,8 +102,8 @@ class State(NamedTuple):
 def no_segments(parameters: tuple[Array, Array], length: Array, score: Array | None = None) -> Segments:
     """Nothing averaged yet, in segments of this length."""
     zero = jnp.asarray(0)
-    nothing = jax.tree.map(lambda a: jnp.zeros((SEGMENTS, *a.shape)), (*parameters, score))
-    return Segments(*nothing, zero, length, zero)
+    coef, other, mean_score = jax.tree.map(lambda a: jnp.zeros((SEGMENTS, *a.shape)), (*parameters, score))
+    return Segments(coef, other, mean_score, zero, length, zero)
 
 
 def mean_of(segments: Segments, weights: Array) -> tuple[Array, Array]:
@@ -130,10 +130,10 @@ def merge_pairs(segments: Segments) -> Segments:
         pairs = 0.5 * (means[0::2] + means[1::2])
         return jnp.where(full, jnp.concatenate([pairs, jnp.zeros_like(pairs)]), means)
 
-    means = jax.tree.map(halve, segments[:3])
+    coef, other, score = jax.tree.map(halve, segments[:3])
     filled = jnp.where(full, SEGMENTS // 2, segments.filled)
     length = jnp.where(full, 2 * segments.length, segments.length)
-    return Segments(*means, filled, length, segments.count)
+    return Segments(coef, other, score, filled, length, segments.count)
 
 
 def shift(segments: Segments) -> Segments:
@@ -143,8 +143,9 @@ def shift(segments: Segments) -> Segments:
     def drop(means):
         return jnp.where(full, jnp.concatenate([means[1:], jnp.zeros_like(means[:1])]), means)
 
-    means = jax.tree.map(drop, segments[:3])
-    return Segments(*means, segments.filled - full.astype(int), segments.length, segments.count)
+    coef, other, score = jax.tree.map(drop, segments[:3])
+    filled = segments.filled - full.astype(int)
+    return Segments(coef, other, score, filled, segments.length, segments.count)
 
 
 class MaximumLikelihood(AbstractMethod):
