@@ -163,6 +163,25 @@ def test_when_time_is_up_there_are_cheaper_ones_and_they_say_so(
     assert any("column blocks" in note for note in asked.coef_notes())
 
 
+def test_of_many_numbers_those_of_coefficients_come_by_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a rule of their number, not of the clock; covariances and tests over all columns are the whole's."""
+    fit = fitted(shrinkage=0)
+    whole = Uncertainty(fit)
+    expected, tests = whole.errors("coef", Asked()), whole.wald(np.eye(2), Asked())
+    for name, value in {"CORE": 4, "SIZE": 6}.items():
+        monkeypatch.setattr(piecewise, name, value)
+    monkeypatch.setattr("poplin.estimators.uncertainty.SIZE", 6)
+    monkeypatch.setattr(caveats, "MOST_AT_ONCE", whole.size - 1)
+    asked = Uncertainty(fit)
+    actual = asked.errors("coef", Asked())
+    assert not np.array_equal(actual, expected) and np.allclose(actual, expected, rtol=0.1)
+    assert set(asked.coef_information().ravel()) == {"expected, by column blocks"}
+    assert np.array_equal(asked.errors("covariance", Asked()), whole.errors("covariance", Asked()))
+    assert asked.wald(np.eye(2), Asked()).equals(tests)
+    monkeypatch.setattr(caveats, "MOST_AT_ONCE", whole.size)
+    assert np.array_equal(Uncertainty(fit).errors("coef", Asked()), expected)
+
+
 def test_without_parts_there_are_none_and_the_estimates_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of eight columns there is nothing cheaper."""
 
@@ -174,6 +193,28 @@ def test_without_parts_there_are_none_and_the_estimates_stay(monkeypatch: pytest
     told = asked.coef_interval()
     assert told is not None and np.isnan(told.se).all() and np.isfinite(told.estimate).all()
     assert any("no cheaper ones" in note for note in asked.coef_notes())
+
+
+def test_information_that_cannot_be_inverted_gives_way_to_the_expected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Observed: of a Sigma that is nearly singular one direction may be lost, and would take every entry with it."""
+    fit = fitted(shrinkage=0)
+    asked = Asked(information="observed")
+    usual = Uncertainty(fit)
+    own = usual.errors("covariance", asked)
+    assert np.isfinite(own).all() and caveats.OBSERVED_LOST not in usual.said
+    found = intervals.observed_information
+
+    def lost(of: Any) -> np.ndarray:
+        values, vectors = np.linalg.eigh(found(of))
+        return found(of) - 2 * values[0] * np.outer(vectors[:, 0], vectors[:, 0])
+
+    monkeypatch.setattr(intervals, "observed_information", lost)
+    replaced = Uncertainty(fit)
+    actual = replaced.errors("covariance", asked)
+    assert np.array_equal(actual, replaced.errors("covariance", Asked()))
+    assert not np.array_equal(actual, own) and caveats.OBSERVED_LOST in replaced.said
 
 
 def test_standard_errors_that_nobody_wants_are_not_computed() -> None:

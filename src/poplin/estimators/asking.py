@@ -53,8 +53,8 @@ class AbstractAsked:
 
         Cost (expected): two chains of 16 to 72 moves for each of 5000 simulated rows, or 10 for each of K free numbers;
         K^2 memory and K^3 algebra.
-        Above K = 6000, B and the variances are found a few columns at a time, the rest is NaN: cost and memory grow
-        with p.
+        Above K = 2000 standard errors of B are found a few columns at a time, which a note and `coef_information` say;
+        above K = 6000 those of the variances too, and the rest is NaN: cost and memory grow with p.
         """
         return self._asked().standard_errors(Asked(robust, information, n_boot))
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 MOST_NUMBERS = 6_000  # free numbers whose whole information matrix is formed
+MOST_AT_ONCE = 2_000  # free numbers up to which the standard errors of B alone are taken from it
 SHRUNK = (
     "Sigma is shrunk (weight {weight:.3g}): intervals are centred on the shrunk estimate, with the width of the "
     "unshrunk likelihood. Fit with shrinkage=0 for intervals that cover what they say."
@@ -26,6 +27,10 @@ BOUND = (
 BREAD = (
     "The observed information could not be told from its Monte-Carlo noise: the sandwich has the expected information "
     "at its outside."
+)
+OBSERVED_LOST = (
+    "The observed information of this table has no inverse that could be told from its Monte-Carlo noise (a Sigma that "
+    "is nearly singular, or a column that is hardly seen): these standard errors are from the expected information."
 )
 TOO_MANY = (
     "Standard errors of {size} free numbers: at most {most} are possible for this model and method. Fit with "

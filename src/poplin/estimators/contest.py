@@ -29,6 +29,8 @@ HELD_OUT, DEVIANCES = "heldout", ("aic", "bic", "icl")
 CRITERIA = (HELD_OUT, *DEVIANCES)
 DIRECTION = {HELD_OUT: "higher is better"} | dict.fromkeys(DEVIANCES, "lower is better")
 GENEROUS = 1.25  # times the first guess: the rank from whose axes the others begin
+NARROW = 20  # highest possible rank up to which it is the generous one: one set of programs serves all ranks
+ITERATIONS = 1_000  # of fits that are compared (ml), at most: the last of them hardly move a held-out row
 TOLERANCE = 0.1  # of fits that are compared (ml): chance in a fit must not decide between neighbours
 
 
@@ -113,7 +115,8 @@ class Contest:
 
         Raises KeyboardInterrupt if it was interrupted.
         """
-        self.top = min(self.limit, math.ceil(GENEROUS * self._guess()) + 1)
+        generous = math.ceil(GENEROUS * self._guess()) + 1
+        self.top = self.limit if self.limit <= NARROW else min(self.limit, generous)
         selection.peak(lambda rank: self.value(self.of_rank(rank)), self._first(), low=1, high=self.limit)
         while (lower := self._rank_of(self.winner()) - 1) > 0 and lower not in self.found:
             self.of_rank(lower)
@@ -207,6 +210,8 @@ class Contest:
         main = driver.main_settings(self.settings, self.began)
         if self.settings["tol"] is None and self.settings["method"] == "ml":
             main = main._replace(tol=TOLERANCE)
+        if self.settings["max_iter"] is None and self.settings["method"] == "ml":
+            main = main._replace(max_iter=min(main.max_iter, ITERATIONS))
         callback = self.settings["callback"]
         if callback is None:
             return main

@@ -35,6 +35,7 @@ OFTEN = 2  # times that four times as many are tried
 MOST_MOVES = 200_000_000  # rows times columns times draws, of those
 LARGEST_RATE = 1e8  # that counts as a mean rate: more is as good
 MOST_FULL = 20  # latent dimensions of full Gaussians whose bound is profiled
+MOST_PRODUCTS = 3e11  # of two scores, by Louis' identity, where more draws are tried
 OBSERVED_DRAWS = 200_000, 128  # over all rows, and for each free number, of Louis' identity
 
 
@@ -144,7 +145,9 @@ def request(
     plain = Request(key, kind=jnp.float32 if single else jnp.float64, callback=settings["callback"])
     if kind == "observed":
         all_rows, each = OBSERVED_DRAWS
-        return plain._replace(louis=True, draws=int(np.clip(max(all_rows, each * size) / (2 * n), 32, 2000)))
+        draws = int(np.clip(max(all_rows, each * size) / (2 * n), 32, 2000))
+        affordable = int(MOST_PRODUCTS / (2 * n * size**2))
+        return plain._replace(louis=True, draws=max(draws, min(draws * 4**more, affordable)))
     copies = -(-max(SIMULATED_ROWS, SIMULATED_ROWS_EACH * size) // n) if kind == "expected" else 0
     draws, affordable = DRAWS[kind], MOST_MOVES // (n * max(copies, 1) * free.block.y.shape[1])
     if copies:

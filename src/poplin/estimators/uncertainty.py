@@ -85,6 +85,30 @@ class Uncertainty:
             return np.std(self.drawn(which, asked.n_boot), axis=0, ddof=1)
         if self.by_parts(asked):
             return self._by_parts(which)
+        if which == "coef" and self._wide(asked):
+            return self._coef_by_parts()
+        return self._whole(which, asked)
+
+    def _wide(self, asked: Asked) -> bool:
+        """Whether B's standard errors come by parts although the whole could be formed.
+
+        With so many numbers, noise in the products of scores widens the whole's as much as parts leave out, and it
+        takes ten times as long (`python -m benchmarks.errors`).
+        """
+        if self.size <= caveats.MOST_AT_ONCE or asked != Asked() or self.roots.of_pairs:
+            return False
+        if not self._divisible():
+            return False
+        esteps.check_informed(self.fit.get_params()["method"])
+        self._say_parts()
+        return True
+
+    def _divisible(self) -> bool:
+        """Whether parts are smaller than the whole table."""
+        return self.free.in_parts() and len(self.fit.covariance_) > SIZE
+
+    def _whole(self, which: str, asked: Asked) -> np.ndarray:
+        """From the information of all columns together, with more draws where these are needed."""
         if (asked, which) not in self._errors:
             more, se = 0, self._of_root(which, asked, 0)
             while (
@@ -143,10 +167,13 @@ class Uncertainty:
         if asked.robust or asked.information != "expected":
             told = {"size": self.size, "most": caveats.MOST_NUMBERS, "information": asked.information}
             raise InputError(caveats.EXPECTED_ONLY.format(**told))
+        self._say_parts()
+        return True
+
+    def _say_parts(self) -> None:
         views = self.pieces.by_views
         told = {"size": self.size, "columns": VIEWED if views else SIZE}
         self.said.add((caveats.VIEWS if views else caveats.SUB_TABLES).format(**told))
-        return True
 
     def _by_parts(self, which: str) -> np.ndarray:
         """All of B, the variances; NaN for what is computed only when asked for."""
@@ -334,7 +361,7 @@ class Uncertainty:
 
     def _tests_of_root(self, matrix: np.ndarray, asked: Asked) -> Tests:
         """From the covariance of all estimates; NaN where it has lost a column's coefficients."""
-        self.errors("coef", asked)
+        self._whole("coef", asked)
         known = self._errors[asked, "coef"]
         with double_precision():
             root = self.roots.of(asked, more=self._more[asked, "coef"])
@@ -357,7 +384,7 @@ class Uncertainty:
     def _cheaper(self) -> np.ndarray:
         """The same by parts, in what time is left, at least half of it; NaN where a fit has no parts."""
         seconds = self.fit.standard_error_seconds()
-        if not (self.free.in_parts() and len(self.fit.covariance_) > SIZE):
+        if not self._divisible():
             self.said.add(caveats.OVER_TIME.format(seconds=seconds))
             return np.full(self.fit.coef_.shape, np.nan)
         told = {"seconds": seconds, "columns": VIEWED if self.pieces.by_views else SIZE}

@@ -101,6 +101,11 @@ def noise_of(root: Root, gap: Matrix) -> float:
     return float(np.sqrt(np.sum(relative**2) / max(len(relative), 1)))
 
 
+def worst_noise(root: Root, gap: Matrix) -> float:
+    """The same in the direction in which it is largest."""
+    return float(np.linalg.norm(root.spread.T @ np.asarray(gap) @ root.spread, 2))
+
+
 def covariance_root(information: np.ndarray) -> Root:
     """A root of I^-1; O(K^3)."""
     return _root(information)
