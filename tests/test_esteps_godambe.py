@@ -91,7 +91,7 @@ def test_they_are_near_those_of_maximum_likelihood(shape: str) -> None:
     for a, b in ((ours.coef, theirs.coef), (np.diag(ours.covariance), np.diag(theirs.covariance))):
         assert np.all(np.abs(np.log(a / b)) < 0.3)
     one = fits[0]
-    assert list(one.confint("coef").columns) == ["estimate", "se", "z", "p", "lower", "upper"]
+    assert list(one.confint("coef").columns) == ["estimate", "se", "z", "p", "lower", "upper", "method"]
     if shape == "full":
         table_of = one.confint("correlation")
         assert len(table_of) == 3 and np.all(table_of["lower"] < table_of["estimate"])

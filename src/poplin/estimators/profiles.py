@@ -19,7 +19,7 @@ from poplin.inference.intervals import Interval
 from poplin.inference.wald import Tests, adjusted
 
 WALD, PROFILE = "wald", "profile"
-MOST_CELLS = 2_000_000  # cells of all entries that are profiled: about a minute
+MOST_CELLS = 1_000_000  # cells of all entries that are profiled: about a minute
 NO_NUMBER = 0.5  # of a column's own standard error, below which a sandwich's is none
 FLAT = 20.0  # own standard error, in root mean square log rates, from which the likelihood has no maximum
 SURE = 0.7  # the same where an approximation stands in

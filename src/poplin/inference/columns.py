@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import wrightomega
+from scipy.special import ndtr, wrightomega
 
 from poplin.rows.nodes import LOG_ROOT, hermite
 from poplin.updates.direct import LEAST_SD
@@ -26,14 +26,21 @@ ORDERS = (
     (0.5, 11),
     (1.2, 21),
     (np.inf, 41),
-)  # nodes up to a scale: an integral is wrong by 2e-7 nats, 1e-6 at s = 2
+)  # nodes up to a scale: an integral is wrong by less than 1e-6 nats
+WIDE, FEW, MOST_NODES, GUMBEL_STEP = (
+    2.0,
+    3,
+    61,
+    0.45,
+)  # s from which counts below a few are integrated otherwise
+ROOT = np.sqrt(2 * np.pi)
 RIDGE = 1e-6  # precision of coefficients: separated ones stop where about 1e-5 counts are expected
 MOST_STEPS = 100
 ENOUGH = 1e-7  # nats that a further step would gain when a climb ends
 ROUNDING = 1e-9  # relative, and
 STEP_DOWN = 1e-5  # nats by which a step may lead down: where s crosses a limit of `ORDERS`
 LONGEST, LONGEST_LOG_SCALE = 3.0, 1.0  # of a step: root mean square change of log rates, change of log s
-NARROWEST, WIDEST = np.log(0.02), np.log(30.0)  # log s
+NARROWEST, WIDEST = np.log(0.02), np.log(1000.0)  # log s
 BLOCK = 20_000  # cells that are integrated together: what fits into a cache
 
 
@@ -76,21 +83,54 @@ class Climbed(NamedTuple):
 def cells(y: np.ndarray, eta: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Log p(y | eta, s) of cells (c,), without log y!, in eta = o + x'b and a = log s: (6, c).
 
-    The value, d/d eta, d/d a, d2/d eta2, d2/d eta d a, d2/d a2. The integrand's mode solves u = s (y - e^t),
-    t = eta + s u, so that s^2 e^t = omega(2 log s + eta + s^2 y). Cost: two exponentials a node (`ORDERS`).
+    The value, d/d eta, d/d a, d2/d eta2, d2/d eta d a, d2/d a2. Cost: two exponentials a node (`ORDERS`), where s is
+    large and y = 0 some fifty values of the normal law.
     """
     found = np.empty((6, len(y)))
-    least = 0.0
+    wide = scale >= WIDE
+    flat = wide & (y == 0) & (eta < scale**2)
+    kinds = [(flat, 0), (wide & ~flat & (y > 0) & (y < FEW), MOST_NODES)]
+    rest, least = ~(kinds[0][0] | kinds[1][0]), 0.0
     for most, order in ORDERS:
-        there = np.flatnonzero((scale >= least) & (scale < most))
+        kinds.append((rest & (scale >= least) & (scale < most), order))
+        least = most
+    for which, order in kinds:
+        there = np.flatnonzero(which)
         for k in range(0, len(there), BLOCK):
             part = there[k : k + BLOCK]
-            found[:, part] = _by_nodes(y[part], eta[part], scale[part], order)
-        least = most
+            if order:
+                found[:, part] = _by_nodes(y[part], eta[part], scale[part], order)
+            else:
+                found[:, part] = _none_of_wide(eta[part], scale[part])
     return found
 
 
+def _none_of_wide(eta: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """The same of y = 0 for a large s, where nodes about the mode miss the long side of its integrand.
+
+    exp(-e^x) = P(G > x), log density g - e^g of G; so P(y = 0) = E Phi((G - eta) / s), smooth in G: the trapezoid rule.
+    """
+    total, first, a, second, mixed, a_a = np.zeros((6, len(eta)))
+    with np.errstate(under="ignore"):
+        for g in np.arange(-18.0, 3.7, GUMBEL_STEP):
+            share = GUMBEL_STEP * np.exp(g - np.exp(g))
+            z = (g - eta) / scale
+            total += share * ndtr(z)
+            density = share / ROOT * np.exp(-0.5 * z * z)
+            tilted = density * z
+            square = tilted * z
+            first -= density
+            a -= tilted
+            second -= tilted
+            mixed += density - square
+            a_a += tilted - square * z
+    first, a, second, mixed, a_a = (part / total for part in (first, a, second, mixed, a_a))
+    first, second, mixed = first / scale, second / scale**2, mixed / scale
+    return np.stack([np.log(total), first, a, second - first**2, mixed - first * a, a_a - a**2])
+
+
 def _by_nodes(y: np.ndarray, eta: np.ndarray, scale: np.ndarray, order: int) -> np.ndarray:
+    """The same by nodes about the mode u = s (y - e^t), t = eta + s u: s^2 e^t = omega(2 log s + eta + s^2 y)."""
     w = wrightomega(2 * np.log(scale) + eta + scale**2 * y)
     mode, sd = scale * y - w / scale, 1 / np.sqrt(1 + w)
     top = y * (eta + scale * mode) - w / scale**2 - 0.5 * mode**2

@@ -108,7 +108,7 @@ def coverage(table: Table, estimate: Estimate) -> Numbers:
         centre, se, lower, above = (told[name].to_numpy() for name in ("estimate", "se", "lower", "upper"))
         if len(told) != len(truth) or not np.allclose(centre, fitted, rtol=1e-5, atol=1e-8):
             raise ValueError(f"confint({which!r}) is not of the entries in the order that was expected")
-        known = np.isfinite(lower) & np.isfinite(above)
+        known = ~np.isnan(lower) & ~np.isnan(above)  # an open end is one
         found[f"{which}_covered"] = float(np.mean((lower <= truth) & (truth <= above)))
         found[f"{which}_above"] = float(np.mean(lower > truth))
         found[f"{which}_unknown"] = float(1 - known.mean())
