@@ -7,15 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from poplin.report import figures_fit, goodness, html, verdicts
+from poplin.report import figures_fit, html, verdicts
 from tests.told import drawn
 
 
 def said(fit: Any) -> dict[str, verdicts.Verdict]:
     """The verdicts by what they are about."""
-    return {
-        one.about: one for one in verdicts.verdicts(fit, goodness.frequencies(fit), goodness.residuals(fit))
-    }
+    return {one.about: one for one in verdicts.verdicts(fit, verdicts.found(fit))}
 
 
 def test_of_the_true_model_all_is_well() -> None:

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from poplin._errors import ConvergenceWarning, DataWarning, InputError
+from poplin.data.groups import Grouping, grouping
 from poplin.data.located import ANNOTATED, TEXT, kind_of
 from poplin.data.offsets import is_name
 from poplin.data.readers import read_counts, read_table
 from poplin.data.sides import aligned
-from poplin.data.tables import CountTable, listed
+from poplin.data.tables import CountTable, listed, row_defaults
 from poplin.data.terms import columns_in, parse
 from poplin.inference import summary
 from poplin.progress import watch
@@ -37,7 +38,8 @@ class Job(NamedTuple):
     `data` is the table for a formula; `offset` and `weights` are columns of it, or None (`offset` may also be a table
     with a column for each of the counts, or the name of one that is computed from them, such as "tss"); `colour` is
     what the points of the report show, `covariates` what it tells of a row; `h5ad` the AnnData to copy and the name of
-    the copy. Of several processes that make a fit together, one `writes`. `standard_errors` as in `PLN.fit`.
+    the copy; by `cluster`, groups of rows, intervals are made. Of several processes that make a fit together, one
+    `writes`. `standard_errors` as in `PLN.fit`.
     """
 
     table: CountTable
@@ -54,6 +56,7 @@ class Job(NamedTuple):
     quiet: bool = False
     writes: bool = True
     standard_errors: bool | float = True
+    cluster: Grouping | None = None
 
 
 class Inputs(NamedTuple):
@@ -68,6 +71,7 @@ class Inputs(NamedTuple):
     colour: str | None = None
     h5ad_out: Path | None = None
     layer: str | None = None
+    cluster: str | None = None
 
 
 def prepare(given: Inputs, settings: dict[str, Any], out: Path) -> Job:
@@ -84,6 +88,7 @@ def prepare(given: Inputs, settings: dict[str, Any], out: Path) -> Job:
         data=None if given.formula is None else data,
         offset=_offset(data, given.offset),
         weights=_column(data, given.weights, "--weights"),
+        cluster=_cluster(table, data, given.cluster),
         colour=_colour(table, data, given),
         covariates=None
         if data is None
@@ -138,6 +143,7 @@ def _carry_out(job: Job, say: Callable[[str], None], complain: Callable[[str], N
         except KeyboardInterrupt:  # the estimator keeps what there is; here there was nothing yet
             complain("interrupted before there was anything to keep; nothing is written.")
             return INTERRUPTED
+        fit = _clustered(fit, job, complain)
         written = _written(fit, job, complain) if job.writes else []
     if not job.quiet:
         say(summary.summary(fit))
@@ -162,6 +168,17 @@ def carry_out_comparison(job: Job, methods: str, say: Callable[[str], None], qui
         say(compared.markdown(table))
         say(f"Written to {job.out}: {', '.join(path.name for path in paths)}")
     return DONE if all(fit.converged_ for fit in fits.values()) else NOT_CONVERGED
+
+
+def _clustered(fit: Any, job: Job, complain: Callable[[str], None]) -> Any:
+    """The fit with its intervals by clusters; where there can be none, it is not lost for that."""
+    if job.cluster is None:
+        return fit
+    try:
+        return fit.clustered(job.cluster)
+    except InputError as error:
+        complain(f"{error} What is written is without it.")
+        return fit
 
 
 def _written(fit: Any, job: Job, complain: Callable[[str], None]) -> list[Path]:
@@ -237,11 +254,11 @@ def _ending(fit: Any, job: Job, complain: Callable[[str], None]) -> int:
 
 def _check_options(given: Inputs) -> None:
     """What can be said of the options before any file is read."""
-    uses = (given.formula, given.offset, given.weights, given.colour)
+    uses = (given.formula, given.offset, given.weights, given.colour, given.cluster)
     if given.covariates is not None and not any(uses):
         raise InputError(
             "--covariates is given but not used. Say which to use, for example --formula '~ tree' "
-            "(or --offset, --weights, --colour)."
+            "(or --offset, --weights, --cluster, --colour)."
         )
     if given.h5ad_out is not None:
         if kind_of(given.counts) not in ANNOTATED:
@@ -302,6 +319,16 @@ def _column(data: Any, name: str | None, option: str) -> Any:
         held = listed(data.columns, 12)
         raise InputError(f"{option} {name}: the covariates have no such column; they have {held}.")
     return data[name]
+
+
+def _cluster(table: CountTable, data: Any, name: str | None) -> Grouping | None:
+    """The groups of rows by a column of the covariates."""
+    if name is None:
+        return None
+    frame = _column(data, name, "--cluster").to_frame()
+    n = table.values.shape[0]
+    matched = aligned(frame, "The table of covariates", table.row_names, n, [])
+    return grouping(matched, None, table.row_names or row_defaults(n))
 
 
 def _colour(table: CountTable, data: Any, given: Inputs) -> views.Colour | None:

@@ -22,6 +22,7 @@ from poplin.cli.counting import counts as count_events
 from poplin.cli.options import (
     Basis,
     CheckpointEvery,
+    Cluster,
     Colour,
     CountsFile,
     Covariates,
@@ -87,6 +88,7 @@ def fit(
     formula: Formula = None,
     offset: Offset = None,
     weights: Weights = None,
+    cluster: Cluster = None,
     row_names: RowNames = None,
     layer: Layer = None,
     rank: Rank = None,
@@ -108,7 +110,9 @@ def fit(
     quiet: Quiet = False,
 ) -> None:
     """Fit a table of counts: effects, residual covariance, a position for each row."""
-    inputs = jobs.Inputs(counts, covariates, row_names, formula, offset, weights, colour, h5ad_out, layer)
+    inputs = jobs.Inputs(
+        counts, covariates, row_names, formula, offset, weights, colour, h5ad_out, layer, cluster
+    )
     settings = {
         **{"covariance": covariance, "method": method, "posterior": posterior, "random_state": seed},
         **{"rank": _rank(rank), "shrinkage": _shrinkage(shrinkage), "max_iter": max_iter},

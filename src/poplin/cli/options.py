@@ -39,6 +39,14 @@ Offset = Annotated[
 Weights = Annotated[
     str | None, typer.Option(metavar="COLUMN", help="Covariate that weighs the rows.", rich_help_panel=DATA)
 ]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Covariate whose rows may depend on each other (donor, plate): intervals and tests by these groups.",
+        rich_help_panel=DATA,
+    ),
+]
 RowNames = Annotated[
     str | None,
     typer.Option(metavar="COLUMN", help="Column that names the rows, or none.", rich_help_panel=DATA),

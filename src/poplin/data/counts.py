@@ -28,6 +28,7 @@ from poplin.data.coding import Coding, columns_like, covariates_like, given_cova
 from poplin.data.design import Design
 from poplin.data.formula import as_frame
 from poplin.data.formula import design as make_design
+from poplin.data.groups import Codes, groups_in
 from poplin.data.offsets import check_needs_no_counts, check_row_by_row
 from poplin.data.readers import read_counts
 from poplin.data.sides import aligned, log_offset, row_vector
@@ -58,7 +59,8 @@ class Counts(NamedTuple):
 
     y (n, p) whole numbers as float64, NaN where missing, or sparse by rows if large (see `held.py`); x (n, d)
     as used; offset (n, p) on the log scale; weights (n,) >= 0; `design` codes new rows as these (None without
-    a formula); `notes` say, one sentence each, what was noticed and kept.
+    a formula); `notes` say, one sentence each, what was noticed and kept; `groups` are those of the rows (n,) under
+    every column of the covariates that has some (`groups.py`), in the formula or not.
     """
 
     y: Any
@@ -70,6 +72,7 @@ class Counts(NamedTuple):
     covariate_names: Names
     design: Design | None
     notes: Names
+    groups: Codes | None = None
 
 
 def as_counts(
@@ -102,10 +105,11 @@ def as_counts(
     if y.shape[0] < 2:
         raise InputError("Y has one row; a covariance between columns needs at least two. Add rows.")
     check_observed(y, weight, columns)
-    x, names, added, design = _covariates(table, rows, X, data, formula, notes)
+    x, names, added, design, frame = _covariates(table, rows, X, data, formula, notes)
     check_covariates(x, names, weight)
     offsets = _offsets(offset, table, added, notes)
     counts = Counts(y, x, offsets, weight, rows, columns, names, design, ())
+    counts = counts._replace(groups=None if frame is None else groups_in(frame))
     return counts._replace(notes=tuple(notes) + _noticed(counts))
 
 
@@ -156,6 +160,7 @@ def some_rows(counts: Counts, chosen: np.ndarray | slice) -> Counts:
         offset=counts.offset[chosen],
         weights=counts.weights[chosen],
         row_names=tuple(np.array(counts.row_names, dtype=object)[chosen]),
+        groups=None if counts.groups is None else {k: codes[chosen] for k, codes in counts.groups.items()},
     )
 
 
@@ -174,8 +179,8 @@ def _checked_table(table: CountTable) -> tuple[Any, Names, Names]:
 
 def _covariates(
     table: CountTable, rows: Names, X: Any, data: Any, formula: str | None, notes: list[str]
-) -> tuple[np.ndarray, Names, np.ndarray | None, Design | None]:
-    """Covariates x, their names, the offset that the formula adds, and the design, for a new fit."""
+) -> tuple[np.ndarray, Names, np.ndarray | None, Design | None, Any]:
+    """Covariates x, their names, the offset that the formula adds, the design, and their table, for a new fit."""
     n = len(rows)
     if formula is not None and X is not None:
         raise InputError(
@@ -188,14 +193,14 @@ def _covariates(
     if formula is not None:
         frame = aligned(as_frame(data, table.covariates), "data", table.row_names, n, notes)
         made, x, added = make_design(formula, frame, rows)
-        return x, made.covariate_names, added, made
+        return x, made.covariate_names, added, made, frame
     if X is None:
-        return np.ones((n, 1)), ("Intercept",), None, None
+        return np.ones((n, 1)), ("Intercept",), None, None, table.covariates
     named = given_covariates(X, table, n, notes)
     names = named.column_names or column_defaults(named.values.shape[1], "X")
     if not has_intercept(named.values):
         notes.append("X holds no intercept and none was added: X is used as it is given.")
-    return named.values, check_names(names, "covariate", "rename them"), None, None
+    return named.values, check_names(names, "covariate", "rename them"), None, None, table.covariates
 
 
 def _offsets(offset: Any, table: CountTable, added: np.ndarray | None, notes: list[str]) -> np.ndarray:

@@ -5,11 +5,15 @@ Start at `AbstractAsked.confint`. The numbers are made in `uncertainty.py`, once
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import copy
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from poplin.estimators import budget
+from poplin._errors import InputError
+from poplin.data.groups import Grouping, grouping
+from poplin.data.held import is_held_sparse
+from poplin.estimators import budget, caveats
 from poplin.estimators.caveats import NOT_ASKED
 from poplin.estimators.uncertainty import Asked, StandardErrors, Uncertainty
 from poplin.inference.intervals import Interval
@@ -25,6 +29,8 @@ class AbstractAsked:
     identity at the data) or "outer" (products of scores). `robust` gives the sandwich of the last two, which does not
     trust the model's variances. Variational fits always get the sandwich of their bound, which does not show its bias,
     and `method="composite"` the sandwich of its pairs.
+    `cluster` names a column of `data` (or obs) whose rows may depend on each other (donors, plates), or is one label
+    a row: the sandwich over these groups, with the CR2 correction and Student's t (`inference/clusters.py`).
     `n_boot` fits so many tables drawn from the fit instead (parametric bootstrap): it takes as many fits, and its
     intervals take out the method's bias as it is seen at the fitted model.
     """
@@ -46,8 +52,45 @@ class AbstractAsked:
         """Let summary and report go without standard errors and say why; None: they come again."""
         vars(self)["_why_without"] = why
 
+    def _ask(
+        self,
+        *,
+        robust: bool = False,
+        information: str = "expected",
+        n_boot: int | None = None,
+        cluster: Any = None,
+    ) -> Asked:
+        """What is asked for, checked; where nothing else is, the groups of `clustered`."""
+        if cluster is None:
+            asked = Asked(robust, information, n_boot)
+            return asked._replace(cluster=vars(self).get("_cluster")) if asked == Asked() else asked
+        if n_boot is not None or information != "expected":
+            raise InputError(caveats.ONE_CLUSTER)
+        return Asked(cluster=self._grouping(cluster))
+
+    def _grouping(self, cluster: Any) -> Grouping:
+        counts = vars(self)["counts_"]
+        if is_held_sparse(counts.y):
+            raise InputError(caveats.SAMPLED_ROWS)
+        return grouping(cluster, counts.groups, counts.row_names)
+
+    def clustered(self, cluster: Any) -> Self:
+        """The same fit, whose summary, files, report, intervals and tests are by these groups of rows from now on.
+
+        `cluster` is as in `confint`. Nothing is fitted again; the fit itself stays as it is. Raises `InputError`
+        where no column of that name groups the rows.
+        """
+        other = copy.copy(self)
+        vars(other)["_cluster"] = self._grouping(cluster)
+        return other
+
     def standard_errors(
-        self, *, robust: bool = False, information: str = "expected", n_boot: int | None = None
+        self,
+        *,
+        robust: bool = False,
+        information: str = "expected",
+        n_boot: int | None = None,
+        cluster: Any = None,
     ) -> StandardErrors:
         """Standard errors of B, Sigma, its eigenvalues and a borrowed basis's scales, with notes on what to know.
 
@@ -56,7 +99,8 @@ class AbstractAsked:
         Above K = 2000 standard errors of B are found a few columns at a time, which a note and `coef_information` say;
         above K = 6000 those of the variances too, and the rest is NaN: cost and memory grow with p.
         """
-        return self._asked().standard_errors(Asked(robust, information, n_boot))
+        asked = self._ask(robust=robust, information=information, n_boot=n_boot, cluster=cluster)
+        return self._asked().standard_errors(asked)
 
     def confint(
         self,
@@ -67,10 +111,12 @@ class AbstractAsked:
         robust: bool = False,
         information: str = "expected",
         n_boot: int | None = None,
+        cluster: Any = None,
     ) -> DataFrame:
         """Intervals of "coef", "covariance", "correlation", "eigenvalues" or "scales".
 
-        Columns estimate, se, z, p, lower, upper, method; index (covariate, column), (column, column) or axis.
+        Columns estimate, se, z, p, lower, upper, method, and df of Student's t where robust or by clusters; index
+        (covariate, column), (column, column) or axis.
         "scales" are those of a borrowed basis, in its order (eigenvalues are sorted). Variances, eigenvalues and
         scales are on the log scale, correlations on Fisher's z. `entries` lists the pairs of columns, by name or
         position, whose covariance or correlation is wanted; above 6000 free numbers (about 100 columns with a full
@@ -79,12 +125,15 @@ class AbstractAsked:
         Coefficients of which counts say too little for Wald's quadratic (a level without a count of that column, a
         column seen once; the rule is that of `inference.profile.holds`) have "profile" as their method: z is the
         signed root of the likelihood ratio, p and the ends are those of the profile likelihood of the column alone,
-        infinite where it never falls. `robust` rescales that likelihood by what the rows' scores say. Raises
-        `InputError` where nothing is estimated.
+        infinite where it never falls. `robust` rescales that likelihood by what the rows' scores say. By clusters,
+        of which that likelihood knows nothing, they are NaN. Raises `InputError` where nothing is estimated.
         """
-        return self._asked().confint(which, level, Asked(robust, information, n_boot), entries)
+        asked = self._ask(robust=robust, information=information, n_boot=n_boot, cluster=cluster)
+        return self._asked().confint(which, level, asked, entries)
 
-    def wald(self, hypothesis: Any, *, robust: bool = False, information: str = "expected") -> DataFrame:
+    def wald(
+        self, hypothesis: Any, *, robust: bool = False, information: str = "expected", cluster: Any = None
+    ) -> DataFrame:
         """Wald tests that a term of the formula, or H B with H (r, d), is zero: each column, then all of them.
 
         Columns statistic, df, p, p_adjusted (Benjamini-Hochberg over the columns), method; the last line, named "all
@@ -92,7 +141,8 @@ class AbstractAsked:
         does not serve (see `confint`) has the test of `likelihood_ratio` instead, method "profile"; all columns
         together then have that of Simes.
         """
-        return self._asked().wald(hypothesis, Asked(robust, information))
+        asked = self._ask(robust=robust, information=information, cluster=cluster)
+        return self._asked().wald(hypothesis, asked)
 
     def likelihood_ratio(self, hypothesis: Any) -> DataFrame:
         """Likelihood-ratio tests that a term of the formula, or H B with H (r, d), is zero, column by column.
@@ -109,18 +159,18 @@ class AbstractAsked:
         """95 % intervals of B as arrays (d, p), or None where there are none (interrupted, too many numbers).
 
         In the seconds that `fit(standard_errors=...)` allows: where the whole information takes longer, by column
-        blocks, which `coef_notes` say.
+        blocks, which `coef_notes` say. By clusters they take the time that they need.
         """
-        return None if self._without() else self._asked().coef_interval()
+        return None if self._without() else self._asked().coef_interval(self._ask())
 
     def coef_information(self) -> np.ndarray | None:
         """From what each of these standard errors is, in words (d, p): "expected", "expected, by column blocks", ..."""
-        return None if self.coef_interval() is None else self._asked().coef_information()
+        return None if self.coef_interval() is None else self._asked().coef_information(self._ask())
 
     def coef_notes(self) -> tuple[str, ...]:
         """What has to be known to read these intervals."""
         why = self._without()
-        return (why,) if why else self._asked().coef_notes()
+        return (why,) if why else self._asked().coef_notes(self._ask())
 
     def _without(self) -> str | None:
         """Why there are no standard errors unasked."""

@@ -38,8 +38,33 @@ TOO_MANY = (
 )
 EXPECTED_ONLY = (
     "{size} free numbers are more than the {most} whose whole information is formed. Standard errors are then found a "
-    "few columns at a time, from the expected information: robust and information={information!r} are not possible. "
-    "Leave both out, or use n_boot."
+    "few columns at a time, from the expected information: robust, cluster and information={information!r} are not "
+    "possible. Leave them out, fit fewer columns or, for single rows, use n_boot."
+)
+CLUSTERED = (
+    "Standard errors are those of clusters by '{name}' ({count} groups): rows of a group may depend on each other. "
+    "Intervals and p-values are of Student's t."
+)
+ONE_GROUP = (
+    "{count} of {all} coefficients hang on one group of rows alone: how they vary between groups cannot be seen, and "
+    "their "
+    "standard errors are missing (NaN)."
+)
+ONE_CLUSTER = (
+    "cluster= is a sandwich of its own: leave n_boot and information out (robust=True adds nothing to it)."
+)
+NO_QUADRATIC = (
+    "{count} of {all} coefficients have no standard error by clusters (NaN): counts say too little of them, as of a "
+    "column "
+    "that is absent from a level."
+)
+NO_CLUSTERS_OF_PAIRS = (
+    "cluster= is not there for method='composite'. Fit with method='ml' (or 'variational')."
+)
+SAMPLED_ROWS = (
+    "cluster= needs all counts dense, and this table is too large for that. Fit a part of its rows or columns, or "
+    "add up "
+    "each group's rows to one."
 )
 ENTRIES = (
     "which={which!r} of all {count} entries: a fit of {size} free numbers has too many ({most} is the most). Say which "

@@ -18,8 +18,14 @@ from poplin.data.counts import Counts, some_rows
 from poplin.data.held import is_held_sparse
 from poplin.estimators import frozen, phases, recipes, streamed
 from poplin.inference.coordinates import Coordinates, bound_coordinates, coordinates
-from poplin.inference.information import Information, Request, ahead, information
-from poplin.inference.sandwich import AbstractFamily, DiagonalFamily, full_family, profiled
+from poplin.inference.information import Groups, Information, Request, ahead, information
+from poplin.inference.sandwich import (
+    AbstractFamily,
+    DiagonalFamily,
+    full_family,
+    profiled,
+    profiled_scores,
+)
 from poplin.models.loadings import BorrowedBasis
 from poplin.rows.gaussian import fit_rows
 from poplin.updates.covariance import AbstractShape
@@ -165,11 +171,22 @@ def compile_ahead(recipe: recipes.Recipe, block: Block) -> None:
     ahead(block, here, request("expected", free, {"random_state": 0, "callback": None}))
 
 
-def sums(kind: str, free: Free, settings: dict[str, Any], *, more: int = 0) -> Information:
-    """The sums of a kind of information: the expensive part. `more`: see `request`."""
+def sums(
+    kind: str, free: Free, settings: dict[str, Any], *, more: int = 0, groups: Groups | None = None
+) -> Information:
+    """The sums of a kind of information: the expensive part. `more`: see `request`; `groups`: see `Information`."""
     caught_up()
     if free.rows is not None:
-        found = profiled(free.here, _family(free.rows, free.block, free.here), free.block)
-    else:
-        found = information(free.block, free.here, request(kind, free, settings, more=more))
-    return jax.tree.map(np.asarray, found)
+        family = _family(free.rows, free.block, free.here)
+        found = jax.tree.map(np.asarray, profiled(free.here, family, free.block))
+        return found if groups is None else found._replace(by_group=_grouped(free, family, groups))
+    asked = request(kind, free, settings, more=more)._replace(groups=groups)
+    return jax.tree.map(np.asarray, information(free.block, free.here, asked))
+
+
+def _grouped(free: Free, family: AbstractFamily, groups: Groups) -> np.ndarray:
+    """Sums over groups of the bound's scores, which are exact, as of two sets of draws."""
+    scores = groups.weights[:, None] * np.asarray(profiled_scores(free.here, family, free.block))
+    total = np.zeros((groups.count, scores.shape[1]))
+    np.add.at(total, groups.of_row, scores)
+    return np.stack([total, total])

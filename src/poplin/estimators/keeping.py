@@ -29,6 +29,8 @@ def save(fit: Any, path: Any) -> None:
     arrays = {"coef": result.coef, "loadings": result.loadings}
     arrays |= {"counts_x": counts.x, "counts_weights": counts.weights} | _counts_as_arrays(counts.y)
     arrays["counts_offset"] = smallest(counts.offset)
+    groups = counts.groups or {}
+    arrays |= {f"counts_group{k}": codes for k, codes in enumerate(groups.values())}
     if result.rows is not None:
         arrays |= {"rows_mean": result.rows[0], "rows_variance": result.rows[1]}
     arrays |= {f"trace_{name}": column for name, column in result.trace.items()}
@@ -47,6 +49,7 @@ def save(fit: Any, path: Any) -> None:
         name: list(getattr(counts, name))
         for name in ("row_names", "column_names", "covariate_names", "notes")
     }
+    meta["groups"] = list(groups)
     meta["counts_source"] = _source_of(counts.y)
     meta["design"] = None if counts.design is None else design_to_json(counts.design)
     write_npz(path, arrays, meta)
@@ -103,6 +106,7 @@ def _rebuilt(face: type, arrays: dict[str, np.ndarray], meta: dict[str, Any], y:
         offset=np.broadcast_to(arrays["counts_offset"], y.shape),
         weights=arrays["counts_weights"],
         design=None if meta["design"] is None else design_from_json(meta["design"]),
+        groups={name: arrays[f"counts_group{k}"] for k, name in enumerate(meta.get("groups", ()))},
         **names,
     )
     rows = (arrays["rows_mean"], arrays["rows_variance"]) if "rows_mean" in arrays else None

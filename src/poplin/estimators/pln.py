@@ -11,10 +11,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from poplin._errors import ConvergenceWarning, LikelihoodWarning
+from poplin._errors import ConvergenceWarning, DataWarning, LikelihoodWarning
 from poplin._precision import double_precision
 from poplin.data.counts import Coding, Counts, as_counts, as_covariates, as_new_rows
-from poplin.estimators import after, budget, doubts, driver, keeping, standings
+from poplin.estimators import after, budget, dependence, doubts, driver, keeping, standings
 from poplin.estimators.asking import AbstractAsked
 from poplin.estimators.parameters import AbstractEstimator
 from poplin.inference.marginal import RowLikelihood
@@ -128,9 +128,10 @@ class PLN(AbstractAsked, AbstractEstimator):
 
         X (n, d) is used as given (None: an intercept); offset on the log scale; weights (n,); `data` holds
         the formula's covariates. Ctrl-C keeps what there is (`interrupted_`). Warns `ConvergenceWarning` if
-        the stopping rule did not hold. `standard_errors` of the summary and the report, which are computed when they
-        are first looked at: False for none, a number for the seconds after which cheaper ones are told (True: twice
-        the fit's or a minute, whichever is longer); `confint` and its like always answer, and take as long as it takes.
+        the stopping rule did not hold, `DataWarning` if rows go together within groups of a column of `data`.
+        `standard_errors` of the summary and the report, which are computed when they are first looked at: False for
+        none, a number for the seconds after which cheaper ones are told (True: twice the fit's or a minute, whichever
+        is longer); `confint` and its like always answer, and take as long as it takes.
         """
         began = time.perf_counter()
         self._standard_errors = budget.checked(standard_errors)
@@ -142,6 +143,10 @@ class PLN(AbstractAsked, AbstractEstimator):
         result = driver.fit(counts, settings, began, keeper=keeper)
         if chosen is not None:
             result = result._replace(messages=(chosen.words, *result.messages))
+        depends = None if result.interrupted else dependence.words(result, counts, self.random_state)
+        if depends is not None:
+            result = result._replace(messages=(*result.messages, depends))
+            warnings.warn(depends, DataWarning, stacklevel=2)
         self._take(result, counts)
         if chosen is not None:
             self.selection_ = chosen.table
@@ -280,9 +285,9 @@ class PLN(AbstractAsked, AbstractEstimator):
         """Mean of `score_samples`, in nats a row: higher is better."""
         return float(np.mean(self.score_samples(Y, **others)))
 
-    def summary(self) -> str:
-        """The fit as plain text."""
-        return summary(self)
+    def summary(self, *, cluster: Any = None) -> str:
+        """The fit as plain text; `cluster` as in `confint`."""
+        return summary(self if cluster is None else self.clustered(cluster))
 
     def save(self, path: Any) -> None:
         """Write the fit, and what new rows need, to one .npz file (no pickle), whole or not at all."""

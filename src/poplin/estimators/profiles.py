@@ -136,7 +136,7 @@ class Profiles:
         )
         method[decided.profiled & ~found] = WALD
         return Interval(
-            told.estimate, np.where(decided.no_number, np.nan, told.se), z, p, lower, upper, method
+            told.estimate, np.where(decided.no_number, np.nan, told.se), z, p, lower, upper, method, told.df
         )
 
     def statistics(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

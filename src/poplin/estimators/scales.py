@@ -15,7 +15,7 @@ from poplin.inference.intervals import Interval
 class Scale(NamedTuple):
     """The scale of an interval: from a standard error, and where replicates are looked at."""
 
-    interval: Callable[[np.ndarray, np.ndarray, float], Interval]
+    interval: Callable[[np.ndarray, np.ndarray, float, np.ndarray | None], Interval]
     there: Callable[[np.ndarray], np.ndarray]
     back: Callable[[np.ndarray], np.ndarray]
 

@@ -69,11 +69,15 @@ def coef_index(fit: Any) -> list[list[str]]:
 
 
 def table_of(told: Interval, index: Any, names: tuple[str, str] = ("covariate", "column")) -> DataFrame:
-    """Intervals as a DataFrame, under single names or pairs of them."""
+    """Intervals as a DataFrame, under single names or pairs of them; `df` where they are of Student's t."""
     import pandas
 
     shape = np.shape(told.estimate)
-    columns = {name: np.ravel(np.broadcast_to(values, shape)) for name, values in told._asdict().items()}
+    columns = {
+        name: np.ravel(np.broadcast_to(values, shape))
+        for name, values in told._asdict().items()
+        if values is not None
+    }
     rows = pandas.Index(index, name="axis") if isinstance(index[0], str) else None
     return pandas.DataFrame(
         columns, pandas.MultiIndex.from_arrays(index, names=names) if rows is None else rows

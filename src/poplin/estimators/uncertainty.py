@@ -23,7 +23,7 @@ from poplin.estimators.scales import FISHER, PLAIN, POSITIVE, Scale, correlation
 from poplin.estimators.tables import coef_index, entry_index, hypothesis_matrix, table_of
 from poplin.inference import intervals
 from poplin.inference.intervals import Interval
-from poplin.inference.wald import Tests, adjusted, tests_of, untold
+from poplin.inference.wald import Tests, adjusted, tests_of, untold, with_degrees
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -35,6 +35,7 @@ NO_RATIO = (
     "likelihood_ratio needs counts in memory and covariates of which none is a combination of the others. Leave out "
     "the covariates that are, or fit a part of the rows that was read before."
 )
+PLAINLY = Asked()
 
 
 class StandardErrors(NamedTuple):
@@ -128,7 +129,10 @@ class Uncertainty:
         """From the covariance of all estimates; what is asked for before or after changes nothing."""
         if which == "coef":
             with double_precision():
-                return intervals.coef_error(self.free.here, self.roots.of(asked, more=more))
+                told = intervals.coef_error(self.free.here, self.roots.of(asked, more=more))
+            if not self.roots.corrected(asked):
+                return told
+            return np.where(np.isnan(self.roots.sandwich(asked).degrees.coef), np.nan, told)
         change = {
             "covariance": lambda: intervals.of_covariance,
             "correlation": lambda: intervals.of_correlation(self.fit.covariance_),
@@ -137,6 +141,15 @@ class Uncertainty:
         }[which]()
         with double_precision():
             return intervals.standard_error(self.free.here, self.roots.of(asked, more=more), change)
+
+    def degrees(self, which: str, at: Any, asked: Asked) -> np.ndarray | None:
+        """Student's degrees of freedom of some entries; None where the normal serves."""
+        if asked.n_boot is not None or not self.roots.corrected(asked):
+            return None
+        found = self.roots.sandwich(asked).degrees
+        if which in ("eigenvalues", "scales"):
+            return np.full(len(self._estimate(which)), float(found.axes))
+        return getattr(found, which)[at]
 
     def _filled(self, which: str, asked: Asked) -> np.ndarray:
         """With what is missing taken from sub-tables: a column's lost direction need not touch all others."""
@@ -164,7 +177,7 @@ class Uncertainty:
             return False
         esteps.check_informed(self.fit.get_params()["method"])
         recipes.one_of(asked.information, KINDS, "information")
-        if asked.robust or asked.information != "expected":
+        if asked.robust or asked.cluster is not None or asked.information != "expected":
             told = {"size": self.size, "most": caveats.MOST_NUMBERS, "information": asked.information}
             raise InputError(caveats.EXPECTED_ONLY.format(**told))
         self._say_parts()
@@ -213,15 +226,16 @@ class Uncertainty:
     def standard_errors(self, asked: Asked) -> StandardErrors:
         """All of them, with notes."""
         coef, covariance = (self.errors(which, asked) for which in ("coef", "covariance"))
-        by_name = (
-            () if asked.n_boot else self.profiles.notes(coef, sandwich=True) if self.sandwich(asked) else ()
-        )
+        by_groups = asked.cluster is not None
+        by_name = self._names_of(coef, asked) if by_groups or self.sandwich(asked) else ()
+        if by_groups:
+            coef = np.where(self.profiles.decided(coef, sandwich=True).profiled, np.nan, coef)
         if self.sandwich(asked):
             coef = np.where(self.profiles.decided(coef, sandwich=True).no_number, np.nan, coef)
         eigenvalues = self.eigenvalue_errors(asked)
         scales = None if self.basis is None else self.errors("scales", asked)
         whole = np.diag(covariance) if self.by_parts(asked) else covariance
-        notes = self.notes(np.concatenate([coef.ravel(), whole.ravel()])) + by_name
+        notes = self.notes(np.concatenate([coef.ravel(), whole.ravel()]), asked) + by_name
         edge = np.diag(covariance) > np.diag(self.fit.covariance_)
         if edge.any():
             notes += (caveats.EDGE.format(count=int(edge.sum()), all=edge.size),)
@@ -238,9 +252,17 @@ class Uncertainty:
             return se
         return np.where(intervals.separated(self.fit.eigenvalues_, se), se, np.nan)
 
-    def notes(self, errors: np.ndarray) -> tuple[str, ...]:
+    def notes(self, errors: np.ndarray, asked: Asked) -> tuple[str, ...]:
         """What has to be known to read these standard errors."""
-        return caveats.notes(self.fit, self.said, errors, bound=self.free.rows is not None)
+        told = caveats.notes(self.fit, self.said, errors, bound=self.free.rows is not None)
+        if asked.cluster is not None:
+            name, count = asked.cluster.name, asked.cluster.count()
+            told = (caveats.CLUSTERED.format(name=name, count=count), *told)
+        if self.roots.corrected(asked):
+            alone = np.isnan(self.roots.sandwich(asked).degrees.coef)
+            if alone.any():
+                told += (caveats.ONE_GROUP.format(count=int(alone.sum()), all=alone.size),)
+        return told
 
     def confint(self, which: str, level: float, asked: Asked, entries: Any = None) -> DataFrame:
         """The table of intervals."""
@@ -267,7 +289,8 @@ class Uncertainty:
         else:
             with np.errstate(invalid="ignore"):  # covariances below 0 have no logarithm, and no need of one
                 alone, plain = (self._interval(which, s, (j, k), level, asked) for s in (POSITIVE, PLAIN))
-            told = Interval(*(np.where(j == k, a, b) for a, b in zip(alone, plain, strict=True)))
+            ends = [np.where(j == k, a, b) for a, b in zip(alone[:6], plain[:6], strict=True)]
+            told = Interval(*ends, df=alone.df)  # type: ignore[arg-type]
         return table_of(told, index, ("column", "column"))
 
     def _entries(self, which: str, asked: Asked, entries: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -305,13 +328,31 @@ class Uncertainty:
         """Intervals of the entries `at` of a quantity."""
         estimate = self._estimate(which)
         se = self.errors_at(which, at, asked)
-        told = scale.interval(estimate[at], se, level)
+        told = scale.interval(estimate[at], se, level, self.degrees(which, at, asked))
         if asked.n_boot is None:
-            how = {"sandwich": self.sandwich(asked), "robust": asked.robust}
-            return self.profiles.replaced(told, se, level, **how) if which == "coef" else told
+            return self._replaced(told, se, level, asked) if which == "coef" else told
         drawn = self.drawn(which, asked.n_boot)[(slice(None), *at) if at is not ... else ...]
         lower, upper = basic(scale.there(estimate[at]), scale.there(drawn), level)
         return told._replace(lower=scale.back(lower), upper=scale.back(upper), method="bootstrap")
+
+    def _replaced(self, told: Interval, se: np.ndarray, level: float, asked: Asked) -> Interval:
+        """With profile likelihoods where Wald's quadratic does not serve; by clusters, which they do not know, NaN."""
+        if asked.cluster is None:
+            how = {"sandwich": self.sandwich(asked), "robust": asked.robust}
+            return self.profiles.replaced(told, se, level, **how)
+        lost = self.profiles.decided(se, sandwich=True).profiled
+        ends = [np.where(lost, np.nan, part) for part in told[1:6]]
+        return Interval(told.estimate, *ends, df=told.df)
+
+    def _names_of(self, se: np.ndarray, asked: Asked) -> tuple[str, ...]:
+        """Notes on coefficients that Wald's quadratic does not serve."""
+        if asked.n_boot is not None:
+            return ()
+        if asked.cluster is None:
+            return self.profiles.notes(se, sandwich=self.sandwich(asked))
+        lost = self.profiles.decided(se, sandwich=True).profiled
+        told = {"count": int(lost.sum()), "all": lost.size}
+        return (caveats.NO_QUADRATIC.format(**told),) if lost.any() else ()
 
     def wald(self, hypothesis: Any, asked: Asked) -> DataFrame:
         """The table of Wald tests, one line a column and one for all."""
@@ -338,8 +379,12 @@ class Uncertainty:
         method = np.full(len(told.p), WALD, object)
         if not len(columns):
             return told, method
-        found = self.profiles.ratio(matrix, columns)
         told = Tests(*(each.copy() for each in told))
+        if asked.cluster is not None:  # of groups the columns' own likelihoods know nothing
+            told.statistic[columns] = told.p[columns] = np.nan
+            told.statistic[-1], told.p[-1] = np.nan, np.nan
+            return told, method
+        found = self.profiles.ratio(matrix, columns)
         for whole, part in zip(told, found, strict=True):
             whole[columns] = part
         method[columns] = PROFILE
@@ -367,10 +412,20 @@ class Uncertainty:
             root = self.roots.of(asked, more=self._more[asked, "coef"])
             moved = intervals.coef_deviations(self.free.here, root.spread)
         moved = np.where(np.isnan(known), np.nan, moved)
-        return tests_of(matrix @ self.fit.coef_, np.einsum("rd,mdp->mrp", matrix, moved))
+        told = tests_of(matrix @ self.fit.coef_, np.einsum("rd,mdp->mrp", matrix, moved))
+        degrees = self.degrees("coef", ..., asked)
+        if degrees is None:
+            return told
+        least = degrees[np.any(matrix != 0, axis=0)].min(axis=0)
+        return with_degrees(told, np.append(least, least.min()))
 
-    def coef_errors(self) -> np.ndarray:
-        """Those of B as summary and files have them: in the seconds that they may take, or else by a cheaper way."""
+    def coef_errors(self, asked: Asked = PLAINLY) -> np.ndarray:
+        """Those of B as summary and files have them: in the seconds that they may take, or else by a cheaper way.
+
+        By clusters there is no cheaper way, and they were asked for.
+        """
+        if asked != Asked():
+            return self.errors("coef", asked)
         if self._in_time is None:
             self.watch.begin(self.fit.standard_error_seconds())
             try:
@@ -394,31 +449,35 @@ class Uncertainty:
         self.watch.begin(max(self.watch.left(), 0.5 * seconds))
         return self._coef_by_parts()
 
-    def coef_interval(self) -> Interval | None:
+    def coef_interval(self, asked: Asked = PLAINLY) -> Interval | None:
         """Intervals of B, None where there are none to be had."""
         if self.fit.interrupted_ or STOPPED in self.said:
             return None
         try:
-            se, how = self.coef_errors(), {"sandwich": self.sandwich(Asked()), "robust": False}
-            return self.profiles.replaced(intervals.plain(self.fit.coef_, se, 0.95), se, 0.95, **how)
+            se = self.coef_errors(asked)
+            told = intervals.plain(self.fit.coef_, se, 0.95, self.degrees("coef", ..., asked))
+            return self._replaced(told, se, 0.95, asked)
         except InputError:  # asked for directly, it is raised, with what to do
             return None
         except KeyboardInterrupt:  # the fit is done and is still to be told or written
             self.said.add(STOPPED)
             return None
 
-    def coef_information(self) -> np.ndarray:
+    def coef_information(self, asked: Asked = PLAINLY) -> np.ndarray:
         """From what each standard error of B is, in words (d, p); empty where there is none."""
+        errors = self.coef_errors(asked)
+        if asked.cluster is not None:
+            return np.where(np.isnan(errors), "", f"sandwich, clusters by {asked.cluster.name}")
         kind = "expected" if self.free.rows is None and not self.roots.of_pairs else "sandwich"
         words = np.where(self._blocks, f"{kind}, by column blocks", kind)
-        return np.where(np.isnan(self.coef_errors()), "", words)
+        return np.where(np.isnan(errors), "", words)
 
-    def coef_notes(self) -> tuple[str, ...]:
+    def coef_notes(self, asked: Asked = PLAINLY) -> tuple[str, ...]:
         """What has to be known to read them; why there are none."""
         if self.fit.interrupted_ or STOPPED in self.said:
             return tuple(self.said)
         try:
-            errors = self.coef_errors()
-            return self.notes(errors) + self.profiles.notes(errors, sandwich=self.sandwich(Asked()))
+            errors = self.coef_errors(asked)
+            return self.notes(errors, asked) + self._names_of(errors, asked)
         except InputError as error:
             return (str(error),)

@@ -43,6 +43,7 @@ class Information(NamedTuple):
     of the size of its Monte-Carlo noise; whole (K, K): the same with both sets in each s-bar, too large by the noise
     left in it, but never negative; score (K,): sum_i s-bar; rows: sum of weights; squares: sum of their squares.
     observed (K, K), observed_gap (K, K): by Louis' identity, the mean of both sets and half their difference, or None.
+    by_group (2, G, K): of each set the sums of s-bar over the groups of rows that were asked for, or None.
     """
 
     products: Array
@@ -53,6 +54,16 @@ class Information(NamedTuple):
     squares: Scalar
     observed: Array | None
     observed_gap: Array | None
+    by_group: Array | None = None
+
+
+@compiled()
+def _scores_of_rows(here: Coordinates, rows: RowScores, weights: Array) -> Array:
+    """The rows' mean scores from each set, times their weights, (2, n, K)."""
+    n, kind = len(rows.centre), rows.centre.dtype
+    plain = cast(here, kind)
+    both = jnp.stack([plain.mean_scores(part) for part in (rows.mean[:n], rows.mean[n:])])
+    return weights[:, None] * both.astype(jnp.float64)
 
 
 @compiled()
@@ -136,11 +147,20 @@ def _normals(key: Array, index: Array, size: int) -> Array:
 Views = Sequence[Callable[[], Coordinates]]
 
 
+class Groups(NamedTuple):
+    """The group of each row of the table (n,), how many there are, and the weight of each row in its group's sum."""
+
+    of_row: np.ndarray
+    count: int
+    weights: np.ndarray
+
+
 class Request(NamedTuple):
     """How information is found.
 
     `louis`: by Louis' identity too, not by products alone; `copies`: simulated copies of each row (0: the data);
-    `draws` a set and row; `kind`: precision of the chains; `callback` is told of progress.
+    `draws` a set and row; `kind`: precision of the chains; `callback` is told of progress; `groups` of the data's rows,
+    whose sums of scores are wanted.
     """
 
     key: Array
@@ -148,6 +168,7 @@ class Request(NamedTuple):
     copies: int = 0
     draws: int = 64
     kind: Any = jnp.float32
+    groups: Groups | None = None
     callback: Callable[[Progress], None] | None = None
 
 
@@ -173,13 +194,28 @@ def informations(block: Block, here: Coordinates, views: Views, request: Request
     for k in range(slices):
         part = block if slices * copies == 1 else _slice(block, k * each, each, copies)
         outcome, both = _of_slice(method, part, inside)
-        found = [jax.device_get(_reduced(view(), outcome.state, outcome.rows, both)) for view in views]
+        found = [_told(view(), outcome, both, request.groups) for view in views]
         total = found if total is None else jax.tree.map(np.add, total, found)
         if slices > 1 and request.callback is not None:  # of several slices each is one step
             accepted = float(outcome.state.objective)
             request.callback(Progress(PHASE, k + 1, slices, accepted, time.perf_counter() - began))
     assert total is not None
     return total
+
+
+def _told(here: Coordinates, outcome: Outcome, both: Block, groups: Groups | None) -> Information:
+    """What the draws of a slice of rows say; rows that only fill it are in no group's sum."""
+    found = jax.device_get(_reduced(here, outcome.state, outcome.rows, both))
+    if groups is None:
+        return found
+    place = np.asarray(both.index[: len(outcome.rows.centre)]) // SETS
+    used = np.asarray(both.weights[: len(place)]) > 0
+    weights = np.where(used, groups.weights[place], 0.0)
+    scores = np.asarray(_scores_of_rows(here, outcome.rows, jnp.asarray(weights)))
+    total = np.zeros((SETS, groups.count, scores.shape[2]))
+    for part, each in zip(total, scores, strict=True):
+        np.add.at(part, groups.of_row[place], each)
+    return found._replace(by_group=total)
 
 
 def ahead(block: Block, here: Coordinates, request: Request) -> None:

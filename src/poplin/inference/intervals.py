@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jax import Array
 from scipy.linalg import LinAlgError, cholesky, eigh, solve_triangular
-from scipy.special import ndtr, ndtri  # scipy.stats would take half a second to import
+from scipy.special import stdtr, stdtrit  # scipy.stats would take half a second to import
 
 from poplin._compile import compiled
 from poplin.inference.coordinates import Coordinates
@@ -41,7 +41,8 @@ class Root(NamedTuple):
 class Interval(NamedTuple):
     """Estimates with standard error, z and p-value (NaN where zero is no hypothesis), and interval ends.
 
-    `method` says of all, or of each, where z, p and the ends are from: "wald", "profile" or "bootstrap".
+    `method` says of all, or of each, where z, p and the ends are from: "wald", "profile" or "bootstrap". `df` are
+    Student's degrees of freedom, None where the normal serves.
     """
 
     estimate: np.ndarray
@@ -51,6 +52,7 @@ class Interval(NamedTuple):
     lower: np.ndarray
     upper: np.ndarray
     method: np.ndarray | str = "wald"
+    df: np.ndarray | None = None
 
 
 def observed_information(found: Information) -> np.ndarray:
@@ -266,27 +268,32 @@ def of_axes(axes: np.ndarray) -> Change:
     return change
 
 
-def plain(estimate: np.ndarray, se: np.ndarray, level: float) -> Interval:
-    """Interval estimate +- z se, with the Wald test of zero."""
-    reach = ndtri((1 + level) / 2) * se
+def plain(estimate: np.ndarray, se: np.ndarray, level: float, df: np.ndarray | None = None) -> Interval:
+    """Interval estimate +- z se (Student's t with `df`), with the Wald test of zero."""
+    reach = _quantile(level, df) * se
     with np.errstate(divide="ignore", invalid="ignore"):
         z = estimate / se
-    return Interval(estimate, se, z, 2 * ndtr(-np.abs(z)), estimate - reach, estimate + reach)
+    p = 2 * stdtr(np.inf if df is None else df, -np.abs(z))
+    return Interval(estimate, se, z, p, estimate - reach, estimate + reach, df=df)
 
 
-def positive(estimate: np.ndarray, se: np.ndarray, level: float) -> Interval:
+def _quantile(level: float, df: np.ndarray | None) -> np.ndarray:
+    return stdtrit(np.inf if df is None else df, (1 + level) / 2)
+
+
+def positive(estimate: np.ndarray, se: np.ndarray, level: float, df: np.ndarray | None = None) -> Interval:
     """An interval on the log scale, for variances and eigenvalues; zero is at the edge, so there is no test of it."""
     none = np.full_like(estimate, np.nan)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        factor = np.exp(ndtri((1 + level) / 2) * se / estimate)
-        return Interval(estimate, se, none, none, estimate / factor, estimate * factor)
+        factor = np.exp(_quantile(level, df) * se / estimate)
+        return Interval(estimate, se, none, none, estimate / factor, estimate * factor, df=df)
 
 
-def fisher(estimate: np.ndarray, se: np.ndarray, level: float) -> Interval:
+def fisher(estimate: np.ndarray, se: np.ndarray, level: float, df: np.ndarray | None = None) -> Interval:
     """An interval for correlations on Fisher's scale atanh(r), and the test of zero there."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        there = plain(np.arctanh(estimate), se / (1 - estimate**2), level)
-    return Interval(estimate, se, there.z, there.p, np.tanh(there.lower), np.tanh(there.upper))
+        there = plain(np.arctanh(estimate), se / (1 - estimate**2), level, df)
+    return Interval(estimate, se, there.z, there.p, np.tanh(there.lower), np.tanh(there.upper), df=df)
 
 
 def separated(values: np.ndarray, se: np.ndarray) -> np.ndarray:

@@ -99,6 +99,14 @@ def _curvature(here: Coordinates, family: AbstractFamily, unknown: Array, row: B
 
 
 @jax.jit
+def profiled_scores(here: Coordinates, family: AbstractFamily, block: Block) -> Array:
+    """The rows' scores of the profiled bound (n, K), without their weights."""
+    return jax.lax.map(
+        lambda row: _score(here, family, row[1], row[0]), (block, family.unknown), batch_size=BATCH
+    )
+
+
+@jax.jit
 def profiled(here: Coordinates, family: AbstractFamily, block: Block) -> Information:
     """The profiled bound's negative Hessian (`observed`) and the sum of its scores' products, in `Coordinates`.
 

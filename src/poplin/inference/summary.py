@@ -100,6 +100,9 @@ def facts(fit: Fitted) -> dict[str, str]:
     )  # a cached property, as the log-likelihood: there once it has been asked for
     if bound is not None:
         told["bound"] = f"{bound:.2f} nats (evidence lower bound, all constants, higher is better)"
+    cluster = vars(fit).get("_cluster")
+    if cluster is not None:
+        told["standard errors"] = f"by clusters '{cluster.name}' ({cluster.count()} groups), Student's t"
     held = vars(fit).get("loglik_")  # a cached property: there once it has been asked for
     if held is not None:
         error = vars(fit).get("loglik_se_")

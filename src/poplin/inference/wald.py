@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import chdtrc  # scipy.stats would take half a second to import
+from scipy.special import chdtrc, fdtrc  # scipy.stats would take half a second to import
 
 RANK = 1e-10  # share of the largest eigenvalue below which a contrast's variance is zero
 
@@ -40,6 +40,18 @@ def tests_of(contrast: np.ndarray, deviations: np.ndarray) -> Tests:
     both = [*single, _wald(contrast.ravel(), deviations.reshape(len(deviations), r * p))]
     statistic, df = np.array(both).T
     return Tests(statistic, df.astype(int), chdtrc(df, statistic))
+
+
+def with_degrees(told: Tests, degrees: np.ndarray) -> Tests:
+    """The same by Hotelling's F where variances have `degrees` (p + 1,) of freedom; NaN where they are too few.
+
+    F = (g - r + 1) / (g r) W with r and g - r + 1 degrees of freedom (Pustejovsky & Tipton 2018).
+    """
+    r = np.maximum(told.df, 1)
+    left = degrees - r + 1
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = fdtrc(r, np.maximum(left, 1e-9), np.maximum(left, 0) / (degrees * r) * told.statistic)
+    return told._replace(p=np.where(left > 0, p, np.nan))
 
 
 def untold(p: int) -> Tests:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from poplin.inference import summary
+from poplin.inference.departures import GRID, Curve
 from poplin.inference.summary import LARGEST_KHAT, Fitted, known_khat
 from poplin.report import goodness, views
 from poplin.report.figures import BOTTOM, HEIGHT, LEFT, PAD, WIDTH, Chart, Shape, Tick, scale
@@ -26,13 +27,15 @@ class Picture(NamedTuple):
     caption: str
 
 
-def pictures(fit: Fitted, found: goodness.Frequencies, left: goodness.Residuals) -> list[Picture]:
+def pictures(
+    fit: Fitted, found: goodness.Frequencies, left: goodness.Residuals, curve: Curve
+) -> list[Picture]:
     """The further figures of a fit, with captions."""
     every = [
         forest(fit),
         eigenvalues(fit),
         rootogram(found),
-        quantiles(left),
+        quantiles(left, curve),
         correlation_circle(fit),
         khat(fit),
     ]
@@ -141,8 +144,8 @@ def apart(ticks: list[Tick]) -> list[Tick]:
     return kept
 
 
-def quantiles(found: goodness.Residuals) -> Picture:
-    """Residuals against the normal quantiles that they should have."""
+def quantiles(found: goodness.Residuals, curve: Curve) -> Picture:
+    """Residuals against the normal quantiles that they should have, and the band that the test of all of them has."""
     from scipy.special import ndtri
 
     m = len(found.value)
@@ -152,13 +155,26 @@ def quantiles(found: goodness.Residuals) -> Picture:
     x_ticks, x_at = scale(both, LEFT, RIGHT)
     y_ticks, y_at = scale(both, FLOOR, PAD)
     ends = np.array([both.min(), both.max()])
-    shapes = [_line("zero", *(float(v) for pair in zip(x_at(ends), y_at(ends), strict=True) for v in pair))]
+    low, high = (ndtri(np.clip(end, 1e-9, 1 - 1e-9)) for end in (curve.lower, curve.upper))
+    around = np.clip(np.r_[low, high[::-1]], ends[0], ends[1])
+    edge = _path(x_at(around), y_at(np.clip(np.r_[GRID, GRID[::-1]], *ends)))
+    shapes = [Shape("polygon", "band", {"points": edge})]
+    shapes.append(
+        _line("zero", *(float(v) for pair in zip(x_at(ends), y_at(ends), strict=True) for v in pair))
+    )
     shapes += [_dot("mark", a, b) for a, b in zip(x_at(wanted), y_at(np.clip(value, -6, 6)), strict=True)]
+    there = (curve.share > 0) & (curve.share < 1)
+    tested = np.clip(ndtri(curve.share[there]), *ends)
+    shapes.append(
+        Shape("polyline", "curve", {"points": _path(x_at(tested), y_at(np.clip(GRID[there], *ends)))})
+    )
     chart = Chart("residuals", "normal quantile", "residual", x_ticks, y_ticks, [], "", [], "", tuple(shapes))
     some = "" if m == found.of else f" {m} of {found.of} counts, taken at random."
     return Picture(
         chart,
-        f"Randomised quantile residuals: on the line, counts vary as the model says.{some}",
+        "Randomised quantile residuals: on the line, counts vary as the model says. The curve, of as many counts as "
+        "are "
+        f"tested, should stay inside the band, as it does for 95 % of tables drawn from the fit.{some}",
     )
 
 

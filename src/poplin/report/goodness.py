@@ -12,6 +12,7 @@ import numpy as np
 
 from poplin.data import held
 from poplin.data.counts import Counts
+from poplin.inference.margins import marginal_cdf
 from poplin.inference.summary import Fitted
 
 MOST_DRAWS = 4_000_000  # Poisson draws in all, for expected frequencies
@@ -125,44 +126,6 @@ def _entries(counts: Counts, random: np.random.Generator, most: int) -> tuple[np
     known = np.flatnonzero((~np.isnan(counts.y) & (counts.weights > 0)[:, None]).ravel())
     taken = np.sort(random.choice(known, min(len(known), most), replace=False))
     return *np.divmod(taken, p), len(known)
-
-
-def marginal_cdf(y: np.ndarray, center: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """P(Y <= y) for Y ~ Poisson(exp(center + sqrt(variance) z)), z standard normal, by quadrature; all (m,).
-
-    Two forms of one integral: over z of the Poisson's distribution function, which is smooth where the variance is
-    small against that of the count, and else over t of P(center + sqrt(variance) z < t) with exp(t) ~ Gamma(y + 1).
-    """
-    y, center, variance = np.broadcast_arrays(*(np.asarray(a, float) for a in (y, center, variance)))
-    found = np.zeros(y.shape)
-    inside = y >= 0
-    narrow = inside & (variance * (y + 1) <= 1)
-    wide = inside & ~narrow
-    found[narrow] = _over_normal(y[narrow], center[narrow], variance[narrow])
-    found[wide] = _over_gamma(y[wide], center[wide], variance[wide])
-    return np.clip(found, 0.0, 1.0)
-
-
-def _over_normal(y: np.ndarray, center: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    from scipy.special import pdtr
-
-    z, step = np.linspace(-9, 9, 121, retstep=True)
-    weight = np.exp(-(z**2) / 2) * step / np.sqrt(2 * np.pi)
-    rate = np.exp(np.minimum(center[:, None] + np.sqrt(variance)[:, None] * z, 700.0))
-    return pdtr(y[:, None], rate) @ weight
-
-
-def _over_gamma(y: np.ndarray, center: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    from scipy.special import gammaln, ndtr
-
-    shape = (y + 1)[:, None]
-    spread = 1 / np.sqrt(shape)
-    low, high = np.log(shape) - 9 * spread - 36 / shape, np.log(shape) + 9 * spread
-    share, _ = np.linspace(0, 1, 201, retstep=True)
-    t = low + (high - low) * share
-    log_density = shape * t - np.exp(t) - gammaln(shape)
-    value = np.exp(log_density) * ndtr((t - center[:, None]) / np.sqrt(variance)[:, None])
-    return value.sum(axis=1) * ((high - low) / 200)[:, 0]
 
 
 def _centers(fit: Fitted, rows: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ import numpy as np
 from poplin.data.held import smallest
 from poplin.inference import summary
 from poplin.inference.summary import Fitted
-from poplin.report import figures, figures_fit, goodness, page_data, verdicts, views
+from poplin.report import figures, figures_fit, page_data, verdicts, views
 
 MOST_EFFECTS = 60  # in the page without its script; with it, `page_data.MOST_EFFECTS`
 REFERENCES = {
@@ -116,11 +116,10 @@ def _ends(told: Any, places: list[tuple[int, int]]) -> list[tuple[float, float, 
 
 def _checked(fit: Fitted) -> dict[str, Any]:
     """Diagnostics in words and the further pictures, which share what they are made of."""
-    found = goodness.frequencies(fit, draws=figures_fit.MOST_DRAWS)
-    left = goodness.residuals(fit, most=figures_fit.MOST_RESIDUALS)
+    found = verdicts.found(fit, draws=figures_fit.MOST_DRAWS, most=figures_fit.MOST_RESIDUALS)
     return {
-        "verdicts": verdicts.verdicts(fit, found, left),
-        "pictures": figures_fit.pictures(fit, found, left),
+        "verdicts": verdicts.verdicts(fit, found),
+        "pictures": figures_fit.pictures(fit, found.frequencies, found.residuals, found.departures.curve),
     }
 
 
