@@ -43,9 +43,10 @@ def asked_for(recipe: Recipe, block: Block, model: Model) -> float:
     """kappa: the pseudo-rows of independent columns at which rows that are left out are most likely.
 
     By folds (`inference/left_out.py`), with a normal in the place of each count about the fit to all rows. A fit to
-    some follows their counts further: refitted in earnest, the folds of six tables asked for 1.3 to 2.3 times as much
-    (those of `benchmarks/trust/shrinkage.py`). `MANY_ROWS` p / N lets the pull vanish faster than standard errors as N
-    grows. Large tables, whose folds would take longer than their chains, have `pseudo_rows`.
+    some follows their counts further: refitted in earnest, folds of trichoptera, barents, mollusk and oaks asked for
+    1.3 to 2.3 times as much (one split each, by scratch scripts, before 27d2e07; the grid ended there for two of
+    them). `MANY_ROWS` p / N lets the pull vanish faster than standard errors as N grows. Large tables, whose folds
+    would take longer than their chains, have `pseudo_rows`.
     """
     root = np.asarray(model.loadings)
     p, rows = len(root), float(np.sum(on_host(block.weights), dtype=float))
