@@ -35,6 +35,7 @@ from poplin.updates.structure import (
     sound,
 )
 
+WARM = 0.4  # gamma while it is constant, on a table with rows enough
 COUNTS = 10.0  # a column seen less often than so many times for each of its parameters makes shorter steps
 
 
@@ -103,7 +104,9 @@ class LowRank(AbstractStructure):
         turn = solve_triangular(expansion, jnp.eye(q), lower=True).T
         noise, further = average.noise, jnp.zeros((q, len(model.loadings)))
         if total.known is not None:  # draws, not expectations
-            step = step * _gain(total.rate * total.known.draws / total.rows, d + q)
+            # as short as while gamma is constant, no shorter: as gamma falls such columns would be left behind
+            gain = _gain(total.rate * total.known.draws / total.rows, d + q)
+            step = step * jnp.minimum(1.0, gain * jnp.maximum(1.0, WARM / gamma))
             weight = jnp.where(first, 0.0, gamma)
             further, noise = self._further(average, total, spread, step[d:], gamma=weight)
         coef = model.coef + step[:d] + gamma * level @ model.loadings.T
