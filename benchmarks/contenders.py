@@ -119,7 +119,7 @@ def _poplin_outcome(model: Any, method: str, design: Design, notes: str) -> Outc
     if method == "variational" and model.trace_ is not None:
         seconds = np.asarray(model.trace_["seconds"], dtype=float)
         values = np.asarray(model.trace_["objective"], dtype=float)
-    shrinkage = float(getattr(model, "shrinkage_", 0.0) or 0.0)
+    shrinkage = float(getattr(model, "shrinkage_weight_", 0.0) or 0.0)
     return Outcome(
         coef=np.asarray(model.coef_),
         covariance=np.asarray(model.covariance_),

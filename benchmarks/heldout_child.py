@@ -60,7 +60,7 @@ def score(kept: Table, left_out: Table, limit: float, **options: Any) -> dict[st
     return {
         "scores": np.asarray(scores, dtype=float).tolist(),
         "errors": np.asarray(errors, dtype=float).tolist(),
-        "shrinkage": float(getattr(fit, "shrinkage_", 0.0) or 0.0),
+        "shrinkage": float(getattr(fit, "shrinkage_weight_", 0.0) or 0.0),
         "converged": bool(fit.converged_),
         "seconds": seconds,
         "notes": sorted({str(each.message)[:160] for each in told}),

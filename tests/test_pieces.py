@@ -181,9 +181,11 @@ def test_columns_that_tell_nothing_do_not_take_the_others_with_them() -> None:
     assert asked._more[Asked(), "eigenvalues"] > 0 == asked._more[Asked(), "coef"]
     other = Uncertainty(whole)
     other.errors("eigenvalues", Asked())
-    assert np.array_equal(other.errors("coef", Asked())[0], actual)
+    assert np.array_equal(other.errors("coef", Asked())[0], actual, equal_nan=True)
     assert np.all(np.abs(actual[:common] / expected - 1) < 0.1)
-    assert np.all(np.isfinite(actual)) and np.all(np.isfinite(whole.wald(np.eye(1)).p[:-1]))
+    # of a rare column the data may say nothing at all; the test of the others, and of all but one of them, stands
+    assert np.all(np.isfinite(actual[:common])) and np.sum(np.isnan(actual)) <= 1
+    assert np.sum(np.isnan(whole.wald(np.eye(1)).p[:-1])) <= 1
 
 
 def test_models_without_parts_say_so(monkeypatch: pytest.MonkeyPatch) -> None:

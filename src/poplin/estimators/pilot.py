@@ -10,7 +10,7 @@ from poplin.data.blocks import Block
 from poplin.data.placing import on_host
 from poplin.estimators import phases
 from poplin.estimators.phases import Fitted, Recipe, Settings
-from poplin.inference.left_out import Estimate, most_likely_shrinkage, pull_of
+from poplin.inference.left_out import FOLDS, Estimate, folds_of, most_likely_shrinkage, pull_of
 from poplin.rows.sites import Sites, sites
 from poplin.updates.covariance import Full
 from poplin.updates.structure import Model
@@ -54,7 +54,10 @@ def asked_for(recipe: Recipe, block: Block, model: Model) -> float:
     if p == 1 or not (_affordable(block) and np.isfinite(root).all()):
         return begin
     at, estimate = _in_sites(block, model)
-    kappa = most_likely_shrinkage(at, estimate, _level(recipe, p), max(begin, 1.0))
+    numbers = folds_of(np.asarray(on_host(block.y), float), at.weights)
+    if len(np.unique(numbers)) < FOLDS:  # hardly any two rows differ
+        return begin
+    kappa = most_likely_shrinkage(at, estimate, _level(recipe, p), max(begin, 1.0), numbers)
     return float(min(min(REFITTED, MANY_ROWS * p / rows) * kappa, 9 * rows))
 
 

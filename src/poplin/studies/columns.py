@@ -47,7 +47,7 @@ def estimate(fitted: Any, table: Table, basis: np.ndarray | None = None) -> Esti
 
     scales = None if basis is None else np.einsum("pq,pr,rq->q", basis, fitted.covariance_, basis)
     sigma = fitted.covariance_
-    numbers = {"iterations": int(fitted.n_iter_), "shrinkage": float(fitted.shrinkage_)}
+    numbers = {"iterations": int(fitted.n_iter_), "shrinkage": float(fitted.shrinkage_weight_)}
     return Estimate(fitted.coef_, sigma, latent, scales, bool(fitted.converged_), fitted, numbers)
 
 
