@@ -81,10 +81,11 @@ def test_folds_ask_for_what_folds_of_known_positions_ask_for() -> None:
     """Where counts tell everything, Sigma of the rows kept is (n S + kappa diag(S)) / (n + kappa)."""
     at = gaussian_rows(1e6, n=30)
     at = at._replace(weights=np.ones(30))
-    kappa = most_likely_shrinkage(
-        at, Estimate(np.ones((1, P)), COVARIANCE), NO_PRIOR, 2.0, np.arange(len(at.weights)) % 5
-    )
     place, order = at.pull / at.precision, np.random.default_rng(0).permutation(30)
+    numbers = np.empty(30, int)
+    numbers[order] = np.arange(30) % 5
+    estimate = Estimate(np.ones((1, P)), COVARIANCE)
+    kappa = most_likely_shrinkage(at, estimate, NO_PRIOR, 2.0, numbers)
 
     def likelihood(kappa: float) -> float:
         total = 0.0
