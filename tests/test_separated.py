@@ -73,17 +73,20 @@ def test_the_score_is_zero_by_another_sampler(seed: int) -> None:
 
 
 def test_the_effect_of_an_absent_level_does_not_depend_on_the_seed() -> None:
-    """Its penalised optimum is -7.56 by quadrature, with a standard error of 2.4; 0.3 of that may be chance."""
+    """Its penalised optimum is -7.56 by quadrature, with a standard error of 2.4.
+
+    Chance may move a column by twice the tolerance, 0.4 of its standard error, and the mean of the seeds by half that.
+    """
     folder = Path(__file__).resolve().parents[2] / "shared" / "cases"
     if not folder.is_dir():
         pytest.skip("the shared folder of small inputs is not beside this checkout")
     counts, data = (
         pd.read_csv(folder / f"absent_level_{part}.csv", index_col=0) for part in ("counts", "env")
     )
-    for seed in range(4):
-        fit = poplin.PLN(formula="~ hab", random_state=seed).fit(counts, data=data)
-        assert fit.converged_
-        assert abs(fit.coef_[3, 1] + 7.56) < 0.3 * 2.4
+    fits = [poplin.PLN(formula="~ hab", random_state=seed).fit(counts, data=data) for seed in range(4)]
+    assert all(fit.converged_ for fit in fits)
+    off = np.array([fit.coef_[3, 1] + 7.56 for fit in fits]) / 2.4
+    assert np.all(np.abs(off) < 0.4) and abs(off.mean()) < 0.2
 
 
 @pytest.mark.parametrize("method", ["amortised", "bbvi"])
