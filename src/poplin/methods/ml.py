@@ -318,8 +318,11 @@ class MaximumLikelihood(AbstractMethod):
             scale = state.gram, state.rows, counting
             drift = standard_distance(first, second, *scale)
             cosine = movement_cosine((one, two), (three, four), *scale)
-            error = 0.5 * drift if score is None else self._error(state, segments, early, late)
-            return drift, cosine, error
+            if score is None:
+                return drift, cosine, 0.5 * drift
+            error = self._error(state, segments, early, late)
+            # of a factor form Sigma as a whole, too, which does not know of rotations
+            return drift, cosine, error if state.slow is not None else jnp.maximum(error, 0.5 * drift)
 
         nothing = jnp.asarray(jnp.inf), jnp.asarray(1.0), jnp.asarray(jnp.inf)
         apart, cosine, error = jax.lax.cond(ready, looked, lambda _: nothing, None)

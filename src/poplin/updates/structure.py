@@ -241,27 +241,20 @@ class Borrowed(AbstractStructure):
             Transport(turn, -gamma * level @ turn),
         )
 
+    # of the columns alone: a scale near zero, where there is nothing to settle, has no distance in units of its own,
+    # and Sigma is judged as a whole (`ml.MaximumLikelihood.average`)
     def score(self, model, total):
-        slope, _ = level_prior(self.level, model.coef)
-        spread = jnp.diagonal(total.second) - total.rows
-        return jnp.append(jnp.ravel(total.gradient + slope), spread)
+        return total.gradient + level_prior(self.level, model.coef)[0]
 
     def left(self, at, score):
-        d, p = at.model.coef.shape
-        columns = newton_squares(self._curvature(at), score[: d * p].reshape(d, p))
-        return jnp.append(columns, score[d * p :] ** 2 / (2 * at.rows * self._told(at)))
+        return newton_squares(self._curvature(at), score)
 
     def apart(self, at, one, other):
-        columns = moved_squares(self._curvature(at), one[0] - other[0])
-        return jnp.append(columns, 0.5 * at.rows * self._told(at) * (one[1] / (other[1] + 1e-300) - 1) ** 2)
+        return moved_squares(self._curvature(at), one[0] - other[0])
 
     def _curvature(self, at):
         """The columns' Hessians as far as the counts tell, and the prior's."""
         return jnp.mean(at.known.level) * at.average[0] + level_prior(self.level, at.model.coef)[1]
-
-    def _told(self, at):
-        """Share of what complete data would tell of each scale that counts tell (q,)."""
-        return jnp.maximum(at.known.axes**2 @ jnp.diagonal(at.known.second), FAINT)
 
     def parameters(self, model):
         return model.coef, jnp.sum(model.loadings**2, axis=0)
