@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from scipy.stats import multivariate_normal
 from sklearn.metrics import adjusted_rand_score
 
@@ -26,6 +27,9 @@ def table() -> tuple[np.ndarray, np.ndarray]:
     return random.poisson(rates[truth] * np.exp(0.2 * random.normal(size=(240, 1)))).astype(float), truth
 
 
+@pytest.mark.filterwarnings(
+    "ignore::poplin.LikelihoodWarning"
+)  # a network's proposals; its rows in doubt are named
 def test_clusters_are_found_without_labels(tmp_path: Any) -> None:
     y, truth = table()
     fit = poplin.MixtureVAE(3, 2, **HOW).fit(y)
