@@ -18,6 +18,9 @@ from tests.oracles_neural import quickly as quickly
 from tests.tolerances import within_errors
 
 N, P, Q = 90, 6, 2
+# a few draws of small networks: rows in doubt are named, which is no failure
+pytestmark = pytest.mark.filterwarnings("ignore::poplin.LikelihoodWarning")
+
 SHORT = {"hidden": (8,), "batch_size": 32, "max_epochs": 4, "kl_warmup": 2, "patience": None}
 
 
