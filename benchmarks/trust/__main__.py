@@ -62,7 +62,11 @@ def run(name: str, folder: Path, *, quick: bool) -> None:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """Lines of one design so far."""
-    return pd.read_csv(path).to_dict("records") if path.is_file() else []  # type: ignore[return-value]
+    if not path.is_file():
+        return []
+    return [
+        {str(name): value for name, value in line.items()} for line in pd.read_csv(path).to_dict("records")
+    ]
 
 
 def page(folder: Path) -> str:

@@ -35,6 +35,8 @@ class AbstractAsked:
     intervals take out the method's bias as it is seen at the fitted model.
     """
 
+    seconds_: float
+
     def _asked(self) -> Uncertainty:
         """What has been computed for the present fit."""
         held = vars(self).get("_uncertainty")
@@ -46,7 +48,7 @@ class AbstractAsked:
     def standard_error_seconds(self) -> float:
         """Seconds that standard errors may take where they come unasked, in a summary or a report."""
         told = vars(self).get("_standard_errors", True)
-        return budget.usual(self.seconds_) if isinstance(told, bool) else float(told)  # type: ignore[attr-defined]
+        return budget.usual(self.seconds_) if isinstance(told, bool) else float(told)
 
     def go_without(self, why: str | None) -> None:
         """Let summary and report go without standard errors and say why; None: they come again."""

@@ -214,7 +214,10 @@ def _ml(
         shrunk = phases.with_shrinkage(model, kappa)
         end, _ = phases.ml_phase(shrunk, where, main, phase="ml")
         done.append(end)
-        words = _below_start(shrunk, block, start.model, end, main.tol, key)
+        try:
+            words = _below_start(shrunk, block, start.model, end, main.tol, key)
+        except KeyboardInterrupt:  # the fit is done; what was not looked at is not claimed
+            done[-1] = end._replace(outcome=end.outcome._replace(converged=False, interrupted=True))
         if words:
             done[-1] = end._replace(outcome=end.outcome._replace(converged=False))
     pull = _pull(model, block, done[-1], kappa)

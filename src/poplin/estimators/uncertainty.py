@@ -289,8 +289,9 @@ class Uncertainty:
         else:
             with np.errstate(invalid="ignore"):  # covariances below 0 have no logarithm, and no need of one
                 alone, plain = (self._interval(which, s, (j, k), level, asked) for s in (POSITIVE, PLAIN))
-            ends = [np.where(j == k, a, b) for a, b in zip(alone[:6], plain[:6], strict=True)]
-            told = Interval(*ends, df=alone.df)  # type: ignore[arg-type]
+            numbers = ("estimate", "se", "z", "p", "lower", "upper")
+            chosen = {name: np.where(j == k, getattr(alone, name), getattr(plain, name)) for name in numbers}
+            told = alone._replace(**chosen)  # method and degrees of freedom are those of both
         return table_of(told, index, ("column", "column"))
 
     def _entries(self, which: str, asked: Asked, entries: Any) -> tuple[np.ndarray, np.ndarray]:
