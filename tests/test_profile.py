@@ -345,3 +345,62 @@ def test_climbs_that_begin_elsewhere_end_at_the_same_top() -> None:
     start = np.random.default_rng(2).normal(size=at.numbers.shape) * [3.0, 3.0, 3.0, 0.7]
     again = maximise(columns, start, np.ones(4, bool))
     assert isinstance(again, Climbed) and np.allclose(again.value, at.value, atol=2e-3)
+
+
+def test_clusters_have_score_tests_that_are_right_in_size_and_bounded() -> None:
+    """12 clusters that vary, no effect: 5 % within four errors, whatever the counts; none for want of a maximum."""
+    random = np.random.default_rng(11)
+    codes = np.repeat(np.arange(12), 12)
+    x = np.column_stack([np.ones(len(codes)), codes < 6]).astype(float)
+    for level in (-2.0, 1.0):
+        noise = 0.5 * random.normal(size=(12, 400))[codes] + 0.7 * random.normal(size=(len(codes), 400))
+        y = random.poisson(np.exp(level + noise)).astype(float)
+        y = y[:, y.sum(axis=0) > 0]
+        columns, at, _ = climbed(y, x, np.eye(2)[1])
+        free = np.ones(3, bool)
+        p = profile.clustered_p_value(profile.clustered_score(columns, at, free, 1, codes)[1], 1, 12)
+        assert np.isfinite(p).all() and abs(np.mean(p < 0.05) - 0.05) < 4 * np.sqrt(0.05 * 0.95 / len(p))
+    absent = np.where(x[:, [1]] == 1, 0.0, y)
+    columns, at, _ = climbed(absent[:, :20], x, np.eye(2)[1])
+    statistic = profile.clustered_score(columns, at, free, 1, codes)[1]
+    p = profile.clustered_p_value(statistic, 1, 12)
+    assert (statistic <= 12).all() and (p < 0.01).all()
+
+
+def test_a_cluster_of_one_row_each_gives_the_score_test_of_rows() -> None:
+    """S and V by plain loops: slopes at the null by finite differences of the oracle's likelihood."""
+    y, x = simulated(30)
+    columns, at, turned = climbed(y, x, np.eye(3)[1:])
+    total, statistic = profile.clustered_score(columns, at, np.ones(4, bool), 2, np.arange(30))
+    start = at.numbers.copy()
+    start[:, :2] = 0
+    null = maximise(columns, start, np.array([False, False, True, True]))
+    for j in range(4):
+        theta, h = null.numbers[j], 1e-4
+
+        def rows(move: np.ndarray, j: int = j, theta: np.ndarray = theta) -> np.ndarray:
+            eta = turned.design @ (theta + move)[:3]
+            sd = np.exp((theta + move)[3])
+            one = [univariate_loglik(y[[i], j], eta[[i]], 0.0, sd, 2001) for i in range(30)]
+            return np.array(one)
+
+        slopes = np.stack([(rows(h * e) - rows(-h * e)) / (2 * h) for e in np.eye(4)], axis=1)
+        hessian = curved(columns, null.numbers).hessian[j]
+        own = slopes[:, :2] - slopes[:, 2:] @ np.linalg.solve(hessian[2:, 2:], hessian[2:, :2])
+        assert np.allclose(own.sum(axis=0), total[j], atol=2e-3)
+        variance = 30 / 29 * own.T @ own
+        assert np.isclose(total[j] @ np.linalg.solve(variance, total[j]), statistic[j], rtol=5e-3, atol=1e-3)
+
+
+def test_a_bounds_sandwich_of_few_rows_gives_way_to_the_profile() -> None:
+    """Seven rows of eighty: the level's coefficients are profiled, the others' are not."""
+    random = np.random.default_rng(4)
+    n = 80
+    group = np.where(np.arange(n) < 7, "few", "many")
+    y = random.poisson(np.exp(1.5 + 0.7 * random.normal(size=(n, 3))))
+    fit = poplin.PLN(method="variational", formula="~ C(group, Treatment('many'))").fit(
+        y, data=pandas.DataFrame({"group": group})
+    )
+    told = fit.confint().method.to_numpy().reshape(2, 3)
+    assert (told[0] == "wald").all() and (told[1] == "profile").all()
+    assert any("fewer than 20 rows" in note for note in fit.coef_notes())

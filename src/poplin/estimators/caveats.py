@@ -55,8 +55,7 @@ ONE_CLUSTER = (
 )
 NO_QUADRATIC = (
     "{count} of {all} coefficients have no standard error by clusters (NaN): counts say too little of them, as of a "
-    "column "
-    "that is absent from a level."
+    "column that is absent from a level. Their p-values are those of score tests by clusters (method 'score')."
 )
 NO_CLUSTERS_OF_PAIRS = (
     "cluster= is not there for method='composite'. Fit with method='ml' (or 'variational')."

@@ -18,11 +18,14 @@ from poplin.inference.columns import Climbed, Columns, curved, maximise, pieces
 from poplin.inference.intervals import Interval
 from poplin.inference.wald import Tests, adjusted
 
-WALD, PROFILE = "wald", "profile"
+WALD, PROFILE, SCORE = "wald", "profile", "score"
 MOST_CELLS = 1_000_000  # cells of all entries that are profiled: about a minute
 NO_NUMBER = 0.5  # of a column's own standard error, below which a sandwich's is none
 FLAT = 20.0  # own standard error, in root mean square log rates, from which the likelihood has no maximum
 SURE = 0.7  # the same where an approximation stands in
+FEW_ROWS = (
+    20  # that a sandwich of a bound or of pairs has to rest on: (sum v^2)^2 / sum v^4 of the rows' shares v
+)
 LEVEL = 0.95  # at which it is looked whether a profile ever falls
 PROFILED = (
     "{count} of {all} coefficients have their interval and p-value from the profile likelihood of their own column "
@@ -35,6 +38,10 @@ NEVER = (
 NO_SANDWICH = (
     "{count} standard errors are no number (NaN): the sandwich is below half of what the column's own likelihood "
     "says, or that has no maximum, as where a level has one row or a column no count: {names}."
+)
+RESTS = (
+    "Sandwiches of {names} would rest on fewer than {rows} rows, and be too small; these coefficients have profile "
+    "likelihoods."
 )
 TOO_LARGE = (
     "{count} of {all} coefficients may need a profile likelihood, more than is computed for {rows} rows: {left} of "
@@ -53,7 +60,8 @@ class Decided(NamedTuple):
 class Profiles:
     """Answers for one fit; columns' own fits, tests and ends are kept."""
 
-    def __init__(self, fit: Any) -> None:
+    def __init__(self, fit: Any, *, bound: bool) -> None:
+        """`bound`: standard errors are the uncorrected sandwich of a bound or of pairs."""
         self.fit, self.counts = fit, fit.counts_
         used = self.counts.weights > 0
         self.rows, self.weights = np.flatnonzero(used), self.counts.weights[used]
@@ -76,6 +84,11 @@ class Profiles:
         self._screen: tuple[np.ndarray, np.ndarray] | None = None
         if self.possible:
             self.into = profile.standardised(self.x, self.weights)
+            shares = (
+                self.x @ self.into @ self.into.T
+            )  # the rows' shares in each coefficient, but for a factor
+            rests = (self.weights @ shares**2) ** 2 / (self.weights @ shares**4)
+            self.few = (rests < FEW_ROWS) & bound
 
     def decided(self, se: np.ndarray, *, sandwich: bool) -> Decided:
         """The rule, for standard errors (d, p) of the coefficients."""
@@ -89,12 +102,10 @@ class Profiles:
         if not self.possible:
             return Decided(nothing, nothing, 0)
         likely, rough = self._screened()
-        doubtful = ~likely | (sandwich & (se < SURE * rough))
+        doubtful = ~likely | (sandwich & (se < SURE * rough)) | self.few[:, None]
         suspects = doubtful | ~np.isfinite(se)
         most, left = MOST_CELLS // len(self.rows), 0
-        if (
-            suspects.sum() > most
-        ):  # first those that Wald cannot serve, of them those that counts say least of
+        if suspects.sum() > most:  # first those that Wald cannot serve, and of which counts say least
             left = int(suspects.sum()) - most
             rank = np.where(suspects, -rough / rough.max(), np.inf) - doubtful
             order = np.argsort(rank, axis=None, kind="stable")
@@ -115,7 +126,7 @@ class Profiles:
                 j = part[some]
                 flat = own > FLAT * np.linalg.norm(self.into[k])
                 no_number[k, j] = sandwich & ((se[k, j] < NO_NUMBER * own) | flat)
-                profiled[k, j] = ~good | ~np.isfinite(se[k, j]) | no_number[k, j]
+                profiled[k, j] = ~good | ~np.isfinite(se[k, j]) | no_number[k, j] | self.few[k]
         return Decided(profiled, no_number, left)
 
     def replaced(
@@ -184,6 +195,28 @@ class Profiles:
         p = profile.p_value(statistic, turned.rank, one_sided)
         return Tests(statistic, np.full(len(columns), turned.rank), p)
 
+    def scored(self, which: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Signed roots and p-values (d, p) of score tests by clusters of rows, of the entries `which`."""
+        z, p = np.full(which.shape, np.nan), np.full(which.shape, np.nan)
+        for k in np.flatnonzero(which.any(axis=1)):
+            j = np.flatnonzero(which[k])
+            told = self.clustered(np.eye(len(which))[[k]], j, codes)
+            z[k, j], p[k, j] = np.sign(self.coef[k, j]) * np.sqrt(told.statistic), told.p
+        return z, p
+
+    def clustered(self, matrix: np.ndarray, columns: np.ndarray, codes: np.ndarray) -> Tests:
+        """Score tests by clusters of rows that H B = 0 of these columns."""
+        self._fit_columns(columns)
+        turned = profile.turned(self.x, self.weights, matrix)
+        _, codes = np.unique(codes[self.rows], return_inverse=True)
+        statistic, back = np.full(len(columns), np.nan), np.linalg.inv(turned.back)
+        for part in pieces(len(columns), len(self.rows)):
+            part = part[self._done[columns[part]]]
+            mine, at = self._columns(columns[part], turned.design), self._at(columns[part], back)
+            statistic[part] = profile.clustered_score(mine, at, self.free, turned.rank, codes)[1]
+        p = profile.clustered_p_value(statistic, turned.rank, int(codes.max()) + 1)
+        return Tests(statistic, np.full(len(columns), turned.rank), p)
+
     def notes(self, se: np.ndarray, *, sandwich: bool) -> tuple[str, ...]:
         """What the rule has done, by name."""
         decided = self.decided(se, sandwich=sandwich)
@@ -195,6 +228,9 @@ class Profiles:
         told = [PROFILED.format(count=int(profiled.sum()), all=profiled.size, names=self._names(profiled))]
         if open_.any():
             told.append(NEVER.format(count=int(open_.sum()), names=self._names(open_)))
+        if self.few.any():
+            few = listed(np.array(self.counts.covariate_names, object)[self.few])
+            told.append(RESTS.format(names=few, rows=FEW_ROWS))
         if no_number.any():
             told.append(NO_SANDWICH.format(count=int(no_number.sum()), names=self._names(no_number)))
         if left:

@@ -17,7 +17,7 @@ from poplin.estimators.budget import OverTime, Watch
 from poplin.estimators.caveats import STOPPED
 from poplin.estimators.directions import free_directions
 from poplin.estimators.piecewise import SIZE, VIEWED, Piecewise, tests_by_parts
-from poplin.estimators.profiles import PROFILE, WALD, Profiles, simes
+from poplin.estimators.profiles import PROFILE, SCORE, WALD, Profiles, simes
 from poplin.estimators.roots import KINDS, Asked, Roots
 from poplin.estimators.scales import FISHER, PLAIN, POSITIVE, Scale, correlations
 from poplin.estimators.tables import coef_index, entry_index, hypothesis_matrix, table_of
@@ -65,9 +65,9 @@ class Uncertainty:
         self.size = self.free.here.size()
         self.large = self.size > caveats.MOST_NUMBERS
         self.pieces = Piecewise(fit, self.free, self.watch)
-        self.profiles = Profiles(fit)
         self.said: set[str] = set()
         self.roots = Roots(fit, self.free, self.said, self.watch)
+        self.profiles = Profiles(fit, bound=self.free.rows is not None or self.roots.of_pairs)
         self._in_time: np.ndarray | None = None
         self._blocks = np.zeros(fit.coef_.shape, bool)  # whose standard errors are those of parts
         self._errors: dict[tuple[Asked, str], np.ndarray] = {}
@@ -337,13 +337,15 @@ class Uncertainty:
         return told._replace(lower=scale.back(lower), upper=scale.back(upper), method="bootstrap")
 
     def _replaced(self, told: Interval, se: np.ndarray, level: float, asked: Asked) -> Interval:
-        """With profile likelihoods where Wald's quadratic does not serve; by clusters, which they do not know, NaN."""
+        """With profile likelihoods where Wald's quadratic does not serve; by clusters, with score tests."""
         if asked.cluster is None:
             how = {"sandwich": self.sandwich(asked), "robust": asked.robust}
             return self.profiles.replaced(told, se, level, **how)
         lost = self.profiles.decided(se, sandwich=True).profiled
-        ends = [np.where(lost, np.nan, part) for part in told[1:6]]
-        return Interval(told.estimate, *ends, df=told.df)
+        z, p = self.profiles.scored(lost, asked.cluster.codes())
+        z, p = np.where(lost, z, told.z), np.where(lost, p, told.p)
+        se, lower, upper = (np.where(lost, np.nan, part) for part in (told.se, told.lower, told.upper))
+        return Interval(told.estimate, se, z, p, lower, upper, np.where(lost, SCORE, WALD), df=told.df)
 
     def _names_of(self, se: np.ndarray, asked: Asked) -> tuple[str, ...]:
         """Notes on coefficients that Wald's quadratic does not serve."""
@@ -381,14 +383,14 @@ class Uncertainty:
         if not len(columns):
             return told, method
         told = Tests(*(each.copy() for each in told))
-        if asked.cluster is not None:  # of groups the columns' own likelihoods know nothing
-            told.statistic[columns] = told.p[columns] = np.nan
-            told.statistic[-1], told.p[-1] = np.nan, np.nan
-            return told, method
-        found = self.profiles.ratio(matrix, columns)
+        by_groups = asked.cluster is not None  # of which a likelihood of rows knows nothing
+        if asked.cluster is not None:
+            found = self.profiles.clustered(matrix, columns, asked.cluster.codes())
+        else:
+            found = self.profiles.ratio(matrix, columns)
         for whole, part in zip(told, found, strict=True):
             whole[columns] = part
-        method[columns] = PROFILE
+        method[columns] = SCORE if by_groups else PROFILE
         told.statistic[-1], told.df[-1], told.p[-1] = np.nan, 0, simes(told.p[:-1])
         method[-1] = SIMES
         return told, method

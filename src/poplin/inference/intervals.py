@@ -41,8 +41,8 @@ class Root(NamedTuple):
 class Interval(NamedTuple):
     """Estimates with standard error, z and p-value (NaN where zero is no hypothesis), and interval ends.
 
-    `method` says of all, or of each, where z, p and the ends are from: "wald", "profile" or "bootstrap". `df` are
-    Student's degrees of freedom, None where the normal serves.
+    `method` says of all, or of each, where z, p and the ends are from: "wald", "profile", "score" or "bootstrap".
+    `df` are Student's degrees of freedom, None where the normal serves.
     """
 
     estimate: np.ndarray

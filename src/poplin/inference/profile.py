@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import chdtrc, ndtri
+from scipy.special import chdtrc, fdtrc, ndtri
 
 from poplin.inference.columns import RIDGE, Climbed, Columns, Curved, curved, maximise, newton, scores
 
@@ -159,6 +159,46 @@ def _share(columns: Columns, null: Climbed, rest: np.ndarray) -> np.ndarray:
     along[:, 0] = 1.0
     own = np.einsum("mnk,mk->mn", by_row, along)
     return -bend / (own**2 @ columns.weights)
+
+
+def clustered_score(
+    columns: Columns, at: Climbed, free: np.ndarray, r: int, codes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The score test that the first r coordinates are zero, with the variance of sums over clusters: (m, r), (m,).
+
+    With S_g the sum over cluster g of the rows' scores, those of the other numbers profiled out, at the null: T^2 =
+    S' V^-1 S, S = sum_g S_g, V = G / (G - 1) sum_g S_g S_g', and (G - r) / (r (G - 1)) T^2 is F with r and G - r
+    degrees of freedom (Boos 1992, Hotelling). Returns S and T^2. It asks for no maximum, and where a group of rows
+    has no count its clusters' scores differ as clusters do, unlike at an estimate. T^2 is at most about G: few
+    clusters prove little.
+    """
+    rest = free.copy()
+    rest[:r] = False
+    start = at.numbers.copy()
+    start[:, :r] = 0
+    null = maximise(columns, start, rest)
+    here, by_row = curved(columns, null.numbers), scores(columns, null.numbers) * columns.weights[:, None]
+    inner = np.ix_(np.arange(len(by_row)), rest.nonzero()[0], rest.nonzero()[0])
+    values, vectors = np.linalg.eigh(-here.hessian[inner])
+    values = np.maximum(np.abs(values), 0.1 * RIDGE)
+    cross = np.einsum("mkl,mkr->mlr", vectors, here.hessian[:, rest, :r])
+    along = np.einsum("mkl,mlr->mkr", vectors, cross / values[:, :, None])
+    own = by_row[:, :, :r] + np.einsum("mnk,mkr->mnr", by_row[:, :, rest], along)
+    count = int(codes.max()) + 1
+    sums = np.zeros((len(own), count, r))
+    np.add.at(sums, (slice(None), codes), own)
+    total = sums.sum(axis=1)
+    variance = count / (count - 1) * np.einsum("mgr,mgs->mrs", sums, sums)
+    inverse = np.linalg.pinv(variance, hermitian=True)
+    statistic = np.einsum("mr,mrs,ms->m", total, inverse, total)
+    return total, np.where(null.done, statistic, np.nan)
+
+
+def clustered_p_value(statistic: np.ndarray, r: int, count: int) -> np.ndarray:
+    """Of `clustered_score`, for `count` clusters."""
+    if count <= r:
+        return np.full(np.shape(statistic), np.nan)
+    return fdtrc(r, count - r, (count - r) / (r * (count - 1)) * statistic)
 
 
 def p_value(statistic: np.ndarray, df: int, one_sided: np.ndarray) -> np.ndarray:
