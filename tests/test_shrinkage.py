@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
 import poplin
+from poplin._precision import double_precision
 from poplin.estimators.pilot import pull_alone
 from poplin.inference.left_out import Estimate, fitted, most_likely_shrinkage, pull_of
+from poplin.inference.unshrunk import penalty_gradient
 from poplin.rows.sites import Sites, score, told
 from poplin.studies.simulate import simulate
 
@@ -135,3 +139,30 @@ def test_shrinkage_is_the_share_by_which_correlations_were_pulled(mean: float, t
         said.append(shrunk.shrinkage_)
         pulls.append(1 - one @ other / (other @ other))
     assert np.mean(said) == pytest.approx(np.mean(pulls), abs=tolerance)
+
+
+def test_the_gradient_of_the_penalty() -> None:
+    def penalty(covariance: jax.Array) -> jax.Array:
+        scale = jnp.sqrt(jnp.diag(covariance))
+        r = covariance / scale / scale[:, None]
+        return 0.5 * (jnp.linalg.slogdet(r)[1] + jnp.trace(jnp.linalg.inv(r)))
+
+    covariance = COVARIANCE * np.outer(np.arange(1, P + 1), np.arange(1, P + 1))
+    with double_precision():
+        expected = jax.grad(penalty)(jnp.asarray(covariance))
+    np.testing.assert_allclose(penalty_gradient(covariance), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_intervals_lie_about_the_fit_without_shrinkage() -> None:
+    """A fifth of the way to independence, high counts: one step leads to where a fit without it is."""
+    counts = simulate(150, 4, correlation=0.7, mean=5.0, seed=3).counts
+    shrunk, free = (poplin.PLN(shrinkage=s).fit(counts) for s in (0.2, 0))
+    told, there = (fit.confint("correlation") for fit in (shrunk, free))
+    middle, other = (np.tanh((np.arctanh(t.lower) + np.arctanh(t.upper)) / 2) for t in (told, there))
+    assert np.abs(told.estimate - other).max() > 0.1
+    assert np.abs(middle - other).max() < 0.03
+    np.testing.assert_allclose(told.estimate, correlations(shrunk))
+    variances = [fit.confint("covariance") for fit in (shrunk, free)]
+    one, other = (0.5 * np.log(t.lower * t.upper).to_numpy()[[0, 4, 7, 9]] for t in variances)
+    error = (variances[1].se / variances[1].estimate).to_numpy()[[0, 4, 7, 9]]
+    assert (np.abs(one - other) < 0.3 * error).all()

@@ -11,9 +11,14 @@ import numpy as np
 
 MOST_NUMBERS = 6_000  # free numbers whose whole information matrix is formed
 MOST_AT_ONCE = 2_000  # free numbers up to which the standard errors of B alone are taken from it
+PULLED = 0.005  # share of their size by which correlations are pulled, below which nobody needs to know
 SHRUNK = (
-    "Sigma is shrunk (weight {weight:.3g}): intervals are centred on the shrunk estimate, with the width of the "
-    "unshrunk likelihood. Fit with shrinkage=0 for intervals that cover what they say."
+    "Correlations are shrunk (by {pull:.2g} of their size): intervals of correlations and covariances lie about where "
+    "an unshrunk fit would be, not about the estimates beside them. Eigenvalues' intervals lie about the shrunk ones."
+)
+SHRUNK_CENTRE = (
+    "Correlations are shrunk (by {pull:.2g} of their size), and intervals are centred on the shrunk estimates, with "
+    "the width of the unshrunk likelihood. Fit with shrinkage=0 for intervals that cover what they say."
 )
 EDGE = (
     "{count} of {all} variances are within one standard error of 0: their intervals are not to be relied on."
@@ -108,11 +113,13 @@ VIEWS = (
 )
 
 
-def notes(fit: Any, said: set[str], errors: np.ndarray, *, bound: bool) -> tuple[str, ...]:
+def notes(
+    fit: Any, said: set[str], errors: np.ndarray, *, bound: bool, large: bool = False
+) -> tuple[str, ...]:
     """What has to be known to read these standard errors."""
     told = sorted(said | ({BOUND} if bound else set()))
-    if fit.shrinkage_:
-        told.append(SHRUNK.format(weight=fit.shrinkage_))
+    if fit.shrinkage_ >= PULLED:
+        told.append((SHRUNK_CENTRE if bound or large else SHRUNK).format(pull=fit.shrinkage_))
     lost = int(np.isnan(errors).sum())
     if lost:
         told.append(LOST.format(count=lost, all=errors.size))

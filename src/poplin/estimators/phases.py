@@ -39,6 +39,7 @@ CHAIN_ROWS = 1000  # chains that a small table gets at least, over all rows
 CHAINS_MOST = 32  # chains of one row at most
 CHAIN_ENTRIES = 4_000_000  # entries (chains x columns) beyond which rows get a single chain
 SKETCHES = 10, 30, 100  # iterations before each turning of free loadings
+DRAWS = 150  # a dimension, on which Sigma's average rests while gamma is constant
 FALLS = 10  # iterations, or visits of all rows, in which gamma falls to 0.6 of what it was
 
 
@@ -165,8 +166,11 @@ def chains_per_row(n: int, p: int, rank: int) -> int:
 
 
 def constant_gamma(rows: int, rank: int, *, direct: bool) -> float:
-    """The weight of the newest draw: small enough that Sigma's average rests on 50 draws a dimension."""
-    return float(min(1.0 if direct else 0.4, rows / (50 * rank)))
+    """The weight of the newest draw: small enough that Sigma's average rests on `DRAWS` draws a dimension.
+
+    On fewer, its noise alone moves what counts say little of, and a falling gain does not bring that back.
+    """
+    return float(min(1.0 if direct else 0.4, rows / (DRAWS * rank)))
 
 
 class ChainKind(NamedTuple):

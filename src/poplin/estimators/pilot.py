@@ -96,20 +96,28 @@ def pull_alone(covariance: np.ndarray, counts: np.ndarray, rows: float, kappa: f
 
 
 def pseudo_rows(covariance: np.ndarray, rows: float, *, pilot: float, whole: float | None = None) -> float:
-    """Kappa from the size of the correlations of a pilot fit with some.
+    """Kappa from the size of the correlations R of a pilot fit with some.
 
     A prior of kappa rows with covariance diag(S) gives small correlations the variance 1 / kappa, so the
-    evidence asks for 1 / tau^2, tau^2 the mean squared correlation of S less the 1 / N of noise. Half of
-    that is taken: correlations have heavier tails than a normal. The factor p / (p + N / 10) then lets the pull vanish
-    faster than standard errors as N grows. `whole`: the rows N of the fit, where the pilot had fewer.
+    evidence asks for 1 / tau^2, tau^2 the mean squared correlation of S less the 1 / N of noise; of larger ones it
+    sees log det R + tr(R^-1) - p, which is sum_{j<k} r_jk^2 where they are small, and far more where columns tell
+    each other. Half of that kappa is taken: correlations have heavier tails than a normal. The factor
+    p / (p + N / 10) then lets the pull vanish faster than standard errors as N grows. `whole`: the rows N of the fit,
+    where the pilot had fewer.
     """
-    deviation = np.sqrt(np.diag(covariance))
-    shrunk = (covariance / deviation / deviation[:, None])[np.triu_indices_from(covariance, 1)]
+    deviation, p = np.sqrt(np.diag(covariance)), len(covariance)
+    correlation = covariance / deviation / deviation[:, None]
+    shrunk = correlation[np.triu_indices(p, 1)]
     if shrunk.size == 0:
         return 0.0
-    signal = float(np.mean((shrunk * (1 + pilot / rows)) ** 2)) - 1 / rows
-    p = len(covariance)
-    return float(min(0.5 / max(signal, 1e-12), rows) * p / (p + (rows if whole is None else whole) / 10))
+    small = float(np.mean((shrunk * (1 + pilot / rows)) ** 2)) - 1 / rows
+    large = 0.0
+    if rows > p and np.isfinite(correlation).all():
+        # of N rows the inverse is too large by N / (N - p)
+        values = np.maximum(np.linalg.eigvalsh(correlation), 1e-12)
+        large = float(np.sum(np.log(values)) + (1 - p / rows) * np.sum(1 / values) - p) / shrunk.size
+    kappa = min(0.5 / max(small, large, 1e-12), rows)
+    return float(kappa * p / (p + (rows if whole is None else whole) / 10))
 
 
 def _affordable(block: Block) -> bool:

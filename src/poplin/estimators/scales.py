@@ -13,9 +13,9 @@ from poplin.inference.intervals import Interval
 
 
 class Scale(NamedTuple):
-    """The scale of an interval: from a standard error, and where replicates are looked at."""
+    """The scale of an interval: from a standard error and a shift, and where replicates are looked at."""
 
-    interval: Callable[[np.ndarray, np.ndarray, float, np.ndarray | None], Interval]
+    interval: Callable[..., Interval]
     there: Callable[[np.ndarray], np.ndarray]
     back: Callable[[np.ndarray], np.ndarray]
 

@@ -23,6 +23,7 @@ from poplin.estimators.scales import FISHER, PLAIN, POSITIVE, Scale, correlation
 from poplin.estimators.tables import coef_index, entry_index, hypothesis_matrix, table_of
 from poplin.inference import intervals
 from poplin.inference.intervals import Interval
+from poplin.inference.unshrunk import change_of_covariance, force_of_em, penalty_gradient
 from poplin.inference.wald import Tests, adjusted, tests_of, untold, with_degrees
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Uncertainty:
         self._errors: dict[tuple[Asked, str], np.ndarray] = {}
         self._more: dict[tuple[Asked, str], int] = {}
         self._replicates: dict[int, Replicates] = {}
+        self._changes: dict[Asked, np.ndarray] = {}
 
     def replicates(self, count: int) -> Replicates:
         """The bootstrap's estimates."""
@@ -254,7 +256,8 @@ class Uncertainty:
 
     def notes(self, errors: np.ndarray, asked: Asked) -> tuple[str, ...]:
         """What has to be known to read these standard errors."""
-        told = caveats.notes(self.fit, self.said, errors, bound=self.free.rows is not None)
+        bound = self.free.rows is not None
+        told = caveats.notes(self.fit, self.said, errors, bound=bound, large=self.large)
         if asked.cluster is not None:
             name, count = asked.cluster.name, asked.cluster.count()
             told = (caveats.CLUSTERED.format(name=name, count=count), *told)
@@ -329,7 +332,8 @@ class Uncertainty:
         """Intervals of the entries `at` of a quantity."""
         estimate = self._estimate(which)
         se = self.errors_at(which, at, asked)
-        told = scale.interval(estimate[at], se, level, self.degrees(which, at, asked))
+        df, shift = self.degrees(which, at, asked), self._shift(which, at, asked)
+        told = scale.interval(estimate[at], se, level, df, shift)
         if asked.n_boot is None:
             return self._replaced(told, se, level, asked) if which == "coef" else told
         drawn = self.drawn(which, asked.n_boot)[(slice(None), *at) if at is not ... else ...]
@@ -356,6 +360,29 @@ class Uncertainty:
         lost = self.profiles.decided(se, sandwich=True).profiled
         told = {"count": int(lost.sum()), "all": lost.size}
         return (caveats.NO_QUADRATIC.format(**told),) if lost.any() else ()
+
+    def _shift(self, which: str, at: Any, asked: Asked) -> np.ndarray | float:
+        """From the estimate to the middle of its interval: where a fit without shrinkage would be."""
+        weight = self.fit.shrinkage_weight_
+        of_pairs = self.roots.of_pairs or self.free.rows is not None
+        if not weight or which not in ("covariance", "correlation") or self.large or of_pairs:
+            return 0.0
+        if asked.n_boot is not None:
+            return 0.0
+        # the outside of the sandwich
+        asked = Asked(information="observed") if asked.robust or asked.cluster is not None else asked
+        if asked not in self._changes:
+            rows, sigma = float(np.sum(self.fit.counts_.weights)), self.fit.covariance_
+            kappa = weight / (1 - weight) * rows
+            exact = esteps.name_of(esteps.chosen(self.fit.get_params()["method"])) == "exact"
+            force = kappa * penalty_gradient(sigma) if exact else force_of_em(sigma, rows, kappa)
+            with double_precision():
+                root = self.roots.of(asked)
+                self._changes[asked] = change_of_covariance(self.free.here, root, force)
+        change = self._changes[asked][None]
+        if which == "correlation":
+            change = intervals.of_correlation(self.fit.covariance_)(change, change)
+        return change[0][at]
 
     def wald(self, hypothesis: Any, asked: Asked) -> DataFrame:
         """The table of Wald tests, one line a column and one for all."""

@@ -268,31 +268,51 @@ def of_axes(axes: np.ndarray) -> Change:
     return change
 
 
-def plain(estimate: np.ndarray, se: np.ndarray, level: float, df: np.ndarray | None = None) -> Interval:
-    """Interval estimate +- z se (Student's t with `df`), with the Wald test of zero."""
-    reach = _quantile(level, df) * se
+Shift = np.ndarray | float
+Degrees = np.ndarray | None
+
+
+def plain(
+    estimate: np.ndarray, se: np.ndarray, level: float, df: Degrees = None, shift: Shift = 0.0
+) -> Interval:
+    """Interval estimate + shift +- z se (Student's t with `df`), with the Wald test of zero."""
+    reach, centre = _quantile(level, df) * se, estimate + shift
     with np.errstate(divide="ignore", invalid="ignore"):
-        z = estimate / se
+        z = centre / se
     p = 2 * stdtr(np.inf if df is None else df, -np.abs(z))
-    return Interval(estimate, se, z, p, estimate - reach, estimate + reach, df=df)
+    return Interval(estimate, se, z, p, centre - reach, centre + reach, df=df)
 
 
-def _quantile(level: float, df: np.ndarray | None) -> np.ndarray:
+def _quantile(level: float, df: Degrees) -> np.ndarray:
     return stdtrit(np.inf if df is None else df, (1 + level) / 2)
 
 
-def positive(estimate: np.ndarray, se: np.ndarray, level: float, df: np.ndarray | None = None) -> Interval:
-    """An interval on the log scale, for variances and eigenvalues; zero is at the edge, so there is no test of it."""
+def positive(
+    estimate: np.ndarray, se: np.ndarray, level: float, df: Degrees = None, shift: Shift = 0.0
+) -> Interval:
+    """An interval on the log scale, for variances and eigenvalues; zero is at the edge, so there is no test of it.
+
+    `shift` is where the estimate is not the middle, to first order: of its logarithm shift / estimate.
+    """
     none = np.full_like(estimate, np.nan)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         factor = np.exp(_quantile(level, df) * se / estimate)
-        return Interval(estimate, se, none, none, estimate / factor, estimate * factor, df=df)
+        centre = estimate * np.exp(shift / estimate)
+        return Interval(estimate, se, none, none, centre / factor, centre * factor, df=df)
 
 
-def fisher(estimate: np.ndarray, se: np.ndarray, level: float, df: np.ndarray | None = None) -> Interval:
-    """An interval for correlations on Fisher's scale atanh(r), and the test of zero there."""
+def fisher(
+    estimate: np.ndarray, se: np.ndarray, level: float, df: Degrees = None, shift: Shift = 0.0
+) -> Interval:
+    """An interval for correlations on Fisher's scale atanh(r), and the test of zero there.
+
+    With a shift, first order in r, the middle is another correlation, and the slope 1 / (1 - r^2) of the scale is the
+    geometric mean of those at both: where counts are low these differ by half.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
-        there = plain(np.arctanh(estimate), se / (1 - estimate**2), level, df)
+        middle = np.arctanh(estimate) + shift / (1 - estimate**2)
+        slope = 1 / np.sqrt((1 - estimate**2) * (1 - np.tanh(middle) ** 2))
+        there = plain(middle, se * slope, level, df)
     return Interval(estimate, se, there.z, there.p, np.tanh(there.lower), np.tanh(there.upper), df=df)
 
 

@@ -185,8 +185,7 @@ def clustered_score(
     along = np.einsum("mkl,mlr->mkr", vectors, cross / values[:, :, None])
     own = by_row[:, :, :r] + np.einsum("mnk,mkr->mnr", by_row[:, :, rest], along)
     count = int(codes.max()) + 1
-    sums = np.zeros((len(own), count, r))
-    np.add.at(sums, (slice(None), codes), own)
+    sums = np.einsum("mnr,ng->mgr", own, (codes[:, None] == np.arange(count)).astype(float))
     total = sums.sum(axis=1)
     variance = count / (count - 1) * np.einsum("mgr,mgs->mrs", sums, sums)
     inverse = np.linalg.pinv(variance, hermitian=True)

@@ -174,7 +174,7 @@ class Direct(AbstractStructure):
             moment = _if_covariance(moment + further, moment)
             coef, loadings = coef + level, self._root(moment, n, seen)[0]
 
-        step = self.shape.rescale(*self._weak_priors(coef, loadings, total.gradient, hessian), gamma=gamma)
+        step = self.shape.rescale(*self._priors(coef, loadings, total.gradient, hessian, n), gamma=gamma)
         step = jnp.where(seen, step, 0.0)
         # no further than one standard deviation of Z, or a factor e, however little the counts say
         reach = jnp.maximum(jnp.sum(loadings**2, axis=1), 1.0)
@@ -219,22 +219,38 @@ class Direct(AbstractStructure):
         free = jnp.exp(jnp.where(seen, self._unforced(loadings, whiten, n), 0.0))
         return free[:, None] * loadings, whiten / free[:, None]
 
-    def _weak_priors(self, coef, loadings, gradient, hessian):
-        """Gradient and Hessian with those of the weak priors of XB and of the columns' scales added."""
+    def _priors(self, coef, loadings, gradient, hessian, n):
+        """Gradient and Hessian with those of the weak priors of XB and of the columns' scales, and with shrinkage's."""
         slope, curvature = level_prior(self.level, coef)
         variance = jnp.sum(loadings**2, axis=1)
         large, small = variance / LOADING_SD**2, 2 * LEAST_SD**2 / variance
-        gradient = gradient + jnp.concatenate([slope, (small - large)[None]])
+        shrunk = self.shape.pseudo_rows() > 0
+        force = jax.lax.cond(shrunk, lambda: self._force(loadings, n), lambda: jnp.zeros(len(loadings)))
+        gradient = gradient + jnp.concatenate([slope, (force + small - large)[None]])
         return gradient, hessian.at[:, :-1, :-1].add(curvature).at[:, -1, -1].add(2 * (small + large))
 
     def _unforced(self, loadings, whiten, n):
-        """Change of the columns' log scales that takes the force off them which shrinkage toward diag(S) has.
+        """Change of the columns' log scales that takes off them most of the force of shrinkage toward diag(S).
 
-        It leaves the score kappa (v_j - 1) on log scale j, v_j = Sigma_jj (Sigma^-1)_jj, whose complete information is
-        N (1 + v_j): one Newton step, exact to first order in kappa / N.
+        The moment S shrunk leaves the score kappa (v_j - 1) on log scale j, v_j = Sigma_jj (Sigma^-1)_jj, whose
+        complete information is N (1 + v_j): one Newton step, column by column. Some force remains, as it should:
+        without any, correlations that are too small make variances too small; with all of it, variances grow where
+        counts are low.
         """
         v = jnp.sum(loadings**2, axis=1) * jnp.sum(whiten**2, axis=1)
         return -self.shape.pseudo_rows() * (v - 1) / (n * (1 + v))
+
+    def _force(self, loadings, n):
+        """Score of the columns' log scales (p,) that shrinkage has where the closed form with `_unforced` ends.
+
+        There Sigma = D E D, E = (N S + kappa diag(S)) / (N + kappa): minus the score N ((Sigma^-1 S)_jj - 1) of
+        the data, with e = 1 / d and W = Sigma^-1 * Sigma entry by entry. The second step of an iteration then ends
+        where the first does. The scales of Sigma are nothing to it.
+        """
+        whiten = solve_triangular(loadings, jnp.eye(len(loadings)), lower=True).T
+        both = (whiten @ whiten.T) * (loadings @ loadings.T)
+        e, kappa = jnp.exp(-self._unforced(loadings, whiten, n)), self.shape.pseudo_rows()
+        return n - (n + kappa) * e * (both @ e) + kappa * jnp.diagonal(both) * e**2
 
     def score(self, model, total):
         """Slopes in w's own units: of the levels (d, p), and of E (p, p) where Sigma is C (I + E) C'."""
@@ -247,7 +263,8 @@ class Direct(AbstractStructure):
         prior = 0.5 * (2 * LEAST_SD**2 / sigma - sigma / LOADING_SD**2) / sigma
         off = whiten.T @ estimate @ whiten - jnp.eye(len(sigma))
         by_prior = model.loadings.T @ (prior[:, None] * model.loadings)
-        return jnp.concatenate([total.cross + slope @ model.loadings, 0.5 * n * off + by_prior])
+        rows = n + self.shape.pseudo_rows()
+        return jnp.concatenate([total.cross + slope @ model.loadings, 0.5 * rows * off + by_prior])
 
     def left(self, at, score):
         d, axes = len(at.model.coef), at.known.axes
@@ -297,7 +314,7 @@ class Direct(AbstractStructure):
 
     def _told_of_second(self, at):
         """What counts tell of the entries of E along the axes (q, q): E'E has N / 2 of them in complete data."""
-        return 0.5 * at.rows * jnp.maximum(at.known.second, FAINT)
+        return 0.5 * (at.rows * jnp.maximum(at.known.second, FAINT) + self.shape.pseudo_rows())
 
     def parameters(self, model):
         return model.coef, model.loadings @ model.loadings.T
