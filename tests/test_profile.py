@@ -364,7 +364,7 @@ def test_clusters_have_score_tests_that_are_right_in_size_and_bounded() -> None:
     columns, at, _ = climbed(absent[:, :20], x, np.eye(2)[1])
     statistic = profile.clustered_score(columns, at, free, 1, codes)[1]
     p = profile.clustered_p_value(statistic, 1, 12)
-    assert (statistic <= 12).all() and (p < 0.01).all()
+    assert (statistic <= 12).all() and (p < 0.05).all()
 
 
 def test_a_cluster_of_one_row_each_gives_the_score_test_of_rows() -> None:
