@@ -19,7 +19,6 @@ PILOT_ROWS = 2.0  # pseudo-rows behind Sigma while the data are asked how many t
 PILOT_STEPS = 64
 FOLDS_MOST = 6e8  # n p^3 up to which folds are tried: some 20 s
 FOLDS_SHARE = 10  # times max(1000, n, 20 p), about what chains cost over p^2: up to as much n p
-REFITTED = 1.75  # times the kappa that folds ask for is the best of folds refitted in earnest
 MANY_ROWS = 10.0  # rows a column from which on the pull vanishes faster than standard errors
 
 
@@ -42,11 +41,9 @@ def piloted(
 def asked_for(recipe: Recipe, block: Block, model: Model) -> float:
     """kappa: the pseudo-rows of independent columns at which rows that are left out are most likely.
 
-    By folds (`inference/left_out.py`), with a normal in the place of each count about the fit to all rows. A fit to
-    some follows their counts further: refitted in earnest, folds of trichoptera, barents, mollusk and oaks asked for
-    1.3 to 2.3 times as much (one split each, by scratch scripts, before 27d2e07; the grid ended there for two of
-    them). `MANY_ROWS` p / N lets the pull vanish faster than standard errors as N grows. Large tables, whose folds
-    would take longer than their chains, have `pseudo_rows`.
+    By folds (`inference/left_out.py`), with a normal in the place of each count about the fit to all rows.
+    `MANY_ROWS` p / N lets the pull vanish faster than standard errors as N grows. Large tables, whose folds would take
+    longer than their chains, have `pseudo_rows`. How rows that were left out fare under it: `benchmarks.trust shrinkage`.
     """
     root = np.asarray(model.loadings)
     p, rows = len(root), float(np.sum(on_host(block.weights), dtype=float))
@@ -58,7 +55,7 @@ def asked_for(recipe: Recipe, block: Block, model: Model) -> float:
     if len(np.unique(numbers)) < FOLDS:  # hardly any two rows differ
         return begin
     kappa = most_likely_shrinkage(at, estimate, _level(recipe, p), max(begin, 1.0), numbers)
-    return float(min(min(REFITTED, MANY_ROWS * p / rows) * kappa, 9 * rows))
+    return float(min(min(1.0, MANY_ROWS * p / rows) * kappa, 9 * rows))
 
 
 def pulled(recipe: Recipe, block: Block, model: Model, kappa: float) -> float:
