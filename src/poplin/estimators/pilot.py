@@ -43,7 +43,7 @@ def asked_for(recipe: Recipe, block: Block, model: Model) -> float:
 
     By folds (`inference/left_out.py`), with a normal in the place of each count about the fit to all rows.
     `MANY_ROWS` p / N lets the pull vanish faster than standard errors as N grows. Large tables, whose folds would take
-    longer than their chains, have `pseudo_rows`. How rows that were left out fare under it: `benchmarks.trust shrinkage`.
+    longer than their chains, have `pseudo_rows`. How rows left out fare under it: `benchmarks.trust shrinkage`.
     """
     root = np.asarray(model.loadings)
     p, rows = len(root), float(np.sum(on_host(block.weights), dtype=float))
