@@ -6,7 +6,14 @@ A numerical failure is not an exception but data (`converged_`), told once by `C
 
 
 class InputError(ValueError):
-    """A bad input: the message says what was found, where, what is wanted and how to mend it."""
+    """A bad input: the message says what was found, where, what is wanted and how to mend it.
+
+    What mends it differs between doors: `at_command_line` is what is said there, where the message speaks of Python.
+    """
+
+    def __init__(self, words: str, *, at_command_line: str | None = None) -> None:
+        super().__init__(words)
+        self.at_command_line = words if at_command_line is None else at_command_line
 
 
 class ConvergenceWarning(UserWarning):

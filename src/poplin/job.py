@@ -177,7 +177,7 @@ def _clustered(fit: Any, job: Job, complain: Callable[[str], None]) -> Any:
     try:
         return fit.clustered(job.cluster)
     except InputError as error:
-        complain(f"{error} What is written is without it.")
+        complain(f"{error.at_command_line} What is written is without it.")
         return fit
 
 

@@ -66,7 +66,7 @@ def main() -> None:
     try:
         app(prog_name="poplin")
     except InputError as error:
-        _complain(str(error))
+        _complain(error.at_command_line)
         sys.exit(2)
 
 

@@ -46,7 +46,7 @@ def carry_out(job: Job, say: Callable[[str], None], complain: Callable[[str], No
     try:
         code = jobs.carry_out(job, say, complain if number == 0 else lambda _: None)
     except InputError as error:
-        complain(f"{me}: {error}")
+        complain(f"{me}: {error.at_command_line}")
         _leave(witness, 2, first=number == 0)
     except jax.errors.JaxRuntimeError as error:
         complain(f"{me} has lost another process: the fit ends unfinished. {AGAIN} ({_first_line(error)})")

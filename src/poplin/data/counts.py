@@ -32,6 +32,7 @@ from poplin.data.groups import Codes, groups_in
 from poplin.data.offsets import check_needs_no_counts, check_row_by_row
 from poplin.data.readers import read_counts
 from poplin.data.sides import aligned, log_offset, row_vector
+from poplin.data.spellings import remarks
 from poplin.data.tables import (
     CountTable,
     Names,
@@ -193,6 +194,7 @@ def _covariates(
     if formula is not None:
         frame = aligned(as_frame(data, table.covariates), "data", table.row_names, n, notes)
         made, x, added = make_design(formula, frame, rows)
+        notes.extend(remarks(made.columns))
         return x, made.covariate_names, added, made, frame
     if X is None:
         return np.ones((n, 1)), ("Intercept",), None, None, table.covariates

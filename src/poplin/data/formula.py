@@ -18,8 +18,11 @@ from poplin._errors import InputError
 from poplin.data.checks import check_log_scale
 from poplin.data.design import Design, Level, design_from_json, design_to_json, from_plain, to_plain
 from poplin.data.readers import read_table
-from poplin.data.tables import Names, and_more, as_pandas, is_frame, is_path, listed, place
+from poplin.data.spellings import check_names_groups, is_number
+from poplin.data.tables import Names, and_more, as_pandas, is_frame, is_path, listed, more, place
 from poplin.data.terms import Term, columns_in, parse, plain_message
+
+_FACTOR = "C("
 
 __all__ = ["Design", "apply", "as_frame", "design", "design_from_json", "design_to_json"]
 
@@ -39,8 +42,13 @@ def design(formula: str, table: Any, rows: Names) -> tuple[Design, np.ndarray, n
     """
     names = _column_names(table)
     terms, offsets = parse(formula, names)
-    used = columns_in(terms, offsets, names)
-    columns = {name: _levels_of(_column(table, names, name, rows), name) for name in used}
+    columns: dict[str, tuple[Level, ...] | None] = {}
+    for name in columns_in(terms, offsets, names):
+        column = _column(table, names, name, rows)
+        columns[name] = _levels_of(column, name)
+        if columns[name] is not None and column.dtype.kind != "b":
+            plain = name in columns_in(_without_factors(terms), offsets, names)
+            check_names_groups(column, name, rows, plain=plain)
     blank = Design(formula, (), terms, offsets, columns, {}, {})
     return _evaluate(blank, table, rows)
 
@@ -98,11 +106,23 @@ def _column(table: Any, names: Names, name: str, rows: Names) -> Any:
     missing = column.isna().to_numpy()
     if missing.any():
         where = [rows[i] for i in np.flatnonzero(missing)]
+        said = (
+            f"The covariate '{name}' is missing (NaN) at the rows {listed(where)}: an empty cell, or a word such as "
+            "NA, None or null. Fill it in, or leave these rows or the covariate out."
+        )
+        if _is_number(column, name):
+            raise InputError(said)
         raise InputError(
-            f"The covariate '{name}' is missing (NaN) at the rows {listed(where)}. Fill it in, or leave "
-            "these rows or the covariate out."
+            f"{said} If it is the name of a level, write it as text, as table['{name}'].fillna('none') does.",
+            at_command_line=f'{said} If the word is the name of a level, put it in quotes in the file, "NA", or write '
+            "another.",
         )
     return column
+
+
+def _without_factors(terms: tuple[Term, ...]) -> list[Term]:
+    """The terms without C(...)."""
+    return [tuple(factor for factor in term if not factor[0].startswith(_FACTOR)) for term in terms]
 
 
 def _is_number(column: Any, name: str) -> bool:
@@ -137,7 +157,7 @@ def _coded(design: Design, table: Any, rows: Names) -> Any:
 
     names = _column_names(table)
     # Whole numbers become float64, so that powers do not overflow; not in C(year), where they name levels.
-    expressions = [text for term in design.terms for text, _ in term if text.startswith("C(")]
+    expressions = [text for term in design.terms for text, _ in term if text.startswith(_FACTOR)]
     counted = columns_in([], expressions, names)
     coded = {}
     for name, levels in design.columns.items():
@@ -145,7 +165,8 @@ def _coded(design: Design, table: Any, rows: Names) -> Any:
         if levels is None:
             if not _is_number(column, name):
                 raise InputError(
-                    f"The covariate '{name}' holds text; in the fit it held numbers. Give numbers."
+                    f"The covariate '{name}' holds text{_first_text(column, rows)}; in the fit it held numbers. "
+                    "Give numbers."
                 )
             whole = name in counted and column.dtype.kind in "iu"
             coded[name] = column.to_numpy(dtype=np.int64 if whole else np.float64)
@@ -161,6 +182,11 @@ def _coded(design: Design, table: Any, rows: Names) -> Any:
             )
         coded[name] = pandas.Categorical([by_text[text] for text in texts], categories=list(levels))
     return pandas.DataFrame(coded, index=range(len(table)))
+
+
+def _first_text(column: Any, rows: Names) -> str:
+    places = [i for i, cell in enumerate(column) if not is_number(str(cell))]
+    return f", '{column.iloc[places[0]]}' at row '{rows[places[0]]}'{more(len(places))}" if places else ""
 
 
 def _evaluate(design: Design, table: Any, rows: Names) -> tuple[Design, np.ndarray, np.ndarray | None]:

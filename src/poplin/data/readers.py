@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from poplin._errors import InputError
+from poplin.data.gaps import with_words_as_names
 from poplin.data.held import are_many
 from poplin.data.large_files import large_annotated, large_parquet, part_of
 from poplin.data.located import ANNOTATED, TEXT, loaded, located
@@ -122,6 +123,8 @@ def _named_text(file: Path, row_names: str | None, *, counts: bool, header: bool
     frame = _text(file, how)
     if how.columns is not None:
         frame = frame.set_axis(list(how.columns), axis=1)
+    with opened(file) as lines:
+        frame = with_words_as_names(frame, lines, how.delimiter)
 
     def spelled(place: int) -> Any:
         return _text(file, how, usecols=[place], dtype=str, keep_default_na=False).iloc[:, 0]

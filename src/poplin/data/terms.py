@@ -87,6 +87,11 @@ def plain_message(error: Exception) -> str:
     return (text.splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
+def written(name: str) -> str:
+    """A column as a formula names it: in backticks where it holds more than letters, digits and underscores."""
+    return name if name.isidentifier() else f"`{name}`"
+
+
 def columns_in(terms: Iterable[Term], offsets: Iterable[str], columns: Sequence[str]) -> Names:
     """The columns that the terms and offsets use, each once, in the order of their first use.
 
