@@ -32,6 +32,15 @@ def shared_designs() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def shared_cases() -> Path:
+    """The folder of inputs as people have them; the test is skipped where there is none."""
+    folder = SHARED / "cases"
+    if not folder.is_dir():
+        pytest.skip("the shared folder of cases is not beside this checkout")
+    return folder
+
+
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables of a few rows count as too large for memory."""

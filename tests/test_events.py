@@ -43,7 +43,7 @@ CODES = [
     "'",
 ]
 PATIENTS = ["p1", "p2", "10", "2", "", "Ω'", '"', "p,3"]
-DAYS = ["2024-01-01", "2024-01-02", "2024-03-31 10:00:00", "2023-12-31", "", "soon"]
+DAYS = ["2024-01-01", "2024-01-02", "2024-03-31 10:00:00", "2023-12-31", "", "NA"]
 COLUMNS = Columns("patient", "code", "date", "times")
 
 rows = st.tuples(
@@ -86,7 +86,7 @@ def write(frame: pandas.DataFrame, folder: Path, kind: str) -> Path:
     roll_up=st.none() | maps,
     kind=st.sampled_from([".csv", ".csv.gz", ".tsv", ".parquet"]),
     counted=st.booleans(),
-    rules=st.builds(Rules, days, days, st.none(), st.integers(1, 3), st.booleans()),
+    rules=st.builds(Rules, days, days, st.none(), st.integers(0, 3), st.booleans()),
 )
 def test_the_table_is_the_one_that_pandas_makes(
     tmp_path: Path, lines: list[Any], roll_up: Any, kind: str, counted: bool, rules: Rules
@@ -150,7 +150,7 @@ def test_the_report_adds_up(tmp_path: Path) -> None:
         *[
             ("", "x", "2024-01-01"),
             ("a", "", "2024-01-01"),
-            ("a", "x", "soon"),
+            ("a", "x", ""),
             ("a", "x", "2020-01-01"),
             ("a", "x", "2030-01-01"),
         ],
@@ -163,16 +163,58 @@ def test_the_report_adds_up(tmp_path: Path) -> None:
         "9 events were read, 4 of them count.",
         "1 events have no row name",
         "1 events have no code",
-        "1 events have no readable date",
+        "1 events have no date",
         "1 events are before the first day",
         "1 events are after the last day",
         "map.csv maps 2 codes",
         "1 events have one of 1 codes that it lacks; they are left out: 'odd' (1)",
-        "1 of 2 columns are seen in fewer than 2 rows; they are left out, with a count of 1",
+        "1 of 2 columns are above 0 in fewer than 2 rows; they are left out, with a count of 1",
         "1 rows have none of the columns that are left",
         "The table has 3 rows and 1 columns, 2 of its cells",
     ):
         assert said in report, said
+
+
+def test_explicit_counts_of_0_stay_and_what_is_left_out_is_told(tmp_path: Path) -> None:
+    """Visits counted by species: a visit and a species that were looked for and not seen belong to the table."""
+    lines = [
+        ("a", "GP", "3"),
+        ("a", "PR", ""),
+        ("b", "GP", "-1"),
+        ("b", "TT", "2.5"),
+        ("c", "GP", "0"),
+        ("c", "PR", "0"),
+    ]
+    pandas.DataFrame(lines, columns=["visit", "spp", "n"]).to_csv(tmp_path / "long.csv", index=False)
+    columns = Columns("visit", "spp", count="n")
+    found = count_events(tmp_path / "long.csv", columns)
+    assert (found.row_names, found.column_names) == (("a", "c"), ("GP", "PR"))
+    assert found.counts.toarray().tolist() == [[3, 0], [0, 0]] and found.totals.tolist() == [3, 0]
+    report = " ".join(found.report)
+    assert "6 events were read, 3 of them count. 3 events have no whole number in 'n'" in report
+    assert "1 rows have no event that counts; they are left out: 'b'." in report
+    assert "1 columns have no event that counts; they are left out: 'TT'." in report
+    assert "1 rows have counts of 0 only; they are kept." in report
+    found = count_events(tmp_path / "long.csv", columns, Rules(min_rows=1))
+    assert found.column_names == ("GP",)
+    assert "1 of 2 columns are above 0 in no row" in " ".join(found.report)
+
+
+def test_a_map_of_other_codes_is_told(tmp_path: Path) -> None:
+    (tmp_path / "events.csv").write_text("patient,code\na,x\n")
+    (tmp_path / "map.csv").write_text("code,group\ny,Y\n")
+    with pytest.raises(InputError, match="none of the codes"):
+        count_events(tmp_path / "events.csv", Columns("patient", "code"), Rules(roll_up=tmp_path / "map.csv"))
+
+
+def test_visits_of_a_real_kind(shared_cases: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ("--row", "visit", "--code", "spp", "--count", "count", "--out", "long.npz")
+    assert run(monkeypatch, "counts", str(shared_cases / "long_odd.csv"), *options) == 0
+    assert "poplin fit long.npz --out DIR" in capsys.readouterr().out
+    table = read_counts("long.npz")
+    assert (table.row_names, table.column_names) == (("a", "c", "d"), ("GP", "PR"))
+    assert table.values.tolist() == [[3, 0], [0, 0], [1, 0]]
 
 
 def write_omop(folder: Path) -> Path:
@@ -219,7 +261,7 @@ BAD: dict[str, tuple[str, Columns, Rules, str]] = {
         "patient,code\na,x\n",
         Columns("patient", "code"),
         Rules(min_rows=2),
-        "Lower --min-rows",
+        "above 0 in 2 rows or more. Lower min_rows",
     ),
     "lines of another length": (
         "patient,code\na,x\nb,y,z\n",

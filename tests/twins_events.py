@@ -27,7 +27,6 @@ def twin(
     if rules.distinct_days:
         held = held.drop_duplicates(["patient", "code", "day"]).assign(number=1.0)
     total = held.groupby("patient")["number"].sum()
-    total = total[total > 0]
     if roll_up is not None:
         known = roll_up[(roll_up["from"] != "") & (roll_up["to"] != "")].drop_duplicates()
         held = held.merge(known, left_on="code", right_on="from").assign(code=lambda frame: frame["to"])
@@ -35,7 +34,6 @@ def twin(
             held = held.drop_duplicates(["patient", "code", "day"])
     wide = held.pivot_table(index="patient", columns="code", values="number", aggfunc="sum", fill_value=0)
     wide = wide.loc[:, (wide > 0).sum(axis=0) >= rules.min_rows] if wide.shape[1] else wide
-    wide = wide.loc[:, wide.sum(axis=0) > 0] if wide.shape[1] else wide
     wide = wide.reindex(index=sorted(total.index), columns=sorted(wide.columns), fill_value=0)
     wide.insert(0, "(total)", total.reindex(wide.index))
     return wide

@@ -28,6 +28,10 @@ Code = Annotated[str, typer.Option(metavar="COLUMN", help="Names its column.", r
 Date = Annotated[
     str, typer.Option(metavar="COLUMN", help="Its day, where days matter.", rich_help_panel=WHAT)
 ]
+DateFormat = Annotated[
+    str | None,
+    typer.Option(metavar="M/D/YY", help="How days are written [found out].", rich_help_panel=WHAT),
+]
 Number = Annotated[
     str | None,
     typer.Option("--count", metavar="COLUMN", help="How often it happened [once].", rich_help_panel=WHAT),
@@ -52,7 +56,9 @@ RollUp = Annotated[
 Day = Annotated[str | None, typer.Option(metavar="YYYY-MM-DD", help="Counts itself.", rich_help_panel=WHICH)]
 MinRows = Annotated[
     int,
-    typer.Option(min=1, help="Leave out columns seen in fewer rows, for example 50.", rich_help_panel=WHICH),
+    typer.Option(
+        min=0, help="Leave out columns above 0 in fewer rows, for example 50.", rich_help_panel=WHICH
+    ),
 ]
 DistinctDays = Annotated[
     bool, typer.Option("--distinct-days", help="Count days with a code, not events.", rich_help_panel=WHICH)
@@ -71,12 +77,13 @@ def counts(
     row: Row = "patient",
     code: Code = "code",
     date: Date = "date",
+    date_format: DateFormat = None,
     number: Number = None,
     omop: Omop = False,
     roll_up: RollUp = None,
     since: Day = None,
     until: Day = None,
-    min_rows: MinRows = 1,
+    min_rows: MinRows = 0,
     distinct_days: DistinctDays = False,
     memory: Memory = "4GB",
     out: Table,
@@ -87,16 +94,20 @@ def counts(
     from poplin.report import counted
 
     counted.check_target(out)
-    rules = counting.Rules(_day(since, "--since"), _day(until, "--until"), roll_up, min_rows, distinct_days)
+    since_day, until_day = _day(since, "--since"), _day(until, "--until")
+    rules = counting.Rules(since_day, until_day, roll_up, min_rows, distinct_days)
     columns = None if omop else counting.Columns(row, code, date, number)
     tell = (lambda words: None) if quiet else lambda words: typer.echo(f"{words} ...", err=True)
     scratch = out.absolute().parent
-    found = counting.count_events(events, columns, rules, memory=memory, scratch=scratch, tell=tell)
+    found = counting.count_events(
+        events, columns, rules, date_format=date_format, memory=memory, scratch=scratch, tell=tell
+    )
     counted.write(found, out, shlex.join(["poplin", *sys.argv[1:]]))
     if not quiet:
         typer.echo("\n".join(found.report))
         typer.echo(f"\nWritten: {out}")
-        typer.echo(f"Next: poplin fit {shlex.quote(str(out))} --offset log_total --out DIR")
+        offset = "--offset log_total " if found.totals.all() else ""
+        typer.echo(f"Next: poplin fit {shlex.quote(str(out))} {offset}--out DIR")
 
 
 def _day(text: str | None, option: str) -> datetime.date | None:

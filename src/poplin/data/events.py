@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from poplin._errors import InputError
+from poplin.data.events_dates import Days, days
 from poplin.data.events_sources import NO_CONCEPT, OMOP, Source, file_source, literal, omop_sources
 from poplin.data.events_table import EventCounts, table_of
 from poplin.data.tables import listed
@@ -22,7 +23,7 @@ from poplin.data.tables import listed
 NO_ROW, NO_CODE, NO_DAY, NO_NUMBER = (
     "have no row name",
     "have no code",
-    "have no readable date",
+    "have no date",
     "have no whole number",
 )
 EARLY, LATE, UNMATCHED = (
@@ -46,14 +47,14 @@ class Rules(NamedTuple):
     """Which events count, and as what.
 
     `since`, `until`: first and last day, both included. `roll_up`: a file whose first two columns are a code and what
-    it becomes (a code with several lines counts in each). `min_rows`: columns seen in fewer rows are left out.
+    it becomes (a code with several lines counts in each). `min_rows`: columns above 0 in fewer rows are left out.
     `distinct_days`: the days of a code are counted, not its events.
     """
 
     since: datetime.date | None = None
     until: datetime.date | None = None
     roll_up: Path | None = None
-    min_rows: int = 1
+    min_rows: int = 0
     distinct_days: bool = False
 
     def needs_days(self) -> bool:
@@ -66,6 +67,7 @@ def count_events(
     columns: Columns | None,
     rules: Rules | None = None,
     *,
+    date_format: str | None = None,
     memory: str = "4GB",
     scratch: Path | None = None,
     tell: Callable[[str], None] = lambda words: None,
@@ -73,9 +75,11 @@ def count_events(
     """Count the events of a file: rows by codes.
 
     `columns` None: `events` is a folder of OMOP tables (condition_occurrence, drug_exposure, procedure_occurrence,
-    person). `memory` is DuckDB's limit; what does not fit goes to files in `scratch` (a folder, by default the system's
-    for temporary files), removed at the end. `tell` hears what is going on. Raises `InputError` for files that cannot
-    be read and for tables of which nothing is left. One pass over the file; cost grows with the events.
+    person). `date_format` is how dates are written, for strptime or in letters (M/D/YY); without it, the one format is
+    inferred in which all read. `memory` is DuckDB's limit; what does not fit goes to files in `scratch` (a folder, by
+    default the system's for temporary files), removed at the end. `tell` hears what is going on. Raises `InputError`
+    for files that cannot be read and for tables of which nothing is left. One pass over the file, and one over its
+    dates where they matter; cost grows with the events.
     """
     rules = rules or Rules()
     if rules.since is not None and rules.until is not None and rules.since > rules.until:
@@ -85,16 +89,19 @@ def count_events(
         if columns is None:
             found = omop_sources(base, events)
             people = found.pop("person", None)
-            parts = [
-                _events(found[name], Columns("person_id", *OMOP[name]), rules, omop=True) for name in found
-            ]
+            sources = [(found[name], Columns("person_id", *OMOP[name])) for name in found]
         else:
-            parts = [_events(file_source(base, events), columns, rules)]
+            sources = [(file_source(base, events), columns)]
         tell(f"Reading {events.name}")
+        read = [_days(base, source, named, rules, date_format) for source, named in sources]
+        parts = [
+            _events(source, named, rules, day.sql, omop=columns is None)
+            for (source, named), day in zip(sources, read, strict=True)
+        ]
         _fill_cells(base, parts, rules)
         tell("Counting")
-        report = _told_events(base) + _fill_rolled(base, rules)
-        report += _fill_names(base, rules)
+        report = _told_events(base) + tuple(words for day in read for words in day.told)
+        report += _fill_rolled(base, rules) + _fill_names(base, rules)
         tell("Building the table")
         return table_of(base, report, people)
 
@@ -119,14 +126,20 @@ def _base(memory: str, scratch: Path | None) -> Iterator[Any]:
             base.close()
 
 
-def _events(source: Source, columns: Columns, rules: Rules, *, omop: bool = False) -> str:
-    """SQL for the events of a source: fate ('' if it counts), who, code, day, number."""
-    if rules.needs_days() and (columns.date is None or not source.has(columns.date)):
+def _days(base: Any, source: Source, columns: Columns, rules: Rules, asked: str | None) -> Days:
+    """The days of the events of a source, where days matter."""
+    if not rules.needs_days():
+        return Days("NULL::DATE")
+    if columns.date is None or not source.has(columns.date):
         raise InputError(
             f"Days are asked for, and {source.name} has no column '{columns.date or 'date'}' with dates. Name it with "
-            f"--date; there are {listed(source.types, 12)}."
+            f"--date (Columns(date=...)); there are {listed(source.types, 12)}."
         )
-    day = source.day(columns.date) if rules.needs_days() and columns.date is not None else "NULL::DATE"
+    return days(base, source, columns.date, asked)
+
+
+def _events(source: Source, columns: Columns, rules: Rules, day: str, *, omop: bool) -> str:
+    """SQL for the events of a source: fate ('' if it counts), who, code, day, number."""
     number = "1" if columns.count is None else source.whole(columns.count)
     fates = [("who IS NULL", NO_ROW), ("code IS NULL", NO_CODE)]
     fates += [(f"code = {literal(NO_CONCEPT)}", UNMATCHED)] if omop else []
@@ -143,12 +156,17 @@ def _events(source: Source, columns: Columns, rules: Rules, *, omop: bool = Fals
 
 
 def _fill_cells(base: Any, parts: list[str], rules: Rules) -> None:
-    """The one pass over the events: cells (who, code[, day]) with their number, and how many have another fate."""
+    """The one pass over the events: cells (who, code[, day]) with their number, and how many have another fate.
+
+    Of events that do not count, the row is kept, and the code where the number is at fault: it is told which of them
+    are left out with their events.
+    """
     only = lambda name: f"CASE WHEN fate = '' THEN {name} END"
     day = only("day") if rules.distinct_days else "NULL::DATE"
     every = " UNION ALL ".join(f"({part})" for part in parts)
     base.execute(
-        f"CREATE TABLE cells AS SELECT fate, {only('who')} AS who, {only('code')} AS code, {day} AS day, "
+        f"CREATE TABLE cells AS SELECT fate, who, "
+        f"CASE WHEN fate = '' OR starts_with(fate, {literal(NO_NUMBER)}) THEN code END AS code, {day} AS day, "
         f"count(*) AS events, {'1' if rules.distinct_days else 'CAST(sum(number) AS BIGINT)'} AS number "
         f"FROM ({every}) GROUP BY ALL"
     )
@@ -167,7 +185,19 @@ def _told_events(base: Any) -> tuple[str, ...]:
     kept = dict(fates).get("", 0)
     if not kept:
         raise InputError(f"None of the {every} events counts: {' '.join(dropped)}")
-    return (f"{every} events were read, {kept} of them count.", *dropped)
+    return (f"{every} events were read, {kept} of them count.", *dropped, *_told_lost(base))
+
+
+def _told_lost(base: Any) -> Iterator[str]:
+    """Rows and columns that are left out with all their events."""
+    for name, what in (("who", "rows"), ("code", "columns")):
+        lost = base.execute(
+            f"SELECT DISTINCT {name} FROM cells WHERE {name} IS NOT NULL EXCEPT "
+            f"SELECT {name} FROM cells WHERE fate = '' ORDER BY 1"
+        ).fetchall()
+        if lost:
+            names = listed(name for (name,) in lost)
+            yield f"{len(lost)} {what} have no event that counts; they are left out: {names}."
 
 
 def _fill_rolled(base: Any, rules: Rules) -> tuple[str, ...]:
@@ -209,12 +239,11 @@ def _fill_names(base: Any, rules: Rules) -> tuple[str, ...]:
     """Rows and columns with their places, in the order of their names."""
     base.execute(
         "CREATE TABLE people AS SELECT who, CAST(sum(number) AS BIGINT) AS total, "
-        "CAST(row_number() OVER (ORDER BY who) - 1 AS INTEGER) AS place FROM cells WHERE fate = '' GROUP BY who "
-        "HAVING sum(number) > 0"
+        "CAST(row_number() OVER (ORDER BY who) - 1 AS INTEGER) AS place FROM cells WHERE fate = '' GROUP BY who"
     )
     base.execute(
-        "CREATE TABLE seen AS SELECT code, CAST(count(*) AS INTEGER) AS many, CAST(sum(number) AS BIGINT) AS number "
-        "FROM rolled WHERE number > 0 GROUP BY code"
+        "CREATE TABLE seen AS SELECT code, CAST(count(*) FILTER (number > 0) AS INTEGER) AS many, "
+        "CAST(sum(number) AS BIGINT) AS number FROM rolled GROUP BY code"
     )
     base.execute(
         "CREATE TABLE codes AS SELECT code, many, CAST(row_number() OVER (ORDER BY code) - 1 AS INTEGER) AS place "
@@ -224,13 +253,19 @@ def _fill_names(base: Any, rules: Rules) -> tuple[str, ...]:
         f"SELECT count(*), count(*) FILTER (many < {int(rules.min_rows)}), "
         f"CAST(coalesce(sum(number) FILTER (many < {int(rules.min_rows)}), 0) AS BIGINT) FROM seen"
     ).fetchone()
-    if rare == every:
+    if every == 0:
         raise InputError(
-            f"None of the {every} columns is seen in {rules.min_rows} rows or more. Lower --min-rows."
+            "The map has none of the codes of the events. Check that it begins with their column."
+        )
+    if rare == every:
+        rows = "one row" if rules.min_rows == 1 else f"{rules.min_rows} rows"
+        raise InputError(
+            f"None of the {every} columns is above 0 in {rows} or more. Lower min_rows.",
+            at_command_line=f"None of the {every} columns is above 0 in {rows} or more. Lower --min-rows.",
         )
     if not rare:
         return ()
+    where = "no row" if rules.min_rows == 1 else f"fewer than {rules.min_rows} rows"
     return (
-        f"{rare} of {every} columns are seen in fewer than {rules.min_rows} rows; they are left out, with a count of "
-        f"{rare_number}.",
+        f"{rare} of {every} columns are above 0 in {where}; they are left out, with a count of {rare_number}.",
     )

@@ -54,11 +54,6 @@ class Source(NamedTuple):
             column = f"CASE WHEN {whole} THEN CAST(CAST({column} AS BIGINT) AS VARCHAR) ELSE {plain} END"
         return f"nullif(CAST({column} AS VARCHAR), '')"
 
-    def day(self, wanted: str) -> str:
-        """A column as a date: a date, a time stamp, or text that starts with year-month-day; else nothing."""
-        column = f"nullif(CAST({self.column(wanted)} AS VARCHAR), '')"
-        return f"coalesce(TRY_CAST({column} AS DATE), CAST(TRY_CAST({column} AS TIMESTAMP) AS DATE))"
-
     def whole(self, wanted: str) -> str:
         """A column as a whole number, nothing where it is none."""
         # nullif: else DuckDB 2.0 hands the cast down to its reader of text, where a cast that fails is an error.

@@ -43,7 +43,12 @@ def table_of(base: Any, report: tuple[str, ...], people: Source | None) -> Event
     shape = (len(rows["who"]), len(codes["code"]))
     counts = sparse.coo_array((number, (i, j)), shape=shape).tocsr()
     counts.sort_indices()
-    empty = int((np.diff(counts.indptr) == 0).sum())
+    silent = int((np.asarray(rows["total"]) == 0).sum())
+    if silent:
+        report += (
+            f"{silent} rows have counts of 0 only; they are kept. They have no log_total: fit without it as an offset.",
+        )
+    empty = int((np.diff(counts.indptr) == 0).sum()) - silent
     if empty:
         report += (f"{empty} rows have none of the columns that are left; they are kept, as rows of 0.",)
     report += (f"The table has {shape[0]} rows and {shape[1]} columns, {counts.nnz} of its cells are not 0.",)

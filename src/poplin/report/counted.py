@@ -32,7 +32,10 @@ def write(found: EventCounts, out: Path, command: str = "") -> None:
     seen); uns["poplin_counts"] the report and the command. .npz: the layout of scipy.sparse.save_npz with obs_names,
     var_names, cov_total, cov_log_total, cov_counted and what is known of persons.
     """
-    facts = {"total": found.totals, "log_total": np.log(found.totals)}
+    with np.errstate(
+        divide="ignore"
+    ):  # a row whose counts are all 0 has none, and a fit that is given it says so
+        facts = {"total": found.totals, "log_total": np.log(found.totals)}
     facts |= {"counted": np.asarray(found.counts.sum(axis=1)).ravel(), **found.people}
     if out.suffix == ".npz":
         _write_npz(found, facts, out)
