@@ -18,6 +18,7 @@ from poplin._errors import ConvergenceWarning, DataWarning, InputError
 from poplin.data.groups import Grouping, grouping
 from poplin.data.located import ANNOTATED, TEXT, kind_of
 from poplin.data.offsets import is_name
+from poplin.data.orientation import turned
 from poplin.data.readers import read_counts, read_table
 from poplin.data.sides import aligned
 from poplin.data.tables import CountTable, listed, row_defaults
@@ -72,6 +73,7 @@ class Inputs(NamedTuple):
     h5ad_out: Path | None = None
     layer: str | None = None
     cluster: str | None = None
+    transpose: bool = False
 
 
 def prepare(given: Inputs, settings: dict[str, Any], out: Path) -> Job:
@@ -79,6 +81,9 @@ def prepare(given: Inputs, settings: dict[str, Any], out: Path) -> Job:
     _check_options(given)
     files.check_folder(out)
     table, data = _read(given)
+    if given.transpose:
+        table = turned(table)
+        data = None if given.covariates is None else data
     if given.formula is not None and data is None:
         raise InputError(
             f"--formula needs covariates, and {given.counts.name} brings none. Give them with --covariates."
@@ -92,7 +97,7 @@ def prepare(given: Inputs, settings: dict[str, Any], out: Path) -> Job:
         colour=_colour(table, data, given),
         covariates=None
         if data is None
-        else aligned(data, "covariates", table.row_names, table.values.shape[0], []),
+        else aligned(data, "covariates", table.row_names, table.values.shape[0], [], table.column_names),
         h5ad=None if given.h5ad_out is None else (given.counts, given.h5ad_out),
     )
 
@@ -265,6 +270,10 @@ def _check_options(given: Inputs) -> None:
             raise InputError(
                 f"--h5ad-out copies an AnnData file, and {given.counts.name} is none (.h5ad, .zarr)."
             )
+        if given.transpose:
+            raise InputError(
+                "--h5ad-out copies an AnnData as it lies, and --transpose turns it. Leave one out."
+            )
         files.check_folder(given.h5ad_out.parent)
 
 
@@ -327,7 +336,7 @@ def _cluster(table: CountTable, data: Any, name: str | None) -> Grouping | None:
         return None
     frame = _column(data, name, "--cluster").to_frame()
     n = table.values.shape[0]
-    matched = aligned(frame, "The table of covariates", table.row_names, n, [])
+    matched = aligned(frame, "The table of covariates", table.row_names, n, [], table.column_names)
     return grouping(matched, None, table.row_names or row_defaults(n))
 
 
@@ -341,7 +350,8 @@ def _colour(table: CountTable, data: Any, given: Inputs) -> views.Colour | None:
     if name is None:
         return None
     frame = _column(data, name, "--colour").to_frame()
-    matched = aligned(frame, "The table of covariates", table.row_names, table.values.shape[0], [])
+    n = table.values.shape[0]
+    matched = aligned(frame, "The table of covariates", table.row_names, n, [], table.column_names)
     return views.Colour(name, matched.iloc[:, 0].to_numpy())
 
 

@@ -44,6 +44,7 @@ from poplin.cli.options import (
     Shape,
     Shrinkage,
     StandardErrorTime,
+    Transpose,
     Weights,
 )
 from poplin.data.readers import read_basis
@@ -90,6 +91,7 @@ def fit(
     weights: Weights = None,
     cluster: Cluster = None,
     row_names: RowNames = None,
+    transpose: Transpose = False,
     layer: Layer = None,
     rank: Rank = None,
     basis: Basis = None,
@@ -111,7 +113,7 @@ def fit(
 ) -> None:
     """Fit a table of counts: effects, residual covariance, a position for each row."""
     inputs = jobs.Inputs(
-        counts, covariates, row_names, formula, offset, weights, colour, h5ad_out, layer, cluster
+        counts, covariates, row_names, formula, offset, weights, colour, h5ad_out, layer, cluster, transpose
     )
     settings = {
         **{"covariance": covariance, "method": method, "posterior": posterior, "random_state": seed},
@@ -137,6 +139,7 @@ def compare(
     covariates: Covariates = None,
     formula: Formula = None,
     offset: Offset = None,
+    transpose: Transpose = False,
     rank: Rank = None,
     covariance: Shape = "full",
     seed: Seed = 0,
@@ -144,7 +147,7 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Fit a table of counts by several methods, side by side: compare.csv, compare.md, compare.png."""
-    inputs = jobs.Inputs(counts, covariates, formula=formula, offset=offset)
+    inputs = jobs.Inputs(counts, covariates, formula=formula, offset=offset, transpose=transpose)
     settings = {"rank": _rank(rank), "covariance": covariance, "random_state": seed}
     raise typer.Exit(
         jobs.carry_out_comparison(jobs.prepare(inputs, settings, out), methods, typer.echo, quiet)

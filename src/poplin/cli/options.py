@@ -51,6 +51,12 @@ RowNames = Annotated[
     str | None,
     typer.Option(metavar="COLUMN", help="Column that names the rows, or none.", rich_help_panel=DATA),
 ]
+Transpose = Annotated[
+    bool,
+    typer.Option(
+        "--transpose", help="COUNTS has its samples in columns: turn it round.", rich_help_panel=DATA
+    ),
+]
 Layer = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Layer of an AnnData with the raw counts [X].", rich_help_panel=DATA),

@@ -46,7 +46,8 @@ def covariates_like(
             raise InputError(
                 f"The model was fitted with the formula '{like.design.formula}': give `data`, not X."
             )
-        frame = aligned(as_frame(data, table.covariates), "data", table.row_names, n, notes)
+        frame = as_frame(data, table.covariates)
+        frame = aligned(frame, "data", table.row_names, n, notes, table.column_names)
         return apply(like.design, frame, table.row_names or row_defaults(n))
     if data is not None:
         raise InputError("`data` is given but the model was fitted without a formula: give X as in the fit.")
@@ -108,7 +109,7 @@ def given_covariates(X: Any, table: CountTable, n: int, notes: list[str]) -> Nam
         raise InputError(
             f"X has the shape {named.values.shape}; wanted is (n, d), one row per row of Y and d >= 1."
         )
-    named = aligned(named, "X", table.row_names, n, notes)
+    named = aligned(named, "X", table.row_names, n, notes, table.column_names)
     rows = table.row_names or row_defaults(n)
     names = named.column_names or column_defaults(named.values.shape[1], "X")
     mend = "Fill it in, or leave the row or the covariate out."

@@ -30,6 +30,7 @@ from poplin.data.formula import as_frame
 from poplin.data.formula import design as make_design
 from poplin.data.groups import Codes, groups_in
 from poplin.data.offsets import check_needs_no_counts, check_row_by_row
+from poplin.data.orientation import totals_among
 from poplin.data.readers import read_counts
 from poplin.data.sides import aligned, log_offset, row_vector
 from poplin.data.spellings import remarks
@@ -102,7 +103,9 @@ def as_counts(
     table = read_counts(Y) if is_path(Y) else as_table(Y)
     notes = list(table.notes)
     y, rows, columns = _checked_table(table)
-    weight = check_weights(row_vector(weights, "weights", table.row_names, y.shape[0], notes), rows)
+    weight = check_weights(
+        row_vector(weights, "weights", table.row_names, y.shape[0], notes, table.column_names), rows
+    )
     if y.shape[0] < 2:
         raise InputError("Y has one row; a covariance between columns needs at least two. Add rows.")
     check_observed(y, weight, columns)
@@ -135,7 +138,9 @@ def as_new_rows(
     table, order = columns_like(like, given, partial)
     notes = list(table.notes)
     y, rows, columns = _checked_table(table)
-    weight = check_weights(row_vector(weights, "weights", table.row_names, y.shape[0], notes), rows)
+    weight = check_weights(
+        row_vector(weights, "weights", table.row_names, y.shape[0], notes, table.column_names), rows
+    )
     x, added = covariates_like(like, table, X, data, notes)
     # An offset for each entry stands in the order of the columns of Y; where Y lacks some, in the model's.
     offsets = _offsets(offset, table if order is None else given, added, notes)
@@ -192,7 +197,8 @@ def _covariates(
             "`data` is given without a formula. Say which covariates to use, for example formula='~ tree'."
         )
     if formula is not None:
-        frame = aligned(as_frame(data, table.covariates), "data", table.row_names, n, notes)
+        frame = as_frame(data, table.covariates)
+        frame = aligned(frame, "data", table.row_names, n, notes, table.column_names)
         made, x, added = make_design(formula, frame, rows)
         notes.extend(remarks(made.columns))
         return x, made.covariate_names, added, made, frame
@@ -238,6 +244,15 @@ def _noticed(counts: Counts) -> Names:
         notes.append(f"Rows in which every count is 0, kept: {listed(zero_rows)}.")
     if not used.all():
         notes.append(f"{int((~used).sum())} rows have weight 0 and do not enter the fit.")
+    if 0 < held.largest(y) <= 1:
+        notes.append(
+            "Every count is 0 or 1: if the table holds presence and absence, it holds no counts, and the variances and "
+            "correlations of abundances cannot be read from it."
+        )
+    doubts = totals_among(y, counts.row_names, counts.column_names)
+    for words in doubts:
+        warnings.warn(words, DataWarning, stacklevel=4)
+    notes.extend(doubts)
     if zero_columns:
         notes.append(
             f"Columns in which every count is 0: {listed(zero_columns)}; kept finite by a weak prior: half "

@@ -46,6 +46,7 @@ class _Column(NamedTuple):
     source: str
 
     def one(self, sql: str) -> tuple[Any, ...]:
+        """What is asked of all of them at once."""
         return self.base.execute(f"SELECT {sql} FROM dates").fetchone()
 
     def examples(self, test: str) -> tuple[int, list[str]]:

@@ -13,6 +13,7 @@ import numpy as np
 from poplin._errors import InputError
 from poplin.data.checks import check_finite, check_log_scale, check_names
 from poplin.data.offsets import by_name
+from poplin.data.orientation import turned_hint
 from poplin.data.tables import (
     CountTable,
     Named,
@@ -28,19 +29,25 @@ from poplin.data.tables import (
 Rows = TypeVar("Rows")
 
 
-def aligned(thing: Rows, what: str, rows: Names | None, n: int, notes: list[str]) -> Rows:
+def aligned(
+    thing: Rows, what: str, rows: Names | None, n: int, notes: list[str], columns: Names | None = None
+) -> Rows:
     """`thing` (a `Named` or a DataFrame) with its rows in the order of the counts' n rows.
 
     Rows are matched by name when both sides have names, else by order. Appends to `notes` what was done.
-    Raises `InputError` when rows are lacking or the lengths differ.
+    Raises `InputError` when rows are lacking or the lengths differ; by the counts' `columns`, where they are given, it
+    is told when Y lies the wrong way round.
     """
     frame = is_frame(thing)
     own = index_names(thing.index) if frame else thing.row_names  # type: ignore[attr-defined]
     length = len(thing) if frame else thing.values.shape[0]  # type: ignore[attr-defined, arg-type]
     if rows is None or own is None:
         if length != n:
+            python, command = turned_hint(own, length, columns)
+            said = f"{what} has {length} rows and Y has {n}."
             raise InputError(
-                f"{what} has {length} rows and Y has {n}. Give one row for each row of Y, in the same order."
+                f"{said}{python or ' Give one row for each row of Y, in the same order.'}",
+                at_command_line=f"{said}{command or ' Give one row for each row of Y, in the same order.'}",
             )
         if frame and (rows is None) != (own is None):
             bare = "Y" if rows is None else what
@@ -52,10 +59,16 @@ def aligned(thing: Rows, what: str, rows: Names | None, n: int, notes: list[str]
     place = {name: i for i, name in enumerate(own)}
     lacking = [name for name in rows if name not in place]
     if lacking:
-        raise InputError(
+        python, command = turned_hint(own, length, columns)
+        said = (
             f"{what} lacks {len(lacking)} of the {n} rows of Y: {listed(lacking)}; its own begin with "
-            f"{listed(own, 3)}. Rows are matched by name: add them, leave them out of Y, or reset the index "
-            "to match by order."
+            f"{listed(own, 3)}."
+        )
+        match = " Rows are matched by name: add them, leave them out of Y,"
+        raise InputError(
+            said + (python or f"{match} or reset the index to match by order."),
+            at_command_line=said
+            + (command or f"{match} or say which column of the files names them alike, --row-names COLUMN."),
         )
     order = [place[name] for name in rows]
     left = len(own) - n
@@ -69,7 +82,9 @@ def aligned(thing: Rows, what: str, rows: Names | None, n: int, notes: list[str]
     return thing._replace(values=thing.values[order], row_names=rows)  # type: ignore[attr-defined]
 
 
-def row_vector(given: Any, what: str, rows: Names | None, n: int, notes: list[str]) -> np.ndarray:
+def row_vector(
+    given: Any, what: str, rows: Names | None, n: int, notes: list[str], columns: Names | None = None
+) -> np.ndarray:
     """One number a row as an (n,) array; ones when nothing is given."""
     if given is None:
         return np.ones(n)
@@ -80,7 +95,7 @@ def row_vector(given: Any, what: str, rows: Names | None, n: int, notes: list[st
         raise InputError(
             f"{what} has the shape {named.values.shape}; wanted is ({n},), one number for each row of Y."
         )
-    return aligned(named, what, rows, n, notes).values
+    return aligned(named, what, rows, n, notes, columns).values
 
 
 def log_offset(offset: Any, table: CountTable, notes: list[str]) -> np.ndarray:
@@ -96,7 +111,9 @@ def log_offset(offset: Any, table: CountTable, notes: list[str]) -> np.ndarray:
     if named.values.ndim == 2:
         if named.values.shape[1] not in (1, p):
             raise InputError(_offset_shape(np.shape(offset), n, p))
-        named = _offset_columns(aligned(named, "offset", table.row_names, n, notes), table)
+        named = _offset_columns(
+            aligned(named, "offset", table.row_names, n, notes, table.column_names), table
+        )
     elif named.values.ndim != 0:
         raise InputError(_offset_shape(named.values.shape, n, p))
     rows, columns = table.row_names or row_defaults(n), table.column_names or column_defaults(p)
