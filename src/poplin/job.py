@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from poplin._errors import ConvergenceWarning, DataWarning, InputError
+from poplin.data.exposures import doubtful_names
 from poplin.data.groups import Grouping, grouping
 from poplin.data.located import ANNOTATED, TEXT, kind_of
 from poplin.data.offsets import is_name
@@ -88,6 +89,7 @@ def prepare(given: Inputs, settings: dict[str, Any], out: Path) -> Job:
         raise InputError(
             f"--formula needs covariates, and {given.counts.name} brings none. Give them with --covariates."
         )
+    table = table._replace(notes=(*table.notes, *_doubts(data, given.offset)))
     job = Job(table, settings | {"formula": given.formula}, out, given.counts.name)
     return job._replace(
         data=None if given.formula is None else data,
@@ -303,6 +305,16 @@ def _offset(data: Any, asked: str | None) -> Any:
     is_file = name not in covariates and kind_of(Path(name)) in (*TEXT, ".parquet")
     found = read_table(name) if is_file else _column(data, name, "--offset")
     return found if inner is None else _logged(found)
+
+
+def _doubts(data: Any, asked: str | None) -> list[str]:
+    """What is odd about a column that is named as offset."""
+    found = () if asked is None or data is None or asked not in data.columns else doubtful_names([asked])
+    return [
+        f"--offset {name} is an exposure by its name, and no logarithm was taken. Offsets are on the log scale: write "
+        f"--offset 'log({name})', unless these are logarithms already."
+        for name in found
+    ]
 
 
 def _logged(numbers: Any) -> Any:

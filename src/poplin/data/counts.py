@@ -26,7 +26,8 @@ from poplin.data.checks import (
 )
 from poplin.data.coding import Coding, columns_like, covariates_like, given_covariates
 from poplin.data.design import Design
-from poplin.data.formula import as_frame
+from poplin.data.exposures import doubtful_values
+from poplin.data.formula import as_frame, doubtful_offsets
 from poplin.data.formula import design as make_design
 from poplin.data.groups import Codes, groups_in
 from poplin.data.offsets import check_needs_no_counts, check_row_by_row
@@ -112,9 +113,11 @@ def as_counts(
     x, names, added, design, frame = _covariates(table, rows, X, data, formula, notes)
     check_covariates(x, names, weight)
     offsets = _offsets(offset, table, added, notes)
+    doubts = [] if design is None else doubtful_offsets(design, frame, rows)
+    doubts += _doubtful(offset, table) + totals_among(y, rows, columns)
     counts = Counts(y, x, offsets, weight, rows, columns, names, design, ())
     counts = counts._replace(groups=None if frame is None else groups_in(frame))
-    return counts._replace(notes=tuple(notes) + _noticed(counts))
+    return counts._replace(notes=(*notes, *_noticed(counts), *_warned(doubts)))
 
 
 def as_new_rows(
@@ -225,6 +228,21 @@ def _offsets(offset: Any, table: CountTable, added: np.ndarray | None, notes: li
     return np.broadcast_to(total, table.values.shape)
 
 
+def _doubtful(offset: Any, table: CountTable) -> list[str]:
+    """What is odd about an offset that was given as numbers."""
+    looks = (
+        "" if offset is None or isinstance(offset, str) else doubtful_values(log_offset(offset, table, []))
+    )
+    mend = "--offset 'log(reads)' or offset=np.log(reads), unless these are logarithms already."
+    return [f"The offset {looks}. Offsets are on the log scale: take the logarithm, {mend}"] if looks else []
+
+
+def _warned(doubts: list[str]) -> list[str]:
+    for words in doubts:
+        warnings.warn(words, DataWarning, stacklevel=4)
+    return doubts
+
+
 def _noticed(counts: Counts) -> Names:
     """What is kept but should be known, one sentence each; warns of columns without a single count."""
     y, used = counts.y, counts.weights > 0
@@ -249,10 +267,6 @@ def _noticed(counts: Counts) -> Names:
             "Every count is 0 or 1: if the table holds presence and absence, it holds no counts, and the variances and "
             "correlations of abundances cannot be read from it."
         )
-    doubts = totals_among(y, counts.row_names, counts.column_names)
-    for words in doubts:
-        warnings.warn(words, DataWarning, stacklevel=4)
-    notes.extend(doubts)
     if zero_columns:
         notes.append(
             f"Columns in which every count is 0: {listed(zero_columns)}; kept finite by a weak prior: half "

@@ -8,6 +8,7 @@ imports pandas or formulaic before it is needed.
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 from poplin._errors import InputError
 from poplin.data.checks import check_log_scale
 from poplin.data.design import Design, Level, design_from_json, design_to_json, from_plain, to_plain
+from poplin.data.exposures import doubtful_names, doubtful_values
 from poplin.data.readers import read_table
 from poplin.data.spellings import check_names_groups, is_number
 from poplin.data.tables import Names, and_more, as_pandas, is_frame, is_path, listed, more, place
@@ -67,6 +69,27 @@ def apply(design: Design, table: Any, rows: Names) -> tuple[np.ndarray, np.ndarr
             f"rows; in the fit it gave {listed(design.covariate_names)}."
         )
     return x, added
+
+
+def doubtful_offsets(design: Design, table: Any, rows: Names) -> list[str]:
+    """One sentence on each offset(...) that seems to be an exposure itself and not its logarithm."""
+    coded, names = _coded(design, table, rows), _column_names(table)
+    told = []
+    for expression in design.offsets:
+        values = _matrix(design, (((expression, "python"),),), coded)[1]
+        logged = re.search(r"\blog", expression)
+        looks = doubtful_values(values)
+        called = () if logged else doubtful_names(columns_in((), (expression,), names))
+        if looks or called:
+            why = (
+                looks
+                or f"holds {listed(called)}, which by the name is an exposure, and takes no logarithm of it"
+            )
+            told.append(
+                f"'offset({expression})' {why}. Offsets are on the log scale: write offset(log({expression})), unless "
+                "these are logarithms already."
+            )
+    return told
 
 
 def as_frame(data: Any, travelling: Any = None) -> Any:
