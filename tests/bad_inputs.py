@@ -140,6 +140,27 @@ BAD_COVARIATES = {
         {"X": matrix(time=1e12 + np.array([1, 2, 4, 3, 5, 9.0]))},
         ("collinear", "'time'", "'Intercept'", "centre"),
     ),
+    "covariate huge in a cell": (
+        {"X": matrix(a=[1, 2, 3, 4, 5, 7], b=[1, 2, 1e200, 4, 5, 6])},
+        ("'b'", "1e+200", "another unit"),
+    ),
+    "covariate tiny": ({"X": matrix(a=1e-200 * np.arange(1.0, 7.0))}, ("'a'", "6e-200", "another unit")),
+    "interaction without rows in a cell": (
+        {
+            "data": good_covariates()
+            .assign(side=["n", "s", "n", "s", "n", "s"])
+            .assign(part=["a", "a", "b", "a", "b", "a"]),
+            "formula": "~ side * part",
+        },
+        ("'side[T.s]:part[T.b]'", "0 in every row", "write + in place of *"),
+    ),
+    "interaction that another column tells": (
+        {
+            "data": good_covariates().assign(part=["b", "a", "b", "a", "a", "a"]),
+            "formula": "~ tree * part",
+        },
+        ("collinear", ":", "combination of levels", "write + in place of *"),
+    ),
     "covariates equal where weighed": (
         {"X": matrix(a=[1, 2, 3, 4, 5, 7], b=[9, 2, 3, 4, 5, 7]), "weights": [0, 1, 1, 1, 1, 1]},
         ("collinear", "'a'", "'b'"),

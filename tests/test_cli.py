@@ -121,6 +121,18 @@ BAD: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
         "which is no number",
     ),
     "an offset alone": (write_leaves, ("counts.csv", "--offset", "reads"), "Give --covariates"),
+    "names of rows among the counts": (
+        lambda folder: (write_leaves(folder), leaves()[0].to_csv(folder / "counts.csv", index_label="leaf"))[
+            0
+        ],
+        ("counts.csv", "--row-names", "none"),
+        "say --row-names 'leaf'",
+    ),
+    "rows of other names": (
+        lambda folder: (write_leaves(folder), leaves()[0].rename(str.upper).to_csv(folder / "counts.csv"))[0],
+        ("counts.csv", "--covariates", "leaves.csv", "--formula", "~ tree"),
+        "or say which column of the files names them alike, --row-names COLUMN",
+    ),
     "a rank in words": (write_leaves, ("counts.csv", "--rank", "five"), "--rank is 'five'"),
     "a shrinkage in words": (write_leaves, ("counts.csv", "--shrinkage", "much"), "--shrinkage is 'much'"),
     "no AnnData to copy": (write_leaves, ("counts.csv", "--h5ad-out", "b.h5ad"), "counts.csv is none"),

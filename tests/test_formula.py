@@ -38,6 +38,8 @@ def table() -> pd.DataFrame:
             "dead": np.arange(N) % 5 == 0,
             "leaf area": rng.random(N) + 1,
             "leaf.no": rng.integers(1, 9, N),
+            "pH (H2O)": rng.normal(7, 1, N),
+            "low-point": rng.random(N),
             "plot": pd.Categorical(np.arange(N) % 4),
             "offset": rng.random(N) + 1,
             "zero": (np.arange(N) != 3) * 1.0,
@@ -65,6 +67,7 @@ FORMULAS = {
     "truth": "~ dead",
     "odd names": "~ `leaf area` + log(`leaf area`) + leaf.no",
     "arithmetic": "~ I(height**2) + {height / reads} + np.sqrt(reads)",
+    "plain functions": "~ sqrt(reads) + log1p(`leaf area`) + abs(`low-point`)",
     "power of a large number": "~ I(reads**4)",
     "center": "~ center(height)",
     "scale": "~ scale(height) + standardize(reads)",
@@ -167,6 +170,13 @@ BAD_FORMULAS = {
     "attribute": ("~ I(height.values)", ("'height.values'", "not known")),
     "method": ("~ I(height.mean())", ("'height.mean'", "not known")),
     "subscript": ("~ I(height[0])", ("not allowed",)),
+    "a power in an expression": ("~ I(height^2)", ("'^'", "I(height**2)")),
+    "a name of two words": ("~ leaf area", ("cannot be read", "backticks: `leaf area`")),
+    "a name of two words in a call": ("~ tree + log(leaf area)", ("backticks: `leaf area`",)),
+    "a name with a dot in a call": ("~ log(leaf.no)", ("'leaf.no'", "backticks: `leaf.no`")),
+    "a name with a bracket": ("~ pH (H2O) + tree", ("backticks: `pH (H2O)`",)),
+    "a name with a dash": ("~ tree + low-point", ("'low'", "backticks: `low-point`")),
+    "the beginning of a name": ("~ pH", ("'pH'", "Did you mean '`pH (H2O)`'?")),
     "comprehension": ("~ I([1 for x in height])", ("not allowed",)),
     "lambda": ("~ I((lambda: 1)())", ("not known",)),
     "code": ("~ {__import__('os').getcwd()}", ("not known",)),
@@ -181,6 +191,13 @@ def test_a_bad_formula_is_one_clear_error(formula: Any, words: tuple[str, ...]) 
     message = str(caught.value)
     assert all(word in message for word in words), message
     assert message.endswith(".") and len(message) < 500 and "\n" not in message
+
+
+def test_a_name_in_backticks_needs_single_quotes_at_the_command_line() -> None:
+    """In double quotes, a shell would run what stands in backticks."""
+    with pytest.raises(InputError) as caught:
+        design("~ leaf area", table(), ROWS)
+    assert "--formula '~ `leaf area`'" in caught.value.at_command_line and "--" not in str(caught.value)
 
 
 BAD_ROWS = {

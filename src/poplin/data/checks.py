@@ -20,6 +20,7 @@ from poplin.data.tables import Named, Names, and_more, as_named, is_path, listed
 # A covariate whose part not explained by the others is smaller than this fraction of it is collinear: below
 # it, X'X (condition number squared) has no correct digit left in double precision.
 COLLINEAR = 1e-8
+MOST_COVARIATE = 1e150  # the square of more overflows
 MOST_LOG = 100.0  # of an offset: e^100 is no exposure
 
 
@@ -116,10 +117,19 @@ def check_covariates(x: np.ndarray, names: Names, weights: np.ndarray) -> np.nda
             f"X has {d} covariates (with the intercept) for {n} rows of positive weight; fewer covariates "
             "than rows are needed. Leave covariates out or add rows."
         )
-    scale = np.linalg.norm(x_used, axis=0)
+    scale = np.abs(x_used).max(axis=0)
     empty = [name for name, size in zip(names, scale, strict=True) if size == 0]
     if empty:
-        raise InputError(f"The covariates {listed(empty)} are 0 in every row. Leave them out.")
+        raise InputError(
+            f"The covariates {listed(empty)} are 0 in every row. {_crossed(empty) or 'Leave them out.'}"
+        )
+    extreme = [j for j in range(d) if not 1 / MOST_COVARIATE < scale[j] < MOST_COVARIATE]
+    if extreme:
+        j = extreme[0]
+        raise InputError(
+            f"The covariate '{names[j]}' is of the size {scale[j]:g}, whose square no number holds. Check its cells, "
+            "or give it in another unit."
+        )
     constant = [j for j in range(d) if np.ptp(x_used[:, j]) == 0]
     if len(constant) > 1:
         kept = next((j for j in constant if names[j] == "Intercept"), constant[0])
@@ -128,7 +138,7 @@ def check_covariates(x: np.ndarray, names: Names, weights: np.ndarray) -> np.nda
             f"The covariates {listed(extra)} are constant, as '{names[kept]}' already is: their effects "
             "cannot be told apart. Leave them out."
         )
-    _check_rank_of(x_used / scale, names)
+    _check_rank_of(x_used / np.linalg.norm(x_used, axis=0), names)
     return x
 
 
@@ -153,10 +163,21 @@ def _check_rank_of(x: np.ndarray, names: Names) -> None:
     for k, j in enumerate(pivot[rank:]):
         partners = [names[pivot[i]] for i in range(rank) if abs(share[i, k]) > 1e-6]
         told.append(f"'{names[j]}' is a combination of {listed(partners)}")
+    crossed = _crossed([names[j] for j in pivot])
     raise InputError(
         f"The covariates are collinear: {'; '.join(told[:3])}{'; and more' if len(told) > 3 else ''}. "
         "Their effects cannot be told apart: leave out one of each set (or, for tiny spread on a large "
-        "mean, centre it)."
+        f"mean, centre it).{' ' if crossed else ''}{crossed}"
+    )
+
+
+def _crossed(names: list[str]) -> str:
+    """What helps where an interaction asks for what no row has."""
+    if not any(":" in name for name in names):
+        return ""
+    return (
+        "An interaction needs rows in each combination of levels: where one has none, write + in place of * or :, "
+        "leave out the rows of that level, or make one column of the two that names the combinations there are."
     )
 
 

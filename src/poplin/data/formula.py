@@ -22,7 +22,7 @@ from poplin.data.exposures import doubtful_names, doubtful_values
 from poplin.data.readers import read_table
 from poplin.data.spellings import check_names_groups, is_number
 from poplin.data.tables import Names, and_more, as_pandas, is_frame, is_path, listed, more, place
-from poplin.data.terms import Term, columns_in, parse, plain_message
+from poplin.data.terms import Term, columns_in, parse, plain_functions, plain_message
 
 _FACTOR = "C("
 
@@ -249,7 +249,7 @@ def _matrix(
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore", RuntimeWarning)
             warnings.simplefilter("error", DataMismatchWarning)
-            matrix = _specification(design, terms).get_model_matrix(coded, context={})
+            matrix = _specification(design, terms).get_model_matrix(coded, context=plain_functions())
     except DataMismatchWarning:
         raise InputError(_unknown_level(design, terms, coded)) from None
     except Exception as error:  # the formula is the user's code: whatever it raises is about the input

@@ -198,7 +198,7 @@ def _array_numbers(
         try:
             return _from_objects(array)
         except (TypeError, ValueError):
-            raise InputError(_no_number(array, what, rows, columns)) from None
+            raise _no_number(array, what, rows, columns) from None
     raise InputError(f"{what} holds values of type {array.dtype}; numbers are wanted.")
 
 
@@ -209,19 +209,22 @@ def _from_objects(array: np.ndarray) -> np.ndarray:
 
 def _no_number(
     array: np.ndarray, what: str, rows: Sequence[str] | None, columns: Sequence[str] | None
-) -> str:
-    """The message for the first entry of `array` that is no number."""
+) -> InputError:
+    """The error for the first entry of `array` that is no number."""
     for index in np.ndindex(array.shape):
         try:
             _from_objects(np.asarray([array[index]], dtype=object))
         except (TypeError, ValueError):
             entry = array[index]
-            return (
-                f"{what} holds {reprlib.repr(_plain(entry))}{place(index, rows, columns)}, which is no "
-                "number. Row names go into the index, text covariates into a table with a formula; a "
-                "missing entry is NaN."
+            said = f"{what} holds {reprlib.repr(_plain(entry))}{place(index, rows, columns)}, which is no number."
+            name = "COLUMN" if columns is None else repr(columns[index[-1]])
+            return InputError(
+                f"{said} Row names go into the index, text covariates into a table with a formula; a missing entry is "
+                "NaN.",
+                at_command_line=f"{said} Of a column of row names, say --row-names {name}; text covariates go into a "
+                "table of their own, --covariates; a missing entry is an empty cell.",
             )
-    return f"{what} holds something that is no number, of type {array.dtype}."
+    return InputError(f"{what} holds something that is no number, of type {array.dtype}.")
 
 
 def _plain(entry: Any) -> Any:

@@ -46,9 +46,38 @@ _ALLOWED_NODES = (
 def parse(formula: str, columns: Sequence[str]) -> tuple[tuple[Term, ...], tuple[str, ...]]:
     """The terms of `formula` and the expressions inside its offset(...) terms.
 
-    `columns` are what `.` stands for. Raises `InputError` for a formula that cannot be read, has a response
-    on the left, or uses offset(...) inside another term.
+    `columns` are those of the table; `.` stands for all of them. Raises `InputError` for a formula that cannot be read,
+    has a response on the left, uses offset(...) inside another term or what the table lacks; where a column's name
+    needs backticks and has none, the message shows them.
     """
+    try:
+        terms, offsets = _parsed(formula, columns)
+        columns_in(terms, offsets, columns)
+    except InputError as error:
+        bare = _without_backticks(formula, columns) if isinstance(formula, str) else []
+        if not bare:
+            raise
+        shown = ", ".join(written(name) for name in bare)
+        said = f"{error} A name with spaces, dots or signs stands in backticks: {shown}."
+        command = (
+            f"{said} Put the whole formula in single quotes then, as in --formula '~ {written(bare[0])}'."
+        )
+        raise InputError(said, at_command_line=command) from error
+    return terms, offsets
+
+
+def _without_backticks(formula: str, columns: Sequence[str]) -> list[str]:
+    """Columns that need backticks and stand in the formula without; the longest where one is part of another."""
+    rest = re.sub("`[^`]*`", "``", formula)
+    found = []
+    for name in sorted((name for name in columns if not name.isidentifier()), key=len, reverse=True):
+        if name.strip() and name in rest:
+            found.append(name)
+            rest = rest.replace(name, "``")
+    return found
+
+
+def _parsed(formula: str, columns: Sequence[str]) -> tuple[tuple[Term, ...], tuple[str, ...]]:
     from formulaic import Formula
     from formulaic.errors import FormulaicError
     from formulaic.formula import SimpleFormula
@@ -109,7 +138,8 @@ def columns_in(terms: Iterable[Term], offsets: Iterable[str], columns: Sequence[
     for name in used:
         if name not in columns:
             near = difflib.get_close_matches(name, columns, n=3, cutoff=0.6)
-            hint = f"Did you mean {listed(near)}? " if near else ""
+            near += [longer for longer in columns if longer.startswith(name) and longer not in near]
+            hint = f"Did you mean {listed(written(other) for other in near)}? " if near else ""
             raise InputError(
                 f"The formula uses '{name}', which the table lacks. {hint}The table has "
                 f"{listed(columns, 12)}."
@@ -144,6 +174,9 @@ def names_in(expression: str, columns: Sequence[str]) -> Names:
             name = aliases.get(node.id, node.id)
             if id(node) not in called and (name in columns or name not in functions):
                 found[name] = None
+        elif isinstance(node, ast.BitXor):
+            mended = re.sub(r" *\^ *", "**", expression)
+            raise InputError(f"'^' in '{expression}' is no power inside an expression. Write '{mended}'.")
         elif not isinstance(node, _ALLOWED_NODES):
             raise InputError(f"'{ast.unparse(node)}' in '{expression}' is not allowed in a formula. {_USE}")
     return tuple(found)
@@ -178,4 +211,12 @@ def _functions() -> dict[str, Callable[..., Any]]:
         for name in vars(ContrastsRegistry)
         if name[0] != "_"
     }
-    return {name: value for name, value in TRANSFORMS.items() if name not in _LEFT_OUT} | ufuncs | contrasts
+    known = {name: value for name, value in TRANSFORMS.items() if name not in _LEFT_OUT}
+    return known | plain_functions() | ufuncs | contrasts
+
+
+def plain_functions() -> dict[str, Callable[..., Any]]:
+    """Functions that formulaic has only as np.sqrt and the like, by the names that people write."""
+    import numpy
+
+    return {"sqrt": numpy.sqrt, "abs": numpy.abs, "log1p": numpy.log1p, "expm1": numpy.expm1}
