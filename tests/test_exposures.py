@@ -12,6 +12,7 @@ import pytest
 
 from poplin import DataWarning
 from poplin.data.counts import Coding, as_counts, as_new_rows
+from poplin.estimators import doors
 from tests.bad_inputs import LEAVES, good_counts, good_covariates
 from tests.commandline import Run, write_leaves
 
@@ -51,6 +52,14 @@ def test_values_that_look_like_exposures_are_warned_of(offset: Any) -> None:
 @pytest.mark.parametrize("offset", LOGGED.values(), ids=LOGGED)
 def test_logarithms_are_not(offset: Any) -> None:
     assert not any("log scale" in note for note in as_counts(good_counts(), offset=offset).notes)
+
+
+def test_models_with_an_encoder_warn_too() -> None:
+    wanted = doors.Wanted("poisson", False, (), None)
+    beside = {"data": None, "weights": None}
+    with pytest.warns(DataWarning, match="The offset runs from 12.7"):
+        doors.training_rows(wanted, good_counts(), offset=DEPTH, **beside)
+    doors.training_rows(wanted, good_counts(), offset=np.log(DEPTH), **beside)
 
 
 def facts() -> pd.DataFrame:

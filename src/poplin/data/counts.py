@@ -26,14 +26,13 @@ from poplin.data.checks import (
 )
 from poplin.data.coding import Coding, columns_like, covariates_like, given_covariates
 from poplin.data.design import Design
-from poplin.data.exposures import doubtful_values
 from poplin.data.formula import as_frame, doubtful_offsets
 from poplin.data.formula import design as make_design
 from poplin.data.groups import Codes, groups_in
 from poplin.data.offsets import check_needs_no_counts, check_row_by_row
 from poplin.data.orientation import totals_among
 from poplin.data.readers import read_counts
-from poplin.data.sides import aligned, log_offset, row_vector
+from poplin.data.sides import aligned, doubtful_offset, log_offset, row_vector
 from poplin.data.spellings import remarks
 from poplin.data.tables import (
     CountTable,
@@ -114,7 +113,7 @@ def as_counts(
     check_covariates(x, names, weight)
     offsets = _offsets(offset, table, added, notes)
     doubts = [] if design is None else doubtful_offsets(design, frame, rows)
-    doubts += _doubtful(offset, table) + totals_among(y, rows, columns)
+    doubts += doubtful_offset(offset, table) + totals_among(y, rows, columns)
     counts = Counts(y, x, offsets, weight, rows, columns, names, design, ())
     counts = counts._replace(groups=None if frame is None else groups_in(frame))
     return counts._replace(notes=(*notes, *_noticed(counts), *_warned(doubts)))
@@ -226,15 +225,6 @@ def _offsets(offset: Any, table: CountTable, added: np.ndarray | None, notes: li
     if added is not None:
         total = total + added[:, None]
     return np.broadcast_to(total, table.values.shape)
-
-
-def _doubtful(offset: Any, table: CountTable) -> list[str]:
-    """What is odd about an offset that was given as numbers."""
-    looks = (
-        "" if offset is None or isinstance(offset, str) else doubtful_values(log_offset(offset, table, []))
-    )
-    mend = "--offset 'log(reads)' or offset=np.log(reads), unless these are logarithms already."
-    return [f"The offset {looks}. Offsets are on the log scale: take the logarithm, {mend}"] if looks else []
 
 
 def _warned(doubts: list[str]) -> list[str]:

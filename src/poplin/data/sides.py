@@ -12,6 +12,7 @@ import numpy as np
 
 from poplin._errors import InputError
 from poplin.data.checks import check_finite, check_log_scale, check_names
+from poplin.data.exposures import doubtful_values
 from poplin.data.offsets import by_name
 from poplin.data.orientation import turned_hint
 from poplin.data.tables import (
@@ -122,6 +123,15 @@ def log_offset(offset: Any, table: CountTable, notes: list[str]) -> np.ndarray:
     check_finite(values, "An offset", rows, columns, mend)
     check_log_scale(values, "An offset", rows, columns)
     return named.values
+
+
+def doubtful_offset(offset: Any, table: CountTable) -> list[str]:
+    """What is odd about an offset that was given as numbers: one sentence, or none."""
+    looks = (
+        "" if offset is None or isinstance(offset, str) else doubtful_values(log_offset(offset, table, []))
+    )
+    mend = "--offset 'log(reads)' or offset=np.log(reads), unless these are logarithms already."
+    return [f"The offset {looks}. Offsets are on the log scale: take the logarithm, {mend}"] if looks else []
 
 
 def _offset_columns(named: Named, table: CountTable) -> Named:

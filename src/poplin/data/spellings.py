@@ -70,9 +70,10 @@ def _check_no_numbers(texts: list[str], different: dict[str, None], name: str, r
     half = len(different) / 2
     numbers = [text for text in different if is_number(text)]
     if len(numbers) == len(different):
+        said = f"The covariate '{name}' holds numbers as text, {_cells(texts, rows, is_number)}."
         raise InputError(
-            f"The covariate '{name}' holds numbers as text, {_cells(texts, rows, is_number)}. Turn them into numbers, "
-            f"as pandas.to_numeric does. {factor}"
+            f"{said} Turn them into numbers, as pandas.to_numeric does. {factor}",
+            at_command_line=f"{said} Write them as numbers where the file was made. {factor}",
         )
     if sum(is_number(text) or bool(_NEARLY.fullmatch(text)) for text in different) >= half:
         odd = _cells(texts, rows, lambda text: not is_number(text))

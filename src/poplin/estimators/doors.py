@@ -4,19 +4,20 @@ Start at `training_rows` and `new_rows`. Conditions are columns of `data` (or of
 formula; `KINDS` says what each likelihood accepts.
 """
 
+import warnings
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from poplin._compile import compiled
-from poplin._errors import InputError
+from poplin._errors import DataWarning, InputError
 from poplin._precision import double_precision
 from poplin.data.blocks import Block
 from poplin.data.checks import check_counts, check_weights
 from poplin.data.design import Design
 from poplin.data.formula import apply, as_frame, design
-from poplin.data.sides import aligned, log_offset, row_vector
+from poplin.data.sides import aligned, doubtful_offset, log_offset, row_vector
 from poplin.data.tables import CountTable, Names, place
 from poplin.data.values import Values, as_new_values, as_values
 
@@ -66,6 +67,8 @@ def training_rows(wanted: Wanted, Y: Any, *, data: Any, offset: Any, weights: An
         made, x, _ = design(formula, _frame(values, data), values.row_names)
         x = x[:, 1:]  # the decoder has its own intercept
     table, notes = _named(values), []
+    for words in doubtful_offset(offset, table):
+        warnings.warn(words, DataWarning, stacklevel=4)
     weight = check_weights(
         row_vector(weights, "weights", table.row_names, len(values.y), notes), values.row_names
     )
@@ -100,7 +103,7 @@ def _named(values: Values) -> CountTable:
 def _frame(values: Values, data: Any) -> Any:
     frame = as_frame(data, values.covariates)
     names = values.row_names if values.named_rows else None
-    return aligned(frame, "data", names, len(values.y), [])
+    return aligned(frame, "data", names, len(values.y), [], values.column_names)
 
 
 def _rows(wanted: Wanted, values: Values, x: np.ndarray, offset: Any) -> Rows:
