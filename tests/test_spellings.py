@@ -16,7 +16,7 @@ import pytest
 from poplin._errors import InputError
 from poplin.data.counts import as_counts
 from poplin.data.formula import apply, design
-from poplin.data.readers import read_table
+from poplin.data.readers import read_counts, read_table
 
 N = 24
 ROWS = tuple(f"leaf{i}" for i in range(N))
@@ -106,6 +106,12 @@ def test_words_for_gaps_are_names_in_text(tmp_path: Path, text: str, expected: l
     (tmp_path / "leaves.csv").write_text(f'"id","site"\n{text}')
     found = read_table(tmp_path / "leaves.csv")["site"]
     assert [None if pd.isna(cell) else cell for cell in found] == expected
+
+
+def test_a_column_of_counts_may_be_missing(tmp_path: Path) -> None:
+    (tmp_path / "counts.csv").write_text('"id","a","b"\n"NA","NA","1"\n"y","NA","2"\n')
+    found = read_counts(tmp_path / "counts.csv")
+    assert found.row_names == ("NA", "y") and np.isnan(found.values[:, 0]).all()
 
 
 def test_a_row_may_be_named_na(tmp_path: Path) -> None:

@@ -17,9 +17,16 @@ from poplin.data.spellings import GAP_WORDS
 _QUOTED = "\ue000"  # marks a cell that stood in quotes; of Unicode's private use, so no text has it
 
 
-def with_words_as_names(frame: Any, lines: Iterable[str], delimiter: str) -> Any:
-    """`frame`, which was read from `lines` with such words as gaps, after the words that are names are put back."""
-    unsure = [j for j in range(frame.shape[1]) if frame.iloc[:, j].isna().any() and _may_be_text(frame, j)]
+def with_words_as_names(frame: Any, lines: Iterable[str], delimiter: str, *, counts: bool) -> Any:
+    """`frame`, which was read from `lines` with such words as gaps, after the words that are names are put back.
+
+    A column that holds nothing else is one of text if they stand in quotes, but not in a table of `counts`.
+    """
+    unsure = [
+        j
+        for j in range(frame.shape[1])
+        if frame.iloc[:, j].isna().any() and _may_be_text(frame.iloc[:, j].dropna(), nothing=not counts)
+    ]
     if not unsure:
         return frame
     cells = _cells(lines, delimiter, len(frame))
@@ -38,9 +45,9 @@ def with_words_as_names(frame: Any, lines: Iterable[str], delimiter: str) -> Any
     return frame
 
 
-def _may_be_text(frame: Any, j: int) -> bool:
-    """Whether what is not missing is text, or nothing."""
-    return all(isinstance(cell, str) for cell in frame.iloc[:, j].dropna())
+def _may_be_text(there: Any, *, nothing: bool) -> bool:
+    """Whether what is not missing is text; `nothing` says whether it may be if all is missing."""
+    return all(isinstance(cell, str) for cell in there) and (nothing or len(there) > 0)
 
 
 def _cells(lines: Iterable[str], delimiter: str, rows: int) -> deque[list[str]]:

@@ -6,15 +6,18 @@ the sums that spreadsheets put at the end.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 
 from poplin._errors import InputError
 from poplin.data.held import as_held, is_held_sparse, is_on_disk
-from poplin.data.tables import CountTable, Names, listed
+from poplin.data.tables import CountTable, Names
 
-FEWEST = 3  # rows and columns of a table in which an entry that is the sum of the others is no accident
+FEWEST = 3  # rows and columns of a table that has a total
+LONG = 10  # counts that are all the sum of the others by no accident
+_TOTAL = re.compile("total|sum|somme|gesamt|all", re.IGNORECASE)
 
 
 def turned(table: CountTable) -> CountTable:
@@ -49,17 +52,19 @@ def turned_hint(own: Names | None, length: int, columns: Names | None) -> tuple[
 
 
 def totals_among(y: Any, rows: Names, columns: Names) -> list[str]:
-    """One sentence each on rows and columns that are the sum of all others, in a dense table."""
+    """One sentence each on a row and a column that is the sum of all others, in a dense table.
+
+    Of a short one that may be an accident, unless its name says so.
+    """
     if is_held_sparse(y) or min(y.shape) < FEWEST:
         return []
     told = []
     for axis, names, what in ((1, columns, "column"), (0, rows, "row")):
-        sums = np.nansum(y, axis=axis, keepdims=True)
-        same = (2 * y == sums).all(axis=1 - axis) & (sums.sum() > 0)
+        same = (2 * y == np.nansum(y, axis=axis, keepdims=True)).all(axis=1 - axis) & y.any(axis=1 - axis)
         found = [names[i] for i in np.flatnonzero(same)]
-        if found:
+        if len(found) == 1 and (y.shape[1 - axis] >= LONG or _TOTAL.search(found[0])):
             told.append(
-                f"The {what} {listed(found)} is the sum of all other {what}s: a total, and no count of its own. Leave "
-                "it out of Y."
+                f"The {what} '{found[0]}' is the sum of all other {what}s: a total, and no count of its own. Leave it "
+                "out of Y."
             )
     return told

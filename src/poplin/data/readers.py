@@ -124,7 +124,7 @@ def _named_text(file: Path, row_names: str | None, *, counts: bool, header: bool
     if how.columns is not None:
         frame = frame.set_axis(list(how.columns), axis=1)
     with opened(file) as lines:
-        frame = with_words_as_names(frame, lines, how.delimiter)
+        frame = with_words_as_names(frame, lines, how.delimiter, counts=counts)
 
     def spelled(place: int) -> Any:
         return _text(file, how, usecols=[place], dtype=str, keep_default_na=False).iloc[:, 0]
