@@ -191,6 +191,22 @@ def test_numbers_are_read_to_the_last_digit(tmp_path: Path) -> None:
     assert list(read_basis(tmp_path / "named.csv").index) == list(read_basis(tmp_path / "V.npz").index)
 
 
+@pytest.mark.parametrize("count", [2**53, 2**53 + 1, 2**63, 2**64 + 1])
+def test_counts_that_would_be_rounded_are_refused(tmp_path: Path, count: int) -> None:
+    """As text, and as whole numbers of 64 bits where they fit."""
+    (tmp_path / "y.csv").write_text(f"id,a,b\nx,{count},1\ny,2,3\n")
+    given: list[Any] = [tmp_path / "y.csv", [[count, 1], [2, 3]]]
+    if count < 2**63:
+        frame = pd.DataFrame({"a": [count, 2], "b": [1, 3]}, index=["x", "y"])
+        frame.to_parquet(tmp_path / "y.parquet")
+        given += [tmp_path / "y.parquet", frame, sparse.csr_array(frame.to_numpy())]
+    for table in given:
+        with pytest.raises(InputError, match=r"2\^53"):
+            as_counts(table)
+    most = pd.DataFrame({"a": [2**53 - 1, 2], "b": [1, 3]})
+    assert as_counts(most).y[0, 0] == 2**53 - 1
+
+
 def test_decimal_commas_are_numbers(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text("id;height;reads\na;1,5;10\nb;-,25;20\n")

@@ -53,6 +53,7 @@ class SparseRows(NamedTuple):
         pointers = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
         entries = _joined(self.data, there).astype(np.float64), _joined(self.indices, there)
         found = csr_array((*entries, pointers), shape=(len(pointers) - 1, self.columns))
+        found.check_format(full_check=True)  # an entry outside would be summed into another
         found.sum_duplicates()
         return found.toarray() if self.dense else found
 

@@ -35,7 +35,7 @@ def check_names(names: Names, what: str, mend: str) -> Names:
 
 
 def check_counts(y: Any, rows: Names, columns: Names) -> Any:
-    """`y` (n, p), when every entry is a whole number from 0 to 2^53 or NaN (missing).
+    """`y` (n, p), when every entry is a whole number from 0, below 2^53, or NaN (missing).
 
     Raises `InputError` that names the first bad entry and says how many there are; of a table that stays sparse, how
     many in that row.

@@ -85,11 +85,16 @@ def count_events(
     if rules.since is not None and rules.until is not None and rules.since > rules.until:
         raise InputError(f"The first day, {rules.since}, is after the last, {rules.until}. Swap them.")
     with _base(memory, scratch) as base:
-        people = None
+        people: list[Source] = []
+        told: tuple[str, ...] = ()
         if columns is None:
-            found = omop_sources(base, events)
-            people = found.pop("person", None)
-            sources = [(found[name], Columns("person_id", *OMOP[name])) for name in found]
+            found, told = omop_sources(base, events)
+            people = found.pop("person", [])
+            sources = [
+                (source, Columns("person_id", *OMOP[name]))
+                for name, parts in found.items()
+                for source in parts
+            ]
         else:
             sources = [(file_source(base, events), columns)]
         tell(f"Reading {events.name}")
@@ -100,7 +105,7 @@ def count_events(
         ]
         _fill_cells(base, parts, rules)
         tell("Counting")
-        report = _told_events(base) + tuple(words for day in read for words in day.told)
+        report = _told_events(base) + told + tuple(words for day in read for words in day.told)
         report += _fill_rolled(base, rules) + _fill_names(base, rules)
         tell("Building the table")
         return table_of(base, report, people)
@@ -119,7 +124,7 @@ def _base(memory: str, scratch: Path | None) -> Iterator[Any]:
             base.execute("SET preserve_insertion_order = false")
             base.execute("SET enable_progress_bar = false")
             yield base
-        except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.IOException) as error:
+        except duckdb.Error as error:  # of damaged files, of memory that is none or too little
             words = " ".join(str(error).splitlines()[:2]).rstrip(".")
             raise InputError(f"The events cannot be read: {words}.") from error
         finally:

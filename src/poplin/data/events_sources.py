@@ -1,18 +1,20 @@
 """Where events are read from: text and Parquet files of any size, and the tables of OMOP, as SQL for DuckDB.
 
 Start at `file_source` (one file or a folder of Parquet files) and `omop_sources`. Columns are read as text, so that
-codes stay as they are spelled ("007", "250.00"); nothing is read before DuckDB runs the SQL.
+codes stay as they are spelled ("007", "250.00"); nothing is read before DuckDB runs the SQL. What else lies in a folder
+is told or refused, as twice the same events, or half of them, would be.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from poplin._errors import InputError
-from poplin.data.tables import listed
-from poplin.data.textfiles import opened
+from poplin.data.tables import Names, listed
+from poplin.data.textfiles import DAMAGE, opened
 
 TEXT = (".csv", ".tsv", ".txt")
 DELIMITERS = (",", ";", "\t", "|")
@@ -71,6 +73,11 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def _file(path: Path) -> str:
+    """A file's path as a constant of SQL; DuckDB would take brackets and stars for a pattern of names."""
+    return literal(re.sub(r"([\[*?])", r"[\1]", str(path)))
+
+
 def file_source(base: Any, path: Path) -> Source:
     """A file of events (csv, tsv, txt, also .gz, or Parquet) or a folder of Parquet files; `base` is the connection."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
@@ -88,21 +95,45 @@ def file_source(base: Any, path: Path) -> Source:
     columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
     packing = "gzip" if packed else "none"
     sql = (
-        f"read_csv({literal(str(path))}, auto_detect=false, header=true, delim={literal(delimiter)}, quote='\"', "
+        f"read_csv({_file(path)}, auto_detect=false, header=true, delim={literal(delimiter)}, quote='\"', "
         f"escape='\"', compression='{packing}', columns={{{columns}}})"
     )
     return Source(path.name, sql, dict.fromkeys(names, "VARCHAR"))
 
 
 def _parquet(base: Any, path: Path) -> Source:
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    if not files:
-        raise InputError(
-            f"{path} is a folder without .parquet files. Give a file, or a folder of Parquet files."
-        )
-    sql = f"read_parquet([{', '.join(literal(str(file)) for file in files)}])"
+    files = _parquet_files(path) if path.is_dir() else [path]
+    sql = f"read_parquet([{', '.join(map(_file, files))}])"
     types = {name: str(kind) for name, kind, *_ in base.execute(f"DESCRIBE SELECT * FROM {sql}").fetchall()}
     return Source(path.name, sql, types)
+
+
+def _parquet_files(folder: Path) -> list[Path]:
+    """The Parquet files of a folder and of those in it, without what writers leave there (names with _ or . before)."""
+    every = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and not any(part[0] in "_." for part in file.relative_to(folder).parts)
+    ]
+    files = [file for file in every if file.suffix.lower() == ".parquet"]
+    if not files:
+        raise InputError(
+            f"{folder} is a folder without .parquet files. Give a file, or a folder of Parquet files."
+        )
+    others = [file.name for file in every if _kind(file)[0] in TEXT]
+    if others:
+        raise InputError(
+            f"{folder} holds Parquet files and {listed(others)}: are these events too, or the same once more? Leave in "
+            "the folder what is to be counted, as Parquet files."
+        )
+    return files
+
+
+def _kind(path: Path) -> tuple[str, str]:
+    """The kind of a file, in small letters and without .gz, and its name before that, in small letters."""
+    name = path.name.lower().removesuffix(".gz")
+    stem, dot, kind = name.rpartition(".")
+    return (f".{kind}", stem) if dot and f".{kind}" in (*TEXT, ".parquet") else ("", name)
 
 
 def _head(path: Path) -> tuple[list[str], str]:
@@ -112,34 +143,65 @@ def _head(path: Path) -> tuple[list[str], str]:
             first = handle.readline()
             handle.seek(0)
             counts = {mark: first.count(mark) for mark in DELIMITERS}
-            delimiter = "\t" if ".tsv" in path.suffixes else max(counts, key=lambda mark: counts[mark])
+            delimiter = "\t" if _kind(path)[0] == ".tsv" else max(counts, key=lambda mark: counts[mark])
             names = [name.strip() for name in next(csv.reader(handle, delimiter=delimiter), [])]
-    except (UnicodeDecodeError, OSError, EOFError) as error:
+    except DAMAGE as error:
         raise InputError(f"{path.name} is no text in UTF-8: {error}.") from error
     if not any(names):
         raise InputError(
             f"{path.name} is empty. It needs a line of column names and one line for each event."
         )
-    twice = {name for name in names if names.count(name) > 1}
+    lower = [name.lower() for name in names]
+    twice = {name for name in names if lower.count(name.lower()) > 1}
     if twice:
-        raise InputError(f"{path.name} has two columns of the name {listed(sorted(twice))}. Rename one.")
+        raise InputError(
+            f"{path.name} has columns of the same name, or with other capitals: {listed(sorted(twice))}. Rename one."
+        )
     return names, delimiter
 
 
-def omop_sources(base: Any, folder: Path) -> dict[str, Source]:
-    """The tables of OMOP in a folder, by name: those of `OMOP` that are there, and `person`."""
+def omop_sources(base: Any, folder: Path) -> tuple[dict[str, list[Source]], Names]:
+    """The tables of OMOP in a folder, by name, each in one part or several, and what is to be told.
+
+    They are those of `OMOP` that are there, and `person`. A table is a file or a folder of Parquet files of its name;
+    parts have a number after it (drug_exposure.1.csv, drug_exposure_part2.csv).
+    """
     if not folder.is_dir():
         raise InputError(f"--omop: {folder} is no folder. Give the one that holds {listed(OMOP)}.")
-    found = {}
-    for name in (*OMOP, "person"):
-        files = [
-            file
-            for file in sorted(folder.iterdir())
-            if file.name.lower().split(".")[0] == name
-            and (file.suffix.lower() in (*TEXT, ".gz", ".parquet") or file.is_dir())
-        ]
-        if files:
-            found[name] = file_source(base, files[0])
-    if not set(found) & set(OMOP):
+    files: dict[str, list[Path]] = {}
+    odd = []
+    for file in sorted(folder.iterdir()):
+        kind, stem = _kind(file)
+        of_table = _OF_TABLE.match(stem)
+        if of_table is None or not (kind or file.is_dir() or file.suffix.lower() == ".gz"):
+            continue
+        if _PART.fullmatch(stem, of_table.end()):
+            files.setdefault(of_table[0], []).append(file)
+        else:
+            odd.append(file.name)
+    if not set(files) & set(OMOP):
         raise InputError(f"--omop: {folder} holds none of {listed(OMOP)} (as .csv, .csv.gz or .parquet).")
-    return found
+    told = (
+        (f"{listed(odd)} in {folder.name} were not read: they are named as no part of a table.",)
+        if odd
+        else ()
+    )
+    for name, parts in files.items():
+        _check_parts(name, parts)
+    order = [name for name in (*OMOP, "person") if name in files]
+    return {name: [file_source(base, file) for file in files[name]] for name in order}, told
+
+
+_OF_TABLE = re.compile("|".join((*OMOP, "person")))
+_PART = re.compile(r"([._ -]?(part)?[._ -]?\(?\d[\w.()-]*)?")
+
+
+def _check_parts(name: str, parts: list[Path]) -> None:
+    """Raises `InputError` where files may be the same table twice: of several kinds, or whole beside parts."""
+    kinds = {(part.is_dir(), _kind(part)[0], part.suffix.lower() == ".gz") for part in parts}
+    whole = [part.name for part in parts if _kind(part)[1] == name]
+    if len(parts) > 1 and (whole or len(kinds) > 1):
+        raise InputError(
+            f"The folder holds {listed(part.name for part in parts)}: the same table twice, or parts of it? Leave one "
+            f"file of {name}, or parts of one kind with a number each ({name}.1.csv, {name}.2.csv)."
+        )

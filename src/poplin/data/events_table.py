@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from poplin._errors import InputError
 from poplin.data.events_sources import Source
+from poplin.data.tables import listed
 
 
 class EventCounts(NamedTuple):
@@ -29,8 +31,11 @@ class EventCounts(NamedTuple):
     report: tuple[str, ...]
 
 
-def table_of(base: Any, report: tuple[str, ...], people: Source | None) -> EventCounts:
-    """The counts from the tables `rolled`, `people` and `codes` of the database; `report` goes on."""
+def table_of(base: Any, report: tuple[str, ...], people: list[Source]) -> EventCounts:
+    """The counts from the tables `rolled`, `people` and `codes` of the database; `report` goes on.
+
+    `people` are the parts of OMOP's table of persons, if there is one.
+    """
     from scipy import sparse
 
     rows = base.execute("SELECT who, total FROM people ORDER BY place").fetchnumpy()
@@ -58,19 +63,31 @@ def table_of(base: Any, report: tuple[str, ...], people: Source | None) -> Event
     return EventCounts(counts, names, columns, totals, seen, facts, report + told)
 
 
-def _people(base: Any, person: Source | None) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+def _people(base: Any, parts: list[Source]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """What OMOP's table of persons says of the rows: year of birth as a number, concepts as text."""
-    if person is None:
+    if not parts:
         return {}, ()
     wanted = [
-        name for name in ("gender_concept_id", "race_concept_id", "ethnicity_concept_id") if person.has(name)
+        name
+        for name in ("gender_concept_id", "race_concept_id", "ethnicity_concept_id")
+        if parts[0].has(name)
     ]
-    facts = [f"coalesce({person.text(name)}, 'unknown') AS {name}" for name in wanted]
-    if person.has("year_of_birth"):
-        facts.append(f"CAST({person.whole('year_of_birth')} AS DOUBLE) AS year_of_birth")
-    base.execute(
-        f"CREATE TABLE person AS SELECT {', '.join([person.text('person_id') + ' AS who', *facts])} FROM {person.sql}"
-    )
+    born = parts[0].has("year_of_birth")
+
+    def facts_of(part: Source) -> str:
+        facts = [f"coalesce({part.text(name)}, 'unknown') AS {name}" for name in wanted]
+        facts += [f"CAST({part.whole('year_of_birth')} AS DOUBLE) AS year_of_birth"] if born else []
+        return f"SELECT DISTINCT {', '.join([part.text('person_id') + ' AS who', *facts])} FROM {part.sql}"
+
+    base.execute(f"CREATE TABLE person AS {' UNION '.join(map(facts_of, parts))}")
+    twice = base.execute(
+        "SELECT who FROM person WHERE who IS NOT NULL GROUP BY who HAVING count(*) > 1 ORDER BY who"
+    ).fetchall()
+    if twice:
+        raise InputError(
+            f"The table of persons says different things of {listed(who for (who,) in twice)} in several lines. Leave "
+            "one line for each person."
+        )
     held = base.execute(
         "SELECT person.* FROM people LEFT JOIN person USING (who) ORDER BY place"
     ).fetchnumpy()

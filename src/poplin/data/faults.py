@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-LARGEST_COUNT = 2.0**53  # above it, neighbouring whole numbers are the same float64
+LARGEST_COUNT = 2.0**53 - 1  # above it, what was another whole number may be the same float64
 
 # what was found, and how it is mended, in the order in which it is told
 KINDS = (
@@ -20,7 +20,7 @@ KINDS = (
         "Counts are whole numbers; pass them as counted (AnnData often keeps them in a layer) and give "
         "depth or effort as `offset` on the log scale.",
     ),
-    ("a count above 2^53", "Such a number is no longer exact; check the units of the table."),
+    ("a count of 2^53 or more", "Such a number is no longer exact; check the units of the table."),
 )
 
 

@@ -15,26 +15,27 @@ from poplin.data.backed import Backed, Source, Stored
 from poplin.data.located import kind_of, loaded
 from poplin.data.packed import counted, packed
 from poplin.data.stored import large_table, root_of, rows_in
-from poplin.data.tables import CountTable, Names, as_named, index_names, listed
+from poplin.data.tables import CountTable, Names, as_named, as_notes, index_names, listed
 from poplin.data.textfiles import name_rows
 
 
-def large_annotated(file: Path, layer: str | None) -> CountTable | None:
-    """X or a layer of an AnnData's file that stays there, with names and obs; None where it can be read.
+def large_annotated(file: Path, layer: str | None) -> tuple[CountTable | None, Names]:
+    """X or a layer of an AnnData's file that stays there, with names and obs, and what is to be told of it.
 
-    Raises `InputError` where there is no such layer: the file need not be read for that.
+    The table is None where it can be read. Raises `InputError` where there is no such layer: the file need not be read
+    for that.
     """
     root = root_of(file)
     layers = list(root["layers"]) if "layers" in root else []
     if layer is not None and layer not in layers:
         raise InputError(f"{file.name} has no layer '{layer}'; it has {listed(layers) or 'none'}.")
-    large = large_table(root, "X" if layer is None else f"layers/{layer}")
+    large, told = large_table(root, "X" if layer is None else f"layers/{layer}")
     if large is None:
-        return None
+        return None, told
     obs, var = (part_of(root, name) for name in ("obs", "var"))
     report = "uns/poplin_counts/report"  # what `poplin counts` left out, and why
-    notes = tuple(str(words) for words in (part_of(root, report) if report in root else ()))
-    return CountTable(large, index_names(obs.index), index_names(var.index), obs, notes)
+    notes = as_notes(part_of(root, report) if report in root else ())
+    return CountTable(large, index_names(obs.index), index_names(var.index), obs, notes), told
 
 
 def part_of(root: Any, name: str) -> Any:

@@ -6,7 +6,6 @@ Start at `located`; `loaded` turns what another library says of a broken file in
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,11 +50,13 @@ def located(path: str | os.PathLike[str], known: tuple[str, ...]) -> tuple[Path,
 
 
 def loaded(file: Path, load: Callable[[], Any]) -> Any:
-    """What `load` gives; another library's failure on a broken file becomes an `InputError`."""
+    """What `load` gives; another library's failure on a broken file, of whatever class, becomes an `InputError`."""
     try:
         return load()
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (
+        Exception
+    ) as error:  # damaged bytes end in zlib's errors, in those of recursion, memory, division, ...
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{file.name} cannot be read as {file.suffix} file: {text.rstrip('.')}.") from error

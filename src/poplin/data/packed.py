@@ -51,9 +51,12 @@ def counted(file: Path) -> tuple[int, Names]:
     """How many rows a Parquet file has, and its columns without those that are row names in pandas."""
     from pyarrow import parquet
 
-    told = loaded(file, lambda: parquet.ParquetFile(file))
-    names = (told.schema_arrow.pandas_metadata or {}).get("index_columns", [])
-    return told.metadata.num_rows, tuple(name for name in told.schema_arrow.names if name not in names)
+    def look() -> tuple[int, Names]:
+        told = parquet.ParquetFile(file)
+        names = (told.schema_arrow.pandas_metadata or {}).get("index_columns", [])
+        return told.metadata.num_rows, tuple(name for name in told.schema_arrow.names if name not in names)
+
+    return loaded(file, look)
 
 
 def packed(file: Path, columns: Names, rows: Names | None) -> SparseRows:

@@ -23,9 +23,10 @@ from poplin.data.located import ANNOTATED, TEXT, loaded, located
 from poplin.data.packed import counted
 from poplin.data.stored import root_of
 from poplin.data.tables import CountTable, Names, as_table, index_names, listed
-from poplin.data.textfiles import Layout, layout, name_rows, opened
+from poplin.data.textfiles import layout, name_rows, opened, read_body, unpacked
 
 _SPARSE_KEYS = {"format", "shape", "data"}
+MOST_PACKED = 1032  # bytes that one byte of a .gz file can stand for
 
 
 def read_counts(
@@ -89,7 +90,12 @@ def read_basis(path: str | os.PathLike[str]) -> Any:
 
     file, kind = located(path, (*TEXT, ".parquet", ".npz", ".npy"))
     if kind == ".npy":
-        return pandas.DataFrame(loaded(file, lambda: np.load(file, allow_pickle=False)))
+        array = loaded(file, lambda: np.load(file, allow_pickle=False))
+        if array.ndim not in (1, 2):
+            raise InputError(
+                f"{file.name} has {array.ndim} dimensions; wanted is a basis of p rows and q columns."
+            )
+        return pandas.DataFrame(array)
     if kind == ".npz":
         arrays = _npz(file)
         matrices = [name for name, array in arrays.items() if array.ndim == 2]
@@ -99,9 +105,9 @@ def read_basis(path: str | os.PathLike[str]) -> Any:
                 f"{file.name} holds the arrays {listed(arrays)}; wanted is one two-dimensional array, named "
                 "V."
             )
-        names = arrays.get("var_names")
         frame = pandas.DataFrame(arrays[chosen[0]])
-        return frame if names is None else frame.set_axis([str(name) for name in names], axis=0)
+        names = _names(arrays, "var_names", len(frame), file)
+        return frame if names is None else frame.set_axis(list(names), axis=0)
     return _frame(file, kind, None, counts=True, header=None)
 
 
@@ -120,40 +126,17 @@ def _frame(file: Path, kind: str, row_names: str | None, *, counts: bool, header
 def _named_text(file: Path, row_names: str | None, *, counts: bool, header: bool | None = True) -> Any:
     """A text table with its row names in the index, spelled as in the file."""
     how = layout(file, header=header)
-    frame = _text(file, how)
-    if how.columns is not None:
-        frame = frame.set_axis(list(how.columns), axis=1)
+    frame = read_body(file, how).to_pandas()
+    for name in frame.select_dtypes("object").columns:
+        frame[name] = frame[name].where(frame[name].notna(), np.nan)  # Arrow has None there
+    frame.columns = range(how.width) if how.columns is None else list(how.columns)
     with opened(file) as lines:
         frame = with_words_as_names(frame, lines, how.delimiter, counts=counts)
 
     def spelled(place: int) -> Any:
-        return _text(file, how, usecols=[place], dtype=str, keep_default_na=False).iloc[:, 0]
+        return read_body(file, how, as_spelled=place).column(0).to_pylist()
 
     return name_rows(frame, row_names, file.name, counts=counts, spelled=spelled)
-
-
-def _text(file: Path, how: Layout, **options: Any) -> Any:
-    """A text table as pandas reads it, its columns numbered."""
-    import pandas
-
-    read_csv: Any = pandas.read_csv  # its stubs do not know float_precision="round_trip"
-    with opened(file) as handle:
-        try:
-            return read_csv(
-                handle,
-                sep=how.delimiter,
-                header=None,
-                skiprows=how.skipped,
-                skipinitialspace=how.delimiter == " ",
-                decimal=how.decimal,
-                float_precision="round_trip",
-                low_memory=False,
-                **options,
-            )
-        except pandas.errors.EmptyDataError:
-            return pandas.DataFrame(columns=range(len(how.columns or ())))
-        except (pandas.errors.ParserError, UnicodeDecodeError) as error:
-            raise InputError(f"{file.name} cannot be read as a table: {str(error).strip()}.") from error
 
 
 def _npz(file: Path) -> dict[str, np.ndarray]:
@@ -161,7 +144,10 @@ def _npz(file: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{file.name} is no .npz file. Write it with numpy.savez or scipy.sparse.save_npz.")
 
     def load() -> dict[str, np.ndarray]:
-        with np.load(file, allow_pickle=False) as held:
+        with (
+            file.open("rb") as stream,
+            np.load(stream, allow_pickle=False) as held,
+        ):  # numpy closes no broken file
             return {name: held[name] for name in held.files}
 
     return loaded(file, load)
@@ -231,6 +217,7 @@ def _mtx_counts(file: Path) -> CountTable:
     """Counts in Matrix Market format, turned so that barcodes are rows when the names beside it say so."""
     from scipy.io import mmread
 
+    loaded(file, lambda: _check_matrix_market(file))
     values: Any = loaded(file, lambda: mmread(file))
     prefix = file.name.split("matrix")[0] if "matrix" in file.name else ""
     cells, genes = _beside(file, prefix, ("barcodes",)), _beside(file, prefix, ("features", "genes"))
@@ -248,6 +235,24 @@ def _mtx_counts(file: Path) -> CountTable:
                 "matrix."
             )
     return as_table(CountTable(values, rows, columns, None, tuple(notes)))
+
+
+def _check_matrix_market(file: Path) -> None:
+    """Raises `InputError` for what ends scipy's reader, or makes it ask for memory that the file cannot fill."""
+    from scipy.io import mminfo
+
+    with unpacked(file) as stream:
+        while block := stream.read(1 << 20):
+            if b"\0" in block:
+                raise InputError(f"{file.name} is damaged: it holds bytes that are no text. Copy it again.")
+    n, p, entries, layout, _, _ = mminfo(file)
+    shortest = 4 if layout == "coordinate" else 2  # bytes of an entry: "1 1\n"
+    most = file.stat().st_size * (1 if file.suffix.lower() == ".mtx" else MOST_PACKED) // shortest
+    if entries > most:
+        raise InputError(
+            f"{file.name} declares {entries} entries ({n} x {p}), more than it can hold: it is cut off or "
+            "damaged. Copy it again."
+        )
 
 
 def _beside(file: Path, prefix: str, names: tuple[str, ...]) -> list[str] | None:
@@ -275,6 +280,7 @@ def read_annotated(path: str | os.PathLike[str]) -> Any:
     file, kind = located(path, ANNOTATED)
     from anndata.io import read_h5ad, read_zarr
 
+    loaded(file, lambda: root_of(file))  # AnnData follows whatever leads out of a file
     held = loaded(file, lambda: read_zarr(file) if kind == ".zarr" else read_h5ad(file))
     if not hasattr(held, "obs_names"):
         raise InputError(f"{file.name} holds a {type(held).__name__}; wanted is an AnnData.")
@@ -283,10 +289,12 @@ def read_annotated(path: str | os.PathLike[str]) -> Any:
 
 def _annotated_counts(file: Path, layer: str | None) -> CountTable:
     """X or a layer, with names and obs; a large one stays in the file."""
-    large = loaded(file, lambda: large_annotated(file, layer))
+    large, told = loaded(file, lambda: large_annotated(file, layer))
     if large is not None:
-        return as_table(large)
-    held = read_annotated(file)
-    if layer is not None:
-        held.X = held.layers[layer]
-    return as_table(held)
+        table = as_table(large)
+    else:
+        held = read_annotated(file)
+        if layer is not None:
+            held.X = held.layers[layer]
+        table = as_table(held)
+    return table._replace(notes=(*table.notes, *told))

@@ -16,6 +16,7 @@ import numpy as np
 
 from poplin._errors import InputError
 from poplin.data.backed import Backed, DenseRows, Source, SparseRows, Stored
+from poplin.data.damage import check_chunks, check_inside
 from poplin.data.held import are_many
 
 ZARR = ".zarr"
@@ -38,23 +39,29 @@ def from_file(values: Any) -> Any:
 
 
 def root_of(path: Path) -> Any:
-    """The root of a file, for reading."""
+    """The root of a file, for reading. Raises `InputError` where an HDF5 file leads out of itself."""
     if path.suffix.lower() == ZARR:
         import zarr
 
         return zarr.open_group(path, mode="r")
     import h5py
 
-    return h5py.File(path, "r")
+    root = h5py.File(path, "r")
+    check_inside(root, path.name)
+    return root
 
 
-def large_table(root: Any, key: str) -> Any:
-    """An element of a file that stays there; None where there is no table of this name, or one that can be read."""
+def large_table(root: Any, key: str) -> tuple[Any, tuple[str, ...]]:
+    """An element of a file that stays there, and what is to be told of it.
+
+    The element is None where there is no table of this name, or one that can be read.
+    """
     node = root[key] if key in root else None
     if node is None or not (hasattr(node, "shape") or "indptr" in node):
-        return None
+        return None, ()
     shape = _shape(node)
-    return _held(node) if len(shape) == 2 and are_many(shape) else None
+    told = check_chunks(node, shape, _name(node))
+    return (_held(node) if len(shape) == 2 and are_many(shape) else None), told
 
 
 def rows_in(source: Source) -> Stored:
@@ -78,7 +85,20 @@ def _rows(node: Any) -> Stored:
         raise InputError(f"{_name(node)} holds values of type '{kind}'; numbers are wanted.")
     if hasattr(node, "shape"):
         return DenseRows(node)
-    return SparseRows(node["data"], node["indices"], np.asarray(node["indptr"][...]), _shape(node)[1])
+    return SparseRows(node["data"], node["indices"], _pointers(node), _shape(node)[1])
+
+
+def _pointers(node: Any) -> np.ndarray:
+    """Where the rows of a sparse table begin, in memory; they never go back, and end with the entries."""
+    n, many = _shape(node)[0], min(node["data"].shape[0], node["indices"].shape[0])
+    length = node["indptr"].shape[0]
+    pointers = np.asarray(node["indptr"][...]) if length == n + 1 else np.empty(0)
+    if not len(pointers) or pointers[0] != 0 or pointers[-1] > many or (np.diff(pointers) < 0).any():
+        raise InputError(
+            f"{_name(node)} is damaged: the {length} places at which its rows begin do not fit its {n} rows and {many} "
+            "entries. Write the file again."
+        )
+    return pointers
 
 
 def _read_by_columns(node: Any) -> Any:

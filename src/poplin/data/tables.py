@@ -7,9 +7,10 @@ user has imported them, so `sys.modules` is asked. Names that are only a numberi
 
 from __future__ import annotations
 
+import copy
 import os
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from poplin.data.held import as_held, is_large, is_on_disk
 from poplin.data.stored import from_file, is_instance
 
 Names = tuple[str, ...]
+MOST_EMPTY = 10_000_000  # rows or columns of a sparse table that has fewer entries than these
 
 
 class CountTable(NamedTuple):
@@ -103,10 +105,15 @@ def index_names(index: Any) -> Names | None:
     return None if names == tuple(str(i) for i in range(len(names))) else names
 
 
+def as_notes(report: Any) -> Names:
+    """What a file has to tell, one sentence each, whatever it holds there."""
+    return tuple(str(words) for words in np.ravel(report))
+
+
 def _one_name(name: Any) -> str:
     if isinstance(name, tuple):
         return ":".join(str(part) for part in name)
-    return name.decode() if isinstance(name, bytes) else str(name)
+    return name.decode(errors="backslashreplace") if isinstance(name, bytes) else str(name)
 
 
 def as_table(Y: Any) -> CountTable:
@@ -123,16 +130,17 @@ def as_table(Y: Any) -> CountTable:
             raise InputError(
                 "The AnnData object has no X. Put the raw counts there: adata.X = adata.layers['counts']."
             )
-        told = Y.uns.get("poplin_counts", {}).get("report", ())  # what `poplin counts` left out, and why
+        told = Y.uns.get("poplin_counts")  # what `poplin counts` left out, and why
+        notes = as_notes(told.get("report", ()) if isinstance(told, Mapping) else ())
         names = index_names(Y.obs_names), index_names(Y.var_names)
-        table = CountTable(Y.X, *names, Y.obs, tuple(str(words) for words in told))
+        table = CountTable(Y.X, *names, Y.obs, notes)
     else:
         table = CountTable(Y)
     table = table._replace(values=from_file(table.values))
     if is_on_disk(table.values):
         return table
     if is_sparse(table.values) and is_large(table.values):
-        return table._replace(values=as_held(table.values))
+        return table._replace(values=as_held(sparse_numbers(table.values, "Y")))
     named = as_named(table.values, "Y", table.row_names, table.column_names)
     if named.values.ndim != 2:
         raise InputError(
@@ -158,10 +166,38 @@ def as_named(
         frame = thing.to_frame(what if thing.name is None else thing.name)
         return Named(_frame_numbers(frame, what)[:, 0], index_names(thing.index), None)
     if is_sparse(thing):
-        return Named(np.asarray(thing.toarray(), dtype=np.float64), row_names, column_names)
+        return Named(sparse_numbers(thing, what).toarray(), row_names, column_names)
     if isinstance(thing, np.ma.MaskedArray):
         thing = np.ma.filled(thing.astype(np.float64), np.nan)
     return Named(_array_numbers(thing, what, row_names, column_names), row_names, column_names)
+
+
+def sparse_numbers(thing: Any, what: str) -> Any:
+    """A sparse table in double precision, after a check that its entries lie inside: nothing that reads it checks that.
+
+    Raises `InputError` for entries outside, for pointers that do not fit, and for what is no real number; also for a
+    side of which nearly all is empty, as a damaged file may declare it, before memory is asked for it.
+    """
+    if thing.dtype.kind not in "biuf":
+        raise InputError(f"{what} holds values of type {thing.dtype}; numbers are wanted.")
+    longest = max(thing.shape)
+    if longest > max(MOST_EMPTY, thing.nnz):
+        raise InputError(
+            f"{what} is {' x '.join(str(size) for size in thing.shape)} and holds {thing.nnz} entries: nearly all of "
+            "its rows or columns are empty. Check the shape that the file declares, or leave out what is empty."
+        )
+    checked = copy.copy(thing)  # scipy trims what it checks
+    try:
+        if hasattr(checked, "check_format"):
+            checked.check_format(full_check=True)
+        elif hasattr(checked, "coords"):  # of these, scipy checks the entries where they are put together
+            checked = type(thing)((thing.data, thing.coords), shape=thing.shape)
+    except (ValueError, IndexError, TypeError) as error:
+        raise InputError(
+            f"{what} is a sparse table whose parts do not fit together: {error}. Some entries lie in no row or column; "
+            "write the table again from where it came."
+        ) from error
+    return checked.astype(np.float64, copy=False)
 
 
 def _frame_numbers(frame: Any, what: str) -> np.ndarray:

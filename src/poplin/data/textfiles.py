@@ -1,46 +1,53 @@
 """Tables in text: which delimiter, which header, which column names the rows.
 
-Start at `layout`; `name_rows` holds the rule for row names, which files of other kinds share. Nothing is
-guessed in silence: a line with too few fields, a header of numbers, a first column that may be either names
-or counts are errors that ask.
+Start at `layout`, which looks at the head; `read_body` hands the rest to one parser, Arrow's. `name_rows` holds the
+rule for row names, which files of other kinds share. Nothing is guessed in silence: a line with too few fields, a
+header of numbers, a first column that may be either names or counts are errors that ask.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
 import gzip
+import importlib
+import io
 import re
-from collections.abc import Callable, Iterable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, BinaryIO, NamedTuple, TextIO, cast
 
 from poplin._errors import InputError
 from poplin.data.tables import Names, listed
 
 _NAMED = {",": "comma", ";": "semicolon", "\t": "tab", " ": "space"}
 _HEAD_LINES = 50
+_LONGEST = 1 << 26  # bytes that are parsed together; a line has to fit
+# what is raised where a file cannot be unpacked, decoded or cut
+DAMAGE = (csv.Error, UnicodeDecodeError, EOFError, OSError, zlib.error)
 
 
 class Layout(NamedTuple):
-    """How a text file is a table: what cuts it, its column names (None: no header), lines before the data."""
+    """How a text file is a table: what cuts it, column names (None: no header), columns, bytes before the data."""
 
     delimiter: str
     columns: Names | None
+    width: int
     skipped: int
     decimal: str
 
 
 def layout(path: Path, *, header: bool | None = True) -> Layout:
-    """The layout of a text table, after a check that every line has as many fields.
+    """The layout of a text table, from its first lines.
 
     The delimiter is a tab in .tsv, else the one of comma, semicolon and tab (in .txt: and space) that cuts
     the lines evenly. A header that is one field short, as R writes it, leaves the first column unnamed.
-    `header` None: a first line of numbers is data. Raises `InputError` when the file is no text, no table, or
-    lines differ in length.
+    `header` None: a first line of numbers is data. Raises `InputError` when the file is no text or no table.
     """
     delimiter = _delimiter(path)
-    head, width, line = _checked_lines(path, delimiter)
+    head, width, marked, after = _first_records(path, delimiter)
     numbers = all(_is_number(field) for field in head)
     if header is True and numbers and not _is_numbering(head):
         raise InputError(
@@ -49,9 +56,71 @@ def layout(path: Path, *, header: bool | None = True) -> Layout:
         )
     decimal = "," if _decimal_comma(path, delimiter) else "."
     if header is None and numbers:
-        return Layout(delimiter, None, 0, decimal)
+        return Layout(delimiter, None, width, marked, decimal)
     unnamed = [""] if len(head) == width - 1 else []
-    return Layout(delimiter, tuple(unnamed + [field.strip() for field in head]), line, decimal)
+    columns = tuple(unnamed + [field.strip() for field in head])
+    return Layout(delimiter, columns, width, after, decimal)
+
+
+def read_body(path: Path, how: Layout, *, as_spelled: int | None = None) -> Any:
+    """What follows the header as an Arrow table, its columns numbered: numbers, truth values or text.
+
+    `as_spelled` is a column that is wanted alone, as text in which nothing is missing. Raises `InputError` where a line
+    has another number of fields than the first.
+    """
+    import pyarrow
+    from pyarrow import csv as arrow
+
+    names = [str(j) for j in range(how.width)]
+    wanted = names if as_spelled is None else [str(as_spelled)]
+    delimiter = "," if how.delimiter == " " else how.delimiter
+
+    def parsed(types: dict[str, Any]) -> Any:
+        options = arrow.ConvertOptions(
+            include_columns=wanted,
+            column_types=types,
+            decimal_point=how.decimal,
+            null_values=[*arrow.ConvertOptions().null_values, "<NA>", "None"],
+            strings_can_be_null=as_spelled is None,
+            true_values=["true", "True", "TRUE"],  # 1 and 0 are numbers
+            false_values=["false", "False", "FALSE"],
+        )
+        with _body(path, how) as stream:
+            return arrow.read_csv(
+                stream,
+                arrow.ReadOptions(use_threads=False, block_size=_LONGEST, column_names=names),
+                arrow.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+                options,
+            )
+
+    try:
+        found = parsed({} if as_spelled is None else {wanted[0]: pyarrow.string()})
+        # a date is text here, as any other name of a level is
+        dated = [field.name for field in found.schema if pyarrow.types.is_temporal(field.type)]
+        found = parsed(dict.fromkeys(dated, pyarrow.string())) if dated else found
+        return found if as_spelled is not None else _without_plus(found)
+    except pyarrow.ArrowInvalid as error:
+        if str(error) == "Empty CSV file":
+            return pyarrow.table({name: pyarrow.nulls(0) for name in wanted})
+        _check_lines(path, how.delimiter)
+        raise InputError(f"{path.name} cannot be read as a table: {' '.join(str(error).split())}.") from error
+    except DAMAGE as error:
+        raise InputError(f"{path.name} cannot be read as a table: {error}.") from error
+
+
+def _without_plus(table: Any) -> Any:
+    """The same table, numbers where a column is text only because some are written with a sign, as +0.5."""
+    import pyarrow
+
+    compute: Any = importlib.import_module("pyarrow.compute")  # its functions are made at run time
+    for place, field in enumerate(table.schema):
+        if pyarrow.types.is_string(field.type):
+            plain = compute.replace_substring_regex(table.column(place), r"^\s*\+([\d.])", r"\1")
+            try:
+                table = table.set_column(place, field.name, plain.cast(pyarrow.float64()))
+            except pyarrow.ArrowInvalid:  # it is text
+                continue
+    return table
 
 
 def name_rows(
@@ -89,7 +158,9 @@ def name_rows(
         line = int(labels.isna().to_numpy().argmax()) + 1
         raise InputError(f"{source} has no row name in its data row {line}. Every row needs its own name.")
     kept = frame.iloc[:, [j for j in range(frame.shape[1]) if j != place]]
-    return kept.set_axis([str(label) for label in (labels if spelled is None else spelled(place))], axis=0)
+    as_text = labels.dtype == object  # and so spelled already
+    kept.index = [str(label) for label in (labels if spelled is None or as_text else spelled(place))]
+    return kept
 
 
 def _first_names_rows(frame: Any, name: str, source: str, counts: bool) -> bool:
@@ -110,9 +181,24 @@ def _first_names_rows(frame: Any, name: str, source: str, counts: bool) -> bool:
 
 def opened(path: Path) -> TextIO:
     """The file as text in UTF-8, unpacked when it ends in .gz."""
-    if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
+    return io.TextIOWrapper(unpacked(path), encoding="utf-8-sig", newline="")
+
+
+def unpacked(path: Path) -> BinaryIO:
+    """The bytes of a file, unpacked when it ends in .gz."""
+    return cast(BinaryIO, gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+def _body(path: Path, how: Layout) -> BinaryIO:
+    """The bytes after the header. What is cut at spaces, of which there may be several, is written with commas."""
+    stream = unpacked(path)
+    stream.seek(how.skipped)
+    if how.delimiter != " ":
+        return stream
+    with io.TextIOWrapper(stream, encoding="utf-8", newline="") as handle:
+        evenly = io.StringIO(newline="")
+        csv.writer(evenly).writerows(_fields(handle, " "))
+    return io.BytesIO(evenly.getvalue().encode())
 
 
 def _head(path: Path) -> list[str]:
@@ -120,12 +206,12 @@ def _head(path: Path) -> list[str]:
     try:
         with opened(path) as handle:
             lines = [line for _, line in zip(range(_HEAD_LINES), handle, strict=False)]
-    except (gzip.BadGzipFile, EOFError) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path.name} is no text in UTF-8. Save the table as CSV in UTF-8.") from error
+    except DAMAGE as error:
         raise InputError(
             f"{path.name} is named .gz but cannot be unpacked: {error}. Compress it again."
         ) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path.name} is no text in UTF-8. Save the table as CSV in UTF-8.") from error
     if any("\0" in line for line in lines):
         raise InputError(f"{path.name} is a binary file, not a text table. Save the table as CSV in UTF-8.")
     lines = [line for line in lines if line.strip()]
@@ -142,40 +228,69 @@ def _delimiter(path: Path) -> str:
     best, most = ",", 1
     spaces = ".txt" in (suffix.lower() for suffix in path.suffixes)  # as R writes a table by default
     for delimiter in _NAMED if spaces else ",;\t":
-        widths = [len(fields) for fields in _fields(lines, delimiter)]
-        body = set(widths[1:]) or {widths[0]}
+        widths = _widths(lines, delimiter)
+        body = set(widths[1:] or widths)
         even = len(body) == 1 and widths[0] in (max(body), max(body) - 1)
         if even and max(body) > most:
             best, most = delimiter, max(body)
     return best
 
 
-def _fields(lines: Iterable[str], delimiter: str) -> Any:
-    return csv.reader(lines, delimiter=delimiter, skipinitialspace=delimiter == " ")
+def _widths(lines: list[str], delimiter: str) -> list[int]:
+    """How many fields each record has; nothing where a quoted field goes on after its closing quote."""
+    widths = []
+    try:
+        widths.extend(len(fields) for fields in _fields(lines, delimiter, strict=True))
+    except csv.Error as error:
+        if "unexpected end of data" not in str(error):  # as the first lines may end within quotes
+            return []
+    return widths
 
 
-def _checked_lines(path: Path, delimiter: str) -> tuple[list[str], int, int]:
-    """The header, the number of columns and the line of the header; every line has as many fields."""
-    head: list[str] | None = None
-    width, header_line = None, 1
+def _fields(lines: Iterable[str], delimiter: str, *, strict: bool = False) -> Any:
+    return csv.reader(lines, delimiter=delimiter, skipinitialspace=delimiter == " ", strict=strict)
+
+
+def _first_records(path: Path, delimiter: str) -> tuple[list[str], int, int, int]:
+    """The header, the number of columns, and the bytes before the header and after it."""
+    with unpacked(path) as stream:
+        marked = len(codecs.BOM_UTF8) if stream.read(3) == codecs.BOM_UTF8 else 0
+    taken: list[str] = []  # the lines of which a record consists: a quoted field may hold line breaks
+
+    def noted(lines: Iterable[str]) -> Iterator[str]:
+        for line in lines:
+            taken.append(line)
+            yield line
+
+    try:
+        with opened(path) as handle:
+            records = (fields for fields in _fields(noted(handle), delimiter) if fields)
+            head = next(records)  # an empty file was refused by _head
+            after = marked + len("".join(taken).encode())
+            width = len(next(records, head))
+    except DAMAGE as error:
+        raise InputError(f"{path.name} cannot be read as a table: {error}.") from error
+    if width not in (len(head), len(head) + 1):
+        _check_lines(path, delimiter)
+    return head, width, marked, after
+
+
+def _check_lines(path: Path, delimiter: str) -> None:
+    """Raises `InputError` that names the first line with another number of fields than are wanted."""
+    width = None
     try:
         with opened(path) as handle:
             reader = _fields(handle, delimiter)
+            head = next(fields for fields in reader if fields)
             for fields in reader:
                 if not fields:
                     continue
-                if head is None:
-                    head, header_line = fields, reader.line_num
-                elif width is None:
-                    width = len(fields)
-                    if width not in (len(head), len(head) + 1):
-                        raise InputError(_uneven(path, reader.line_num, width, len(head), delimiter))
-                elif len(fields) != width:
-                    raise InputError(_uneven(path, reader.line_num, len(fields), width, delimiter))
-    except (csv.Error, UnicodeDecodeError, EOFError, OSError) as error:
+                wanted = (len(head), len(head) + 1) if width is None else (width,)
+                if len(fields) not in wanted:
+                    raise InputError(_uneven(path, reader.line_num, len(fields), wanted[0], delimiter))
+                width = len(fields)
+    except DAMAGE as error:
         raise InputError(f"{path.name} cannot be read as a table: {error}.") from error
-    assert head is not None  # an empty file was refused by _head
-    return head, len(head) if width is None else width, header_line
 
 
 def _uneven(path: Path, line: int, found: int, wanted: int, delimiter: str) -> str:

@@ -17,6 +17,7 @@ from poplin.data.held import is_held_sparse, is_on_disk, smallest
 from poplin.data.large_files import reopened
 from poplin.estimators import encoding, esteps
 from poplin.estimators.driver import Result
+from poplin.estimators.soundness import check_fit, sound
 from poplin.inference.summary import OF_A_RUN
 from poplin.store import read_npz, write_npz
 
@@ -89,7 +90,10 @@ def load(face: type, path: Any) -> Any:
     """A fitted model of class `face` from a file that `save` wrote."""
     arrays, meta = read_npz(path)
     try:
-        return _rebuilt(face, arrays, meta, _counts_from(arrays, meta.get("counts_source"), path))
+        y = _counts_from(arrays, meta.get("counts_source"), path)
+        with sound(path):
+            check_fit(arrays, meta, y)
+        return _rebuilt(face, arrays, meta, y)
     except KeyError as missing:
         raise InputError(f"{path}: not a fit that poplin saved; {missing} is not in it.") from None
 

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from poplin._errors import InputError
+from poplin.estimators.soundness import check_model, sound
 from poplin.store import read_npz
 
 READERS = {
@@ -27,6 +28,8 @@ def load(path: Any) -> Any:
         return pln.load(path)
     if name not in READERS:
         raise InputError(f"{path} holds a model that this poplin does not know, '{name}'. Update poplin.")
+    with sound(path):
+        check_model(arrays)
     try:
         return import_module(READERS[name]).rebuilt(arrays, meta)
     except KeyError as missing:

@@ -15,6 +15,7 @@ from poplin._errors import ConvergenceWarning, InputError
 from poplin._precision import double_precision
 from poplin.data.values import as_new_values, as_values
 from poplin.estimators.parameters import AbstractEstimator
+from poplin.estimators.soundness import check_model
 from poplin.methods.ppca import ExactEM, Gaussian, Measurements, closed_form, loglik, principal
 from poplin.store import read_npz, write_npz
 
@@ -186,6 +187,9 @@ class PPCA(AbstractEstimator):
 
 def rebuilt(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> PPCA:
     """A fitted `PPCA` from what `PPCA.save` wrote."""
+    check_model(arrays)
+    if arrays["noise"] <= 0 or arrays["loadings"].shape[:-1] != arrays["mean"].shape:
+        raise InputError("The file's noise or sizes are none that a fit leaves. Fit again.")
     fit = PPCA(**meta["settings"])
     fit._take(Gaussian(arrays["mean"], arrays["loadings"], arrays["noise"]))  # type: ignore[arg-type]
     fit.column_names_, fit.n_features_in_ = tuple(meta["columns"]), len(arrays["mean"])

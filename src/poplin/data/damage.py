@@ -1,0 +1,91 @@
+"""What may be wrong with the store of an AnnData before anything in it is read: ways out of it, chunks that are gone.
+
+Start at `check_inside`, which `stored.root_of` asks of every HDF5 file, and at `check_chunks`. The libraries are silent
+here: HDF5 follows a link into any file that the reader may read, and a chunk that is not there is read as zeros.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from poplin._errors import InputError
+from poplin.data.held import are_many
+
+FEW = 0.01  # share of the chunks of a large table below which the file only declares it
+_ABOUT = (".zarray", ".zattrs", ".zgroup", "zarr.json")  # files of a zarr store that are no chunks
+
+
+def check_inside(root: Any, name: str) -> None:
+    """Raises `InputError` where an HDF5 file leads out of itself, by links or storage elsewhere, or round in a circle.
+
+    Cost: one look at each element; no numbers are read.
+    """
+    import h5py
+
+    seen, waiting = {root}, [root]
+    while waiting:
+        group = waiting.pop()
+        for key in group:
+            where = f"{name} holds, at '{group.name.rstrip('/')}/{key}',"
+            if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+                raise InputError(f"{where} a link to somewhere else, which is not followed. {_MEND}")
+            node = group[key]
+            if isinstance(node, h5py.Dataset) and (node.external or node.is_virtual):
+                raise InputError(f"{where} numbers that lie in other files, which are not read. {_MEND}")
+            if isinstance(node, h5py.Group):
+                if node in seen:
+                    raise InputError(f"{where} a group that stands elsewhere in it too. {_MEND}")
+                seen.add(node)
+                waiting.append(node)
+
+
+_MEND = "Write the file again, complete: anndata.read_h5ad(file).write_h5ad(new), if you trust where it came from."
+
+
+def check_chunks(node: Any, shape: tuple[int, ...], name: str) -> tuple[str, ...]:
+    """What is to be told of chunks of a table that are not there; `node` is dense, or the group of a sparse one.
+
+    Chunks of zeros are left out by those who write dense tables, so that these are told of; a sparse table has no
+    zeros to leave out. Raises `InputError` where counts are gone, and where hardly anything is there of a large table.
+    """
+    if not hasattr(node, "shape"):
+        gone = [part for part in ("data", "indices", "indptr") if _absent(node[part])[0]]
+        if gone and node["data"].shape[0] and shape[1] > 1:  # in one column, all indices are 0
+            raise InputError(
+                f"{name} is damaged: of its {' and its '.join(gone)}, parts are missing in the store. Copy it again."
+            )
+        return ()
+    absent, chunks = _absent(node)
+    if absent and (absent == chunks or (are_many(shape) and chunks - absent < FEW * chunks)):
+        raise InputError(
+            f"{name} is {' x '.join(str(size) for size in shape)} as it is declared, and of its {chunks} chunks "
+            f"{chunks - absent} are there. The file is damaged, or nothing was written; write it again."
+        )
+    if not absent:
+        return ()
+    return (
+        f"{absent} of the {chunks} chunks of {name} are not in the store and were read as 0: so chunks of zeros are "
+        "stored, and so a store looks that lost some.",
+    )
+
+
+def _absent(array: Any) -> tuple[int, int]:
+    """How many chunks of an array are not there, and how many it has; none where that cannot be known."""
+    if 0 in array.shape or not array.shape:
+        return 0, 0
+    if hasattr(array, "file"):
+        if not array.chunks:
+            return (0 if array.id.get_storage_size() else 1), 1
+        chunks, there = _many(array.shape, array.chunks), array.id.get_num_chunks()
+        return chunks - there, chunks
+    folder = Path(str(getattr(array.store, "root", None) or "")) / array.path
+    if not array.path or not folder.is_dir():
+        return 0, 0
+    chunks = _many(array.shape, getattr(array, "shards", None) or array.chunks)
+    return chunks - sum(file.is_file() and file.name not in _ABOUT for file in folder.rglob("*")), chunks
+
+
+def _many(shape: tuple[int, ...], chunk: tuple[int, ...]) -> int:
+    return math.prod(-(-size // step) for size, step in zip(shape, chunk, strict=True))
