@@ -125,6 +125,16 @@ def test_pairs_of_columns_are_the_quadrature() -> None:
     assert np.all(found.standard_error < 0.06)
 
 
+def test_rows_that_all_want_more_draws_are_asked_again() -> None:
+    """None has enough after the first round: nothing is handed on, and all have their draws in the last."""
+    block, coef, loadings = simulated(3.0 * np.eye(6), -1.0, n=5)
+    (part,) = marginal.slices(jax.random.key(KEY), block, coef, loadings, draws=100)
+    none = lambda log_ratios: np.zeros(len(log_ratios), bool)
+    rounds = list(sequential.in_rounds(jax.random.key(KEY), [part.way], np.arange(5), none))
+    assert [list(rows) for rows, _ in rounds] == [[0, 1, 2, 3, 4]]
+    assert rounds[0][1][0].shape == (5, sequential.BATCHES[-1] * sequential.DRAWS)
+
+
 @pytest.mark.parametrize("rank", [2, 40])
 def test_fewer_dimensions_than_columns_and_more(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Column by column where a Gaussian would do: the same likelihood, empty dimensions or not."""

@@ -287,7 +287,7 @@ def pareto_shape(log_ratios: Array | np.ndarray) -> np.ndarray:
     """Pareto k-hat of each row's ratios; infinite where a row has no usable ratios."""
     from arviz_stats.base.array import array_stats  # brings scipy.stats, most of a second
 
-    flat = np.asarray(log_ratios).reshape(log_ratios.shape[0], int(np.prod(log_ratios.shape[1:])))
+    flat = np.asarray(log_ratios).reshape(log_ratios.shape[0], -1)
     usable = np.isfinite(flat.max(axis=1))
     shape = np.full(len(flat), np.inf)
     with np.errstate(all="ignore"):  # logs of weights that are zero

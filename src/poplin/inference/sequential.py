@@ -174,7 +174,8 @@ def in_rounds(
             more = [sequential_ratios(own, *way, order, chosen, jnp.asarray(len(rows))) for way in ways]
             held = [np.concatenate([a, np.asarray(b)[rows]], axis=1) for a, b in zip(held, more, strict=True)]
         done = enough(*held) | (total == BATCHES[-1])
-        yield rows[done], [a[done] for a in held]
+        if done.any():
+            yield rows[done], [a[done] for a in held]
         rows, held = rows[~done], [a[~done] for a in held]
         if not len(rows):
             return
