@@ -129,7 +129,7 @@ def _correlations(covariance: np.ndarray) -> np.ndarray:
 
 def words(frame: pd.DataFrame) -> str:
     """Both tables."""
-    some = frame[frame.kind == "held"]
+    some, drawn = (frame[frame.kind == kind] for kind in ("held", "covered"))
     names = [f"{kind} {weight:g}" for kind in ("ml", "bound") for weight in WEIGHTS] + ["bound, same"]
     text = [
         "Log-likelihood of rows left out (three folds; simulated tables: three tables, 200 rows each) less the "
@@ -142,6 +142,8 @@ def words(frame: pd.DataFrame) -> str:
         cells = [f"{part[n].sum():+.0f} ± {np.sqrt(part[f'{n} var'].sum()):.0f}" for n in names]
         size = f"{part['rows'].sum():.0f} | {part['weight'].mean():.2f}, {part['pull'].mean():.2f}"
         text.append(f"| {table} | {size} | {' | '.join(cells)} |")
+    if drawn.empty:
+        return "\n".join(text) + "\n"
     text += [
         "",
         f"Intervals of the default that cover, {ROWS} rows, {COLUMNS} columns, correlation of neighbours "
@@ -151,7 +153,7 @@ def words(frame: pd.DataFrame) -> str:
         "| mean of Z | tables | B | correlations | neighbours' | said | seen |",
         "|---|---|---|---|---|---|---|",
     ]
-    for level, part in frame[frame.kind == "covered"].groupby("level"):
+    for level, part in drawn.groupby("level"):
         count = PART * len(part)
         cells = []
         for name in ("coef", "correlation", "neighbours", "said", "pulled"):

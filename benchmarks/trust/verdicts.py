@@ -80,7 +80,9 @@ def judged(law: str, setting: str, seed: int) -> dict[str, float]:
         for name, asked in {"plain": {}, "robust": {"robust": True}}.items():
             ends = fit.confint("covariance", **asked)
             own = ends.index.get_level_values(0) == ends.index.get_level_values(1)
-            told[f"{name} variances"] = np.mean((ends.lower <= truth) & (truth <= ends.upper), where=own)
+            told[f"{name} variances"] = np.mean(
+                ((ends.lower <= truth) & (truth <= ends.upper)).to_numpy(), where=own
+            )
     return {name: float(value) for name, value in told.items()}
 
 
