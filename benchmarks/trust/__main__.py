@@ -64,9 +64,8 @@ def read(path: Path) -> list[dict[str, Any]]:
     """Lines of one design so far."""
     if not path.is_file():
         return []
-    return [
-        {str(name): value for name, value in line.items()} for line in pd.read_csv(path).to_dict("records")
-    ]
+    table = pd.read_csv(path, keep_default_na=False, na_values=[""])  # "null" is a kind of task
+    return [{str(name): value for name, value in line.items()} for line in table.to_dict("records")]
 
 
 def page(folder: Path) -> str:
