@@ -14,31 +14,29 @@ import pytest
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def _beside(name: str) -> Path:
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"the shared folder {name} is not beside this checkout")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real tables; the test is skipped where there is none."""
-    folder = SHARED / "data"
-    if not folder.is_dir():
-        pytest.skip("the shared folder of real tables is not beside this checkout")
-    return folder
+    return _beside("data")
 
 
 @pytest.fixture(scope="session")
 def shared_designs() -> Path:
     """The folder of reference designs; the test is skipped where there is none."""
-    folder = SHARED / "reference" / "designs"
-    if not folder.is_dir():
-        pytest.skip("the shared folder of reference designs is not beside this checkout")
-    return folder
+    return _beside("reference/designs")
 
 
 @pytest.fixture(scope="session")
 def shared_cases() -> Path:
     """The folder of inputs as people have them; the test is skipped where there is none."""
-    folder = SHARED / "cases"
-    if not folder.is_dir():
-        pytest.skip("the shared folder of cases is not beside this checkout")
-    return folder
+    return _beside("cases")
 
 
 @pytest.fixture

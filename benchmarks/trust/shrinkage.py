@@ -132,15 +132,17 @@ def words(frame: pd.DataFrame) -> str:
     some, drawn = (frame[frame.kind == kind] for kind in ("held", "covered"))
     names = [f"{kind} {weight:g}" for kind in ("ml", "bound") for weight in WEIGHTS] + ["bound, same"]
     text = [
-        "Log-likelihood of rows left out (three folds; simulated tables: three tables, 200 rows each) less the "
+        "Log-likelihood of rows left out (so many of three folds; of simulated tables, 200 rows each) less the "
         "default's, ± the standard error of the rows' differences. `bound, same` has the default's weight.",
         "",
-        f"| table | rows | weight, pull | {' | '.join(names)} |",
+        f"| table | folds, rows | weight, pull | {' | '.join(names)} |",
         "|---|---|---|" + "---|" * len(names),
     ]
     for table, part in some.groupby("table", sort=False):
         cells = [f"{part[n].sum():+.0f} ± {np.sqrt(part[f'{n} var'].sum()):.0f}" for n in names]
-        size = f"{part['rows'].sum():.0f} | {part['weight'].mean():.2f}, {part['pull'].mean():.2f}"
+        size = (
+            f"{len(part)}, {part['rows'].sum():.0f} | {part['weight'].mean():.2f}, {part['pull'].mean():.2f}"
+        )
         text.append(f"| {table} | {size} | {' | '.join(cells)} |")
     if drawn.empty:
         return "\n".join(text) + "\n"

@@ -410,14 +410,13 @@ class Uncertainty:
         if not len(columns):
             return told, method
         told = Tests(*(each.copy() for each in told))
-        by_groups = asked.cluster is not None  # of which a likelihood of rows knows nothing
-        if asked.cluster is not None:
-            found = self.profiles.clustered(matrix, columns, asked.cluster.codes())
+        if asked.cluster is not None:  # of groups a likelihood of rows knows nothing
+            found, way = self.profiles.clustered(matrix, columns, asked.cluster.codes()), SCORE
         else:
-            found = self.profiles.ratio(matrix, columns)
+            found, way = self.profiles.ratio(matrix, columns), PROFILE
         for whole, part in zip(told, found, strict=True):
             whole[columns] = part
-        method[columns] = SCORE if by_groups else PROFILE
+        method[columns] = way
         told.statistic[-1], told.df[-1], told.p[-1] = np.nan, 0, simes(told.p[:-1])
         method[-1] = SIMES
         return told, method

@@ -313,7 +313,7 @@ class Direct(AbstractStructure):
         return share[:, :, None] * at.gram * share[:, None, :] + prior
 
     def _told_of_second(self, at):
-        """What counts tell of the entries of E along the axes (q, q): E'E has N / 2 of them in complete data."""
+        """What counts, and shrinkage, tell of the entries of E along the axes (q, q): N / 2 in complete data."""
         return 0.5 * (at.rows * jnp.maximum(at.known.second, FAINT) + self.shape.pseudo_rows())
 
     def parameters(self, model):
