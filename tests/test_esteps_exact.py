@@ -20,7 +20,7 @@ from poplin.estimators.integrated import plan
 from poplin.methods.exact import Likelihood
 from poplin.rows.nodes import column_nodes, joint_nodes
 from poplin.updates.direct import LEAST_SD
-from poplin.updates.structure import LEVEL_SD, LOADING_SD
+from poplin.updates.structure import LEVEL_SD, SCALE_SD
 from tests import laws
 from tests.instances import (
     MODELS,
@@ -120,7 +120,7 @@ def column_maximum(table: Table, j: int) -> np.ndarray:
         base = table.offset[:, j] + table.x @ theta[:-1]
         sd = np.exp(theta[-1])
         level = np.var(table.x @ theta[:-1]) / LEVEL_SD**2
-        weak = 0.5 * (level + (sd / LOADING_SD) ** 2) + (LEAST_SD / sd) ** 2
+        weak = 0.5 * (level + (sd / SCALE_SD) ** 2) + (LEAST_SD / sd) ** 2
         return weak - univariate_loglik(table.y[:, j], base, 0.0, sd)
 
     options = {"xatol": 1e-8, "fatol": 1e-11, "maxiter": 4000}

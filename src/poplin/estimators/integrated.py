@@ -112,7 +112,8 @@ def climb(way: Plan, order: int, kappa: float, model: Model, task: Task) -> Fitt
     """Maximise the log-likelihood with nodes of one order, from a model."""
     settings = task.main
     assert task.recipe.level is not None
-    target = Likelihood(way.free, way.rule(order), way.weak, way.least, kappa, task.recipe.level)
+    weak = way.weak * task.recipe.spread
+    target = Likelihood(way.free, way.rule(order), weak, way.least, kappa, task.recipe.level)
     outcome = run(
         Variational(target, settings.tol),
         _first(way.free, task.block, model),

@@ -31,7 +31,7 @@ from poplin.rows.gaussian import start_rows
 from poplin.updates.covariance import AbstractShape, Full
 from poplin.updates.direct import Direct
 from poplin.updates.low_rank import LowRank
-from poplin.updates.structure import AbstractStructure, Borrowed, Model
+from poplin.updates.structure import LOADING_SD, AbstractStructure, Borrowed, Model
 
 SINGLE_FROM = 50_000  # entries from which chains run in single precision
 SINGLE_UP_TO = 1e6  # counts above it need double precision
@@ -44,12 +44,16 @@ FALLS = 10  # iterations, or visits of all rows, in which gamma falls to 0.6 of 
 
 
 class Recipe(NamedTuple):
-    """What is fitted: a shape of Sigma (direct form), or loadings of some rank (factor form); see `level_prior`."""
+    """What is fitted: a shape of Sigma (direct form), or loadings of some rank (factor form).
+
+    level (d, d), spread: precisions of the weak priors of a column of B, and of the scale of a free Sigma's columns.
+    """
 
     shape: AbstractShape | None
     loadings: AbstractLoadings | None
     rank: int
     level: Array | None = None
+    spread: float = 1 / LOADING_SD**2
 
     def bound(self) -> AbstractBound:
         """The diagonal bound of this model."""
@@ -63,7 +67,7 @@ class Recipe(NamedTuple):
         level = self.level if weak else None
         if self.loadings is None:
             assert self.shape is not None
-            return Direct(self.shape, level)
+            return Direct(self.shape, level, self.spread)
         if isinstance(self.loadings, BorrowedBasis):
             return Borrowed(self.loadings.basis, level)
         return LowRank(level=level)

@@ -15,7 +15,7 @@ from poplin.data.placing import placed
 from poplin.estimators.phases import Recipe
 from poplin.models.loadings import BorrowedBasis, FreeLoadings
 from poplin.updates.covariance import Diagonal, Fixed, Full, Spherical
-from poplin.updates.structure import LEVEL_SD, LOADING_SD
+from poplin.updates.structure import LEVEL_SD, LOADING_SD, SCALE_SD
 
 POSTERIORS = ("diagonal", "full")
 
@@ -55,7 +55,7 @@ def recipe(counts: Counts, *, covariance: Any, rank: Any, basis: Any) -> Recipe:
     known = check_covariance(covariance, p, counts.column_names)
     if isinstance(known, str):
         shapes = {"full": Full(jnp.asarray(0.0)), "diagonal": Diagonal(), "spherical": Spherical()}
-        return Recipe(shapes[known], None, p, level)
+        return Recipe(shapes[known], None, p, level, 1 / SCALE_SD**2)
     return Recipe(Fixed(jnp.asarray(known)), None, p, level)
 
 
@@ -69,9 +69,9 @@ def level_precision(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def unshrunk(recipe: Recipe) -> Recipe:
-    """The recipe for shrinkage=0: XB varies between rows by N(0, 10^2), which only keeps it finite."""
+    """The recipe for shrinkage=0: XB and Z about it vary by N(0, 10^2), which only keeps them finite."""
     assert recipe.level is not None
-    return recipe._replace(level=recipe.level * (LEVEL_SD / LOADING_SD) ** 2)
+    return recipe._replace(level=recipe.level * (LEVEL_SD / LOADING_SD) ** 2, spread=1 / LOADING_SD**2)
 
 
 def training_block(counts: Counts) -> Block:

@@ -17,13 +17,13 @@ from poplin.models.loadings import AbstractLoadings
 from poplin.rows.nodes import AbstractRule
 from poplin.starts import First
 from poplin.updates.direct import LEAST_SD
-from poplin.updates.structure import LOADING_SD, Model
+from poplin.updates.structure import Model
 
 
 class Likelihood(AbstractBound):
     """sum_i w_i log p(y_i; B, C) - penalty, by the nodes of `rule`.
 
-    penalty = tr(B' level B) / 2 + weak |C|^2 / (2 10^2) + least sum_j 0.01^2 / Sigma_jj
+    penalty = tr(B' level B) / 2 + weak |C|^2 / 2 + least sum_j 0.01^2 / Sigma_jj
               + kappa [log det R + tr(R^-1) - p] / 2,
     R the correlations of Sigma = C C': the weak priors that "ml" has (`LowRank`, `Direct`), and its shrinkage (`Full`);
     kappa is zero unless a free Sigma is shrunk. Cost: see the rule.
@@ -60,7 +60,7 @@ class Likelihood(AbstractBound):
 
     def penalty(self, loadings: Array) -> Scalar:
         """Minus the log prior of C, in nats."""
-        weak = 0.5 * self.weak * jnp.sum((loadings / LOADING_SD) ** 2)
+        weak = 0.5 * self.weak * jnp.sum(loadings**2)
         least = jax.lax.cond(self.least > 0, lambda c: self._least(c), lambda _: jnp.zeros(()), loadings)
         shrink = jax.lax.cond(self.kappa > 0, lambda c: self._shrinkage(c), lambda _: jnp.zeros(()), loadings)
         return weak + least + shrink

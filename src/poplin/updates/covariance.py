@@ -10,10 +10,13 @@ from typing import NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 from jax import Array
+from jax.scipy.linalg import cho_solve
 
 from poplin._axes import Covariance, Scalar
 from poplin._precision import inverse_and_logdet
 from poplin.updates.columns import newton_columns
+
+TO_ROOT = 3  # Newton steps to a root; two are enough where the prior takes less than a third of an eigenvalue
 
 
 class Profile(NamedTuple):
@@ -48,6 +51,10 @@ class AbstractShape(eqx.Module):
         From each column's gradient (d + 1, p) and Hessian (p, d + 1, d + 1) in (B_j, log scale), see `Direct`.
         """
 
+    @abstractmethod
+    def held(self, estimate: Covariance, weight: Scalar) -> Covariance:
+        """Sigma under the prior exp(-weight N tr Sigma / 2) too, N the estimate's rows and pseudo-rows; O(p^3)."""
+
     def profile(self, second_moment: Covariance, rows: Scalar) -> Profile:
         """Sigma and -N/2 [log det Sigma + tr(Sigma^-1 S) - p], less the penalty; O(p^3)."""
         covariance = self.estimate(second_moment, rows)
@@ -67,6 +74,17 @@ class AbstractShape(eqx.Module):
         return 0.5 * self.pseudo_rows() * (logdet - jnp.sum(jnp.log(diagonal)) + trace - len(diagonal))
 
 
+def held_by_trace(estimate: Covariance, weight: Scalar) -> Covariance:
+    """The Sigma that solves Sigma + weight Sigma^2 = E, with E's axes: each eigenvalue by Newton's steps from above."""
+    one = jnp.eye(len(estimate), dtype=estimate.dtype)
+    sigma = estimate
+    for _ in range(TO_ROOT):
+        slope = jnp.linalg.cholesky(one + 2 * weight * sigma)
+        sigma = cho_solve((slope, True), estimate + weight * sigma @ sigma)
+        sigma = 0.5 * (sigma + sigma.T)
+    return sigma
+
+
 class Full(AbstractShape):
     """Every entry free: Sigma = (N S + kappa T) / (N + kappa), T = diag(S)."""
 
@@ -75,6 +93,9 @@ class Full(AbstractShape):
     def estimate(self, second_moment, rows):
         diagonal = jnp.diag(jnp.diagonal(second_moment))
         return (rows * second_moment + self.kappa * diagonal) / (rows + self.kappa)
+
+    def held(self, estimate, weight):
+        return held_by_trace(estimate, weight)
 
     def pseudo_rows(self):
         return self.kappa
@@ -89,6 +110,9 @@ class Diagonal(AbstractShape):
     def estimate(self, second_moment, rows):
         return jnp.diag(jnp.diagonal(second_moment))
 
+    def held(self, estimate, weight):
+        return held_by_trace(estimate, weight)
+
     def pseudo_rows(self):
         return jnp.zeros(())
 
@@ -102,6 +126,9 @@ class Spherical(AbstractShape):
     def estimate(self, second_moment, rows):
         size = second_moment.shape[0]
         return jnp.trace(second_moment) / size * jnp.eye(size, dtype=second_moment.dtype)
+
+    def held(self, estimate, weight):
+        return held_by_trace(estimate, weight)
 
     def pseudo_rows(self):
         return jnp.zeros(())
@@ -119,6 +146,9 @@ class Fixed(AbstractShape):
 
     def estimate(self, second_moment, rows):
         return self.covariance
+
+    def held(self, estimate, weight):
+        return estimate
 
     def pseudo_rows(self):
         return jnp.zeros(())

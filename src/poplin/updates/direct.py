@@ -5,6 +5,7 @@ Start at `Direct`.
 
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -87,11 +88,13 @@ class Direct(AbstractStructure):
     step is followed by one that leaves w where it is, and moves B_j and the scale of column j by the column's own
     regression: what is slow for one is quick for the other (interweaving; Yu & Meng 2011). A column seen in few
     rows, which the others tell apart, may have its maximum at infinity, and one that is no more than Poisson at zero:
-    the weak prior of a scale exp(-Sigma_jj / (2 10^2) - 0.01^2 / Sigma_jj) keeps it between, as that of loadings does.
+    the weak prior of a scale exp(-spread Sigma_jj / 2 - 0.01^2 / Sigma_jj) keeps it between. Its upper part is of the
+    trace alone, so that Sigma's closed form has it too; column by column it would come too late where they go together.
     """
 
     shape: AbstractShape
     level: Array | None = None
+    spread: Scalar = eqx.field(converter=jnp.asarray, default=1 / LOADING_SD**2)
 
     def statistic(self, model, w, rate, block):
         weighted = block.weights[:, None] * w
@@ -152,7 +155,7 @@ class Direct(AbstractStructure):
     def penalty_at(self, model):
         sigma = model.loadings @ model.loadings.T
         variance = jnp.diagonal(sigma)
-        scales = jnp.sum(0.5 * variance / LOADING_SD**2 + LEAST_SD**2 / variance)
+        scales = jnp.sum(0.5 * self.spread * variance + LEAST_SD**2 / variance)
         shrunk = self.shape.penalty(sigma, *inverse_and_logdet(sigma))
         return shrunk + scales + level_penalty(self.level, model.coef)
 
@@ -216,14 +219,16 @@ class Direct(AbstractStructure):
         """A root C of Sigma from the moment of Z - XB, and C^-T."""
         loadings = jnp.linalg.cholesky(self.shape.estimate(moment, n))
         whiten = solve_triangular(loadings, jnp.eye(len(loadings)), lower=True).T
-        free = jnp.exp(jnp.where(seen, self._unforced(loadings, whiten, n), 0.0))
-        return free[:, None] * loadings, whiten / free[:, None]
+        free = jnp.exp(jnp.where(seen, self._unforced(loadings, whiten, n), 0.0))[:, None]
+        weight = self.spread / (n + self.shape.pseudo_rows())
+        loadings = jnp.linalg.cholesky(self.shape.held((free * loadings) @ (free * loadings).T, weight))
+        return loadings, solve_triangular(loadings, jnp.eye(len(loadings)), lower=True).T
 
     def _priors(self, coef, loadings, gradient, hessian, n):
         """Gradient and Hessian with those of the weak priors of XB and of the columns' scales, and with shrinkage's."""
         slope, curvature = level_prior(self.level, coef)
         variance = jnp.sum(loadings**2, axis=1)
-        large, small = variance / LOADING_SD**2, 2 * LEAST_SD**2 / variance
+        large, small = self.spread * variance, 2 * LEAST_SD**2 / variance
         shrunk = self.shape.pseudo_rows() > 0
         force = jax.lax.cond(shrunk, lambda: self._force(loadings, n), lambda: jnp.zeros(len(loadings)))
         gradient = gradient + jnp.concatenate([slope, (force + small - large)[None]])
@@ -260,7 +265,7 @@ class Direct(AbstractStructure):
         moment = model.loadings @ (total.second / n) @ model.loadings.T
         free = jnp.exp(self._unforced(model.loadings, whiten, n))
         estimate = free[:, None] * self.shape.estimate(moment, n) * free
-        prior = 0.5 * (2 * LEAST_SD**2 / sigma - sigma / LOADING_SD**2) / sigma
+        prior = 0.5 * (2 * LEAST_SD**2 / sigma - self.spread * sigma) / sigma
         off = whiten.T @ estimate @ whiten - jnp.eye(len(sigma))
         by_prior = model.loadings.T @ (prior[:, None] * model.loadings)
         rows = n + self.shape.pseudo_rows()

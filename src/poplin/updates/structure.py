@@ -30,6 +30,7 @@ from poplin.updates.columns import (
 
 LOADING_SD = 10.0  # standard deviation of the weak prior of a loading: e^10 from one unit of w
 LEVEL_SD = 2.5  # standard deviation over rows of XB under its weak prior: a factor of 12 (Gelman et al. 2008)
+SCALE_SD = 3.0  # what a free Sigma's column has for standard deviation under its own: a factor of 20
 
 FAINT = 1e-2  # share of complete data's information that counts are taken to tell at least
 LOOKED = 1000  # columns that a stopping rule looks at, where Sigma is of low rank
