@@ -7,11 +7,14 @@ NumPy, which shares nothing with the product; the other one is `method="exact"`'
 from functools import cache
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 
 import poplin
+from poplin._precision import double_precision
+from poplin.updates.covariance import held_by_trace
 
 ROWS, COLUMNS = 240, 5
 SWEEPS, BURNT = 240, 40
@@ -87,6 +90,38 @@ def test_the_effect_of_an_absent_level_does_not_depend_on_the_seed() -> None:
     assert all(fit.converged_ for fit in fits)
     off = np.array([fit.coef_[3, 1] + 7.56 for fit in fits]) / 2.4
     assert np.all(np.abs(off) < 0.4) and abs(off.mean()) < 0.2
+
+
+def rarely_seen(seed: int) -> np.ndarray:
+    """A column of 80 rows, and one that is seen where the first is largest, four times: its scale has no maximum."""
+    random = np.random.default_rng(seed)
+    z, counts = random.normal(size=80), np.zeros((80, 2))
+    counts[:, 0] = random.poisson(np.exp(1.5 + z))
+    counts[np.argsort(-z)[:4], 1] = 2, 9, 1, 30
+    return counts
+
+
+@pytest.mark.parametrize("table", [3, 4])
+def test_the_scale_of_a_column_that_others_tell_does_not_depend_on_the_seed(table: int) -> None:
+    counts = rarely_seen(table)
+    oracle = poplin.PLN(method="exact", shrinkage=0.05).fit(counts)
+    fits = [poplin.PLN(shrinkage=0.05, random_state=seed).fit(counts) for seed in range(3)]
+    assert all(fit.converged_ for fit in [oracle, *fits])
+    # half the log of a variance, whose own standard error is 0.4
+    apart = [0.5 * np.log(fit.covariance_[1, 1] / oracle.covariance_[1, 1]) for fit in fits]
+    assert np.max(np.abs(apart)) < 0.2 and abs(np.mean(apart)) < 0.15, apart
+
+
+def test_the_prior_of_scales_moves_eigenvalues_alone() -> None:
+    root = np.random.default_rng(0).normal(size=(5, 5)) * np.geomspace(1e-3, 1, 5)
+    estimate = root @ root.T
+    for share in (0.0, 1e-3, 0.3, 6.0):  # the last takes two thirds of the largest eigenvalue
+        weight = share / np.linalg.eigvalsh(estimate)[-1]
+        with double_precision():
+            sigma = np.asarray(held_by_trace(jnp.asarray(estimate), jnp.asarray(weight)))
+        np.testing.assert_allclose(sigma + weight * sigma @ sigma, estimate, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(sigma @ estimate, estimate @ sigma, rtol=1e-6, atol=1e-8)
+        assert np.all(np.linalg.eigvalsh(sigma) > 0)
 
 
 @pytest.mark.parametrize("method", ["amortised", "bbvi"])

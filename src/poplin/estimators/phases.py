@@ -63,11 +63,11 @@ class Recipe(NamedTuple):
         return FactorBound(self.loadings)
 
     def structure(self, *, weak: bool = False) -> AbstractStructure:
-        """The M-step of this model; with the weak prior of XB where draws are followed."""
+        """The M-step of this model; with the weak priors where draws are followed."""
         level = self.level if weak else None
         if self.loadings is None:
             assert self.shape is not None
-            return Direct(self.shape, level, self.spread)
+            return Direct(self.shape, level, self.spread if weak else 0.0)
         if isinstance(self.loadings, BorrowedBasis):
             return Borrowed(self.loadings.basis, level)
         return LowRank(level=level)
