@@ -124,8 +124,12 @@ def _base(memory: str, scratch: Path | None) -> Iterator[Any]:
             base.execute("SET preserve_insertion_order = false")
             base.execute("SET enable_progress_bar = false")
             yield base
-        except duckdb.Error as error:  # of damaged files, of memory that is none or too little
-            words = " ".join(str(error).splitlines()[:2]).rstrip(".")
+        except InputError:
+            raise
+        except (
+            Exception
+        ) as error:  # of damaged files, of memory that is none or too little; DuckDB's, and Arrow's
+            words = " ".join(str(error).splitlines()[:2]).rstrip(".") or type(error).__name__
             raise InputError(f"The events cannot be read: {words}.") from error
         finally:
             base.close()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from poplin._errors import InputError
+from poplin._errors import InputError, said
 from poplin.data.tables import listed
 
 TEXT = (".csv", ".tsv", ".txt")
@@ -57,6 +57,9 @@ def loaded(file: Path, load: Callable[[], Any]) -> Any:
         raise
     except (
         Exception
-    ) as error:  # damaged bytes end in zlib's errors, in those of recursion, memory, division, ...
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{file.name} cannot be read as {file.suffix} file: {text.rstrip('.')}.") from error
+    ) as error:  # damaged bytes end in errors of zlib, of recursion, of division, of Unicode, ...
+        kind = file.suffix or "such a"
+        raise InputError(
+            f"{file.name} cannot be read as {kind} file: {said(error)}. It may be damaged: copy it again, or write it "
+            "again from where it came."
+        ) from error

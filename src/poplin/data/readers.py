@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 
 from poplin._errors import InputError
+from poplin.data.archives import array_in, arrays_in
+from poplin.data.damage import check_stored
 from poplin.data.gaps import with_words_as_names
 from poplin.data.held import are_many
 from poplin.data.large_files import large_annotated, large_parquet, part_of
 from poplin.data.located import ANNOTATED, TEXT, loaded, located
-from poplin.data.packed import counted
+from poplin.data.packed import counted, frame_in
 from poplin.data.stored import root_of
 from poplin.data.tables import CountTable, Names, as_table, index_names, listed
 from poplin.data.textfiles import layout, name_rows, opened, read_body, unpacked
@@ -45,6 +47,11 @@ def read_counts(
     file, kind = located(path, (*TEXT, ".parquet", ".npz", ".mtx", *ANNOTATED))
     if layer is not None and kind not in ANNOTATED:
         raise InputError(f"layer='{layer}' is asked for, and {file.name} is no AnnData (.h5ad, .zarr).")
+    return loaded(file, lambda: _counts(file, kind, row_names, layer))
+
+
+def _counts(file: Path, kind: str, row_names: str | None, layer: str | None) -> CountTable:
+    """The counts in a file of a known kind; whatever is raised here is told of as of this file."""
     if kind == ".npz":
         return _npz_counts(file)
     if kind == ".mtx":
@@ -70,13 +77,17 @@ def read_table(path: str | os.PathLike[str], *, row_names: str | None = None) ->
     Reads the same files as `read_counts`; of .npz the cov_<name> arrays, of .h5ad and .zarr obs.
     """
     file, kind = located(path, (*TEXT, ".parquet", ".npz", *ANNOTATED))
+    return loaded(file, lambda: _covariates(file, kind, row_names))
+
+
+def _covariates(file: Path, kind: str, row_names: str | None) -> Any:
     if kind == ".npz":
         covariates = _npz_counts(file).covariates
         if covariates is None:
             raise InputError(f"{file.name} holds no covariates: none of its arrays is named cov_<name>.")
         return covariates
     if kind in ANNOTATED:
-        return loaded(file, lambda: part_of(root_of(file), "obs"))
+        return part_of(root_of(file), "obs")
     return _frame(file, kind, row_names, counts=False)
 
 
@@ -86,11 +97,15 @@ def read_basis(path: str | os.PathLike[str]) -> Any:
     Text with or without a header, .parquet, .npy, or .npz holding one array (or one named V or basis) and
     optional var_names.
     """
+    file, kind = located(path, (*TEXT, ".parquet", ".npz", ".npy"))
+    return loaded(file, lambda: _basis(file, kind))
+
+
+def _basis(file: Path, kind: str) -> Any:
     import pandas
 
-    file, kind = located(path, (*TEXT, ".parquet", ".npz", ".npy"))
     if kind == ".npy":
-        array = loaded(file, lambda: np.load(file, allow_pickle=False))
+        array = array_in(file)
         if array.ndim not in (1, 2):
             raise InputError(
                 f"{file.name} has {array.ndim} dimensions; wanted is a basis of p rows and q columns."
@@ -115,9 +130,7 @@ def _frame(file: Path, kind: str, row_names: str | None, *, counts: bool, header
     """A text table or a Parquet file with its row names in the index."""
     if kind in TEXT:
         return _named_text(file, row_names, counts=counts, header=header)
-    import pandas
-
-    frame = loaded(file, lambda: pandas.read_parquet(file))
+    frame = frame_in(file)
     if index_names(frame.index) is None:
         return name_rows(frame.reset_index(drop=True), row_names, file.name, counts=counts)
     return frame if row_names is None else name_rows(frame.reset_index(), row_names, file.name, counts=counts)
@@ -142,15 +155,7 @@ def _named_text(file: Path, row_names: str | None, *, counts: bool, header: bool
 def _npz(file: Path) -> dict[str, np.ndarray]:
     if not zipfile.is_zipfile(file):
         raise InputError(f"{file.name} is no .npz file. Write it with numpy.savez or scipy.sparse.save_npz.")
-
-    def load() -> dict[str, np.ndarray]:
-        with (
-            file.open("rb") as stream,
-            np.load(stream, allow_pickle=False) as held,
-        ):  # numpy closes no broken file
-            return {name: held[name] for name in held.files}
-
-    return loaded(file, load)
+    return arrays_in(file)
 
 
 def _npz_counts(file: Path) -> CountTable:
@@ -162,7 +167,7 @@ def _npz_counts(file: Path) -> CountTable:
     elif set(arrays) >= _SPARSE_KEYS:
         from scipy import sparse
 
-        values = loaded(file, lambda: sparse.load_npz(file))
+        values = sparse.load_npz(file)
     else:
         raise InputError(
             f"{file.name} holds the arrays {listed(arrays)}; wanted is `counts` (or `Y`), rows by columns, "
@@ -217,8 +222,8 @@ def _mtx_counts(file: Path) -> CountTable:
     """Counts in Matrix Market format, turned so that barcodes are rows when the names beside it say so."""
     from scipy.io import mmread
 
-    loaded(file, lambda: _check_matrix_market(file))
-    values: Any = loaded(file, lambda: mmread(file))
+    _check_matrix_market(file)
+    values: Any = mmread(file)
     prefix = file.name.split("matrix")[0] if "matrix" in file.name else ""
     cells, genes = _beside(file, prefix, ("barcodes",)), _beside(file, prefix, ("features", "genes"))
     shape = values.shape
@@ -278,10 +283,16 @@ def read_annotated(path: str | os.PathLike[str]) -> Any:
     Raises `InputError` when there is none, or what is there is no AnnData.
     """
     file, kind = located(path, ANNOTATED)
+    return loaded(file, lambda: _annotated(file, kind))
+
+
+def _annotated(file: Path, kind: str) -> Any:
     from anndata.io import read_h5ad, read_zarr
 
-    loaded(file, lambda: root_of(file))  # AnnData follows whatever leads out of a file
-    held = loaded(file, lambda: read_zarr(file) if kind == ".zarr" else read_h5ad(file))
+    check_stored(
+        root_of(file), file.name
+    )  # AnnData follows whatever leads out of a file, and reads all of it
+    held = read_zarr(file) if kind == ".zarr" else read_h5ad(file)
     if not hasattr(held, "obs_names"):
         raise InputError(f"{file.name} holds a {type(held).__name__}; wanted is an AnnData.")
     return held
@@ -289,12 +300,17 @@ def read_annotated(path: str | os.PathLike[str]) -> Any:
 
 def _annotated_counts(file: Path, layer: str | None) -> CountTable:
     """X or a layer, with names and obs; a large one stays in the file."""
-    large, told = loaded(file, lambda: large_annotated(file, layer))
+    large, told = large_annotated(file, layer)
     if large is not None:
         table = as_table(large)
     else:
-        held = read_annotated(file)
+        held = _annotated(file, file.suffix.lower())
         if layer is not None:
             held.X = held.layers[layer]
+        if held.X is None:
+            there = f"{file.name} has no X; its layers are {listed(held.layers) or 'none'}."
+            raise InputError(
+                f"{there} Name one, layer='...'.", at_command_line=f"{there} Name one with --layer."
+            )
         table = as_table(held)
     return table._replace(notes=(*table.notes, *told))

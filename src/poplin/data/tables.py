@@ -137,6 +137,13 @@ def as_table(Y: Any) -> CountTable:
     else:
         table = CountTable(Y)
     table = table._replace(values=from_file(table.values))
+    for side, names in enumerate((table.row_names, table.column_names)):
+        size = getattr(table.values, "shape", ())[side : side + 1]
+        if names is not None and size and len(names) != size[0]:
+            what = ("rows", "columns")[side]
+            raise InputError(
+                f"Y has {size[0]} {what}, and {len(names)} names of {what}. Give one name for each."
+            )
     if is_on_disk(table.values):
         return table
     if is_sparse(table.values) and is_large(table.values):

@@ -17,9 +17,10 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TextIO, cast
+from typing import Any, BinaryIO, NamedTuple, TextIO, cast, final
 
 from poplin._errors import InputError
+from poplin.data.declared import CELLS, check_declared
 from poplin.data.tables import Names, listed
 
 _NAMED = {",": "comma", ";": "semicolon", "\t": "tab", " ": "space"}
@@ -185,8 +186,45 @@ def opened(path: Path) -> TextIO:
 
 
 def unpacked(path: Path) -> BinaryIO:
-    """The bytes of a file, unpacked when it ends in .gz."""
-    return cast(BinaryIO, gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
+    """The bytes of a file, unpacked when it ends in .gz; an `InputError` where they are far more than the file's."""
+    if path.suffix.lower() != ".gz":
+        return path.open("rb")
+    return cast(BinaryIO, io.BufferedReader(_Unpacked(path), 1 << 16))
+
+
+@final
+class _Unpacked(io.RawIOBase):
+    """What a .gz file holds, until it is more than a table can be."""
+
+    def __init__(self, path: Path) -> None:
+        self._name, self._size, self._inside = path.name, path.stat().st_size, gzip.open(path)
+
+    def readable(self) -> bool:
+        """It is read."""
+        return True
+
+    def seekable(self) -> bool:
+        """It can be read again from its start."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """The next bytes."""
+        many = self._inside.readinto(buffer)
+        check_declared(self._name, "what is packed in it", self._inside.tell(), self._size, each=CELLS)
+        return many
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place in what is unpacked."""
+        return self._inside.seek(offset, whence)
+
+    def tell(self) -> int:
+        """The place in what is unpacked."""
+        return self._inside.tell()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._inside.close()
+        super().close()
 
 
 def _body(path: Path, how: Layout) -> BinaryIO:
