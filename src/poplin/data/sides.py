@@ -83,6 +83,26 @@ def aligned(
     return thing._replace(values=thing.values[order], row_names=rows)  # type: ignore[attr-defined]
 
 
+def joined(table: CountTable, frame: Any) -> tuple[CountTable, Any]:
+    """The covariates of a table of their own with those that travelled with the counts, matched by row name.
+
+    A column that both have is that of `frame`, which a note of the counts says.
+    """
+    own = table.covariates
+    if own is None:
+        return table, frame
+    notes: list[str] = []
+    n = table.values.shape[0]
+    frame = aligned(frame, "The table of covariates", table.row_names, n, notes, table.column_names)
+    both = [name for name in own.columns if name in frame.columns]
+    if both:
+        notes.append(
+            f"{listed(both)} came with the counts and in the table of covariates; the latter is used."
+        )
+    more = own.drop(columns=both).set_axis(frame.index, axis=0)
+    return table._replace(notes=(*table.notes, *notes)), frame.join(more)
+
+
 def row_vector(
     given: Any, what: str, rows: Names | None, n: int, notes: list[str], columns: Names | None = None
 ) -> np.ndarray:
