@@ -126,7 +126,10 @@ class R:
         """A vector of text; None is NA."""
         lines: list[str] = []
         for cell in cells:
-            lines += ["9", "-1"] if cell is None else ["262153", str(len(cell)), cell.replace(" ", "\\040")]
+            held = b"" if cell is None else cell.encode()
+            mark = "262153" if held.isascii() else "32777"  # of text in ASCII, in UTF-8
+            spelled = "".join(chr(byte) if 32 < byte < 127 else f"\\{byte:03o}" for byte in held)
+            lines += ["9", "-1"] if cell is None else [mark, str(len(held)), spelled]
         return (str(16 + 512 * bool(attributes)), str(len(cells)), *lines, *R.chain(*attributes))
 
     @staticmethod
@@ -260,6 +263,10 @@ FOREIGN: dict[str, tuple[str, Writer]] = {
             "# Constructed from biom file\n"
             + frame.T.assign(taxonomy="k__A; p__B").to_csv(sep="\t", index_label="#OTU ID")
         ),
+    ),
+    "taxa with their ranks": (
+        "y.csv",
+        lambda path, frame: frame.T.assign(Phylum="p", Class="c", Order="o", Genus="g").to_csv(path),
     ),
     "featureCounts": (
         "y.txt",

@@ -267,8 +267,8 @@ def _fill_names(base: Any, rules: Rules) -> tuple[str, ...]:
     if rare == every:
         rows = "one row" if rules.min_rows == 1 else f"{rules.min_rows} rows"
         raise InputError(
-            f"None of the {every} columns is above 0 in {rows} or more. Lower min_rows.",
-            at_command_line=f"None of the {every} columns is above 0 in {rows} or more. Lower --min-rows.",
+            f"No column (there are {every}) is above 0 in {rows} or more. Lower min_rows.",
+            at_command_line=f"No column (there are {every}) is above 0 in {rows} or more. Lower --min-rows.",
         )
     if not rare:
         return ()

@@ -7,13 +7,14 @@ Start at `turned`, which lays it the other way round; `turned_hint` and `doubtfu
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from poplin._errors import InputError
 from poplin.data.held import as_held, is_held_sparse, is_on_disk
-from poplin.data.tables import CountTable, Names
+from poplin.data.tables import CountTable, Names, listed
 
 FEWEST = 3  # rows and columns of a table that has a total
 LONG = 10  # counts that are all the sum of the others by no accident
@@ -22,6 +23,7 @@ _TAXA = re.compile(
     r"#?\s*(otus?|asvs?|features?|taxon|taxa|species|genes?|transcripts?|ensembl)[ ._-]?(ids?|names?)?",
     re.IGNORECASE,
 )
+_CALLED = re.compile(r"((row|column|grand)[ _.]*)?(totals?|sums?|somme|gesamt|all)", re.IGNORECASE)
 _TOTAL = re.compile("total|sum|somme|gesamt|all", re.IGNORECASE)
 
 
@@ -69,6 +71,13 @@ def turned_hint(own: Names | None, length: int, columns: Names | None) -> tuple[
         return "", ""
     said = " They are the columns of Y, which seems to have its samples in columns. Turn it round: "
     return f"{said}give Y.T.", f"{said}add --transpose."
+
+
+def total_hint(lacking: Sequence[str]) -> str:
+    """What to say of rows of Y that nothing else has, if their names are those of totals."""
+    if not all(_CALLED.fullmatch(name.strip()) for name in lacking):
+        return ""
+    return f" By the name, {listed(lacking)} is a total of the others: leave it out of Y."
 
 
 def totals_among(y: Any, rows: Names, columns: Names) -> list[str]:

@@ -14,7 +14,7 @@ from poplin._errors import InputError
 from poplin.data.checks import check_finite, check_log_scale, check_names
 from poplin.data.exposures import doubtful_values
 from poplin.data.offsets import by_name
-from poplin.data.orientation import turned_hint
+from poplin.data.orientation import total_hint, turned_hint
 from poplin.data.tables import (
     CountTable,
     Named,
@@ -65,6 +65,7 @@ def aligned(
             f"{what} lacks {len(lacking)} of the {n} rows of Y: {listed(lacking)}; its own begin with "
             f"{listed(own, 3)}."
         )
+        python, command = (text or total_hint(lacking) for text in (python, command))
         match = " Rows are matched by name: add them, leave them out of Y,"
         raise InputError(
             said + (python or f"{match} or reset the index to match by order."),

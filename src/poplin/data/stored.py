@@ -16,7 +16,7 @@ import numpy as np
 
 from poplin._errors import InputError
 from poplin.data.backed import Backed, DenseRows, Source, SparseRows, Stored
-from poplin.data.damage import check_chunks, check_inside
+from poplin.data.damage import check_chunks, check_inside, check_within
 from poplin.data.held import are_many
 
 ZARR = ".zarr"
@@ -39,10 +39,11 @@ def from_file(values: Any) -> Any:
 
 
 def root_of(path: Path) -> Any:
-    """The root of a file, for reading. Raises `InputError` where an HDF5 file leads out of itself."""
+    """The root of a file, for reading. Raises `InputError` where it leads out of itself."""
     if path.suffix.lower() == ZARR:
         import zarr
 
+        check_within(path)
         return zarr.open_group(path, mode="r")
     import h5py
 

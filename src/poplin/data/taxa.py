@@ -14,7 +14,11 @@ from poplin.data.tables import Names, listed
 
 _SIGNED = re.compile(r"#\s*otu[ _]?id", re.IGNORECASE)
 _TAXONOMY = re.compile(r"taxonomy|consensus[ ._-]?lineage", re.IGNORECASE)  # says it too, if it is text
+_RANKS = re.compile(
+    r"(super)?(kingdom|phylum|class|order|family|genus|species)|domain", re.IGNORECASE
+)  # or three of these
 _PLACE = ("chr", "start", "end", "strand", "length")  # as featureCounts has it of a gene, all five
+FEWEST_RANKS = 3
 _DESCRIBES = re.compile(
     r"(consensus[ ._-]?)?(taxonomy|lineage)|taxon|kingdom|domain|phylum|class|order|family|genus|species|confidence|"
     r"gene[ ._-]?(name|symbol)|description",
@@ -37,10 +41,11 @@ def described(frame: Any, name: str) -> Described:
     """What a table of counts says of its rows; `name` is its file's."""
     headings = [str(heading).strip() for heading in frame.columns]
     places = [j for j in range(1, len(headings)) if headings[j].lower() in _PLACE]
-    lineages = [
-        j for j in range(1, len(headings)) if _TAXONOMY.fullmatch(headings[j]) and _is_text(frame.iloc[:, j])
-    ]
+    texts = [j for j in range(1, len(headings)) if _is_text(frame.iloc[:, j])]
+    lineages = [j for j in texts if _TAXONOMY.fullmatch(headings[j])]
+    ranks = [j for j in texts if _RANKS.fullmatch(headings[j])]
     signs = [0] if headings and _SIGNED.fullmatch(headings[0]) else lineages
+    signs = signs or (ranks if len(ranks) >= FEWEST_RANKS else [])
     signs = signs or (places if len(places) == len(_PLACE) else [])
     if not signs:
         return Described(frame, False, ())
