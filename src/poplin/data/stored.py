@@ -17,6 +17,7 @@ import numpy as np
 from poplin._errors import InputError
 from poplin.data.backed import Backed, DenseRows, Source, SparseRows, Stored
 from poplin.data.damage import check_chunks, check_inside, check_within
+from poplin.data.heaps import check_heaps
 from poplin.data.held import are_many
 
 ZARR = ".zarr"
@@ -47,6 +48,7 @@ def root_of(path: Path) -> Any:
         return zarr.open_group(path, mode="r")
     import h5py
 
+    check_heaps(path)
     root = h5py.File(path, "r")
     check_inside(root, path.name)
     return root

@@ -164,12 +164,15 @@ def name_rows(
     else:
         return frame
     labels = frame.iloc[:, place]
+    as_text = labels.dtype == object  # and so spelled already
+    if spelled is not None and not as_text:
+        labels = labels.astype(object)
+        labels[:] = [text if text.strip() else None for text in spelled(place)]  # NA among numbers is a name
     if labels.isna().any():
         line = int(labels.isna().to_numpy().argmax()) + 1
         raise InputError(f"{source} has no row name in its data row {line}. Every row needs its own name.")
     kept = frame.iloc[:, [j for j in range(frame.shape[1]) if j != place]]
-    as_text = labels.dtype == object  # and so spelled already
-    kept.index = [str(label) for label in (labels if spelled is None or as_text else spelled(place))]
+    kept.index = [str(label) for label in labels]
     return kept
 
 
