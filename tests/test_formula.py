@@ -263,6 +263,12 @@ def test_a_real_table(shared_data: Path) -> None:
         assert np.allclose(counts.offset, np.log(held["cov_readsTOTfun"])[:, None])
 
 
+@pytest.mark.parametrize(("name", "near"), [("sqroot", "'sqrt'"), ("Log", "'log'"), ("centre", "'center'")])
+def test_a_function_by_nearly_its_name_is_offered(name: str, near: str) -> None:
+    with pytest.raises(InputError, match=f"'{name}' in .* is not known. Did you mean {near}"):
+        design(f"~ {name}(height)", pd.DataFrame({"height": [1.0, 2, 3, 5]}), ("a", "b", "c", "d"))
+
+
 MOMENTS = {
     "days": pd.Timestamp("2024-03-31"),
     "hours": pd.Timestamp("2024-03-31 12:30"),

@@ -324,5 +324,5 @@ def _check_finite(values: np.ndarray, names: Names, rows: Names) -> None:
         i, j = np.argwhere(bad)[0]
         raise InputError(
             f"'{names[j]}' is {values[i, j]}{place((i,), rows, None)}{and_more(bad)}. It has to be finite: "
-            "check for the logarithm of 0, or leave the row out."
+            "check for logarithms of 0, logarithms and roots of less, and divisions by 0, or leave the row out."
         )

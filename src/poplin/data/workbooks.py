@@ -78,9 +78,9 @@ def _opened(file: Path, *, formulas: bool) -> Iterator[Any]:
     """A workbook, closed in the end; what openpyxl warns of (styles, extensions) is no matter of tables."""
     import openpyxl
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), file.open("rb") as stream:  # openpyxl closes no broken file
         warnings.simplefilter("ignore")
-        book = openpyxl.load_workbook(file, read_only=True, data_only=not formulas)
+        book = openpyxl.load_workbook(stream, read_only=True, data_only=not formulas)
         try:
             yield book
         finally:
