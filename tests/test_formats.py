@@ -275,6 +275,12 @@ def nothing_of_r(path: Path) -> None:
     rds(path, R.real([1, 2]))
 
 
+def short_names(path: Path) -> None:
+    names = R.items([R.text(list(LEAVES[:5])), R.NULL])
+    cells = COUNTS.to_numpy().T.ravel().tolist()
+    rds(path, R.whole(cells, ("dim", R.whole(COUNTS.shape)), ("dimnames", names)))
+
+
 def seurat(path: Path) -> None:
     rds(path, R.s4(("class", R.text(["Seurat"]))))
 
@@ -345,6 +351,7 @@ ASKED = [
     ),
     Asked("y.rda:z", lambda path: rda(path.with_name("y.rda"), y=R.matrix(COUNTS)), "no object 'z'", "'y'"),
     Asked("y.rds", nothing_of_r, "y.rds is no data frame and no matrix", "write.csv"),
+    Asked("y.rds", short_names, "y.rds is damaged: a matrix of", "5 names on a side"),
     Asked("y.rds", seurat, "y.rds", "but a Seurat", "write.csv"),
     Asked("y.rds", huge_sequence, "y.rds", "sequence of 2e+09"),
     Asked(
@@ -412,7 +419,7 @@ def test_features_of_one_type_are_counted(tmp_path: Path, name: str, write: Any)
 def test_without_rdata_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rds(tmp_path / "y.rds", R.matrix(COUNTS))
     monkeypatch.setitem(__import__("sys").modules, "rdata", None)
-    with pytest.raises(InputError, match=r"pip install 'poplin\[formats\]'"):
+    with pytest.raises(InputError, match=r"pip install rdata \(it is in the extra poplin\[formats\]\)"):
         read_counts(tmp_path / "y.rds")
 
 

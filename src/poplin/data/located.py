@@ -79,7 +79,9 @@ def located(path: str | os.PathLike[str], known: tuple[str, ...]) -> tuple[Path,
         raise InputError(f"There is no file {file}. Check the path (relative to {Path.cwd().name}/).")
     if kind in _FOREIGN and kind not in known:
         raise InputError(f"{file.name} is {_FOREIGN[kind].replace('FILE', file.name)}.")
-    if kind not in known or (file.suffix.lower() == ".gz" and kind not in _PACKED):
+    if kind in known and file.suffix.lower() == ".gz" and kind not in _PACKED:
+        raise InputError(f"{file.name} is packed, and {kind} is read unpacked: gunzip {file.name}.")
+    if kind not in known:
         raise InputError(
             f"{file.name} is of no known kind. Known endings are {listed(known, 20)} (.gz after text or "
             ".mtx)."

@@ -22,7 +22,7 @@ from poplin.data.located import loaded
 from poplin.data.tables import CountTable, index_names, listed
 
 _LARGEST = 1 << 31  # bytes of an R file, unpacked
-_LONGEST = 100_000_000  # of a sequence that a file declares without holding it
+_LONGEST = 10_000_000  # of a sequence that a file declares without holding it
 _OPEN: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 _SPARSE = {"dgCMatrix": "csc", "dgRMatrix": "csr", "dgTMatrix": "coo"}
 _WRITE = "Write the table from R: write.csv(as.matrix(x), 'counts.csv')."
@@ -37,8 +37,8 @@ def read_r(file: Path, part: str | None) -> Any:
         import rdata  # noqa: F401
     except ImportError:
         raise InputError(
-            f"To read {file.name}, the library rdata is wanted: pip install 'poplin[formats]'. Or write the table from "
-            "R: write.csv(x, 'counts.csv')."
+            f"To read {file.name}, the library rdata is wanted: pip install rdata (it is in the extra "
+            "poplin[formats]). Or write the table from R: write.csv(x, 'counts.csv')."
         ) from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of classes that rdata does not know
@@ -143,27 +143,34 @@ def _table(thing: Any, what: str, encoding: str | None) -> Any:
         return _frame(thing, tags, what, encoding)
     sparse = next((kind for kind in kinds if kind in _SPARSE), None)
     if sparse is not None:
-        return _sparse(tags, _SPARSE[sparse], encoding)
+        return _named(_sparse(tags, _SPARSE[sparse]), tags.get("Dimnames"), what, encoding)
     if "dim" in tags and len(tags["dim"].value) == 2:
-        rows, columns = _dimnames(tags.get("dimnames"), encoding)
         shape = tuple(int(size) for size in tags["dim"].value)
         values = np.reshape(np.array(_cells(thing, encoding)), shape, order="F")
+        table = _named(values, tags.get("dimnames"), what, encoding)
         if "taxa_are_rows" in tags and tags["taxa_are_rows"].value[0]:  # the otu_table of phyloseq
             note = f"{what} has taxa in rows, as it says; it was turned so that samples are rows."
-            return CountTable(values.T, columns, rows, None, (note,), turned=True)
-        return CountTable(values, rows, columns)
+            return CountTable(values.T, table.column_names, table.row_names, None, (note,), turned=True)
+        return table
     raise InputError(
         f"{what} is no data frame and no matrix{f', but a {kinds[0]}' if kinds else ''}. {_WRITE}"
     )
 
 
-def _dimnames(thing: Any, encoding: str | None) -> list[Any]:
-    if thing is None or not thing.value:
-        return [None, None]
-    return [None if side.value is None else index_names(_strings(side, encoding)) for side in thing.value]
+def _named(values: Any, names: Any, what: str, encoding: str | None) -> CountTable:
+    """A matrix with its dimnames, each of which may be none."""
+    sides: list[Any] = [None, None]
+    for side, held in enumerate(() if names is None or not names.value else names.value[:2]):
+        if held.value is not None and len(held.value) != values.shape[side]:
+            raise InputError(
+                f"{what} is damaged: a matrix of {values.shape[0]} x {values.shape[1]} with {len(held.value)} names on "
+                "a side. Write it again."
+            )
+        sides[side] = None if held.value is None else index_names(_strings(held, encoding))
+    return CountTable(values, *sides)
 
 
-def _sparse(tags: dict[str, Any], layout: str, encoding: str | None) -> CountTable:
+def _sparse(tags: dict[str, Any], layout: str) -> Any:
     """A sparse matrix of the package Matrix, by its slots."""
     from scipy import sparse
 
@@ -175,8 +182,7 @@ def _sparse(tags: dict[str, Any], layout: str, encoding: str | None) -> CountTab
         places = tags["i" if layout == "csc" else "j"].value
         made = getattr(sparse, f"{layout}_array")((values, places, tags["p"].value), shape=shape)
         made.check_format(full_check=True)
-    rows, columns = _dimnames(tags.get("Dimnames"), encoding)
-    return CountTable(made.tocsr(), rows, columns)
+    return made.tocsr()
 
 
 def _frame(thing: Any, tags: dict[str, Any], what: str, encoding: str | None) -> Any:
