@@ -337,7 +337,7 @@ ASKED = [
     Asked("y.h5", other_types, "'Antibody Capture'", "'y.h5:Antibody Capture'"),
     Asked("y.h5", leads_out, "y.h5", "link to somewhere else"),
     Asked("y.h5", lambda path: h5py.File(path, "w").close(), "y.h5", "'matrix'"),
-    Asked("y.biom", only_declared, "y.biom", "parts are missing"),
+    Asked("y.biom", only_declared, "y.biom", "again"),
     Asked("y.biom", wrong_shape, "y.biom", "1000000000"),
     Asked("y.biom", outside, "y.biom"),
     Asked("y.biom", lambda path: path.write_text("{}"), "y.biom", "no BIOM table", "'rows'"),
