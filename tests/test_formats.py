@@ -416,6 +416,11 @@ def test_features_of_one_type_are_counted(tmp_path: Path, name: str, write: Any)
     assert any("Antibody Capture" in note for note in genes.notes)
 
 
+def test_another_third_column_is_no_type(tmp_path: Path) -> None:
+    tenx_folder(tmp_path / "folder", COUNTS, [f"chr{j}" for j in range(len(TAXA))])
+    assert read_counts(tmp_path / "folder").column_names == TAXA
+
+
 def test_without_rdata_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rds(tmp_path / "y.rds", R.matrix(COUNTS))
     monkeypatch.setitem(__import__("sys").modules, "rdata", None)
@@ -430,6 +435,17 @@ def test_an_r_file_is_unpacked_no_further_than_anybodys_table(
     rds(tmp_path / "y.rds", R.matrix(COUNTS))
     with pytest.raises(InputError, match="unpacks to more than"):
         read_counts(tmp_path / "y.rds")
+
+
+def test_rows_may_be_named_by_a_column_behind_what_describes_them(tmp_path: Path) -> None:
+    frame = COUNTS.T.assign(taxonomy="k__A; p__B", number=[f"00{j}" for j in range(len(TAXA))])
+    frame.to_csv(tmp_path / "y.tsv", sep="\t", index_label="#OTU ID")
+    with pytest.raises(InputError, match="'#OTU ID'"):  # which is then a sample, of text
+        read_counts(tmp_path / "y.tsv", row_names="number")
+    frame.to_csv(tmp_path / "y.tsv", sep="\t", index=False)
+    assert read_counts(tmp_path / "y.tsv", row_names="number").column_names == tuple(
+        f"00{j}" for j in range(len(TAXA))
+    )
 
 
 def test_rows_headed_as_taxa_are_told(tmp_path: Path) -> None:

@@ -38,15 +38,21 @@ def read_framed_counts(file: Path, kind: str, part: str | None, row_names: str |
     if isinstance(raw, CountTable):
         return as_table(raw)
     told = described(raw.frame, file.name)
-    frame = _named(raw._replace(frame=told.frame), row_names, file.name, counts=True)
+    frame = _named(_in_part(raw, told.kept), row_names, file.name, counts=True)
     if frame.shape[1] == 0:
         raise InputError(
             f"{file.name} has no column of numbers, so it is no table of counts. Check that it is the right "
             "file."
         )
-    heading = str(raw.frame.columns[0]) if frame.shape[1] < told.frame.shape[1] else ""
+    heading = str(raw.frame.columns[0]) if frame.shape[1] < len(told.kept) else ""
     table = as_table(frame)._replace(notes=told.notes, heading=heading)
     return turned(table) if told.turn else table
+
+
+def _in_part(raw: Raw, kept: list[int]) -> Raw:
+    """The table with these of its columns."""
+    spelled = raw.spelled
+    return Raw(raw.frame.iloc[:, kept], None if spelled is None else lambda place: spelled(kept[place]))
 
 
 def read_frame(

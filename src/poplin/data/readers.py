@@ -25,7 +25,7 @@ from poplin.data.located import ANNOTATED, FRAMES, MATRICES, loaded, located
 from poplin.data.packed import counted
 from poplin.data.stored import root_of
 from poplin.data.tables import CountTable, Names, as_table, index_names, listed
-from poplin.data.tenx import TURNED, Features, chosen_features, read_tenx
+from poplin.data.tenx import TURNED, TYPES, Features, chosen_features, read_tenx
 from poplin.data.textfiles import unpacked
 
 _SPARSE_KEYS = {"format", "shape", "data"}
@@ -266,7 +266,8 @@ def _beside(file: Path, prefix: str, names: tuple[str, ...]) -> Any:
 
 def _features(about: Any) -> Features:
     """What features.tsv says: id, name, type."""
-    return Features(*(list(about[j]) for j in range(min(3, about.shape[1]))))
+    ids, names, types = (list(about[j]) if j < about.shape[1] else None for j in range(3))
+    return Features(ids or [], names, types if types is not None and set(types) & set(TYPES) else None)
 
 
 def read_annotated(path: str | os.PathLike[str]) -> Any:

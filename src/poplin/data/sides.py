@@ -100,8 +100,8 @@ def joined(table: CountTable, frame: Any) -> tuple[CountTable, Any]:
         notes.append(
             f"{listed(both)} came with the counts and in the table of covariates; the latter is used."
         )
-    more = own.drop(columns=both).set_axis(frame.index, axis=0)
-    return table._replace(notes=(*table.notes, *notes)), frame.join(more)
+    more = {name: own[name].array for name in own.columns if name not in both}
+    return table._replace(notes=(*table.notes, *notes)), frame.assign(**more)
 
 
 def row_vector(

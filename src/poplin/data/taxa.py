@@ -14,9 +14,8 @@ from poplin.data.tables import Names, listed
 
 _SIGNED = re.compile(r"#\s*otu[ _]?id", re.IGNORECASE)
 _TAXONOMY = re.compile(r"taxonomy|consensus[ ._-]?lineage", re.IGNORECASE)  # says it too, if it is text
-_RANKS = re.compile(
-    r"(super)?(kingdom|phylum|class|order|family|genus|species)|domain", re.IGNORECASE
-)  # or three of these
+# or three of these
+_RANKS = re.compile(r"(super)?(kingdom|phylum|class|order|family|genus|species)|domain", re.IGNORECASE)
 _PLACE = ("chr", "start", "end", "strand", "length")  # as featureCounts has it of a gene, all five
 FEWEST_RANKS = 3
 _DESCRIBES = re.compile(
@@ -27,18 +26,15 @@ _DESCRIBES = re.compile(
 
 
 class Described(NamedTuple):
-    """A table as it was read, names of rows still in its first column, without columns that describe rows.
+    """What a table says of its rows: `turn`, that they are no samples; `kept`, the columns that describe none."""
 
-    `turn` is whether it says that its samples are columns.
-    """
-
-    frame: Any
+    kept: list[int]
     turn: bool
     notes: Names
 
 
 def described(frame: Any, name: str) -> Described:
-    """What a table of counts says of its rows; `name` is its file's."""
+    """What a table of counts says of its rows, names of rows still in its first column; `name` is its file's."""
     headings = [str(heading).strip() for heading in frame.columns]
     places = [j for j in range(1, len(headings)) if headings[j].lower() in _PLACE]
     texts = [j for j in range(1, len(headings)) if _is_text(frame.iloc[:, j])]
@@ -48,7 +44,7 @@ def described(frame: Any, name: str) -> Described:
     signs = signs or (ranks if len(ranks) >= FEWEST_RANKS else [])
     signs = signs or (places if len(places) == len(_PLACE) else [])
     if not signs:
-        return Described(frame, False, ())
+        return Described(list(range(len(headings))), False, ())
     left = [j for j in range(1, len(headings)) if _DESCRIBES.fullmatch(headings[j])]
     left += places if len(places) == len(_PLACE) else []
     told = [f"{name} has its samples in columns, as '{headings[signs[0]]}' says; it was turned round."]
@@ -56,8 +52,7 @@ def described(frame: Any, name: str) -> Described:
         told.append(
             f"{listed(headings[j] for j in left)} in {name} describes what was counted; it is left out of the counts."
         )
-    kept = frame.iloc[:, [j for j in range(len(headings)) if j not in left]]
-    return Described(kept, True, tuple(told))
+    return Described([j for j in range(len(headings)) if j not in left], True, tuple(told))
 
 
 def _is_text(column: Any) -> bool:

@@ -19,6 +19,16 @@ from poplin.data.stored import root_of
 from poplin.data.tables import CountTable, Names, index_names, listed
 
 GENES = "Gene Expression"  # Cell Ranger's word for what is counted unless somebody says otherwise
+# the types that Cell Ranger knows; a third column beside a matrix may be anything else
+TYPES = (
+    GENES,
+    "Antibody Capture",
+    "CRISPR Guide Capture",
+    "Multiplexing Capture",
+    "Antigen Capture",
+    "Peaks",
+    "Custom",
+)
 TURNED = "{} holds features by barcodes; it was turned so that barcodes are rows."
 _VALUES = ("data", "indices", "indptr", "shape", "barcodes")
 
