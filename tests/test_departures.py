@@ -208,6 +208,14 @@ def test_correlations_of_the_model_are_called_as_often_as_said(monkeypatch: pyte
     assert np.mean(np.array(p) < 0.05) <= 0.05 + 4 * np.sqrt(0.05 * 0.95 / tables)
 
 
+def test_two_tests_share_the_level_that_one_has_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(departures, "EVALUATIONS", 8000)
+    for fit in (structured("diagonal", 0.6 * np.eye(5), n=60), shaped("normal", n=50, p=3)):
+        found = verdicts.found(fit)
+        levels = [found.departures.level] + ([found.associations.level] if found.associations else [])
+        assert len(levels) == 1 + (found.associations is not None) and sum(levels) == departures.LEVEL
+
+
 def test_a_free_sigma_leaves_nothing_to_test() -> None:
     fit = shaped("normal", p=3)
     assert associations.associations(fit, departures.looked(fit)) is None

@@ -1,13 +1,14 @@
 """What may be wrong with the store of an AnnData before anything in it is read: ways out of it, chunks that are gone.
 
-Start at `check_inside`, which `stored.root_of` asks of every HDF5 file, and at `check_chunks`; `check_stored` is for
-what is to be read whole. The libraries are silent here: HDF5 follows a link into any file that the reader may read, and
-a chunk that is not there is read as zeros, as many as are declared.
+Start at `check_inside` (HDF5) and `check_within` (zarr), which `stored.root_of` asks of every file, and at
+`check_chunks`; `check_stored` is for what is to be read whole. The libraries are silent here: a link is followed into
+any file that the reader may read, and a chunk that is not there is read as zeros, as many as are declared.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,22 @@ def check_inside(root: Any, name: str) -> None:
                     raise InputError(f"{where} a group that stands elsewhere in it too. {_MEND}")
                 seen.add(node)
                 waiting.append(node)
+
+
+def check_within(folder: Path) -> None:
+    """Raises `InputError` where a zarr store leads out of its folder, by a link of the file system."""
+    home = folder.resolve()
+    waiting = [folder]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(home):
+                    where = Path(entry.path).relative_to(folder)
+                    raise InputError(
+                        f"{folder.name} holds, at '{where}', a link to somewhere else, which is not followed. {_MEND}"
+                    )
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(Path(entry.path))
 
 
 _MEND = "Write the file again, complete: anndata.read_h5ad(file).write_h5ad(new), if you trust where it came from."

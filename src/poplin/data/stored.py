@@ -16,7 +16,8 @@ import numpy as np
 
 from poplin._errors import InputError
 from poplin.data.backed import Backed, DenseRows, Source, SparseRows, Stored
-from poplin.data.damage import check_chunks, check_inside, check_packed, check_stored
+from poplin.data.damage import check_chunks, check_inside, check_packed, check_stored, check_within
+from poplin.data.heaps import check_heaps
 from poplin.data.held import are_many
 
 ZARR = ".zarr"
@@ -44,10 +45,12 @@ def root_of(path: Path) -> Any:
     if path.suffix.lower() == ZARR:
         import zarr
 
+        check_within(path)
         root = zarr.open_group(path, mode="r")
     else:
         import h5py
 
+        check_heaps(path)
         root = h5py.File(path, "r")
         check_inside(root, path.name)
     kind = str(root.attrs.get("encoding-type", ANNDATA))  # AnnData's first files have none

@@ -199,7 +199,9 @@ def _check_function(
 
     name = ast.unparse(call.func)
     if name not in functions:
-        raise InputError(f"The function '{name}' in '{expression}' is not known. {_USE}")
+        near = difflib.get_close_matches(name, functions, n=3)
+        hint = f"Did you mean {listed(near)}? " if near else ""
+        raise InputError(f"The function '{name}' in '{expression}' is not known. {hint}{_USE}")
     if name in columns:
         raise InputError(
             f"The column '{name}' hides the function {name}() used in '{expression}'. Rename the column."

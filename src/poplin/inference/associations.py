@@ -25,14 +25,15 @@ FLAT = 1e-3  # length that a pair keeps across the free directions, below which 
 
 
 class Associations(NamedTuple):
-    """p of the whole; pairs of columns (m, 2) beyond chance, worst first, and their excess in sds (m,)."""
+    """p of the whole, and its `level`; pairs of columns (m, 2) beyond chance, worst first, their excess in sds (m,)."""
 
     p: float
+    level: float
     pairs: np.ndarray
     excess: np.ndarray
 
 
-def associations(fit: Fitted, at: Looked, *, seed: int = 0) -> Associations | None:
+def associations(fit: Fitted, at: Looked, *, level: float = LEVEL, seed: int = 0) -> Associations | None:
     """Test what goes together beyond the fitted Sigma; None where Sigma is free, or columns are fewer than two.
 
     Of m columns, P = m (m - 1) / 2 pairs. Cost: the directions' QR, P f^2 with f free ones, and replicates, as in
@@ -60,11 +61,11 @@ def associations(fit: Fitted, at: Looked, *, seed: int = 0) -> Associations | No
     largest = np.max(np.abs(total), axis=1)
     each = np.stack([tail(np.mean(total**2, axis=1)[:, None])[:, 0], tail(largest[:, None])[:, 0]])
     both = np.minimum(*(ranks(one) for one in each))
-    bound = np.quantile(both[1:], LEVEL)
+    bound = np.quantile(both[1:], level)
     beyond = np.flatnonzero(np.abs(total[0]) >= np.quantile(largest[1:], 1 - bound))
     beyond = beyond[np.argsort(-np.abs(total[0][beyond]), kind="stable")]
     pairs = at.seen.columns[np.stack(upper, axis=1)[beyond]]
-    return Associations(float(np.mean(both[1:] <= both[0])), pairs, total[0][beyond])
+    return Associations(float(np.mean(both[1:] <= both[0])), level, pairs, total[0][beyond])
 
 
 def _free_directions(fit: Fitted, at: Looked) -> np.ndarray | None:

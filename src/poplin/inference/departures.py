@@ -26,7 +26,7 @@ from poplin.data import held
 from poplin.inference import margins
 from poplin.inference.summary import Fitted
 
-LEVEL = 0.05  # size of the whole
+LEVEL = 0.05  # size of the whole; of each test where two are made, half of it
 GRID = np.linspace(-2.7, 2.7, 31)  # normal quantiles
 MOST_COUNTS, MOST_COLUMNS, MOST_ROWS = (
     12_000,
@@ -53,10 +53,12 @@ class Departures(NamedTuple):
 
     `columns` (m,) are those looked at, `flagged` those (of them) beyond what chance explains, worst first; `kind` of
     each, and of all together: standardised excess in both tails, in the middle, and to the right (m, 3), (3,).
-    `distance`: the largest difference of all residuals' distribution from the normal. `rows` were looked at.
+    `distance`: the largest difference of all residuals' distribution from the normal. `rows` were looked at. They are
+    unlike the law where `p` is below `level`.
     """
 
     p: float
+    level: float
     p_together: float
     p_columns: np.ndarray
     columns: np.ndarray
@@ -130,10 +132,10 @@ def _placed(y: np.ndarray, seen: Sample, there: np.ndarray) -> margins.Placed:
     return margins.Placed(*filled)
 
 
-def departures(at: Looked, *, seed: int = 0) -> Departures:
-    """Test the fitted law of the counts. Cost: REPLICATES x EVALUATIONS x 31 products."""
+def departures(at: Looked, *, level: float = LEVEL, seed: int = 0) -> Departures:
+    """Test the fitted law of the counts at `level`. Cost: REPLICATES x EVALUATIONS x 31 products."""
     random = np.random.default_rng([seed, 8])
-    return _judged(at, *_clear_of_scores(at), random)
+    return _judged(at, *_clear_of_scores(at), level, random)
 
 
 def _process(found: margins.Placed, at: Looked) -> tuple[np.ndarray, np.ndarray]:
@@ -166,7 +168,9 @@ def _clear_of_scores(at: Looked) -> tuple[Cleared, Cleared]:
     return Cleared(process, plain[0]), Cleared(many, plain[1])
 
 
-def _judged(at: Looked, found: Cleared, reference: Cleared, random: np.random.Generator) -> Departures:
+def _judged(
+    at: Looked, found: Cleared, reference: Cleared, level: float, random: np.random.Generator
+) -> Departures:
     """Statistics of the data and of replicates, and how they stand among them."""
     draws, n, m, k = reference.process.shape
     flat = reference.process.reshape(draws * n, m * k)
@@ -182,7 +186,7 @@ def _judged(at: Looked, found: Cleared, reference: Cleared, random: np.random.Ge
     all_ranks = ranks(p_all[:, 0])
     both = np.minimum(least, all_ranks)
     p = float(np.mean(both[1:] <= both[0]))
-    bound = np.quantile(both[1:], LEVEL)  # of the ranks of each: what the whole is rejected at
+    bound = np.quantile(both[1:], level)  # of the ranks of each: what the whole is rejected at
     threshold = np.quantile(p_columns[1:].min(axis=1), bound)
     flagged = np.flatnonzero(p_columns[0] <= threshold)
     flagged = flagged[np.argsort(p_columns[0][flagged], kind="stable")]
@@ -192,7 +196,7 @@ def _judged(at: Looked, found: Cleared, reference: Cleared, random: np.random.Ge
     plain = found.plain.sum(axis=0)
     curve = _curve(plain, reach, there)
     return Departures(
-        *(p, float(all_ranks[0]), p_columns[0], at.seen.columns, flagged),
+        *(p, level, float(all_ranks[0]), p_columns[0], at.seen.columns, flagged),
         *(kind[0], kind[1], curve, float(np.max(np.abs(plain)) / there), n),
     )
 

@@ -1,7 +1,8 @@
 """Diagnostics in plain words: what was looked at, whether it looks well, and what follows.
 
 Start at `found` and `verdicts`. Margins and correlations are tested (`inference/departures.py`, `associations.py`: of
-tables drawn from the model 5 % are called unlike it); the other limits are where a statistician would look closer.
+tables drawn from the model 5 % are called unlike it by either); the other limits are where a statistician would look
+closer.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ def found(fit: Fitted, *, draws: int = goodness.MOST_DRAWS, most: int = goodness
     """All of it; `draws` and `most` as in `goodness`. A second or two, whatever the table's size."""
     seen = looked(fit)
     frequencies, residuals = goodness.frequencies(fit, draws=draws), goodness.residuals(fit, most=most)
-    return Found(frequencies, residuals, departures(seen), associations(fit, seen))
+    together = associations(fit, seen, level=LEVEL / 2)
+    alone = departures(seen, level=LEVEL if together is None else LEVEL / 2)
+    return Found(frequencies, residuals, alone, together)
 
 
 def verdicts(fit: Fitted, found: Found) -> list[Verdict]:
@@ -90,7 +93,7 @@ def _margins(fit: Fitted, found: Found) -> Verdict:
         "Their distribution, of all and of each column, was compared with that of tables drawn from the fit "
     )
     words += f"({said}; {tested.rows} rows, {where}): "
-    if tested.p >= LEVEL:
+    if tested.p >= tested.level:
         return Verdict("Margins of the counts", True, words + "each column's counts vary as the model says.")
     return Verdict("Margins of the counts", False, words + _departure(fit, tested))
 
@@ -126,7 +129,7 @@ def _together(fit: Fitted, tested: Associations | None) -> Verdict:
         return Verdict(about, True, f"Nothing to test: {why}.")
     said = f"p = {tested.p:.2g}" if tested.p else f"p < {1 / REPLICATES:.1g}"
     words = f"Residuals of pairs of columns were compared with those of tables drawn from the fit ({said}): "
-    if tested.p >= LEVEL:
+    if tested.p >= tested.level:
         return Verdict(about, True, words + "nothing goes together beyond the fitted Sigma.")
     names = fit.counts_.column_names
     pairs = [
