@@ -75,7 +75,7 @@ def _one(name: str, content: str | bytes) -> dict:
 
 _TABLE: dict[str, tuple[dict, tuple[str, ...]]] = {
     "no such file": ({"files": {}}, ("no file", "counts.csv")),
-    "unknown suffix": (_one("counts.xlsx", "x"), ("counts.xlsx", "no known kind", "'.csv'")),
+    "unknown suffix": (_one("counts.docx", "x"), ("counts.docx", "no known kind", "'.csv'")),
     "no suffix": (_one("counts", COUNTS), ("no known kind",)),
     "empty file": (_one("counts.csv", ""), ("counts.csv is empty",)),
     "blank file": (_one("counts.csv", "\n\n"), ("counts.csv is empty", "header")),

@@ -311,3 +311,24 @@ def test_a_report_of_another_kind_is_a_note(tmp_path: Path) -> None:
     assert as_counts(table).notes[0] == "3"
     table.uns["poplin_counts"] = "none"
     assert as_counts(table).y.shape == (N, P)
+
+
+LINKS: dict[str, Callable[[Path, Path], Any]] = {
+    "a file": lambda store, beside: (store / "X" / "extra").symlink_to(beside / "secret"),
+    "a folder": lambda store, beside: (store / "layers" / "more").symlink_to(beside),
+    "a way up": lambda store, beside: (store / "layers" / "up").symlink_to(Path("..") / ".."),
+}
+
+
+@pytest.mark.parametrize("how", LINKS)
+def test_a_zarr_store_with_links_to_elsewhere_is_refused(tmp_path: Path, how: str) -> None:
+    store, beside = tmp_path / "y.zarr", tmp_path / "beside"
+    stored(store, anndata.AnnData(good_counts().astype(float)))
+    beside.mkdir()
+    (beside / "secret").write_text("x")
+    (store / "obs" / "again").symlink_to(store / "var")  # inside, it leads nowhere
+    assert np.array_equal(read_counts(store).values, good_counts())
+    LINKS[how](store, beside)
+    for read in (read_counts, read_table, read_annotated):
+        with pytest.raises(InputError, match="y.zarr holds, at '.*', a link to somewhere else"):
+            read(store)

@@ -315,6 +315,23 @@ def test_the_command_writes_what_fit_reads(kind: str, tmp_path: Path, monkeypatc
         assert "poplin counts omop" in held.uns["poplin_counts"]["command"]
 
 
+@pytest.mark.parametrize("kind", [".h5ad", ".npz"])
+def test_numbers_of_concepts_are_kept_beside_their_names(kind: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_omop(tmp_path / "omop")
+    (tmp_path / "omop" / "concept.csv").write_text(
+        "concept_id\tconcept_name\n201826\tType 2 diabetes\n8507\tMALE\n"
+    )
+    assert run(monkeypatch, "counts", "omop", "--omop", "--quiet", "--out", f"counts{kind}") == 0
+    assert read_counts(f"counts{kind}").column_names == ("1503297", "Type 2 diabetes")
+    held = (
+        anndata.read_h5ad("counts.h5ad").var["concept_id"]
+        if kind == ".h5ad"
+        else np.load("counts.npz")["var_concept_id"]
+    )
+    assert list(held) == ["1503297", "201826"]
+
+
 def test_the_command_refuses_before_it_reads(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "e.csv").write_text("patient,code\na,x\n")

@@ -84,7 +84,7 @@ def test_a_file_that_is_named_nearly_as_a_table_is_told(tmp_path: Path) -> None:
     report = count_events(tmp_path, None).report
     assert report[0].startswith("80 events")
     assert [said for said in report if "'condition_occurrence_old.csv' in" in said]
-    assert not [said for said in report if "concept.csv" in said]
+    assert [said for said in report if "concept.csv has no columns" in said]
 
 
 @pytest.mark.parametrize("name", ["e[1]", "e*", "e?", "e**", "[a-z]1", "a[", "a]"])
@@ -139,4 +139,59 @@ def test_a_person_of_whom_lines_differ_is_refused(tmp_path: Path) -> None:
     written(tmp_path, "condition_occurrence.csv")
     (tmp_path / "person.csv").write_text("person_id,year_of_birth\n1,1950\n1,1951\n2,1960\n")
     with pytest.raises(InputError, match="says different things of '1' in several lines"):
+        count_events(tmp_path, None)
+
+
+VOCABULARY = {
+    "1": (
+        "concept.csv",
+        'concept_id,concept_name\n201826,Type 2 diabetes\n201827,"Pain, acute"\n8507,MALE\n9,other\n',
+    ),
+    "quotes that nothing closes": (
+        "CONCEPT.csv",
+        'concept_id\tconcept_name\tdomain_id\n9\t5" nail\tDevice\n201826\tType 2 diabetes\tCondition\n'
+        "201827\tPain, acute\tCondition\n8507\tMALE\tGender\n",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "text"), VOCABULARY.values(), ids=VOCABULARY)
+def test_columns_and_persons_have_the_names_of_concepts(tmp_path: Path, name: str, text: str) -> None:
+    written(tmp_path, "condition_occurrence.csv")
+    (tmp_path / name).write_text(text)
+    (tmp_path / "CONCEPT_ANCESTOR.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "person.csv").write_text("person_id,gender_concept_id\n1,8507\n2,8532\n")
+    found = count_events(tmp_path, None)
+    assert found.column_names == ("Type 2 diabetes", "Pain, acute", "201828")
+    assert found.concepts == ("201826", "201827", "201828")
+    assert found.people["gender_concept_id"].tolist() == ["MALE", "8532", "unknown", "unknown", "unknown"]
+    assert found.counts.toarray().tolist() == WHOLE.to_numpy().tolist()
+    assert any(name in said for said in found.report)
+
+
+SAME = {
+    "two alike": ({201826: "Pain", 201827: "Pain"}, ("Pain (201826)", "Pain (201827)", "201828")),
+    "a name that looks like another with its number": (
+        {201826: "Pain", 201827: "Pain", 201828: "Pain (201826)"},
+        ("Pain (201826)", "Pain (201827)", "Pain (201826) (201828)"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("names", "right"), SAME.values(), ids=SAME)
+def test_names_of_concepts_are_told_apart(
+    tmp_path: Path, names: dict[int, str], right: tuple[str, ...]
+) -> None:
+    written(tmp_path, "condition_occurrence.parquet")
+    pandas.DataFrame({"concept_id": list(names), "concept_name": list(names.values())}).to_parquet(
+        tmp_path / "concept.parquet"
+    )
+    assert count_events(tmp_path, None).column_names == right
+
+
+def test_two_tables_of_concepts_are_refused(tmp_path: Path) -> None:
+    written(tmp_path, "condition_occurrence.csv")
+    for name in ("concept.csv", "CONCEPT.tsv"):
+        (tmp_path / name).write_text("concept_id\tconcept_name\n1\tx\n")
+    with pytest.raises(InputError, match="twice. Leave one"):
         count_events(tmp_path, None)

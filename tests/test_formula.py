@@ -163,7 +163,7 @@ BAD_FORMULAS = {
     "offset in a product": ("~ offset(height):tree", ("inside the term", "stands alone")),
     "offset in a call": ("~ log(offset(height))", ("'offset'", "not known")),
     "offset of nothing": ("~ offset()", ("cannot be read",)),
-    "dates": ("~ day", ("'day'", "datetime64", "days since")),
+    "dates": ("~ day", ("'day'", "dates", "days since")),
     "a level left out": ("~ C(tree, levels=['oak', 'elm'])", ("leaves out a level",)),
     "one level": ("~ C(I(year * 0))", ("single level", "'C(I(year * 0))'")),
     "a number alone": ("~ log(3)", ("cannot be evaluated",)),
@@ -261,3 +261,47 @@ def test_a_real_table(shared_data: Path) -> None:
     with np.load(shared_data / "oaks.npz") as held:
         assert np.array_equal(counts.x[:, 2], held["cov_tree"] == "susceptible")
         assert np.allclose(counts.offset, np.log(held["cov_readsTOTfun"])[:, None])
+
+
+@pytest.mark.parametrize(("name", "near"), [("sqroot", "'sqrt'"), ("Log", "'log'"), ("centre", "'center'")])
+def test_a_function_by_nearly_its_name_is_offered(name: str, near: str) -> None:
+    with pytest.raises(InputError, match=f"'{name}' in .* is not known. Did you mean {near}"):
+        design(f"~ {name}(height)", pd.DataFrame({"height": [1.0, 2, 3, 5]}), ("a", "b", "c", "d"))
+
+
+MOMENTS = {
+    "days": pd.Timestamp("2024-03-31"),
+    "hours": pd.Timestamp("2024-03-31 12:30"),
+    "of a zone": pd.Timestamp("2024-03-31", tz="UTC"),
+}
+
+
+@pytest.mark.parametrize("first", MOMENTS.values(), ids=MOMENTS)
+def test_moments_are_levels_as_in_a_text_table(first: pd.Timestamp) -> None:
+    """Later rows find their level although all of theirs are at midnight."""
+    frame = pd.DataFrame({"day": [first, first + pd.Timedelta("36h")] * 4})
+    rows = tuple(f"r{i}" for i in range(8))
+    made, x, _ = design("~ C(day)", frame, rows)
+    assert x[:, 1].tolist() == [0.0, 1.0] * 4
+    again, _ = apply(made, frame.iloc[1:2], rows[1:2])
+    assert again.tolist() == [[1.0, 1.0]]
+    with pytest.raises(InputError, match=r"'day' holds dates, '2024-03-31.*C\(day\)"):
+        design("~ day", frame, rows)
+
+
+def test_spans_of_time_are_told_to_be_no_numbers() -> None:
+    with pytest.raises(InputError, match="'span' is of type timedelta64"):
+        design("~ span", pd.DataFrame({"span": pd.to_timedelta([1, 2, 3], unit="D")}), ("a", "b", "c"))
+
+
+@pytest.mark.parametrize("largest", [2**53 + 1, -(2**53) - 1, 2**62])
+def test_whole_numbers_that_would_be_rounded_are_refused(largest: int) -> None:
+    frame = pd.DataFrame({"number": [1, largest, 3, 4]})
+    rows = ("a", "b", "c", "d")
+    with pytest.raises(InputError, match=rf"'number' is {largest} at row 'b'.*C\(number\)"):
+        design("~ number", frame, rows)
+    for X in (frame, frame.to_numpy()):
+        with pytest.raises(InputError, match=rf"is {largest} at row .*2\^53"):
+            as_counts(np.ones((4, 2)), X=X)
+    assert design("~ number", frame.replace(largest, 2**53), rows)[1][1, 1] == 2.0**53
+    assert design("~ C(number)", pd.DataFrame({"number": [1, 1, largest, largest]}), rows)[1].shape == (4, 2)

@@ -68,6 +68,17 @@ def test_the_command_turns_a_table(run: Run, tmp_path: Path, command: str, capsy
         assert run(*words, "--transpose", "--h5ad-out", "b.h5ad") == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "told"), [("Total", True), ("Row sums", True), ("small", False), ("leaf9", False)]
+)
+def test_a_row_that_only_counts_have_may_be_a_total(name: str, told: bool) -> None:
+    y = pd.concat([good_counts(), good_counts().sum().to_frame(name).T])
+    with pytest.raises(InputError, match=f"lacks 1 of the 7 rows of Y: '{name}'") as caught:
+        as_counts(y, data=good_covariates(), formula="~ tree")
+    for words in (str(caught.value), caught.value.at_command_line):
+        assert ("is a total of the others: leave it out" in words) == told
+
+
 @pytest.mark.parametrize("what", ["column", "row"])
 def test_a_total_is_pointed_out(what: str) -> None:
     y = good_counts()

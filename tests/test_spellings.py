@@ -114,9 +114,17 @@ def test_a_column_of_counts_may_be_missing(tmp_path: Path) -> None:
     assert found.row_names == ("NA", "y") and np.isnan(found.values[:, 0]).all()
 
 
-def test_a_row_may_be_named_na(tmp_path: Path) -> None:
-    (tmp_path / "leaves.csv").write_text("id,site\nNA,wet\nb,dry\n")
-    assert list(read_table(tmp_path / "leaves.csv").index) == ["NA", "b"]
+@pytest.mark.parametrize("other", ["b", "7", "007"])
+def test_a_row_may_be_named_na(tmp_path: Path, other: str) -> None:
+    (tmp_path / "leaves.csv").write_text(f"id,site\nNA,wet\n{other},dry\n")
+    assert list(read_table(tmp_path / "leaves.csv").index) == ["NA", other]
+
+
+@pytest.mark.parametrize("other", ["b", "7"])
+def test_a_row_without_a_name_is_told(tmp_path: Path, other: str) -> None:
+    (tmp_path / "leaves.csv").write_text(f"id,site\n{other},wet\n,dry\n")
+    with pytest.raises(InputError, match="no row name in its data row 2"):
+        read_table(tmp_path / "leaves.csv")
 
 
 def test_a_gap_is_told_with_both_readings() -> None:

@@ -1,8 +1,13 @@
 """The things poplin says when something is not as it should be.
 
 Start at `InputError`: every check at the door raises it, the command line turns it into exit code 2.
-A numerical failure is not an exception but data (`converged_`), told once by `ConvergenceWarning`.
+`said` is what another library said, in one line. A numerical failure is not an exception but data (`converged_`), told
+once by `ConvergenceWarning`.
 """
+
+import zlib
+
+MOST_SAID = 300  # letters of another library's message that are passed on
 
 
 class InputError(ValueError):
@@ -26,3 +31,15 @@ class DataWarning(UserWarning):
 
 class LikelihoodWarning(DataWarning):
     """Log-likelihoods of some rows are less exact than their standard errors say; the message names the rows."""
+
+
+def said(error: Exception) -> str:
+    """What went wrong in another library, in one line that can be printed, without a full stop."""
+    text = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+    text = "".join(letter if letter.isprintable() else " " for letter in text)[:MOST_SAID]
+    if isinstance(error, MemoryError):
+        return f"it does not fit into memory ({text})" if text else "it does not fit into memory"
+    if isinstance(error, KeyError):
+        return f"{text} is not in it"
+    tells = isinstance(error, OSError | ValueError | RuntimeError | zlib.error) and text
+    return text if tells else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 from poplin._errors import ConvergenceWarning, DataWarning, InputError
 from poplin.data.exposures import doubtful_names
 from poplin.data.groups import Grouping, grouping
-from poplin.data.located import ANNOTATED, TEXT, kind_of
+from poplin.data.located import ANNOTATED, FRAMES, MATRICES, kind_of
 from poplin.data.offsets import is_name
 from poplin.data.orientation import turned
 from poplin.data.readers import read_counts, read_table
-from poplin.data.sides import aligned
+from poplin.data.sides import aligned, joined
 from poplin.data.tables import CountTable, listed, row_defaults
 from poplin.data.terms import columns_in, parse
 from poplin.inference import summary
@@ -84,7 +84,9 @@ def prepare(given: Inputs, settings: dict[str, Any], out: Path) -> Job:
     table, data = _read(given)
     if given.transpose:
         table = turned(table)
-        data = None if given.covariates is None else data
+        data = table.covariates if given.covariates is None else data
+    if given.covariates is not None:
+        table, data = joined(table, data)
     if given.formula is not None and data is None:
         raise InputError(
             f"--formula needs covariates, and {given.counts.name} brings none. Give them with --covariates."
@@ -302,7 +304,7 @@ def _offset(data: Any, asked: str | None) -> Any:
         return asked
     inner = None if asked in covariates else re.fullmatch(r"log\((.+)\)", asked)
     name = asked if inner is None else inner[1].strip()
-    is_file = name not in covariates and kind_of(Path(name)) in (*TEXT, ".parquet")
+    is_file = name not in covariates and kind_of(Path(name)) in FRAMES
     found = read_table(name) if is_file else _column(data, name, "--offset")
     return found if inner is None else _logged(found)
 
@@ -369,6 +371,6 @@ def _colour(table: CountTable, data: Any, given: Inputs) -> views.Colour | None:
 
 def _columns(path: Path) -> list[str]:
     """The names at the head of a table, whatever it holds; nothing for files that have no such head."""
-    if kind_of(path) in (".mtx", ".npz", *ANNOTATED):
+    if kind_of(path) in MATRICES:
         return []
     return [str(name) for name in read_table(path, row_names="none").columns]

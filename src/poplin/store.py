@@ -9,24 +9,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from poplin._errors import InputError
+from poplin._errors import InputError, said
+from poplin.data.archives import member
 
 FORMAT = "poplin fit"
 VERSION = 1
-# What zipfile, numpy.lib.format and json raise on bytes that are not what they should be.
-_DAMAGE = (
-    *(zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError),
-    *(ValueError, KeyError, EOFError, OSError, MemoryError),
-)
 _HEADER = "poplin"  # the array that makes a .npz file one of ours: JSON in bytes
 
 
@@ -94,7 +88,7 @@ def read_npz(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[
             return {name: _array(archive, name) for name in names if name != _HEADER}, meta
     except InputError:
         raise
-    except _DAMAGE as error:
+    except Exception as error:  # zipfile, numpy and json raise whatever there is on bytes that are not theirs
         raise InputError(_damage(path, error)) from error
 
 
@@ -107,6 +101,8 @@ def _checked_header(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
             f"{path} was not saved by poplin: it is an archive that holds {held or 'nothing'}. "
             "To read counts from an .npz file, give it to fit, not to load."
         )
+    if not isinstance(header["version"], int):
+        raise ValueError(f"its version is {header['version']!r}")
     if header["version"] > VERSION:
         raise InputError(
             f"{path} was saved by a newer poplin (format {header['version']}; this one reads up to "
@@ -114,12 +110,11 @@ def _checked_header(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
         )
     if [name for name in names if name != _HEADER] != header["arrays"]:
         raise ValueError("arrays are missing")
-    return header["meta"]
+    return dict(header["meta"])
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    with archive.open(f"{name}.npy") as member:
-        return np.lib.format.read_array(member, allow_pickle=False)
+    return member(archive, f"{name}.npy")
 
 
 def _damage(path: Path, error: Exception) -> str:
@@ -133,4 +128,6 @@ def _damage(path: Path, error: Exception) -> str:
     if not begins.startswith(b"PK"):
         begun = f"its {size} bytes begin not as those of .npz but with {begins!r}"
         return f"{path} was not saved by poplin: {begun}."
-    return f"{path} is cut short or damaged ({size} bytes; {error}). Restore it from a copy or fit again."
+    return (
+        f"{path} is cut short or damaged ({size} bytes; {said(error)}). Restore it from a copy or fit again."
+    )

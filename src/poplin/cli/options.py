@@ -14,7 +14,9 @@ DATA, MODEL, RESULT = "Data", "Model", "Results"
 CountsFile = Annotated[
     Path,
     typer.Argument(
-        metavar="COUNTS", help="Rows by columns: csv, tsv, txt (.gz), parquet, npz, mtx, h5ad or zarr."
+        metavar="COUNTS",
+        help="Rows by columns: csv, tsv, txt (.gz), xlsx, parquet, h5ad, zarr, biom, 10x, rds, rda, npz or mtx; of "
+        "several tables, FILE:NAME.",
     ),
 ]
 Covariates = Annotated[

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, final
 
 import numpy as np
 
-from poplin._errors import InputError
+from poplin._errors import InputError, said
 
 GAP = 4  # rows that nobody asked for and that are read all the same, rather than ask the disk twice
 LONGEST = 4_000_000  # entries that are asked of the disk together
@@ -134,17 +134,18 @@ class Backed:
         try:
             if self._stored is not None:
                 return self._stored.read(stretches)
-        except (OSError, ValueError, KeyError, RuntimeError):
+        except Exception:
             pass  # closed by whoever opened it, or broken: the second time tells
         try:
             self._stored = self._reopen()
             return self._stored.read(stretches)
         except InputError:  # of what is in the file
             raise
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except Exception as error:  # of whatever class: of zlib, of arithmetic, of an index
             raise InputError(
                 f"Rows {stretches[0][0] + 1} to {stretches[-1][1]} cannot be read: these counts stay on disk, in "
-                f"{self.source.path or 'a store without a path'}. {error} Put the file back, or give the counts anew."
+                f"{self.source.path or 'a store without a path'}: {said(error)}. Put the file back, or give the "
+                "counts anew."
             ) from error
 
 

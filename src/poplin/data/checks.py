@@ -21,6 +21,7 @@ from poplin.data.tables import Named, Names, and_more, as_named, is_path, listed
 # it, X'X (condition number squared) has no correct digit left in double precision.
 COLLINEAR = 1e-8
 MOST_COVARIATE = 1e150  # the square of more overflows
+MOST_EXACT = 2**53  # whole numbers beyond it are rounded in double precision
 MOST_LOG = 100.0  # of an offset: e^100 is no exposure
 
 
@@ -89,6 +90,19 @@ def check_finite(values: np.ndarray, what: str, rows: Names, columns: Names | No
         where = place(index, rows, columns)
         raise InputError(f"{what} is {values[tuple(index)]}{where}{and_more(bad)}. {mend}")
     return values
+
+
+def check_exact(values: np.ndarray, name: str, rows: Names, more_said: str = "") -> None:
+    """Raise `InputError` for whole numbers that double precision would round; what is no whole number is as it came."""
+    if values.dtype.kind not in "iu":
+        return
+    bad = (values > MOST_EXACT) | (values < -MOST_EXACT)
+    if bad.any():
+        i = int(np.argmax(bad))
+        raise InputError(
+            f"The covariate '{name}' is {values[i]} at row '{rows[i]}'{and_more(bad)}: whole numbers beyond 2^53 are "
+            f"rounded. Give it in another unit, or as the difference from the smallest.{more_said}"
+        )
 
 
 def check_log_scale(values: np.ndarray, what: str, rows: Names, columns: Names | None) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from poplin._errors import InputError
-from poplin.data.checks import check_finite, check_names
+from poplin.data.checks import check_exact, check_finite, check_names
 from poplin.data.design import Design
 from poplin.data.formula import apply, as_frame
 from poplin.data.held import check_dense, in_columns
@@ -21,7 +21,9 @@ from poplin.data.tables import (
     Named,
     Names,
     as_named,
+    as_pandas,
     column_defaults,
+    is_frame,
     is_path,
     listed,
     row_defaults,
@@ -102,7 +104,9 @@ def given_covariates(X: Any, table: CountTable, n: int, notes: list[str]) -> Nam
     """X as given (an array, a DataFrame, a path), finite and with its rows in the order of the counts."""
     if is_path(X):
         X = read_table(X)
+    X = as_pandas(X)
     named = as_named(X, "X")
+    own = named.row_names
     if named.values.ndim == 1:
         named = named._replace(values=named.values[:, None])
     if named.values.ndim != 2 or named.values.shape[1] == 0:
@@ -114,7 +118,17 @@ def given_covariates(X: Any, table: CountTable, n: int, notes: list[str]) -> Nam
     names = named.column_names or column_defaults(named.values.shape[1], "X")
     mend = "Fill it in, or leave the row or the covariate out."
     check_finite(named.values, "A covariate", rows, names, mend)
+    for j, column in enumerate(_as_given(X)):
+        check_exact(column, names[j], own or rows)
     return named
+
+
+def _as_given(X: Any) -> list[np.ndarray]:
+    """The columns of X in the type they came in, if they may be whole numbers."""
+    if is_frame(X):
+        return [X.iloc[:, j].to_numpy() for j in range(X.shape[1])]
+    values = np.asarray(X)
+    return list(values.reshape(len(values), -1).T) if values.dtype.kind in "iu" else []
 
 
 def _same_covariates(like: Coding, named: Any) -> np.ndarray:

@@ -30,7 +30,7 @@ from poplin.data.formula import as_frame, doubtful_offsets
 from poplin.data.formula import design as make_design
 from poplin.data.groups import Codes, groups_in
 from poplin.data.offsets import check_needs_no_counts, check_row_by_row
-from poplin.data.orientation import totals_among
+from poplin.data.orientation import doubtful_rows, totals_among
 from poplin.data.readers import read_counts
 from poplin.data.sides import aligned, doubtful_offset, log_offset, row_vector
 from poplin.data.spellings import remarks
@@ -113,7 +113,7 @@ def as_counts(
     check_covariates(x, names, weight)
     offsets = _offsets(offset, table, added, notes)
     doubts = [] if design is None else doubtful_offsets(design, frame, rows)
-    doubts += doubtful_offset(offset, table) + totals_among(y, rows, columns)
+    doubts += doubtful_offset(offset, table) + doubtful_rows(table) + totals_among(y, rows, columns)
     counts = Counts(y, x, offsets, weight, rows, columns, names, design, ())
     counts = counts._replace(groups=None if frame is None else groups_in(frame))
     return counts._replace(notes=(*notes, *_noticed(counts), *_warned(doubts)))

@@ -1,19 +1,25 @@
 """What may be wrong with the store of an AnnData before anything in it is read: ways out of it, chunks that are gone.
 
-Start at `check_inside`, which `stored.root_of` asks of every HDF5 file, and at `check_chunks`. The libraries are silent
-here: HDF5 follows a link into any file that the reader may read, and a chunk that is not there is read as zeros.
+Start at `check_inside` (HDF5) and `check_within` (zarr), which `stored.root_of` asks of every file, and at
+`check_chunks`; `check_stored` is for what is to be read whole. The libraries are silent here: a link is followed into
+any file that the reader may read, and a chunk that is not there is read as zeros, as many as are declared.
 """
 
 from __future__ import annotations
 
 import math
+import os
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from poplin._errors import InputError
+from poplin.data.declared import LARGE, check_declared
 from poplin.data.held import are_many
 
 FEW = 0.01  # share of the chunks of a large table below which the file only declares it
+_BLOSC = struct.Struct("<4B3I")  # versions, flags, size of an item; bytes unpacked, in a block, packed
 _ABOUT = (".zarray", ".zattrs", ".zgroup", "zarr.json")  # files of a zarr store that are no chunks
 
 
@@ -39,6 +45,22 @@ def check_inside(root: Any, name: str) -> None:
                     raise InputError(f"{where} a group that stands elsewhere in it too. {_MEND}")
                 seen.add(node)
                 waiting.append(node)
+
+
+def check_within(folder: Path) -> None:
+    """Raises `InputError` where a zarr store leads out of its folder, by a link of the file system."""
+    home = folder.resolve()
+    waiting = [folder]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(home):
+                    where = Path(entry.path).relative_to(folder)
+                    raise InputError(
+                        f"{folder.name} holds, at '{where}', a link to somewhere else, which is not followed. {_MEND}"
+                    )
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(Path(entry.path))
 
 
 _MEND = "Write the file again, complete: anndata.read_h5ad(file).write_h5ad(new), if you trust where it came from."
@@ -71,6 +93,68 @@ def check_chunks(node: Any, shape: tuple[int, ...], name: str) -> tuple[str, ...
     )
 
 
+def check_packed(node: Any, name: str) -> None:
+    """Raises `InputError` where a chunk of an array of a zarr store (or of those in a group) is cut off.
+
+    Blosc, in which zarr packs chunks, trusts the length at the head of a chunk, and reads on behind its end.
+    """
+    for array in _arrays(node):
+        packers = getattr(array, "compressors", None) or (getattr(array, "compressor", None),)
+        folder = None if hasattr(array, "file") else _folder(array)
+        if (
+            folder is None
+            or "blosc" not in type(packers[-1]).__name__.lower()
+            or getattr(array, "shards", None)
+        ):
+            continue
+        for file in folder.rglob("*"):
+            if file.is_file() and file.name not in _ABOUT:
+                with file.open("rb") as chunk:
+                    head = chunk.read(_BLOSC.size)
+                if len(head) < _BLOSC.size or _BLOSC.unpack(head)[-1] != file.stat().st_size:
+                    raise InputError(
+                        f"{name} is damaged: of its '{array.path}', the chunk {file.relative_to(folder)} is cut off or "
+                        "overwritten. Copy it again."
+                    )
+
+
+def check_stored(node: Any, name: str) -> None:
+    """Raises `InputError` where an array (in a group) is cut off, or far larger than what is stored of it."""
+    check_packed(node, name)
+    for array in _arrays(node):
+        shape, chunk = array.shape or (), getattr(array, "chunks", None) or ()
+        wanted = max(math.prod(shape), math.prod(chunk)) * array.dtype.itemsize
+        if wanted > LARGE:
+            check_declared(name, f"'{array.name.lstrip('/')}' of the shape {shape}", wanted, _stored(array))
+
+
+def _arrays(node: Any) -> Iterator[Any]:
+    """The array, or all those in a group and its groups."""
+    waiting = [node]
+    while waiting:
+        found = waiting.pop()
+        if hasattr(found, "shape"):
+            yield found
+        else:
+            waiting.extend(found[key] for key in found)
+
+
+def _stored(array: Any) -> int:
+    """How many bytes are stored of an array; as many as it declares where that cannot be known."""
+    if hasattr(array, "file"):
+        return array.id.get_storage_size()
+    folder = _folder(array)
+    if folder is None:
+        return math.prod(array.shape) * array.dtype.itemsize
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _folder(array: Any) -> Path | None:
+    """The folder of an array in a zarr store; None where the store is none."""
+    folder = Path(str(getattr(array.store, "root", None) or "")) / array.path
+    return folder if array.path and folder.is_dir() else None
+
+
 def _absent(array: Any) -> tuple[int, int]:
     """How many chunks of an array are not there, and how many it has; none where that cannot be known."""
     if 0 in array.shape or not array.shape:
@@ -80,8 +164,8 @@ def _absent(array: Any) -> tuple[int, int]:
             return (0 if array.id.get_storage_size() else 1), 1
         chunks, there = _many(array.shape, array.chunks), array.id.get_num_chunks()
         return chunks - there, chunks
-    folder = Path(str(getattr(array.store, "root", None) or "")) / array.path
-    if not array.path or not folder.is_dir():
+    folder = _folder(array)
+    if folder is None:
         return 0, 0
     chunks = _many(array.shape, getattr(array, "shards", None) or array.chunks)
     return chunks - sum(file.is_file() and file.name not in _ABOUT for file in folder.rglob("*")), chunks

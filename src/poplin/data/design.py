@@ -13,7 +13,7 @@ import numpy as np
 
 from poplin._errors import InputError
 from poplin.data.tables import Names
-from poplin.data.terms import Term, plain_message
+from poplin.data.terms import Term, columns_in, plain_message
 
 Level = str | int | float | bool
 
@@ -46,9 +46,10 @@ def design_from_json(text: str) -> Design:
         if held.pop("version") != 1:
             raise InputError("The saved design is of a later version of poplin. Update poplin to read it.")
         made = Design(**{name: from_plain(value) for name, value in held.items()})
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
+        columns_in(made.terms, made.offsets, tuple(made.columns))  # what it asks for is evaluated as Python
+    except InputError:
+        raise
+    except Exception as error:  # of whatever class: what was to be text may be anything
         raise InputError(f"The saved design cannot be read: {plain_message(error)}.") from error
     return made
 

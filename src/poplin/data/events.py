@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from poplin._errors import InputError
 from poplin.data.events_dates import Days, days
+from poplin.data.events_names import fill_names
 from poplin.data.events_sources import NO_CONCEPT, OMOP, Source, file_source, literal, omop_sources
 from poplin.data.events_table import EventCounts, table_of
 from poplin.data.tables import listed
@@ -75,11 +76,11 @@ def count_events(
     """Count the events of a file: rows by codes.
 
     `columns` None: `events` is a folder of OMOP tables (condition_occurrence, drug_exposure, procedure_occurrence,
-    person). `date_format` is how dates are written, for strptime or in letters (M/D/YY); without it, the one format is
-    inferred in which all read. `memory` is DuckDB's limit; what does not fit goes to files in `scratch` (a folder, by
-    default the system's for temporary files), removed at the end. `tell` hears what is going on. Raises `InputError`
-    for files that cannot be read and for tables of which nothing is left. One pass over the file, and one over its
-    dates where they matter; cost grows with the events.
+    person, and concept, which names columns). `date_format` is how dates are written, for strptime or in letters
+    (M/D/YY); without it, the one format is inferred in which all read. `memory` is DuckDB's limit; what does not fit
+    goes to files in `scratch` (a folder, by default the system's for temporary files), removed at the end. `tell` hears
+    what is going on. Raises `InputError` for files that cannot be read and for tables of which nothing is left. One
+    pass over the file, and one over its dates where they matter; cost grows with the events.
     """
     rules = rules or Rules()
     if rules.since is not None and rules.until is not None and rules.since > rules.until:
@@ -90,6 +91,7 @@ def count_events(
         if columns is None:
             found, told = omop_sources(base, events)
             people = found.pop("person", [])
+            told += fill_names(base, events)
             sources = [
                 (source, Columns("person_id", *OMOP[name]))
                 for name, parts in found.items()
@@ -108,7 +110,7 @@ def count_events(
         report = _told_events(base) + told + tuple(words for day in read for words in day.told)
         report += _fill_rolled(base, rules) + _fill_names(base, rules)
         tell("Building the table")
-        return table_of(base, report, people)
+        return table_of(base, report, people, concepts=columns is None)
 
 
 @contextmanager
@@ -124,8 +126,12 @@ def _base(memory: str, scratch: Path | None) -> Iterator[Any]:
             base.execute("SET preserve_insertion_order = false")
             base.execute("SET enable_progress_bar = false")
             yield base
-        except duckdb.Error as error:  # of damaged files, of memory that is none or too little
-            words = " ".join(str(error).splitlines()[:2]).rstrip(".")
+        except InputError:
+            raise
+        except (
+            Exception
+        ) as error:  # of damaged files, of memory that is none or too little; DuckDB's, and Arrow's
+            words = " ".join(str(error).splitlines()[:2]).rstrip(".") or type(error).__name__
             raise InputError(f"The events cannot be read: {words}.") from error
         finally:
             base.close()
@@ -265,8 +271,8 @@ def _fill_names(base: Any, rules: Rules) -> tuple[str, ...]:
     if rare == every:
         rows = "one row" if rules.min_rows == 1 else f"{rules.min_rows} rows"
         raise InputError(
-            f"None of the {every} columns is above 0 in {rows} or more. Lower min_rows.",
-            at_command_line=f"None of the {every} columns is above 0 in {rows} or more. Lower --min-rows.",
+            f"No column (there are {every}) is above 0 in {rows} or more. Lower min_rows.",
+            at_command_line=f"No column (there are {every}) is above 0 in {rows} or more. Lower --min-rows.",
         )
     if not rare:
         return ()

@@ -16,7 +16,7 @@ from poplin._errors import InputError
 from poplin.data.tables import Names, listed
 from poplin.data.textfiles import DAMAGE, opened
 
-TEXT = (".csv", ".tsv", ".txt")
+TEXT = (".csv", ".tsv", ".txt", ".tab")
 DELIMITERS = (",", ";", "\t", "|")
 # OMOP common data model, version 5: a table, its concept, its date.
 OMOP = {
@@ -78,8 +78,11 @@ def _file(path: Path) -> str:
     return literal(re.sub(r"([\[*?])", r"[\1]", str(path)))
 
 
-def file_source(base: Any, path: Path) -> Source:
-    """A file of events (csv, tsv, txt, also .gz, or Parquet) or a folder of Parquet files; `base` is the connection."""
+def file_source(base: Any, path: Path, *, quotes_at_tabs: bool = True) -> Source:
+    """A file of events (csv, tsv, txt, also .gz, or Parquet) or a folder of Parquet files; `base` is the connection.
+
+    `quotes_at_tabs` is whether quotes enclose a field in text that is cut at tabs; else they are part of it.
+    """
     suffixes = [suffix.lower() for suffix in path.suffixes]
     packed = suffixes[-1:] == [".gz"]
     kind = next(iter(suffixes[-2:-1] if packed else suffixes[-1:]), "")
@@ -94,9 +97,10 @@ def file_source(base: Any, path: Path) -> Source:
     names, delimiter = _head(path)
     columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
     packing = "gzip" if packed else "none"
+    quote = literal('"' if quotes_at_tabs or delimiter != "\t" else "")
     sql = (
-        f"read_csv({_file(path)}, auto_detect=false, header=true, delim={literal(delimiter)}, quote='\"', "
-        f"escape='\"', compression='{packing}', columns={{{columns}}})"
+        f"read_csv({_file(path)}, auto_detect=false, header=true, delim={literal(delimiter)}, quote={quote}, "
+        f"escape={quote}, compression='{packing}', columns={{{columns}}})"
     )
     return Source(path.name, sql, dict.fromkeys(names, "VARCHAR"))
 
@@ -120,7 +124,7 @@ def _parquet_files(folder: Path) -> list[Path]:
         raise InputError(
             f"{folder} is a folder without .parquet files. Give a file, or a folder of Parquet files."
         )
-    others = [file.name for file in every if _kind(file)[0] in TEXT]
+    others = [file.name for file in every if kind_and_stem(file)[0] in TEXT]
     if others:
         raise InputError(
             f"{folder} holds Parquet files and {listed(others)}: are these events too, or the same once more? Leave in "
@@ -129,7 +133,7 @@ def _parquet_files(folder: Path) -> list[Path]:
     return files
 
 
-def _kind(path: Path) -> tuple[str, str]:
+def kind_and_stem(path: Path) -> tuple[str, str]:
     """The kind of a file, in small letters and without .gz, and its name before that, in small letters."""
     name = path.name.lower().removesuffix(".gz")
     stem, dot, kind = name.rpartition(".")
@@ -143,7 +147,11 @@ def _head(path: Path) -> tuple[list[str], str]:
             first = handle.readline()
             handle.seek(0)
             counts = {mark: first.count(mark) for mark in DELIMITERS}
-            delimiter = "\t" if _kind(path)[0] == ".tsv" else max(counts, key=lambda mark: counts[mark])
+            delimiter = (
+                "\t"
+                if kind_and_stem(path)[0] in (".tsv", ".tab")
+                else max(counts, key=lambda mark: counts[mark])
+            )
             names = [name.strip() for name in next(csv.reader(handle, delimiter=delimiter), [])]
     except DAMAGE as error:
         raise InputError(f"{path.name} is no text in UTF-8: {error}.") from error
@@ -171,7 +179,7 @@ def omop_sources(base: Any, folder: Path) -> tuple[dict[str, list[Source]], Name
     files: dict[str, list[Path]] = {}
     odd = []
     for file in sorted(folder.iterdir()):
-        kind, stem = _kind(file)
+        kind, stem = kind_and_stem(file)
         of_table = _OF_TABLE.match(stem)
         if of_table is None or not (kind or file.is_dir() or file.suffix.lower() == ".gz"):
             continue
@@ -198,8 +206,8 @@ _PART = re.compile(r"([._ -]?(part)?[._ -]?\(?\d[\w.()-]*)?")
 
 def _check_parts(name: str, parts: list[Path]) -> None:
     """Raises `InputError` where files may be the same table twice: of several kinds, or whole beside parts."""
-    kinds = {(part.is_dir(), _kind(part)[0], part.suffix.lower() == ".gz") for part in parts}
-    whole = [part.name for part in parts if _kind(part)[1] == name]
+    kinds = {(part.is_dir(), kind_and_stem(part)[0], part.suffix.lower() == ".gz") for part in parts}
+    whole = [part.name for part in parts if kind_and_stem(part)[1] == name]
     if len(parts) > 1 and (whole or len(kinds) > 1):
         raise InputError(
             f"The folder holds {listed(part.name for part in parts)}: the same table twice, or parts of it? Leave one "

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from poplin._errors import InputError
+from poplin.data.events_names import named
 from poplin.data.events_sources import Source
 from poplin.data.tables import listed
 
@@ -19,7 +20,8 @@ class EventCounts(NamedTuple):
 
     `totals` (n,): what each row counts within the dates, before codes are rolled up or left out: its log is an offset.
     `rows_seen` (p,): rows in which a column is not zero. `people`: a DataFrame's columns by name, or nothing. `report`:
-    what was read and what was dropped, one sentence each.
+    what was read and what was dropped, one sentence each. `concepts` (p,): the numbers of OMOP's concepts, where
+    columns have their names.
     """
 
     counts: Any
@@ -29,12 +31,16 @@ class EventCounts(NamedTuple):
     rows_seen: np.ndarray
     people: dict[str, np.ndarray]
     report: tuple[str, ...]
+    concepts: tuple[str, ...] = ()
 
 
-def table_of(base: Any, report: tuple[str, ...], people: list[Source]) -> EventCounts:
+def table_of(
+    base: Any, report: tuple[str, ...], people: list[Source], *, concepts: bool = False
+) -> EventCounts:
     """The counts from the tables `rolled`, `people` and `codes` of the database; `report` goes on.
 
-    `people` are the parts of OMOP's table of persons, if there is one.
+    `people` are the parts of OMOP's table of persons, if there is one; `concepts` is whether codes are OMOP's, which
+    may have names.
     """
     from scipy import sparse
 
@@ -60,7 +66,9 @@ def table_of(base: Any, report: tuple[str, ...], people: list[Source]) -> EventC
     names, columns = (tuple(map(str, part)) for part in (rows["who"], codes["code"]))
     totals, seen = np.asarray(rows["total"]), np.asarray(codes["many"])
     facts, told = _people(base, people)
-    return EventCounts(counts, names, columns, totals, seen, facts, report + told)
+    labels = tuple(named(base, columns)) if concepts else columns
+    ids = columns if labels != columns else ()
+    return EventCounts(counts, names, labels, totals, seen, facts, report + told, ids)
 
 
 def _people(base: Any, parts: list[Source]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
@@ -97,4 +105,13 @@ def _people(base: Any, parts: list[Source]) -> tuple[dict[str, np.ndarray], tupl
         name: np.ma.filled(column, np.nan if name == "year_of_birth" else "unknown")
         for name, column in held.items()
     }
+    for name in wanted:
+        filled[name] = np.array(_called(base, filled[name]), dtype=object)
     return {name: column for name, column in filled.items() if name != "who"}, told
+
+
+def _called(base: Any, ids: np.ndarray) -> list[str]:
+    """The names of concepts in a column; those without one stay numbers."""
+    different = list(dict.fromkeys(map(str, ids)))
+    names = dict(zip(different, named(base, different), strict=True))
+    return [names[str(one)] for one in ids]

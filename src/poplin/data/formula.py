@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from poplin._errors import InputError
-from poplin.data.checks import check_log_scale
+from poplin.data.checks import check_exact, check_log_scale
 from poplin.data.design import Design, Level, design_from_json, design_to_json, from_plain, to_plain
 from poplin.data.exposures import doubtful_names, doubtful_values
 from poplin.data.readers import read_table
 from poplin.data.spellings import check_names_groups, is_number
 from poplin.data.tables import Names, and_more, as_pandas, is_frame, is_path, listed, more, place
-from poplin.data.terms import Term, columns_in, parse, plain_functions, plain_message
+from poplin.data.terms import Term, columns_in, parse, plain_functions, plain_message, written
 
 _FACTOR = "C("
 
@@ -126,6 +126,8 @@ def _column(table: Any, names: Names, name: str, rows: Names) -> Any:
     if names.count(name) > 1:
         raise InputError(f"The table has {names.count(name)} columns named '{name}'. Rename all but one.")
     column = table.iloc[:, names.index(name)].infer_objects()
+    if column.dtype.kind == "M":
+        column = column.map(_day, na_action="ignore").astype(object)
     missing = column.isna().to_numpy()
     if missing.any():
         where = [rows[i] for i in np.flatnonzero(missing)]
@@ -143,6 +145,11 @@ def _column(table: Any, names: Names, name: str, rows: Names) -> Any:
     return column
 
 
+def _day(moment: Any) -> str:
+    """A date as text tables have it, so that it is one name of a level, whichever file it came from."""
+    return str(moment.date() if moment == moment.normalize() else moment)
+
+
 def _without_factors(terms: tuple[Term, ...]) -> list[Term]:
     """The terms without C(...)."""
     return [tuple(factor for factor in term if not factor[0].startswith(_FACTOR)) for term in terms]
@@ -150,10 +157,9 @@ def _without_factors(terms: tuple[Term, ...]) -> list[Term]:
 
 def _is_number(column: Any, name: str) -> bool:
     kind = column.dtype.kind
-    if kind in "mMc":
+    if kind in "mc":
         raise InputError(
-            f"The covariate '{name}' is of type {column.dtype}. Turn it into a number, for example days "
-            "since a date."
+            f"The covariate '{name}' is of type {column.dtype}. Turn it into a number in the table, as of days."
         )
     return kind in "biuf" and column.dtype.name != "category"
 
@@ -192,6 +198,8 @@ def _coded(design: Design, table: Any, rows: Names) -> Any:
                     "Give numbers."
                 )
             whole = name in counted and column.dtype.kind in "iu"
+            if not whole:
+                check_exact(column.to_numpy(), name, rows, f" If it names groups, write C({written(name)}).")
             coded[name] = column.to_numpy(dtype=np.int64 if whole else np.float64)
             continue
         by_text = {str(level): level for level in levels}
@@ -316,5 +324,5 @@ def _check_finite(values: np.ndarray, names: Names, rows: Names) -> None:
         i, j = np.argwhere(bad)[0]
         raise InputError(
             f"'{names[j]}' is {values[i, j]}{place((i,), rows, None)}{and_more(bad)}. It has to be finite: "
-            "check for the logarithm of 0, or leave the row out."
+            "check for logarithms of 0, logarithms and roots of less, and divisions by 0, or leave the row out."
         )

@@ -12,8 +12,9 @@ from typing import Any
 
 from poplin._errors import InputError
 from poplin.data.backed import Backed, Source, Stored
-from poplin.data.located import kind_of, loaded
-from poplin.data.packed import counted, packed
+from poplin.data.damage import check_stored
+from poplin.data.located import kind_of
+from poplin.data.packed import counted, frame_in, packed
 from poplin.data.stored import large_table, root_of, rows_in
 from poplin.data.tables import CountTable, Names, as_named, as_notes, index_names, listed
 from poplin.data.textfiles import name_rows
@@ -42,6 +43,7 @@ def part_of(root: Any, name: str) -> Any:
     """A part of an AnnData's file, in memory."""
     from anndata.io import read_elem
 
+    check_stored(root[name], name)
     return read_elem(root[name])
 
 
@@ -50,7 +52,7 @@ def large_parquet(file: Path, columns: Names, row_names: str | None) -> CountTab
     import pandas
 
     asked = (row_names,) if row_names in columns else columns[:1]
-    frame = loaded(file, lambda: pandas.read_parquet(file, columns=list(asked)))
+    frame = frame_in(file, list(asked))
     names, left = index_names(frame.index), asked
     if names is None or row_names is not None:
         frame = frame.reset_index(drop=names is None)

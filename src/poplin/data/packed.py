@@ -19,7 +19,7 @@ import numpy as np
 from poplin._errors import InputError
 from poplin.data import held
 from poplin.data.backed import SparseRows
-from poplin.data.located import loaded
+from poplin.data.declared import NAME, check_declared
 from poplin.data.tables import Names, as_named
 
 
@@ -51,12 +51,30 @@ def counted(file: Path) -> tuple[int, Names]:
     """How many rows a Parquet file has, and its columns without those that are row names in pandas."""
     from pyarrow import parquet
 
-    def look() -> tuple[int, Names]:
-        told = parquet.ParquetFile(file)
-        names = (told.schema_arrow.pandas_metadata or {}).get("index_columns", [])
-        return told.metadata.num_rows, tuple(name for name in told.schema_arrow.names if name not in names)
+    told = parquet.ParquetFile(file)
+    n, size = told.metadata.num_rows, file.stat().st_size
+    check_declared(file.name, f"the names of its {n} rows", NAME * n, size)
+    names = (told.schema_arrow.pandas_metadata or {}).get("index_columns", [])
+    return n, tuple(name for name in told.schema_arrow.names if name not in names)
 
-    return loaded(file, look)
+
+def frame_in(file: Path, columns: list[str] | None = None) -> Any:
+    """A Parquet file (some columns of it, with the row names of pandas) as a DataFrame, as pandas reads it.
+
+    Raises `InputError` where it is unpacked to far more than it is, before all of it is.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    counted(file)
+    told = parquet.ParquetFile(file)
+    size, unpacked, batches = file.stat().st_size, 0, []
+    for batch in told.iter_batches(columns=columns, use_pandas_metadata=True):
+        unpacked += batch.nbytes
+        check_declared(file.name, "what is packed in it", unpacked, size)
+        batches.append(batch)
+    schema = batches[0].schema if batches else told.schema_arrow
+    return pyarrow.Table.from_batches(batches, schema).to_pandas()
 
 
 def packed(file: Path, columns: Names, rows: Names | None) -> SparseRows:
@@ -78,7 +96,7 @@ def _batches(file: Path, columns: Names, rows: Names | None) -> Iterator[np.ndar
     # not buffered before: else a whole group of rows would be in memory
     table = parquet.ParquetFile(file, pre_buffer=False)
     batches = table.iter_batches(batch_size=size, columns=list(columns))
-    while (batch := loaded(file, lambda: next(batches, None))) is not None:
+    for batch in batches:
         last = first + batch.num_rows
         frame: Any = batch.to_pandas(ignore_metadata=True)[list(columns)]
         names = rows[first:last] if rows else tuple(f"row{i + 1}" for i in range(first, last))

@@ -1,8 +1,9 @@
-"""Files to tables, by suffix: csv, tsv, txt (also .gz), parquet, npz, mtx, h5ad, zarr.
+"""Files to tables, by suffix: csv, tsv, txt, tab (also .gz), parquet, npz, mtx, h5ad, zarr, xlsx, biom, h5, rds, rda.
 
 Start at `read_counts`, whose `CountTable` goes straight into `as_counts` (large tables in .h5ad, .zarr and .parquet
 stay there, see `large_files.py`); `read_table` reads covariates, `read_basis` a borrowed basis, `read_annotated` an
-AnnData. No pickle is ever loaded. Whatever a file lacks is an `InputError`.
+AnnData. What has a header is read in `framed.py` (text, sheets, R), files of other programs in rooms of their own. No
+pickle is ever loaded. Whatever a file lacks is an `InputError`.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ from typing import Any
 import numpy as np
 
 from poplin._errors import InputError
-from poplin.data.gaps import with_words_as_names
+from poplin.data.archives import array_in, arrays_in
+from poplin.data.biom import read_biom
+from poplin.data.damage import check_stored
+from poplin.data.framed import read_frame, read_framed_counts
 from poplin.data.held import are_many
 from poplin.data.large_files import large_annotated, large_parquet, part_of
-from poplin.data.located import ANNOTATED, TEXT, loaded, located
+from poplin.data.located import ANNOTATED, FRAMES, MATRICES, loaded, located
 from poplin.data.packed import counted
 from poplin.data.stored import root_of
 from poplin.data.tables import CountTable, Names, as_table, index_names, listed
-from poplin.data.textfiles import layout, name_rows, opened, read_body, unpacked
+from poplin.data.tenx import TURNED, TYPES, Features, chosen_features, read_tenx
+from poplin.data.textfiles import unpacked
 
 _SPARSE_KEYS = {"format", "shape", "data"}
 MOST_PACKED = 1032  # bytes that one byte of a .gz file can stand for
@@ -34,50 +39,65 @@ def read_counts(
 ) -> CountTable:
     """The counts in a file, with the names and covariates it holds.
 
-    .csv, .tsv, .txt (also .gz), .parquet: rows are rows, with a header; `row_names` is the column of row
-    names ("none": there is none), else see `textfiles.name_rows`. .npz: `counts` or `Y`, or the layout of
-    scipy.sparse.save_npz, with optional obs_names, var_names, cov_<name> and log_offset. .mtx: with
-    barcodes.tsv and features.tsv beside it, the matrix is turned so that barcodes are rows. .h5ad, and the
-    folder that `adata.write_zarr` makes (.zarr): X or the `layer` named, with obs as covariates.
+    .csv, .tsv, .txt, .tab (also .gz), .parquet, .xlsx and data frames in .rds and .rda: rows are rows, with a header;
+    `row_names` is the column of row names ("none": there is none), else see `textfiles.name_rows`. .npz: `counts` or
+    `Y`, or the layout of scipy.sparse.save_npz, with optional obs_names, var_names, cov_<name> and log_offset. .h5ad,
+    and the folder that `adata.write_zarr` makes (.zarr): X or the `layer` named, with obs as covariates. .mtx (with
+    barcodes.tsv and features.tsv beside it, or their folder), .h5 of Cell Ranger, .biom, and text of QIIME hold
+    samples in columns; they are turned so that samples are rows. Where a file holds several tables, one is named
+    after a colon: "book.xlsx:counts".
 
     Raises `InputError` when there is no such file, or it is none of these.
     """
-    file, kind = located(path, (*TEXT, ".parquet", ".npz", ".mtx", *ANNOTATED))
+    file, kind, part = located(path, (*FRAMES, *MATRICES))
     if layer is not None and kind not in ANNOTATED:
         raise InputError(f"layer='{layer}' is asked for, and {file.name} is no AnnData (.h5ad, .zarr).")
+    return loaded(file, lambda: _counts(file, kind, part, row_names, layer))
+
+
+def _counts(file: Path, kind: str, part: str | None, row_names: str | None, layer: str | None) -> CountTable:
+    """The counts in a file of a known kind; whatever is raised here is told of as of this file."""
     if kind == ".npz":
         return _npz_counts(file)
     if kind == ".mtx":
-        return _mtx_counts(file)
+        return _mtx_counts(file, part)
     if kind in ANNOTATED:
         return _annotated_counts(file, layer)
+    if kind == ".biom":
+        return as_table(read_biom(file))
+    if kind == ".h5":
+        return as_table(read_tenx(file, part))
     if kind == ".parquet":
         n, columns = counted(file)
         if are_many((n, len(columns))):
             return as_table(large_parquet(file, columns, row_names))
-    frame = _frame(file, kind, row_names, counts=True)
-    if frame.shape[1] == 0:
-        raise InputError(
-            f"{file.name} has no column of numbers, so it is no table of counts. Check that it is the right "
-            "file."
-        )
-    return as_table(frame)
+    return read_framed_counts(file, kind, part, row_names)
 
 
 def read_table(path: str | os.PathLike[str], *, row_names: str | None = None) -> Any:
     """A table of covariates as a DataFrame, its index the row names (a plain numbering if it has none).
 
-    Reads the same files as `read_counts`; of .npz the cov_<name> arrays, of .h5ad and .zarr obs.
+    Reads the same files as `read_counts`; of .npz the cov_<name> arrays, of .h5ad and .zarr obs, of .biom what it
+    says of samples.
     """
-    file, kind = located(path, (*TEXT, ".parquet", ".npz", *ANNOTATED))
-    if kind == ".npz":
-        covariates = _npz_counts(file).covariates
+    file, kind, part = located(path, (*FRAMES, ".npz", ".biom", *ANNOTATED))
+    return loaded(file, lambda: _covariates(file, kind, part, row_names))
+
+
+def _covariates(file: Path, kind: str, part: str | None, row_names: str | None) -> Any:
+    if kind in (".npz", ".biom"):
+        covariates = (_npz_counts if kind == ".npz" else read_biom)(file).covariates
         if covariates is None:
-            raise InputError(f"{file.name} holds no covariates: none of its arrays is named cov_<name>.")
+            what = (
+                "none of its arrays is named cov_<name>"
+                if kind == ".npz"
+                else "it has no metadata of samples"
+            )
+            raise InputError(f"{file.name} holds no covariates: {what}.")
         return covariates
     if kind in ANNOTATED:
-        return loaded(file, lambda: part_of(root_of(file), "obs"))
-    return _frame(file, kind, row_names, counts=False)
+        return part_of(root_of(file), "obs")
+    return read_frame(file, kind, part, row_names)
 
 
 def read_basis(path: str | os.PathLike[str]) -> Any:
@@ -86,11 +106,15 @@ def read_basis(path: str | os.PathLike[str]) -> Any:
     Text with or without a header, .parquet, .npy, or .npz holding one array (or one named V or basis) and
     optional var_names.
     """
+    file, kind, part = located(path, (*FRAMES, ".npz", ".npy"))
+    return loaded(file, lambda: _basis(file, kind, part))
+
+
+def _basis(file: Path, kind: str, part: str | None) -> Any:
     import pandas
 
-    file, kind = located(path, (*TEXT, ".parquet", ".npz", ".npy"))
     if kind == ".npy":
-        array = loaded(file, lambda: np.load(file, allow_pickle=False))
+        array = array_in(file)
         if array.ndim not in (1, 2):
             raise InputError(
                 f"{file.name} has {array.ndim} dimensions; wanted is a basis of p rows and q columns."
@@ -108,49 +132,13 @@ def read_basis(path: str | os.PathLike[str]) -> Any:
         frame = pandas.DataFrame(arrays[chosen[0]])
         names = _names(arrays, "var_names", len(frame), file)
         return frame if names is None else frame.set_axis(list(names), axis=0)
-    return _frame(file, kind, None, counts=True, header=None)
-
-
-def _frame(file: Path, kind: str, row_names: str | None, *, counts: bool, header: bool | None = True) -> Any:
-    """A text table or a Parquet file with its row names in the index."""
-    if kind in TEXT:
-        return _named_text(file, row_names, counts=counts, header=header)
-    import pandas
-
-    frame = loaded(file, lambda: pandas.read_parquet(file))
-    if index_names(frame.index) is None:
-        return name_rows(frame.reset_index(drop=True), row_names, file.name, counts=counts)
-    return frame if row_names is None else name_rows(frame.reset_index(), row_names, file.name, counts=counts)
-
-
-def _named_text(file: Path, row_names: str | None, *, counts: bool, header: bool | None = True) -> Any:
-    """A text table with its row names in the index, spelled as in the file."""
-    how = layout(file, header=header)
-    frame = read_body(file, how).to_pandas()
-    for name in frame.select_dtypes("object").columns:
-        frame[name] = frame[name].where(frame[name].notna(), np.nan)  # Arrow has None there
-    frame.columns = range(how.width) if how.columns is None else list(how.columns)
-    with opened(file) as lines:
-        frame = with_words_as_names(frame, lines, how.delimiter, counts=counts)
-
-    def spelled(place: int) -> Any:
-        return read_body(file, how, as_spelled=place).column(0).to_pylist()
-
-    return name_rows(frame, row_names, file.name, counts=counts, spelled=spelled)
+    return read_frame(file, kind, part, None, counts=True, header=None)
 
 
 def _npz(file: Path) -> dict[str, np.ndarray]:
     if not zipfile.is_zipfile(file):
         raise InputError(f"{file.name} is no .npz file. Write it with numpy.savez or scipy.sparse.save_npz.")
-
-    def load() -> dict[str, np.ndarray]:
-        with (
-            file.open("rb") as stream,
-            np.load(stream, allow_pickle=False) as held,
-        ):  # numpy closes no broken file
-            return {name: held[name] for name in held.files}
-
-    return loaded(file, load)
+    return arrays_in(file)
 
 
 def _npz_counts(file: Path) -> CountTable:
@@ -162,7 +150,7 @@ def _npz_counts(file: Path) -> CountTable:
     elif set(arrays) >= _SPARSE_KEYS:
         from scipy import sparse
 
-        values = loaded(file, lambda: sparse.load_npz(file))
+        values = sparse.load_npz(file)
     else:
         raise InputError(
             f"{file.name} holds the arrays {listed(arrays)}; wanted is `counts` (or `Y`), rows by columns, "
@@ -213,18 +201,31 @@ def _npz_covariates(arrays: dict[str, np.ndarray], rows: Names | None, n: int, f
     return frame if rows is None else frame.set_axis(list(rows), axis=0)
 
 
-def _mtx_counts(file: Path) -> CountTable:
+def _mtx_counts(file: Path, part: str | None) -> CountTable:
     """Counts in Matrix Market format, turned so that barcodes are rows when the names beside it say so."""
     from scipy.io import mmread
 
-    loaded(file, lambda: _check_matrix_market(file))
-    values: Any = loaded(file, lambda: mmread(file))
+    _check_matrix_market(file)
+    values: Any = mmread(file)
     prefix = file.name.split("matrix")[0] if "matrix" in file.name else ""
-    cells, genes = _beside(file, prefix, ("barcodes",)), _beside(file, prefix, ("features", "genes"))
+    cells, about = _beside(file, prefix, ("barcodes",)), _beside(file, prefix, ("features", "genes"))
+    cells = None if cells is None else list(cells[0])
+    features = None if about is None else _features(about)
+    genes = (
+        None if features is None else list(chosen_features(features._replace(types=None), None, file.name)[1])
+    )
     shape = values.shape
-    if cells is not None and genes is not None and shape == (len(genes), len(cells)):
-        note = f"{file.name} holds features by barcodes; it was turned so that barcodes are rows."
-        return as_table(CountTable(values.T, index_names(cells), index_names(genes), None, (note,)))
+    if cells is not None and features is not None and shape == (len(features.ids), len(cells)):
+        places, names, told = chosen_features(features, part, file.name)
+        turned_values = values.T if len(places) == shape[0] else values.T.tocsr()[:, places]
+        notes = (TURNED.format(file.name), *told)
+        return as_table(
+            CountTable(turned_values, index_names(cells), index_names(names), None, notes, turned=True)
+        )
+    if part is not None:
+        raise InputError(
+            f"{file.name}:{part} asks for a type of features, and there are none beside the matrix."
+        )
     rows = index_names(cells) if cells is not None and len(cells) == shape[0] else None
     columns = index_names(genes) if genes is not None and len(genes) == shape[1] else None
     notes = []
@@ -255,8 +256,8 @@ def _check_matrix_market(file: Path) -> None:
         )
 
 
-def _beside(file: Path, prefix: str, names: tuple[str, ...]) -> list[str] | None:
-    """The names in a file beside a .mtx: the second column where it holds distinct names, else the first."""
+def _beside(file: Path, prefix: str, names: tuple[str, ...]) -> Any:
+    """A file of names beside a .mtx as a DataFrame of text."""
     import pandas
 
     for name in names:
@@ -266,10 +267,14 @@ def _beside(file: Path, prefix: str, names: tuple[str, ...]) -> list[str] | None
                 read = partial(
                     pandas.read_csv, beside, sep="\t", header=None, dtype=str, keep_default_na=False
                 )
-                frame = loaded(beside, read)
-                column = 1 if frame.shape[1] > 1 and frame[1].is_unique else 0
-                return list(frame[column])
+                return loaded(beside, read)
     return None
+
+
+def _features(about: Any) -> Features:
+    """What features.tsv says: id, name, type."""
+    ids, names, types = (list(about[j]) if j < about.shape[1] else None for j in range(3))
+    return Features(ids or [], names, types if types is not None and set(types) & set(TYPES) else None)
 
 
 def read_annotated(path: str | os.PathLike[str]) -> Any:
@@ -277,11 +282,17 @@ def read_annotated(path: str | os.PathLike[str]) -> Any:
 
     Raises `InputError` when there is none, or what is there is no AnnData.
     """
-    file, kind = located(path, ANNOTATED)
+    file, kind, _ = located(path, ANNOTATED)
+    return loaded(file, lambda: _annotated(file, kind))
+
+
+def _annotated(file: Path, kind: str) -> Any:
     from anndata.io import read_h5ad, read_zarr
 
-    loaded(file, lambda: root_of(file))  # AnnData follows whatever leads out of a file
-    held = loaded(file, lambda: read_zarr(file) if kind == ".zarr" else read_h5ad(file))
+    check_stored(
+        root_of(file), file.name
+    )  # AnnData follows whatever leads out of a file, and reads all of it
+    held = read_zarr(file) if kind == ".zarr" else read_h5ad(file)
     if not hasattr(held, "obs_names"):
         raise InputError(f"{file.name} holds a {type(held).__name__}; wanted is an AnnData.")
     return held
@@ -289,12 +300,17 @@ def read_annotated(path: str | os.PathLike[str]) -> Any:
 
 def _annotated_counts(file: Path, layer: str | None) -> CountTable:
     """X or a layer, with names and obs; a large one stays in the file."""
-    large, told = loaded(file, lambda: large_annotated(file, layer))
+    large, told = large_annotated(file, layer)
     if large is not None:
         table = as_table(large)
     else:
-        held = read_annotated(file)
+        held = _annotated(file, file.suffix.lower())
         if layer is not None:
             held.X = held.layers[layer]
+        if held.X is None:
+            there = f"{file.name} has no X; its layers are {listed(held.layers) or 'none'}."
+            raise InputError(
+                f"{there} Name one, layer='...'.", at_command_line=f"{there} Name one with --layer."
+            )
         table = as_table(held)
     return table._replace(notes=(*table.notes, *told))

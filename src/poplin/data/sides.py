@@ -14,7 +14,7 @@ from poplin._errors import InputError
 from poplin.data.checks import check_finite, check_log_scale, check_names
 from poplin.data.exposures import doubtful_values
 from poplin.data.offsets import by_name
-from poplin.data.orientation import turned_hint
+from poplin.data.orientation import total_hint, turned_hint
 from poplin.data.tables import (
     CountTable,
     Named,
@@ -65,6 +65,7 @@ def aligned(
             f"{what} lacks {len(lacking)} of the {n} rows of Y: {listed(lacking)}; its own begin with "
             f"{listed(own, 3)}."
         )
+        python, command = (text or total_hint(lacking) for text in (python, command))
         match = " Rows are matched by name: add them, leave them out of Y,"
         raise InputError(
             said + (python or f"{match} or reset the index to match by order."),
@@ -81,6 +82,26 @@ def aligned(
     if frame:
         return thing.iloc[order]  # type: ignore[attr-defined]
     return thing._replace(values=thing.values[order], row_names=rows)  # type: ignore[attr-defined]
+
+
+def joined(table: CountTable, frame: Any) -> tuple[CountTable, Any]:
+    """The covariates of a table of their own with those that travelled with the counts, matched by row name.
+
+    A column that both have is that of `frame`, which a note of the counts says.
+    """
+    own = table.covariates
+    if own is None:
+        return table, frame
+    notes: list[str] = []
+    n = table.values.shape[0]
+    frame = aligned(frame, "The table of covariates", table.row_names, n, notes, table.column_names)
+    both = [name for name in own.columns if name in frame.columns]
+    if both:
+        notes.append(
+            f"{listed(both)} came with the counts and in the table of covariates; the latter is used."
+        )
+    more = {name: own[name].array for name in own.columns if name not in both}
+    return table._replace(notes=(*table.notes, *notes)), frame.assign(**more)
 
 
 def row_vector(

@@ -85,7 +85,7 @@ def _check_no_numbers(texts: list[str], different: dict[str, None], name: str, r
         )
     if sum(bool(_DATE.fullmatch(text)) for text in different) >= half:
         raise InputError(
-            f"The covariate '{name}' holds dates as text, {_cells(texts, rows, _DATE.fullmatch)}. Turn them into a "
+            f"The covariate '{name}' holds dates, {_cells(texts, rows, _DATE.fullmatch)}. Turn them into a "
             f"number in the table, for example days since the first, or into the season or the year. {factor}"
         )
 

@@ -16,10 +16,12 @@ import numpy as np
 
 from poplin._errors import InputError
 from poplin.data.backed import Backed, DenseRows, Source, SparseRows, Stored
-from poplin.data.damage import check_chunks, check_inside
+from poplin.data.damage import check_chunks, check_inside, check_packed, check_stored, check_within
+from poplin.data.heaps import check_heaps
 from poplin.data.held import are_many
 
 ZARR = ".zarr"
+ANNDATA = "anndata"  # how a file says what it holds
 
 
 def is_instance(thing: Any, module: str, *kinds: str) -> bool:
@@ -39,15 +41,24 @@ def from_file(values: Any) -> Any:
 
 
 def root_of(path: Path) -> Any:
-    """The root of a file, for reading. Raises `InputError` where an HDF5 file leads out of itself."""
+    """The root of a file, for reading. Raises `InputError` for no AnnData, and for a file that leads out of itself."""
     if path.suffix.lower() == ZARR:
         import zarr
 
-        return zarr.open_group(path, mode="r")
-    import h5py
+        check_within(path)
+        root = zarr.open_group(path, mode="r")
+    else:
+        import h5py
 
-    root = h5py.File(path, "r")
-    check_inside(root, path.name)
+        check_heaps(path)
+        root = h5py.File(path, "r")
+        check_inside(root, path.name)
+    kind = str(root.attrs.get("encoding-type", ANNDATA))  # AnnData's first files have none
+    if kind != ANNDATA:
+        raise InputError(
+            f"{path.name} holds '{kind}'; wanted is an AnnData. Of a MuData, write one table into a file of its own, "
+            "for example mudata.mod['rna'].write_h5ad('rna.h5ad')."
+        )
     return root
 
 
@@ -61,6 +72,7 @@ def large_table(root: Any, key: str) -> tuple[Any, tuple[str, ...]]:
         return None, ()
     shape = _shape(node)
     told = check_chunks(node, shape, _name(node))
+    check_packed(node, _name(node))
     return (_held(node) if len(shape) == 2 and are_many(shape) else None), told
 
 
@@ -92,6 +104,7 @@ def _pointers(node: Any) -> np.ndarray:
     """Where the rows of a sparse table begin, in memory; they never go back, and end with the entries."""
     n, many = _shape(node)[0], min(node["data"].shape[0], node["indices"].shape[0])
     length = node["indptr"].shape[0]
+    check_stored(node["indptr"], _name(node))
     pointers = np.asarray(node["indptr"][...]) if length == n + 1 else np.empty(0)
     if not len(pointers) or pointers[0] != 0 or pointers[-1] > many or (np.diff(pointers) < 0).any():
         raise InputError(
@@ -110,6 +123,7 @@ def _read_by_columns(node: Any) -> Any:
             "alone, and is too large to be read whole. Store it by rows (CSR), where there is memory for that: "
             "adata.X = adata.X.tocsr() (or the layer), and write it again."
         )
+    check_stored(node, _name(node))
     from scipy.sparse import csc_array
 
     return csc_array(tuple(node[part][...] for part in ("data", "indices", "indptr")), shape=(n, p))

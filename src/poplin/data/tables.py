@@ -28,7 +28,8 @@ class CountTable(NamedTuple):
 
     `values` is (n, p), dense, `scipy.sparse` or in a file; names are None where there were none; `covariates` is a
     DataFrame with one row per row of `values`, or None; `notes` say what the reader noticed; `offset` is on
-    the log scale, as `as_counts` takes it, or None.
+    the log scale, as `as_counts` takes it, or None. `turned` is whether the table lay with samples in columns and was
+    turned round; `heading` is what stands over the row names, or nothing.
     """
 
     values: Any
@@ -37,6 +38,8 @@ class CountTable(NamedTuple):
     covariates: Any = None
     notes: Names = ()
     offset: Any = None
+    turned: bool = False
+    heading: str = ""
 
 
 class Named(NamedTuple):
@@ -137,6 +140,13 @@ def as_table(Y: Any) -> CountTable:
     else:
         table = CountTable(Y)
     table = table._replace(values=from_file(table.values))
+    for side, names in enumerate((table.row_names, table.column_names)):
+        size = getattr(table.values, "shape", ())[side : side + 1]
+        if names is not None and size and len(names) != size[0]:
+            what = ("rows", "columns")[side]
+            raise InputError(
+                f"Y has {size[0]} {what}, and {len(names)} names of {what}. Give one name for each."
+            )
     if is_on_disk(table.values):
         return table
     if is_sparse(table.values) and is_large(table.values):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from poplin._errors import InputError
+from poplin.data.limits import check_arguments, check_numbers, check_terms
 from poplin.data.tables import Names, listed
 
 # A factor is (expression, how it is evaluated: "literal", "lookup" or "python"), a term a product of factors.
@@ -79,7 +80,6 @@ def _without_backticks(formula: str, columns: Sequence[str]) -> list[str]:
 
 def _parsed(formula: str, columns: Sequence[str]) -> tuple[tuple[Term, ...], tuple[str, ...]]:
     from formulaic import Formula
-    from formulaic.errors import FormulaicError
     from formulaic.formula import SimpleFormula
 
     if not isinstance(formula, str):
@@ -87,8 +87,11 @@ def _parsed(formula: str, columns: Sequence[str]) -> tuple[tuple[Term, ...], tup
             f"formula is a {type(formula).__name__}; wanted is text such as '~ tree + offset(log(reads))'."
         )
     try:
+        check_terms(formula, len(columns))
         parsed = Formula.from_spec(formula, context={"__formulaic_variables_available__": list(columns)})
-    except (FormulaicError, SyntaxError, ValueError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # of syntax, of too many parentheses, of whatever formulaic makes of them
         raise InputError(f"The formula '{formula}' cannot be read: {plain_message(error)}.") from error
     if not isinstance(parsed, SimpleFormula):
         raise InputError(
@@ -154,17 +157,18 @@ def names_in(expression: str, columns: Sequence[str]) -> Names:
     aliases: dict[str, str] = {}
     try:
         tree = ast.parse(sanitize_variable_names(expression, {}, aliases), mode="eval")
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise InputError(
             f"The expression '{expression}' in the formula cannot be read: {plain_message(error)}."
         ) from error
+    check_numbers(tree, expression)
     functions = _functions()
     called: set[int] = set()
     found: dict[str, None] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             called.add(id(node.func))
-            _check_function(node.func, expression, functions, columns)
+            _check_function(node, expression, functions, columns)
         elif isinstance(node, ast.Attribute):
             name = ast.unparse(node)
             if name not in functions:
@@ -189,15 +193,20 @@ _USE = (
 
 
 def _check_function(
-    function: ast.expr, expression: str, functions: dict[str, Callable[..., Any]], columns: Sequence[str]
+    call: ast.Call, expression: str, functions: dict[str, Callable[..., Any]], columns: Sequence[str]
 ) -> None:
-    name = ast.unparse(function)
+    import numpy
+
+    name = ast.unparse(call.func)
     if name not in functions:
-        raise InputError(f"The function '{name}' in '{expression}' is not known. {_USE}")
+        near = difflib.get_close_matches(name, functions, n=3)
+        hint = f"Did you mean {listed(near)}? " if near else ""
+        raise InputError(f"The function '{name}' in '{expression}' is not known. {hint}{_USE}")
     if name in columns:
         raise InputError(
             f"The column '{name}' hides the function {name}() used in '{expression}'. Rename the column."
         )
+    check_arguments(call, expression, plain=isinstance(functions[name], numpy.ufunc))
 
 
 def _functions() -> dict[str, Callable[..., Any]]:

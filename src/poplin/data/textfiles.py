@@ -1,8 +1,9 @@
 """Tables in text: which delimiter, which header, which column names the rows.
 
 Start at `layout`, which looks at the head; `read_body` hands the rest to one parser, Arrow's. `name_rows` holds the
-rule for row names, which files of other kinds share. Nothing is guessed in silence: a line with too few fields, a
-header of numbers, a first column that may be either names or counts are errors that ask.
+rule for row names, which files of other kinds share. Lines that begin with # and stand before the header are comments.
+Nothing is guessed in silence: a line with too few fields, a header of numbers, a first column that may be either names
+or counts are errors that ask.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ import io
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TextIO, cast
+from typing import Any, BinaryIO, NamedTuple, TextIO, cast, final
 
 from poplin._errors import InputError
+from poplin.data.declared import CELLS, check_declared
 from poplin.data.tables import Names, listed
 
 _NAMED = {",": "comma", ";": "semicolon", "\t": "tab", " ": "space"}
+_COMMENT = "#"
+_DIRECTIVE = "#q2:types"  # a second header line in the metadata of QIIME 2
 _HEAD_LINES = 50
 _LONGEST = 1 << 26  # bytes that are parsed together; a line has to fit
 # what is raised where a file cannot be unpacked, decoded or cut
@@ -30,36 +35,42 @@ DAMAGE = (csv.Error, UnicodeDecodeError, EOFError, OSError, zlib.error)
 
 
 class Layout(NamedTuple):
-    """How a text file is a table: what cuts it, column names (None: no header), columns, bytes before the data."""
+    """How a text file is a table: what cuts it, column names (None: no header), columns, bytes before the data.
+
+    `comments` are the lines before the header that belong to no table.
+    """
 
     delimiter: str
     columns: Names | None
     width: int
     skipped: int
     decimal: str
+    comments: Names = ()
 
 
-def layout(path: Path, *, header: bool | None = True) -> Layout:
+def layout(path: Path, *, header: bool | None = True, delimiter: str | None = None) -> Layout:
     """The layout of a text table, from its first lines.
 
-    The delimiter is a tab in .tsv, else the one of comma, semicolon and tab (in .txt: and space) that cuts
-    the lines evenly. A header that is one field short, as R writes it, leaves the first column unnamed.
-    `header` None: a first line of numbers is data. Raises `InputError` when the file is no text or no table.
+    The delimiter, where none is said, is a tab in .tsv and .tab, else the one of comma, semicolon and tab (in .txt: and
+    space) that cuts the lines evenly. A header that is one field short, as R writes it, leaves the first column
+    unnamed. `header` None: a first line of numbers is data. Raises `InputError` when the file is no text or no table.
     """
-    delimiter = _delimiter(path)
-    head, width, marked, after = _first_records(path, delimiter)
+    lines = _head(path)
+    delimiter = delimiter or _delimiter(path, lines)
+    comments = _comments(lines, delimiter)
+    head, width, marked, after = _first_records(path, delimiter, comments)
     numbers = all(_is_number(field) for field in head)
     if header is True and numbers and not _is_numbering(head):
         raise InputError(
             f"The first line of {path.name} holds only numbers, {listed(head)}: there seems to be no header. "
             "Put a line of column names first (text, if they are names)."
         )
-    decimal = "," if _decimal_comma(path, delimiter) else "."
+    decimal = "," if _decimal_comma(lines[len(comments) :], delimiter) else "."
     if header is None and numbers:
-        return Layout(delimiter, None, width, marked, decimal)
+        return Layout(delimiter, None, width, marked, decimal, comments)
     unnamed = [""] if len(head) == width - 1 else []
     columns = tuple(unnamed + [field.strip() for field in head])
-    return Layout(delimiter, columns, width, after, decimal)
+    return Layout(delimiter, columns, width, after, decimal, comments)
 
 
 def read_body(path: Path, how: Layout, *, as_spelled: int | None = None) -> Any:
@@ -102,7 +113,7 @@ def read_body(path: Path, how: Layout, *, as_spelled: int | None = None) -> Any:
     except pyarrow.ArrowInvalid as error:
         if str(error) == "Empty CSV file":
             return pyarrow.table({name: pyarrow.nulls(0) for name in wanted})
-        _check_lines(path, how.delimiter)
+        _check_lines(path, how.delimiter, how.comments)
         raise InputError(f"{path.name} cannot be read as a table: {' '.join(str(error).split())}.") from error
     except DAMAGE as error:
         raise InputError(f"{path.name} cannot be read as a table: {error}.") from error
@@ -134,7 +145,7 @@ def name_rows(
     """`frame` with its row names moved from a column into the index.
 
     `row_names` is the column that holds them, or "none" for no names. Otherwise the first column does if it
-    is headed by nothing, `id` or `*_id`, or is not numeric (in a table of covariates: and without repeats).
+    is headed by nothing, `id`, `*_id` or `#...`, or is not numeric (in a table of covariates: and without repeats).
     `spelled` gives a column as the file spells it, so that 007 stays a name. Raises `InputError` that asks
     when the first column holds distinct integers under another name.
     """
@@ -154,19 +165,22 @@ def name_rows(
     else:
         return frame
     labels = frame.iloc[:, place]
+    as_text = labels.dtype == object  # and so spelled already
+    if spelled is not None and not as_text:
+        labels = labels.astype(object)
+        labels[:] = [text if text.strip() else None for text in spelled(place)]  # NA among numbers is a name
     if labels.isna().any():
         line = int(labels.isna().to_numpy().argmax()) + 1
         raise InputError(f"{source} has no row name in its data row {line}. Every row needs its own name.")
     kept = frame.iloc[:, [j for j in range(frame.shape[1]) if j != place]]
-    as_text = labels.dtype == object  # and so spelled already
-    kept.index = [str(label) for label in (labels if spelled is None or as_text else spelled(place))]
+    kept.index = [str(label) for label in labels]
     return kept
 
 
 def _first_names_rows(frame: Any, name: str, source: str, counts: bool) -> bool:
     column = frame.iloc[:, 0]
     lower = name.lower()
-    if lower in ("", "id") or lower.endswith("_id"):
+    if lower in ("", "id") or lower.endswith("_id") or lower.startswith(_COMMENT):
         return True
     if column.dtype.kind not in "biuf":
         return counts or column.is_unique
@@ -185,8 +199,45 @@ def opened(path: Path) -> TextIO:
 
 
 def unpacked(path: Path) -> BinaryIO:
-    """The bytes of a file, unpacked when it ends in .gz."""
-    return cast(BinaryIO, gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
+    """The bytes of a file, unpacked when it ends in .gz; an `InputError` where they are far more than the file's."""
+    if path.suffix.lower() != ".gz":
+        return path.open("rb")
+    return cast(BinaryIO, io.BufferedReader(_Unpacked(path), 1 << 16))
+
+
+@final
+class _Unpacked(io.RawIOBase):
+    """What a .gz file holds, until it is more than a table can be."""
+
+    def __init__(self, path: Path) -> None:
+        self._name, self._size, self._inside = path.name, path.stat().st_size, gzip.open(path)
+
+    def readable(self) -> bool:
+        """It is read."""
+        return True
+
+    def seekable(self) -> bool:
+        """It can be read again from its start."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """The next bytes."""
+        many = self._inside.readinto(buffer)
+        check_declared(self._name, "what is packed in it", self._inside.tell(), self._size, each=CELLS)
+        return many
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place in what is unpacked."""
+        return self._inside.seek(offset, whence)
+
+    def tell(self) -> int:
+        """The place in what is unpacked."""
+        return self._inside.tell()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._inside.close()
+        super().close()
 
 
 def _body(path: Path, how: Layout) -> BinaryIO:
@@ -220,11 +271,11 @@ def _head(path: Path) -> list[str]:
     return lines
 
 
-def _delimiter(path: Path) -> str:
-    """Tab for .tsv; else what cuts all of the first lines into equally many fields, and into most of them."""
-    lines = _head(path)
-    if ".tsv" in (suffix.lower() for suffix in path.suffixes):
+def _delimiter(path: Path, lines: list[str]) -> str:
+    """Tab for .tsv and .tab; else what cuts all of the first lines into equally many fields, and into most of them."""
+    if {".tsv", ".tab"} & {suffix.lower() for suffix in path.suffixes}:
         return "\t"
+    lines = lines[len(_hashed(lines)) :] or lines
     best, most = ",", 1
     spaces = ".txt" in (suffix.lower() for suffix in path.suffixes)  # as R writes a table by default
     for delimiter in _NAMED if spaces else ",;\t":
@@ -234,6 +285,42 @@ def _delimiter(path: Path) -> str:
         if even and max(body) > most:
             best, most = delimiter, max(body)
     return best
+
+
+def _hashed(lines: list[str]) -> list[str]:
+    """The lines at the head that begin with #."""
+    return list(takewhile(lambda line: line.startswith(_COMMENT), lines))
+
+
+def _comments(lines: list[str], delimiter: str) -> Names:
+    """The first of the lines that are comments: those that begin with #, without the last if it is the header."""
+    hashed = _hashed(lines)
+    rest = lines[len(hashed) :]
+    if not hashed or not rest:
+        return ()
+    return tuple(hashed[:-1] if _is_header(hashed[-1], rest, delimiter) else hashed)
+
+
+def _is_header(line: str, rest: list[str], delimiter: str) -> bool:
+    """Whether a line such as "#OTU ID, S1, S2" is the header of the lines that follow it.
+
+    It has as many fields as they have, or one less. So may a comment ("# of 2021, by us"), whose header follows: names
+    over numbers.
+    """
+    many = _widths([line, rest[0]], delimiter)
+    if len(many) < 2 or many[0] not in (many[1], many[1] - 1):
+        return False
+    over = [any(map(_is_number, next(iter(_fields([row], delimiter)), []))) for row in rest[:2]]
+    return not line.startswith(f"{_COMMENT} ") or over != [False, True]
+
+
+def _skip_comments(handle: Iterator[str], comments: Names) -> list[str]:
+    """Take the comments from the head of a file, with empty lines before and between them."""
+    taken, left = [], len(comments)
+    while left:
+        taken.append(next(handle))
+        left -= taken[-1].startswith(_COMMENT)
+    return taken
 
 
 def _widths(lines: list[str], delimiter: str) -> list[int]:
@@ -251,8 +338,8 @@ def _fields(lines: Iterable[str], delimiter: str, *, strict: bool = False) -> An
     return csv.reader(lines, delimiter=delimiter, skipinitialspace=delimiter == " ", strict=strict)
 
 
-def _first_records(path: Path, delimiter: str) -> tuple[list[str], int, int, int]:
-    """The header, the number of columns, and the bytes before the header and after it."""
+def _first_records(path: Path, delimiter: str, comments: Names) -> tuple[list[str], int, int, int]:
+    """The header, the number of columns, and the bytes before the header (without comments) and after it."""
     with unpacked(path) as stream:
         marked = len(codecs.BOM_UTF8) if stream.read(3) == codecs.BOM_UTF8 else 0
     taken: list[str] = []  # the lines of which a record consists: a quoted field may hold line breaks
@@ -264,22 +351,28 @@ def _first_records(path: Path, delimiter: str) -> tuple[list[str], int, int, int
 
     try:
         with opened(path) as handle:
+            marked += len("".join(_skip_comments(handle, comments)).encode())
             records = (fields for fields in _fields(noted(handle), delimiter) if fields)
             head = next(records)  # an empty file was refused by _head
             after = marked + len("".join(taken).encode())
-            width = len(next(records, head))
+            first = next(records, head)
+            if first[0].startswith(_DIRECTIVE):
+                after = marked + len("".join(taken).encode())
+                first = next(records, head)
+            width = len(first)
     except DAMAGE as error:
         raise InputError(f"{path.name} cannot be read as a table: {error}.") from error
     if width not in (len(head), len(head) + 1):
-        _check_lines(path, delimiter)
+        _check_lines(path, delimiter, comments)
     return head, width, marked, after
 
 
-def _check_lines(path: Path, delimiter: str) -> None:
+def _check_lines(path: Path, delimiter: str, comments: Names) -> None:
     """Raises `InputError` that names the first line with another number of fields than are wanted."""
     width = None
     try:
         with opened(path) as handle:
+            before = len(_skip_comments(handle, comments))
             reader = _fields(handle, delimiter)
             head = next(fields for fields in reader if fields)
             for fields in reader:
@@ -287,7 +380,9 @@ def _check_lines(path: Path, delimiter: str) -> None:
                     continue
                 wanted = (len(head), len(head) + 1) if width is None else (width,)
                 if len(fields) not in wanted:
-                    raise InputError(_uneven(path, reader.line_num, len(fields), wanted[0], delimiter))
+                    raise InputError(
+                        _uneven(path, before + reader.line_num, len(fields), wanted[0], delimiter)
+                    )
                 width = len(fields)
     except DAMAGE as error:
         raise InputError(f"{path.name} cannot be read as a table: {error}.") from error
@@ -301,11 +396,9 @@ def _uneven(path: Path, line: int, found: int, wanted: int, delimiter: str) -> s
     )
 
 
-def _decimal_comma(path: Path, delimiter: str) -> bool:
+def _decimal_comma(lines: list[str], delimiter: str) -> bool:
     """Whether numbers are written 1,5 as some spreadsheets do in files cut at semicolons."""
-    return delimiter == ";" and any(
-        re.search(r'(^|;)"?-?\d*,\d+"?(;|\s*$)', line) for line in _head(path)[1:]
-    )
+    return delimiter == ";" and any(re.search(r'(^|;)"?-?\d*,\d+"?(;|\s*$)', line) for line in lines[1:])
 
 
 def _is_number(field: str) -> bool:

@@ -97,7 +97,7 @@ def write(at: Place, runs: Sequence[Kept]) -> None:
             {"phase": run.phase, "over": run.over, "converged": run.converged, "leaves": len(run.leaves)}
         )
     meta: dict[str, Any] = {"checkpoint": FORMAT, "facts": at.facts, "runs": told}
-    meta["sha256"] = _digest(arrays, meta)
+    meta["sha256"] = digest(arrays, meta)
     try:
         at.path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(at.path)
@@ -121,7 +121,7 @@ def read(at: Place) -> list[Kept]:
             f"The checkpoint {at.path} is in format {meta['checkpoint']}; this poplin knows format {FORMAT}. "
             f"Go on with the poplin that wrote it. {_anew(at.path)}"
         )
-    if _digest(arrays, {name: value for name, value in meta.items() if name != "sha256"}) != meta["sha256"]:
+    if meta.pop("sha256", None) != digest(arrays, meta):
         raise InputError(
             f"The checkpoint {at.path} is damaged: its contents are not those that were written. {_anew(at.path)}"
         )
@@ -175,7 +175,8 @@ def _told(value: Any) -> Any:
     return "sha256:" + _hashed((name, np.asarray(part)) for name, part in arrays_of(value)).hexdigest()
 
 
-def _digest(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> str:
+def digest(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> str:
+    """What says that the contents of a checkpoint are those that were written."""
     found = _hashed(arrays.items())
     found.update(json.dumps(meta, sort_keys=True).encode())
     return found.hexdigest()

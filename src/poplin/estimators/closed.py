@@ -32,7 +32,8 @@ MENDED = "The estimate of Sigma was no covariance and is replaced by the nearest
 
 def fit_moments(options: Moments, task: Task) -> Ended:
     """B and Sigma from means and cross-products."""
-    found = log_moments(task.block)
+    level = None if task.recipe.level is None else np.asarray(task.recipe.level)
+    found = log_moments(task.block, level)
     covariance = nearest_covariance(found.covariance)
     mended = covariance is not found.covariance and not _keeps_variances_only(task.recipe)
     loadings = root(task.recipe, covariance)

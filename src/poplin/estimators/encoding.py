@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from poplin._errors import InputError
 from poplin.data.blocks import NO_EXPOSURE, Block
 from poplin.estimators.building import describe
 from poplin.estimators.phases import Recipe
@@ -100,6 +101,11 @@ def from_arrays(options: Amortised, result: Any, arrays: dict[str, np.ndarray]) 
     nothing = Excess(np.zeros(p), np.ones(p), np.zeros(p), np.zeros((d, p)), np.zeros((p, k)))  # type: ignore[arg-type]
     sizes = Sizes(p, d, k, result.direct)
     empty = _encoder(options, sizes, nothing, np.random.default_rng(0), outward=None)
-    leaves = [arrays[f"encoder_{i}"] for i in range(len(jax.tree.leaves(empty)))]
+    wanted = jax.tree.leaves(empty)
+    leaves = [arrays[f"encoder_{i}"] for i in range(len(wanted))]
+    if [leaf.shape for leaf in leaves] != [leaf.shape for leaf in wanted]:
+        raise InputError(
+            "The encoder's arrays do not have the sizes that the method's options say. Fit again."
+        )
     encoder = jax.tree.unflatten(jax.tree.structure(empty), leaves)
     return Embedder(encoder, arrays.get("encoder_origin"), int(options.refine))

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from poplin._errors import InputError
 from poplin.data.backed import Source
 from poplin.data.counts import Counts
 from poplin.data.formula import design_from_json, design_to_json
@@ -89,13 +88,10 @@ def _counts_from(arrays: dict[str, np.ndarray], source: dict[str, Any] | None, p
 def load(face: type, path: Any) -> Any:
     """A fitted model of class `face` from a file that `save` wrote."""
     arrays, meta = read_npz(path)
-    try:
+    with sound(path):
         y = _counts_from(arrays, meta.get("counts_source"), path)
-        with sound(path):
-            check_fit(arrays, meta, y)
+        check_fit(arrays, meta, y)
         return _rebuilt(face, arrays, meta, y)
-    except KeyError as missing:
-        raise InputError(f"{path}: not a fit that poplin saved; {missing} is not in it.") from None
 
 
 def _rebuilt(face: type, arrays: dict[str, np.ndarray], meta: dict[str, Any], y: Any) -> Any:

@@ -10,6 +10,7 @@ from poplin._errors import InputError
 from poplin.estimators.soundness import check_model, sound
 from poplin.store import read_npz
 
+CHECKPOINT = "training"  # of a model with networks (`stretches.py`)
 READERS = {
     name: f"poplin.estimators.{name.lower()}" for name in ("Autoencoder", "IDEC", "MixtureVAE", "PPCA", "VAE")
 }
@@ -21,7 +22,14 @@ def load(path: Any) -> Any:
     Raises `InputError` for a file that is foreign, damaged or of a newer format. Costs no fit.
     """
     arrays, meta = read_npz(path)
-    name = meta.get("model", "PLN")
+    name = str(meta.get("model", "PLN"))
+    if "checkpoint" in meta or name == CHECKPOINT:
+        raise InputError(
+            f"{path} is the checkpoint of a fit that was stopped, no fit. Go on with it: give the same data and "
+            "settings, and this file as checkpoint.",
+            at_command_line=f"{path} is the checkpoint of a fit that was stopped, no fit. Give the same command again, "
+            "with --resume.",
+        )
     if name == "PLN":
         from poplin.estimators import pln
 
@@ -30,7 +38,4 @@ def load(path: Any) -> Any:
         raise InputError(f"{path} holds a model that this poplin does not know, '{name}'. Update poplin.")
     with sound(path):
         check_model(arrays)
-    try:
         return import_module(READERS[name]).rebuilt(arrays, meta)
-    except KeyError as missing:
-        raise InputError(f"{path}: not a fit that poplin saved; {missing} is not in it.") from None

@@ -25,6 +25,7 @@ from poplin.methods.objectives import positions
 from poplin.store import write_npz
 
 UNSAVED = ("callback", "checkpoint")  # settings of a run, not of the fit
+AFTER = ("stopped_", "converged_", "n_iter_", "seconds_")  # what a file keeps of how it ended
 
 
 class AbstractNeural:
@@ -170,7 +171,7 @@ class AbstractNeural:
         if settings.get("basis") is not None:
             arrays["setting_basis"], settings["basis"] = np.asarray(settings["basis"], dtype=float), None
         made = self.coded_.design
-        after = {name: getattr(self, name) for name in ("stopped_", "converged_", "n_iter_", "seconds_")}
+        after = {name: getattr(self, name) for name in AFTER}
         meta = {
             "model": type(self).__name__,
             "settings": settings,
@@ -202,7 +203,7 @@ def rebuild(face: Any, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> A
     fit.history_ = pd.DataFrame({name.removeprefix("history_"): arrays[name] for name in names})
     fit.held_out_, fit.messages_ = arrays["held_out"], tuple(meta["messages"])
     beside = {k.removeprefix("attribute_"): v for k, v in arrays.items() if k.startswith("attribute_")}
-    vars(fit).update(meta["after"] | beside)
+    vars(fit).update({name: meta["after"][name] for name in AFTER} | beside)
     return fit
 
 

@@ -19,6 +19,7 @@ from poplin.estimators.soundness import check_model
 from poplin.methods.ppca import ExactEM, Gaussian, Measurements, closed_form, loglik, principal
 from poplin.store import read_npz, write_npz
 
+AFTER = ("converged_", "n_iter_", "seconds_", "loglik_")  # what a file keeps of how it ended
 SMALLEST = 1e-13  # noise variance, relative to the largest eigenvalue, below which there is none
 
 
@@ -180,21 +181,21 @@ class PPCA(AbstractEstimator):
         arrays = {"mean": self.mean_, "loadings": self.loadings_, "noise": np.asarray(self.noise_variance_)}
         arrays |= {f"trace_{name}": column for name, column in self.trace_.items()}
         settings = {k: v for k, v in self.get_params().items() if k != "callback"}
-        names = ("converged_", "n_iter_", "seconds_", "loglik_")
         meta = {"model": "PPCA", "settings": settings, "columns": list(self.column_names_)}
-        write_npz(path, arrays, meta | {"after": {name: getattr(self, name) for name in names}})
+        write_npz(path, arrays, meta | {"after": {name: getattr(self, name) for name in AFTER}})
 
 
 def rebuilt(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> PPCA:
     """A fitted `PPCA` from what `PPCA.save` wrote."""
     check_model(arrays)
-    if arrays["noise"] <= 0 or arrays["loadings"].shape[:-1] != arrays["mean"].shape:
+    sizes = arrays["mean"].shape, arrays["loadings"].shape[:-1], (len(meta["columns"]),)
+    if arrays["noise"] <= 0 or len(set(sizes)) > 1:
         raise InputError("The file's noise or sizes are none that a fit leaves. Fit again.")
     fit = PPCA(**meta["settings"])
     fit._take(Gaussian(arrays["mean"], arrays["loadings"], arrays["noise"]))  # type: ignore[arg-type]
     fit.column_names_, fit.n_features_in_ = tuple(meta["columns"]), len(arrays["mean"])
     fit.trace_ = {k.removeprefix("trace_"): v for k, v in arrays.items() if k.startswith("trace_")}
-    vars(fit).update(meta["after"])
+    vars(fit).update({name: meta["after"][name] for name in AFTER})
     return fit
 
 

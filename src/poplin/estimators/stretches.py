@@ -14,6 +14,7 @@ import numpy as np
 
 from poplin import fit as loop
 from poplin._errors import InputError
+from poplin.estimators.checkpoints import digest
 from poplin.methods.gradient import Gradient, Split, Start
 from poplin.store import read_npz, write_npz
 
@@ -70,7 +71,8 @@ def in_stretches(
 def keep(place: Place, state: Any) -> None:
     """Write the state, whole or not at all."""
     arrays = {f"state_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(jax.device_get(state)))}
-    write_npz(place.path, arrays, {"model": "training", "facts": place.facts})
+    meta = {"model": "training", "facts": place.facts}
+    write_npz(place.path, arrays, meta | {"sha256": digest(arrays, meta)})
 
 
 def restored(place: Place, like: Any) -> Any:
@@ -78,9 +80,18 @@ def restored(place: Place, like: Any) -> Any:
     if not Path(place.path).exists():
         return None
     arrays, meta = read_npz(place.path)
+    if meta.get("model") != "training":
+        raise InputError(
+            f"{place.path} is a file of poplin, but no checkpoint of such a fit. Name another file, or remove it."
+        )
+    if meta.pop("sha256", None) != digest(arrays, meta):
+        raise InputError(
+            f"The checkpoint {place.path} is damaged: its contents are not those that were written. Name another file, "
+            "or remove it, to begin anew."
+        )
     leaves, tree = jax.tree.flatten(like)
     held = [arrays.get(f"state_{i}") for i in range(len(leaves))]
-    there = meta.get("facts", {})
+    there = meta["facts"]
     other = [name for name in place.facts if there.get(name) != place.facts[name]]
     fits = [a is not None and a.shape == b.shape for a, b in zip(held, leaves, strict=True)]
     if other or not all(fits):

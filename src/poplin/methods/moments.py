@@ -12,6 +12,7 @@ from poplin._errors import InputError
 from poplin.data.blocks import Block
 
 LEAST_PAIRS = 0.5  # a sum of products that is zero counts as half a pair of counts
+LEAST_GAIN = 1e-14  # of a Newton step, in nats; the one that gains less is the last
 FLOOR = 1e-3  # least eigenvalue of a mended Sigma, in units of the mean variance
 
 
@@ -27,13 +28,15 @@ class LogMoments(NamedTuple):
         return self.slopes - np.outer(self.intercept, variance / 2)
 
 
-def log_moments(block: Block) -> LogMoments:
+def log_moments(block: Block, level: np.ndarray | None = None) -> LogMoments:
     """The moments of a Poisson-lognormal model on the log scale.
 
     With mu_ij = E Y_ij = exp(o_ij + x_i'B_j + Sigma_jj / 2): E Y_ij (Y_ij - 1) = mu_ij^2 exp(Sigma_jj) and
     E Y_ij Y_ik = mu_ij mu_ik exp(Sigma_jk). The means are a Poisson regression, which gives B up to Sigma_jj / 2 in
     the intercept; then Sigma_jk = log(sum_i w_i y_ij y_ik / sum_i w_i mu_ij mu_ik). Missing counts add to neither sum.
-    Cost: n p^2, once, and the regressions. Source: Aitchison & Ho (1989), whose moments these are.
+    `level` (d, d) is the precision of a weak prior of B_j (`recipes.level_precision`): a group in which a column was
+    never seen has no largest likelihood. Cost: n p^2, once, and the regressions. Source: Aitchison & Ho (1989), whose
+    moments these are.
 
     Raises `InputError` where no combination of the covariates is an intercept.
     """
@@ -44,7 +47,7 @@ def log_moments(block: Block) -> LogMoments:
             "method='moments': no combination of the covariates is an intercept, so variances and means cannot be "
             "told apart. Add a column of ones."
         )
-    slopes = poisson_regression(y, x, offset, w)
+    slopes = poisson_regression(y, x, offset, w, level)
     mean = np.exp(offset + x @ slopes)
     seen = y.T @ (w[:, None] * y)
     seen[np.diag_indices_from(seen)] = w @ (y * (y - 1))
@@ -70,27 +73,34 @@ def nearest_correlation(matrix: np.ndarray) -> np.ndarray:
     return mended / scale / scale[:, None]
 
 
-def poisson_regression(y: np.ndarray, x: np.ndarray, offset: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Coefficients (d, p) by Newton's method with halved steps where the likelihood would fall."""
+def poisson_regression(
+    y: np.ndarray, x: np.ndarray, offset: np.ndarray, w: np.ndarray, level: np.ndarray | None = None
+) -> np.ndarray:
+    """Coefficients (d, p) by Newton's method with halved steps where the likelihood would fall.
+
+    `level` (d, d) is the precision of a prior; without it, a column that a group lacks goes on until nothing is gained.
+    """
+    level = np.zeros((x.shape[1], x.shape[1])) if level is None else level
+
+    def value_of(coef: np.ndarray) -> np.ndarray:
+        predictor = offset + x @ coef
+        with np.errstate(over="ignore"):  # of a step that is too long
+            return w @ (y * predictor - np.exp(predictor)) - 0.5 * np.sum(coef * (level @ coef), axis=0)
+
     gram = x.T @ (w[:, None] * x)
-    level = np.log(np.maximum(w @ y, 0.5) / (w @ np.exp(offset)))
-    coef = np.linalg.solve(gram, x.T @ np.outer(w, level))
-    value = _loglik(y, x, offset, w, coef)
+    mean = np.log(np.maximum(w @ y, 0.5) / (w @ np.exp(offset)))
+    coef = np.linalg.solve(gram, x.T @ np.outer(w, mean))
+    value = value_of(coef)
     for _ in range(100):
         rate = w[:, None] * np.exp(offset + x @ coef)
-        gradient = x.T @ (w[:, None] * y - rate)
-        hessian = np.einsum("nj,nd,ne->jde", rate, x, x)
+        gradient = x.T @ (w[:, None] * y - rate) - level @ coef
+        hessian = np.einsum("nj,nd,ne->jde", rate, x, x) + level
         step = np.linalg.solve(hessian, gradient.T[:, :, None])[:, :, 0].T
-        trial = _loglik(y, x, offset, w, coef + step)
+        trial = value_of(coef + step)
         while np.any(trial < value - 1e-9 * np.abs(value)):
             step = np.where(trial < value - 1e-9 * np.abs(value), step / 2, step)
-            trial = _loglik(y, x, offset, w, coef + step)
+            trial = value_of(coef + step)
         coef, value = coef + step, trial
-        if np.abs(step).max() < 1e-10:
+        if np.sum(gradient * step, axis=0).max() < LEAST_GAIN:
             break
     return coef
-
-
-def _loglik(y: np.ndarray, x: np.ndarray, offset: np.ndarray, w: np.ndarray, coef: np.ndarray) -> np.ndarray:
-    predictor = offset + x @ coef
-    return w @ (y * predictor - np.exp(predictor))

@@ -29,8 +29,9 @@ def write(found: EventCounts, out: Path, command: str = "") -> None:
     """Write counts, names, totals and the report of what was dropped, whole or not at all.
 
     .h5ad: obs has total, log_total (an offset), counted (what is left in the row); var has rows (in which the column is
-    seen); uns["poplin_counts"] the report and the command. .npz: the layout of scipy.sparse.save_npz with obs_names,
-    var_names, cov_total, cov_log_total, cov_counted and what is known of persons.
+    seen) and concept_id, where columns have the names of OMOP's concepts; uns["poplin_counts"] the report and the
+    command. .npz: the layout of scipy.sparse.save_npz with obs_names, var_names, var_concept_id, cov_total,
+    cov_log_total, cov_counted and what is known of persons.
     """
     with np.errstate(
         divide="ignore"
@@ -44,7 +45,8 @@ def write(found: EventCounts, out: Path, command: str = "") -> None:
     import pandas
 
     obs = pandas.DataFrame(facts, index=pandas.Index(found.row_names, dtype=object))
-    var = pandas.DataFrame({"rows": found.rows_seen}, index=pandas.Index(found.column_names, dtype=object))
+    seen = {"rows": found.rows_seen} | ({"concept_id": list(found.concepts)} if found.concepts else {})
+    var = pandas.DataFrame(seen, index=pandas.Index(found.column_names, dtype=object))
     held = anndata.AnnData(
         found.counts, obs, var, {"poplin_counts": {"report": list(found.report), "command": command}}
     )
@@ -61,6 +63,8 @@ def _write_npz(found: EventCounts, facts: dict[str, np.ndarray], out: Path) -> N
     names = {"obs_names": np.array(found.row_names), "var_names": np.array(found.column_names)}
     parts = {"format": np.array("csr"), "shape": np.array(counts.shape), "data": counts.data}
     parts |= {"indices": counts.indices, "indptr": counts.indptr}
+    if found.concepts:
+        names["var_concept_id"] = np.array(found.concepts)
     told = {f"cov_{name}": np.asarray(column.tolist()) for name, column in facts.items()}
     with written_whole(out, "wb") as handle:
         np.savez_compressed(handle, allow_pickle=False, **parts, **names, **told)
