@@ -16,7 +16,7 @@ from poplin._axes import Covariance, Scalar
 from poplin._precision import inverse_and_logdet
 from poplin.updates.columns import newton_columns
 
-TO_ROOT = 4  # Newton steps to a root: a relative error of 1e-5 where the prior takes two thirds of an eigenvalue
+TO_ROOT = 4  # Newton steps: to 1e-5 of a root where the prior takes two thirds of an eigenvalue
 
 
 class Profile(NamedTuple):
