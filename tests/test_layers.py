@@ -25,9 +25,9 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "src" / "poplin"
 ROOMS = (
-    "_errors | _axes | _compile | _precision < data < models < rows < updates | starts < methods < store < fit < "
-    "passes < inference < estimators < poplin < studies | report | tl | datasets < progress < demo | job < cli < "
-    "__main__"
+    "_errors | _axes | _rules | _interrupts < _compile | _precision | _scratch < data < models < rows < updates | "
+    "starts < methods < store < fit < passes < inference < estimators < poplin < studies | report | tl | datasets < "
+    "progress | stopping < demo | job < cli < __main__"
 )
 FLOOR = {room: i for i, rooms in enumerate(ROOMS.split(" < ")) for room in rooms.split(" | ")}
 HEAVY = {"sklearn", "anndata", "pandas", "matplotlib", "pooch", "rich", "typer"}

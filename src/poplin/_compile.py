@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
 from jax.core import Tracer
+
+from poplin._errors import InputError
+from poplin._rules import usual_rules
 
 _WORKER = ThreadPoolExecutor(1, thread_name_prefix="poplin-compile")
 USUAL = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
@@ -31,6 +35,12 @@ SMALL = 100_000  # numbers in a program's arguments up to which it is worth less
 _hurried: list[bool] = []
 _long: list[bool] = []
 _waiting: list[Future[None]] = []  # begun in the other thread
+_process: list[int] = []  # in which programs have run
+FORKED = (
+    "This process was forked from one in which JAX had run: its threads are not here, and a fit would wait for them "
+    "for ever. Start processes by multiprocessing.get_context('spawn') (joblib does so by itself), or fork before the "
+    "first fit."
+)
 
 
 @contextlib.contextmanager
@@ -106,20 +116,33 @@ class Compiled:
 
     def ahead(self, *args: Any, **kwargs: Any) -> None:
         """Compile for arguments of these shapes, which need not exist yet; a call then finds the program."""
-        self._for(jax.tree.leaves((args, kwargs))).lower(*args, **kwargs).compile()
+        _check_process()
+        with usual_rules():
+            self._for(jax.tree.leaves((args, kwargs))).lower(*args, **kwargs).compile()
 
     def shapes(self, *args: Any, **kwargs: Any) -> Any:
         """The shapes of what it returns for arguments of these shapes."""
         names = self._how.get("static_argnames", ())
         names = (names,) if isinstance(names, str) else names
         fixed = {name: kwargs.pop(name) for name in names if name in kwargs}
-        return jax.eval_shape(functools.partial(self._function, **fixed), *args, **kwargs)
+        with usual_rules():
+            return jax.eval_shape(functools.partial(self._function, **fixed), *args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         leaves = jax.tree.leaves((args, kwargs))
         if any(isinstance(leaf, Tracer) for leaf in leaves):
             return self._function(*args, **kwargs)
-        return self._for(leaves)(*args, **kwargs)
+        _check_process()
+        with usual_rules():
+            return self._for(leaves)(*args, **kwargs)
+
+
+def _check_process() -> None:
+    """Raises `InputError` in a process that is a copy of one with JAX's threads, but without these."""
+    if not _process:
+        _process.append(os.getpid())
+    if _process[0] != os.getpid():
+        raise InputError(FORKED)
 
 
 def meanwhile(work: Callable[[], None]) -> Future[None]:
@@ -127,7 +150,7 @@ def meanwhile(work: Callable[[], None]) -> Future[None]:
     double, products = jax.config.read("jax_enable_x64"), jax.default_matmul_precision.value
 
     def in_precision() -> None:
-        with jax.enable_x64(double), jax.default_matmul_precision(products):
+        with usual_rules(), jax.enable_x64(double), jax.default_matmul_precision(products):
             work()
 
     _waiting[:] = [one for one in _waiting if not one.done() or one.exception()]

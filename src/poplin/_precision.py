@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import cho_solve
 
+from poplin._rules import usual_rules
+
 
 @contextmanager
 def double_precision() -> Iterator[None]:
@@ -26,8 +28,9 @@ def double_precision() -> Iterator[None]:
     import scipy.linalg  # noqa: F401  (loaded first, so that the limit below finds its BLAS)
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1, user_api="blas"), jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        yield
+    with usual_rules(), threadpool_limits(1, user_api="blas"):
+        with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+            yield
 
 
 def inverse_and_logdet(matrix: Array) -> tuple[Array, Array]:

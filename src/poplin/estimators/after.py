@@ -13,6 +13,7 @@ import numpy as np
 
 from poplin._compile import compiled
 from poplin._errors import InputError
+from poplin._rules import key_of
 from poplin.data import held
 from poplin.data.blocks import Block, as_block
 from poplin.data.counts import Counts, some_rows
@@ -186,7 +187,7 @@ def _bound_of_block(result: Result, block: Block) -> float:
 
 def row_scores(result: Result, counts: Counts, *, seed: int, khat: bool = False) -> RowLikelihood:
     """Importance-sampled log-likelihood of each row; of a sparse table its pieces share the numbers of their draws."""
-    key = jax.random.key(seed)
+    key = key_of(seed)
 
     def of(part: Counts) -> RowLikelihood:
         return row_loglik(key, new_block(part), *_arrays(result), draws=DRAWS, khat=khat)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import ShapeDtypeStruct
 
+from poplin._rules import THREEFRY
 from poplin.data.placing import NOWHERE, Layout, on_host
 from poplin.methods.method import AbstractMethod
 from poplin.methods.spread import Spread
@@ -74,7 +75,7 @@ class Lying(NamedTuple):
 
     def _put(self, held: np.ndarray, axis: int, wanted: Any, fill: np.ndarray | None) -> Any:
         here = jnp.array(held) if self.layout is None else self.layout.put(held, axis, fill)
-        return jax.random.wrap_key_data(here) if is_key(wanted) else here
+        return jax.random.wrap_key_data(here, impl=THREEFRY) if is_key(wanted) else here
 
 
 def is_key(leaf: Any) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 
 from poplin._errors import InputError
 from poplin._precision import double_precision
+from poplin._rules import key_of
 from poplin.data.blocks import as_block
 from poplin.data.counts import Counts
 from poplin.data.held import check_dense
@@ -93,7 +94,7 @@ def likelihood_ratio(
         ranks=(sides[0].recipe.rank, sides[1].recipe.rank),
     )
     _check_nested(lies, sides, n_boot)
-    key = jax.random.key(recipes.count(random_state, "random_state", least=0))
+    key = key_of(recipes.count(random_state, "random_state", least=0))
     paired = _compared(sides, (small.result_, large.result_), key, draws)
     doubts.warn_of(paired.unsure, sides[0].counts.row_names, of=" under one of the fits")
     weights = sides[0].counts.weights
@@ -194,7 +195,7 @@ def _bootstrap(
         results = tuple(driver.fit(side.counts, side.settings, began) for side in again)
         if any(result.interrupted for result in results):
             raise KeyboardInterrupt
-        paired = _compared(again, results, jax.random.key(seed), draws)  # type: ignore[arg-type]
+        paired = _compared(again, results, key_of(seed), draws)  # type: ignore[arg-type]
         drawn[b] = 2 * float(weights @ paired.difference)
         if callback is not None:
             callback(Progress("bootstrap", b + 1, n_boot, math.nan, time.perf_counter() - began))

@@ -17,6 +17,7 @@ import numpy as np
 
 from poplin import starts
 from poplin._precision import double_precision
+from poplin._rules import key_of
 from poplin.data.blocks import NO_EXPOSURE
 from poplin.data.counts import Counts, check_basis
 from poplin.data.held import check_dense
@@ -71,7 +72,7 @@ class Contest:
         self.parts = parts(counts, labels) if HELD_OUT in criteria else []
         if set(criteria) & set(DEVIANCES):
             self.parts.append(whole(counts))
-        key = jax.random.key(settings["random_state"])
+        key = key_of(settings["random_state"])
         with double_precision():
             keys = [jax.random.fold_in(key, k) for k in range(len(self.parts))]
             self.paths = [RankPath(self._form, *each) for each in zip(self.parts, keys, strict=True)]

@@ -13,6 +13,7 @@ import numpy as np
 
 from poplin._compile import caught_up
 from poplin._errors import InputError
+from poplin._rules import THREEFRY
 from poplin.data.blocks import Block
 from poplin.data.counts import Counts, some_rows
 from poplin.data.held import is_held_sparse
@@ -146,7 +147,7 @@ def request(
     n, size = len(free.block.index), free.here.size() if size is None else size
     # of bits that nothing has to be compiled for
     bits = np.random.SeedSequence([settings["random_state"], 3]).generate_state(2)
-    key = jax.random.wrap_key_data(jnp.asarray(bits))
+    key = jax.random.wrap_key_data(jnp.asarray(bits), impl=THREEFRY)
     single = float(np.max(np.asarray(free.block.y))) < phases.SINGLE_UP_TO
     plain = Request(key, kind=jnp.float32 if single else jnp.float64, callback=settings["callback"])
     if kind == "observed":

@@ -17,6 +17,7 @@ from jax import Array
 from poplin._compile import compiled
 from poplin._errors import InputError
 from poplin._precision import solve_gram
+from poplin._rules import key_of
 from poplin.data.blocks import Block
 from poplin.data.counts import Counts, some_rows
 from poplin.data.held import column_sums, is_held_sparse, largest
@@ -97,7 +98,7 @@ def fit(
     An iteration that sees a part of the rows has the noise of so few; it cancels in means over visits of all rows. A
     free Sigma of p columns does not settle so, and each of its iterations sees all rows.
     """
-    key = jax.random.key(seed)
+    key = key_of(seed)
     part = recipes.training_block(sample(counts, seed))
     begun, whole = start(recipe, part), float(np.sum(counts.weights))
     if isinstance(recipe.loadings, FreeLoadings):

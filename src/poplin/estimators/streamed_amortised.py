@@ -17,6 +17,7 @@ import numpy as np
 from poplin import fit as loop
 from poplin import passes
 from poplin._compile import compiled
+from poplin._rules import key_of
 from poplin.data.blocks import Block
 from poplin.data.counts import Counts
 from poplin.data.streams import Stream
@@ -45,7 +46,7 @@ def fit(
     """Rounds over all rows; `start` fits the bound to a sample, which stands for all where the fit begins."""
     part = recipes.training_block(streamed.sample(counts, seed))
     part = part._replace(weights=part.weights * (np.sum(counts.weights) / jnp.sum(part.weights)))
-    key = jax.random.key(seed)
+    key = key_of(seed)
     task = Task(recipe, part, counts, main, weight, key, lambda: start(recipe, part))
     blocks = InBlocks(counts, seed)
     ended = amortised.fit(options, task, blocks)
