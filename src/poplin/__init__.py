@@ -4,11 +4,14 @@ Start at `PLN`. Names are loaded when they are first used, so that `import popli
 nothing.
 """
 
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
 from poplin._errors import ConvergenceWarning, DataWarning, InputError, LikelihoodWarning
 
+TYPE_CHECKING = False  # as type checkers take it; `typing` would take half of the time that all of this takes
 if TYPE_CHECKING:
+    from typing import Any
+
     from poplin.estimators.arithmetic import predict_shift as predict_shift
     from poplin.estimators.autoencoder import Autoencoder as Autoencoder
     from poplin.estimators.compare import compare as compare

@@ -2,12 +2,36 @@
 
 Start at `InputError`: every check at the door raises it, the command line turns it into exit code 2.
 `said` is what another library said, in one line. A numerical failure is not an exception but data (`converged_`), told
-once by `ConvergenceWarning`.
+once by `ConvergenceWarning`. What is said may quote names from files of strangers: `printable` keeps them from steering
+the terminal.
 """
 
 import zlib
 
 MOST_SAID = 300  # letters of another library's message that are passed on
+# Control characters, lines and paragraphs, marks that turn the direction of writing, halves of characters.
+_STEERING = frozenset(
+    chr(code)
+    for codes in (
+        range(0x20),
+        range(0x7F, 0xA0),
+        range(0x2028, 0x202F),
+        range(0x2066, 0x206A),
+        range(0xD800, 0xE000),
+    )
+    for code in (*codes, 0x061C, 0x200E, 0x200F)
+)
+
+
+def printable(words: str) -> str:
+    r"""The words with what would steer a terminal, or begin a new line, as Python would write it in quotes.
+
+    >>> print(printable("a\x1b[2Jb"))
+    a\x1b[2Jb
+    """
+    if _STEERING.isdisjoint(words):
+        return words
+    return "".join(ascii(letter)[1:-1] if letter in _STEERING else letter for letter in words)
 
 
 class InputError(ValueError):
@@ -17,8 +41,8 @@ class InputError(ValueError):
     """
 
     def __init__(self, words: str, *, at_command_line: str | None = None) -> None:
-        super().__init__(words)
-        self.at_command_line = words if at_command_line is None else at_command_line
+        super().__init__(printable(words))
+        self.at_command_line = printable(words if at_command_line is None else at_command_line)
 
 
 class ConvergenceWarning(UserWarning):
@@ -27,6 +51,9 @@ class ConvergenceWarning(UserWarning):
 
 class DataWarning(UserWarning):
     """Something in the data that is kept, but that the user should know (by row or column name)."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(printable(str(words)))
 
 
 class LikelihoodWarning(DataWarning):

@@ -13,8 +13,9 @@ from typing import Annotated
 
 import typer
 
-from poplin._errors import InputError
+from poplin._errors import InputError, printable
 from poplin.cli.options import RESULT, Quiet
+from poplin.cli.screen import mention, say
 
 WHAT, WHICH = "Columns", "Which events"
 Events = Annotated[
@@ -97,17 +98,17 @@ def counts(
     since_day, until_day = _day(since, "--since"), _day(until, "--until")
     rules = counting.Rules(since_day, until_day, roll_up, min_rows, distinct_days)
     columns = None if omop else counting.Columns(row, code, date, number)
-    tell = (lambda words: None) if quiet else lambda words: typer.echo(f"{words} ...", err=True)
+    tell = (lambda words: None) if quiet else lambda words: mention(f"{words} ...")
     scratch = out.absolute().parent
     found = counting.count_events(
         events, columns, rules, date_format=date_format, memory=memory, scratch=scratch, tell=tell
     )
     counted.write(found, out, shlex.join(["poplin", *sys.argv[1:]]))
     if not quiet:
-        typer.echo("\n".join(found.report))
-        typer.echo(f"\nWritten: {out}")
+        say("\n".join(printable(line) for line in found.report))
+        say(f"\nWritten: {out}")
         offset = "--offset log_total " if found.totals.all() else ""
-        typer.echo(f"Next: poplin fit {shlex.quote(str(out))} {offset}--out DIR")
+        say(f"Next: poplin fit {shlex.quote(str(out))} {offset}--out DIR")
 
 
 def _day(text: str | None, option: str) -> datetime.date | None:

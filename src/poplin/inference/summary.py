@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from poplin._errors import printable
 from poplin.data import held
 from poplin.data.counts import Counts
 
@@ -83,7 +84,7 @@ def summary(fit: Fitted, *, shown: int = 8) -> str:
     told = (*fit.counts_.notes, *fit.messages_, *getattr(fit, "coef_notes", tuple)())
     if told:
         lines += ["", "To know", *(line for note in told for line in _wrapped(note, "  - "))]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def facts(fit: Fitted) -> dict[str, str]:
@@ -232,12 +233,13 @@ def coef_interval(fit: Fitted) -> Interval | None:
 def _with_errors(fit: Fitted, effect: tuple[str, str, float]) -> tuple[Any, ...]:
     """An effect with its standard error, interval, z and p-value in words, where there are any."""
     told, (covariate, column, value) = coef_interval(fit), effect
+    names = printable(covariate), printable(column)
     if told is None:
-        return covariate, column, f"{value:.3f}"
+        return *names, f"{value:.3f}"
     at = fit.counts_.covariate_names.index(covariate), fit.counts_.column_names.index(column)
     interval = f"{told.lower[at]:.3f} to {told.upper[at]:.3f}"
     numbers = f"{value:.3f}", f"{told.se[at]:.3f}", interval, f"{told.z[at]:.3f}", f"{told.p[at]:.2g}"
-    return covariate, column, *numbers, str(np.broadcast_to(told.method, told.p.shape)[at])
+    return *names, *numbers, str(np.broadcast_to(told.method, told.p.shape)[at])
 
 
 def _covariance_lines(fit: Fitted, shown: int) -> list[str]:
