@@ -289,7 +289,7 @@ def test_damaged_bytes_are_one_clear_error_or_do_not_matter(tmp_path: Path, name
 @pytest.mark.parametrize("memory", ["abc", "", "1KB", "1e9"])
 def test_memory_that_is_none_is_one_clear_error(tmp_path: Path, memory: str) -> None:
     (tmp_path / "e.csv").write_text("patient,code\na,x\n")
-    with pytest.raises(InputError, match="The events cannot be read: .*emory"):
+    with pytest.raises(InputError, match="The events cannot be read: .*emory|^memory is .* wanted is a size"):
         count_events(tmp_path / "e.csv", Columns("patient", "code"), memory=memory)
 
 

@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from poplin._compile import compiled
+from poplin._interrupts import whole
 from poplin.data.blocks import Block
 from poplin.data.placing import agreed
 from poplin.methods.method import AbstractMethod
 
 CHUNK = 128  # most steps between two looks at the clock
+FIRST = 8  # steps of the first chunk
 LOOK = 1.0  # seconds that a chunk should take: each takes its memory anew, which costs a large table 0.1 s
 
 
@@ -124,33 +126,45 @@ def run(
     callback: Callable[[Progress], None] | None = None,
     keeping: Keeping | None = None,
 ) -> Outcome:
-    """Run one phase to its stopping rule, `max_iter` steps, or Ctrl-C (which keeps the last whole chunk)."""
+    """Run one phase to its stopping rule, `max_iter` steps, or Ctrl-C (which keeps the last whole chunk).
+
+    A second Ctrl-C, which does not wait for the end of a chunk, leaves nothing: KeyboardInterrupt.
+    """
     state, rows, *past = _beginning(method, first, block, keeping)
     objectives, seconds = ([part] for part in past)
-    steps, budget = len(objectives[0]), 8
-    converged = failed = interrupted = False
+    steps, kept, budget = len(objectives[0]), len(objectives[0]), FIRST
+    converged = failed = interrupted = torn = False
     while steps < max_iter and not (converged or failed or interrupted):
-        entered = time.perf_counter()
         try:
-            most = agreed(min(budget, max_iter - steps, CHUNK, _until_kept(keeping, steps)), block)
-            state, rows, values, taken, converged, failed = _advance(
-                method, state, rows, block, jnp.asarray(most)
-            )
-            taken, converged, failed = int(taken), bool(converged), bool(failed)
-            left = time.perf_counter()
-            values = np.asarray(values)  # an index into a JAX array would be a program of its own
-            objectives.append(values[:taken])
-            seconds.append(np.linspace(entered, left, taken + 1)[1:] - began)
-            steps += taken
-            budget = int(np.clip(budget * LOOK / max(left - entered, 1e-3), 1, CHUNK))
+            if budget == FIRST:  # compiling can be torn, and takes long
+                _advance.ahead(method, state, rows, block, jnp.asarray(budget))
+            with whole():
+                torn, entered = True, time.perf_counter()
+                most = agreed(min(budget, max_iter - steps, CHUNK, _until_kept(keeping, steps)), block)
+                state, rows, values, taken, converged, failed = _advance(
+                    method, state, rows, block, jnp.asarray(most)
+                )
+                taken, converged, failed = int(taken), bool(converged), bool(failed)
+                left = time.perf_counter()
+                values = np.asarray(values)  # an index into a JAX array would be a program of its own
+                objectives.append(values[:taken])
+                seconds.append(np.linspace(entered, left, taken + 1)[1:] - began)
+                steps += taken
+                budget = int(np.clip(budget * LOOK / max(left - entered, 1e-3), 1, CHUNK))
+                torn = False
             if keeping is not None and steps % keeping.every == 0 and not (converged or failed):
                 objectives, seconds = [np.concatenate(objectives)], [np.concatenate(seconds)]
                 keeping.keep(Stand(state, rows, objectives[0], seconds[0]))
+                kept = steps
             if callback is not None:
                 callback(Progress(phase, steps, max_iter, float(values[taken - 1]), left - began))
         except KeyboardInterrupt:
+            if torn:  # the memory of the state has been given away
+                raise
             interrupted = True
     trace = trace_of(phase, np.concatenate(objectives), np.concatenate(seconds))
+    if interrupted and keeping is not None and steps > kept and not (converged or failed):
+        keeping.keep(Stand(state, rows, trace.objective, trace.seconds))
     return Outcome(state, rows, converged, interrupted, trace)
 
 

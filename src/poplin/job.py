@@ -8,13 +8,17 @@ kept.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from poplin import stopping
 from poplin._errors import ConvergenceWarning, DataWarning, InputError
+from poplin._interrupts import whole
+from poplin._scratch import claimed
 from poplin.data.exposures import doubtful_names
 from poplin.data.groups import Grouping, grouping
 from poplin.data.located import ANNOTATED, FRAMES, MATRICES, kind_of
@@ -29,8 +33,18 @@ from poplin.progress import watch
 from poplin.report import files, html, views
 
 DONE, NOT_CONVERGED, INTERRUPTED = 0, 3, 130
-TO_COME = "Standard errors and intervals are still to come: this page and coef.csv are replaced when they are there."
+TO_COME = (
+    "Standard errors and intervals were still to come when this was written: this page and coef.csv are replaced when "
+    "they are there."
+)
 FAILED = "Standard errors could not be computed ({error}). All else of the fit is written and stands."
+NONE_YET = "None of this fit's files is there; {before}."
+PLAIN = "All files of the fit are there, without standard errors; poplin.load(...).confint() computes them."
+AGAIN = "Make room there, or choose another folder, and give the same command again."
+GO_ON = "Make room there: the checkpoint stays, and the same command with --resume goes on from it."
+NOTHING = "interrupted before there was anything to keep; nothing is written."
+STAYS = "The checkpoint stays: the same command with --resume goes on from it."
+WITHOUT = "interrupted after the fit: its results are written, without standard errors."
 CHECKPOINT = "checkpoint.npz"
 
 
@@ -130,7 +144,8 @@ def carry_out(job: Job, say: Callable[[str], None], complain: Callable[[str], No
     from poplin._compile import hurried
 
     files.check_folder(job.out)
-    with hurried():  # this process fits one table
+    mine = claimed(job.out) if job.writes else contextlib.nullcontext()
+    with mine, hurried():  # this process fits one table
         return _carry_out(job, say, complain)
 
 
@@ -142,38 +157,61 @@ def _carry_out(job: Job, say: Callable[[str], None], complain: Callable[[str], N
         warnings.showwarning = lambda message, *_, **__: complain(str(message))
         warnings.simplefilter("ignore", DataWarning)
         warnings.simplefilter("ignore", ConvergenceWarning)
-        try:
-            face = poplin.PLN  # loaded first: two threads that load SciPy at once can meet in a circle
-            html.load_meanwhile()
-            with watch(quiet=job.quiet) as callback:
-                model = face(**job.settings, callback=callback)
-                sides = {"data": job.data, "offset": job.offset, "weights": job.weights}
-                fit = model.fit(job.table, **sides, standard_errors=job.standard_errors)
-        except KeyboardInterrupt:  # the estimator keeps what there is; here there was nothing yet
-            complain("interrupted before there was anything to keep; nothing is written.")
-            return INTERRUPTED
-        fit = _clustered(fit, job, complain)
-        written = _written(fit, job, complain) if job.writes else []
+        face = poplin.PLN  # loaded first: two threads that load SciPy at once can meet in a circle
+        html.load_meanwhile()
+        written: list[Path] = []
+        with stopping.patiently():
+            try:
+                fit = _fitted(face, job)
+            except KeyboardInterrupt:  # the estimator keeps what there is; here there was nothing yet
+                complain(NOTHING if _kept(job) is None else f"{NOTHING} {STAYS}")
+                return INTERRUPTED
+            try:
+                with whole():  # Ctrl-C waits until the results are there
+                    fit = _clustered(fit, job, complain)
+                    written = _written(fit, job, complain) if job.writes else []
+                ready = not job.writes or _completed(fit, job, complain)
+            except KeyboardInterrupt:
+                if job.writes and not written:
+                    raise
+                ready = False
     if not job.quiet:
         say(summary.summary(fit))
         say(f"\nWritten to {job.out}: {', '.join(path.name for path in written)}")
         if job.h5ad is not None:
             say(f"A copy of {job.h5ad[0]} with the embedding: {job.h5ad[1]}")
         say(f"The report: {written[-1]}")
+    if not ready:
+        complain(WITHOUT)
+        return INTERRUPTED
     return _ending(fit, job, complain)
 
 
-def carry_out_comparison(job: Job, methods: str, say: Callable[[str], None], quiet: bool) -> int:
+def _fitted(face: Any, job: Job) -> Any:
+    with watch(quiet=job.quiet) as callback:
+        model = face(**job.settings, callback=callback)
+        sides = {"data": job.data, "offset": job.offset, "weights": job.weights}
+        return model.fit(job.table, **sides, standard_errors=job.standard_errors)
+
+
+def carry_out_comparison(
+    job: Job, methods: str, say: Callable[[str], None], complain: Callable[[str], None]
+) -> int:
     """Fit by several methods (names with commas between) and write their table and figure; the exit code."""
     import poplin
     from poplin.report import compared
 
     names = [word.strip() for word in methods.split(",") if word.strip()]
     sides = {"data": job.data, "offset": job.offset, "weights": job.weights}
-    with watch(quiet=quiet) as callback:
-        table, fits = poplin.compare(job.table, names, **sides, **job.settings, callback=callback)
-    paths = compared.write(table, job.out)
-    if not quiet:
+    with claimed(job.out):
+        try:
+            with watch(quiet=job.quiet) as callback:
+                table, fits = poplin.compare(job.table, names, **sides, **job.settings, callback=callback)
+        except KeyboardInterrupt:
+            complain(NOTHING)
+            return INTERRUPTED
+        paths = compared.write(table, job.out)
+    if not job.quiet:
         say(compared.markdown(table))
         say(f"Written to {job.out}: {', '.join(path.name for path in paths)}")
     return DONE if all(fit.converged_ for fit in fits.values()) else NOT_CONVERGED
@@ -191,57 +229,87 @@ def _clustered(fit: Any, job: Job, complain: Callable[[str], None]) -> Any:
 
 
 def _written(fit: Any, job: Job, complain: Callable[[str], None]) -> list[Path]:
-    """The results: those of the fit at once, with standard errors when these are there, if they are to come at all."""
-    origin = html.Origin(job.source, job.command, job.colour, job.covariates)
-    comes = getattr(fit, "go_without", None) if _wanted(fit, job) else None
-    if comes is None:
-        return _write(job, fit, lambda: _results(fit, job, origin))
-    comes(TO_COME)
-    written = _write(job, fit, lambda: _results(fit, job, origin))
-    comes(None)
+    """The results of the fit; standard errors are still to come, if they are to come at all."""
+    words = files.spreadsheet_words(fit)
+    if words is not None:
+        complain(words)
+    if _to_come(fit, job):
+        fit.go_without(TO_COME)
+    return _write(job, fit, lambda: _results(fit, job), NONE_YET)
+
+
+def _completed(fit: Any, job: Job, complain: Callable[[str], None]) -> bool:
+    """Standard errors, and the files that have them, if they are to come; whether nobody interrupted that."""
+    if not _to_come(fit, job):
+        return True
+    fit.go_without(None)
+    ready = _asked_for(fit, job, complain)
+    with whole():
+        _write(job, fit, lambda: files.complete(fit, job.out, _origin(job)), PLAIN)
+    return ready
+
+
+def _asked_for(fit: Any, job: Job, complain: Callable[[str], None]) -> bool:
+    """Have standard errors computed, unless they fail; whether they were not interrupted."""
+    from poplin.estimators.caveats import STOPPED  # it brings JAX
+
     try:
         with watch(quiet=job.quiet) as callback:
             fit.set_params(callback=callback)
             summary.coef_interval(fit)
-    except (
-        Exception
-    ) as error:  # whatever it is: the fit is done, and is not to be lost by what comes after it
+            return STOPPED not in fit.coef_notes()
+    except Exception as error:  # whatever it is: the fit is done, and is not lost by what comes after it
         why = FAILED.format(error=f"{type(error).__name__}: {error}")
-        comes(why)
+        fit.go_without(why)
         complain(why)
-    _write(job, fit, lambda: files.complete(fit, job.out, origin))
-    return written
+    return True
 
 
-def _results(fit: Any, job: Job, origin: html.Origin) -> list[Path]:
-    written = files.write_results(fit, job.out, origin)
+def _origin(job: Job) -> html.Origin:
+    return html.Origin(job.source, job.command, job.colour, job.covariates)
+
+
+def _results(fit: Any, job: Job) -> list[Path]:
+    written = files.write_results(fit, job.out, _origin(job))
     if job.h5ad is not None:
         files.write_h5ad(fit, *job.h5ad)
     return written
 
 
-def _wanted(fit: Any, job: Job) -> bool:
+def _to_come(fit: Any, job: Job) -> bool:
     """Whether standard errors are to come after the fit."""
-    return job.standard_errors is not False and not getattr(fit, "interrupted_", False)
+    wanted = job.standard_errors is not False and not getattr(fit, "interrupted_", False)
+    return wanted and hasattr(fit, "go_without")
 
 
-def _write(job: Job, fit: Any, write: Callable[[], list[Path]]) -> list[Path]:
-    """Results as `write` writes them; the checkpoint goes then, unless the fit can still go on from it."""
+def _write(job: Job, fit: Any, write: Callable[[], list[Path]], there: str) -> list[Path]:
+    """Results as `write` writes them; the checkpoint goes then, unless the fit can still go on from it.
+
+    `there` says which files there are where it cannot.
+    """
     kept = _kept(job)
     try:
         written = write()
-    except OSError as error:
-        mend = (
-            "" if kept is None else " The checkpoint stays: the same command with --resume goes on from it."
-        )
+    except (OSError, InputError) as error:
+        why = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(why, OSError):
+            raise
+        mend = AGAIN if kept is None else GO_ON
         raise InputError(
-            f"The results cannot be written to {job.out}: {error.strerror or error}. Make room there.{mend}"
+            f"The results cannot be written to {job.out}: {why.strerror or why}. "
+            f"{there.format(before=_before(job.out))} {mend}"
         ) from error
     if kept is not None and not getattr(fit, "interrupted_", False):
-        from poplin.estimators import checkpoints
-
-        checkpoints.remove(kept)
+        kept.unlink(missing_ok=True)
     return written
+
+
+def _before(out: Path) -> str:
+    """What lies in the folder, of whichever fit."""
+    names = (
+        sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) if out.is_dir() else []
+    )
+    return f"what was there before stays as it was ({', '.join(names)})" if names else "the folder is empty"
 
 
 def _kept(job: Job) -> Path | None:
@@ -278,7 +346,7 @@ def _check_options(given: Inputs) -> None:
             raise InputError(
                 "--h5ad-out copies an AnnData as it lies, and --transpose turns it. Leave one out."
             )
-        files.check_folder(given.h5ad_out.parent)
+        files.check_file(given.h5ad_out, "--h5ad-out")
 
 
 def _read(given: Inputs) -> tuple[CountTable, Any]:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from poplin._compile import compiled
+from poplin._interrupts import whole
 from poplin.data.blocks import Block
 from poplin.data.shelf import Shelf
 from poplin.fit import Keeping, Outcome, Progress, Stand, begin, trace_of
@@ -84,10 +85,12 @@ def run(
             rows = [shelf.laid(kept) for kept in rows]
         while len(objective) < max_iter and not (converged or failed):
             visited = stream.visits(len(objective), many)
-            state = _iteration(method, state, rows, stream, visited=visited, shelf=shelf)
-            converged, failed = (bool(a) for a in _ended(method, state))
-            objective.append(float(state.objective))
-            seconds.append(time.perf_counter() - began)
+            stepped = _iteration(method, state, rows, stream, visited=visited, shelf=shelf)
+            with whole():
+                state = stepped
+                converged, failed = (bool(a) for a in _ended(method, state))
+                objective.append(float(state.objective))
+                seconds.append(time.perf_counter() - began)
             if keeping is not None and len(objective) % keeping.every == 0 and not (converged or failed):
                 keeping.keep(Stand(state, rows, np.array(objective), np.array(seconds)))
             if callback is not None:
@@ -130,8 +133,11 @@ def _iteration(
             block = stream.block(k)
             # two blocks at a time: one that is computed, one that is made dense
             jax.block_until_ready(before)
-            kept, part = _local(method, rows[k], state, block, number=number)
-            rows[k] = shelf.again(rows[k], kept)
+            if before is None:  # compiling can be torn, and takes long
+                _local.ahead(method, rows[k], state, block, number=number)
+            with whole():  # the program takes over the memory of what the rows keep
+                kept, part = _local(method, rows[k], state, block, number=number)
+                rows[k] = shelf.again(rows[k], kept)
             before = kept
             total = part if total is None else _added(total, part)
         state = _update(method, state, total, number=number)

@@ -1,12 +1,13 @@
 """Fits on disk: named arrays and plain settings in one .npz file, without pickle, whole or not at all.
 
-Start at `write_npz` and `read_npz`. `written_whole` is for every other file: what is written goes to a
-temporary name in the same folder and takes the right name only when it is complete.
+Start at `write_npz` and `read_npz`. `written_whole` is for every other file, `written_together` for files that belong
+together: what is written lies in a scratch folder beside its place, and takes its name when all of it is on the disk.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import zipfile
@@ -17,6 +18,8 @@ from typing import IO, Any
 import numpy as np
 
 from poplin._errors import InputError, said
+from poplin._interrupts import whole
+from poplin._scratch import LOCK, naming, scratch
 from poplin.data.archives import member
 
 FORMAT = "poplin fit"
@@ -31,18 +34,31 @@ def written_whole(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[
     `mode` is "w" (UTF-8 text) or "wb". An error inside the block, or Ctrl-C, leaves what was there before.
     """
     path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     text = "b" not in mode
-    try:
+    with written_together(path.parent) as draft:
         with open(
-            unfinished, mode, encoding="utf-8" if text else None, newline="" if text else None
+            draft / path.name, mode, encoding="utf-8" if text else None, newline="" if text else None
         ) as handle:
             yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def written_together(folder: Path) -> Iterator[Path]:
+    """A folder for files that appear in `folder` under the same names, all together, when the block ends.
+
+    An error inside the block, or Ctrl-C, leaves what was there before. Files of the same names are replaced.
+    """
+    with scratch(folder) as draft:
+        yield draft
+        files = [path for path in sorted(draft.iterdir()) if path.name != LOCK]
+        for path in files:
+            if (folder / path.name).is_dir():
+                raise IsADirectoryError(errno.EISDIR, f"{path.name} there is a folder")
+            with open(path, "rb+") as handle:
+                os.fsync(handle.fileno())
+        with whole(), naming:
+            for path in files:
+                os.replace(path, folder / path.name)
 
 
 def write_npz(

@@ -16,7 +16,9 @@ from typing import Annotated, Literal
 import typer
 
 from poplin import job as jobs
+from poplin import stopping
 from poplin._errors import InputError
+from poplin._scratch import claimed
 from poplin.cli import joining
 from poplin.cli.counting import counts as count_events
 from poplin.cli.options import (
@@ -29,6 +31,7 @@ from poplin.cli.options import (
     Distributed,
     Formula,
     H5adOut,
+    JoinTime,
     Layer,
     MaxIter,
     Method,
@@ -45,11 +48,13 @@ from poplin.cli.options import (
     Shrinkage,
     StandardErrorTime,
     Transpose,
+    Trusted,
     Weights,
 )
+from poplin.cli.screen import complain, say
 from poplin.data.readers import read_basis
 from poplin.progress import watch
-from poplin.report.files import check_folder
+from poplin.report.files import check_file, check_folder
 
 app = typer.Typer(
     help="Fit Poisson-lognormal models to tables of counts.",
@@ -67,7 +72,7 @@ def main() -> None:
     try:
         app(prog_name="poplin")
     except InputError as error:
-        _complain(error.at_command_line)
+        complain(error.at_command_line)
         sys.exit(2)
 
 
@@ -107,6 +112,8 @@ def fit(
     checkpoint_every: CheckpointEvery = None,
     resume: Resume = False,
     distributed: Distributed = False,
+    join_time: JoinTime = joining.PATIENCE,
+    i_know_this_network: Trusted = False,
     no_se: NoStandardErrors = False,
     se_time: StandardErrorTime = None,
     quiet: Quiet = False,
@@ -125,8 +132,10 @@ def fit(
     job = jobs.prepare(inputs, settings, out)._replace(
         command=_command(), quiet=quiet, standard_errors=errors
     )
-    carry_out = joining.carry_out if distributed else jobs.carry_out
-    raise typer.Exit(carry_out(job, typer.echo, _complain))
+    if distributed:
+        how = joining.How(join_time, i_know_this_network)
+        raise typer.Exit(joining.carry_out(job, say, complain, how))
+    raise typer.Exit(jobs.carry_out(job, say, complain))
 
 
 @app.command()
@@ -149,9 +158,8 @@ def compare(
     """Fit a table of counts by several methods, side by side: compare.csv, compare.md, compare.png."""
     inputs = jobs.Inputs(counts, covariates, formula=formula, offset=offset, transpose=transpose)
     settings = {"rank": _rank(rank), "covariance": covariance, "random_state": seed}
-    raise typer.Exit(
-        jobs.carry_out_comparison(jobs.prepare(inputs, settings, out), methods, typer.echo, quiet)
-    )
+    job = jobs.prepare(inputs, settings, out)._replace(quiet=quiet)
+    raise typer.Exit(jobs.carry_out_comparison(job, methods, say, complain))
 
 
 @app.command()
@@ -163,9 +171,9 @@ def demo(out: Out = Path("poplin-demo"), quiet: Quiet = False) -> None:
     check_folder(out)
     table, shown = digits()
     if not quiet:
-        typer.echo(f"Handwritten digits: {len(table.values)} images, ink counted (0 to 16) in 8 x 8 pixels.")
+        say(f"Handwritten digits: {len(table.values)} images, ink counted (0 to 16) in 8 x 8 pixels.")
     job = jobs.Job(table, {"random_state": 0}, out, "Handwritten digits", _command(), quiet=quiet)
-    raise typer.Exit(jobs.carry_out(job._replace(colour=Colouring("digit", shown)), typer.echo, _complain))
+    raise typer.Exit(jobs.carry_out(job._replace(colour=Colouring("digit", shown)), say, complain))
 
 
 @app.command()
@@ -188,12 +196,13 @@ def simulate(
 
     if out.suffix != ".npz":
         raise InputError(f"--out {out}: wanted is a name that ends in .npz.")
+    check_file(out)
     table = studies.simulate(
         rows, columns, covariance=covariance, rank=rank, correlation=correlation, mean=mean, seed=seed
     )
     studies.write(table, out)
-    typer.echo(f"Written: {out}, {rows} x {columns} counts and the truth.")
-    typer.echo(f"Next: poplin fit {shlex.quote(str(out))} --out DIR")
+    say(f"Written: {out}, {rows} x {columns} counts and the truth.")
+    say(f"Next: poplin fit {shlex.quote(str(out))} --out DIR")
 
 
 @app.command()
@@ -214,16 +223,16 @@ def study(
     from poplin.studies import command
 
     if name is None:
-        typer.echo(command.listing())
+        say(command.listing())
         raise typer.Exit
     wanted = tuple(word.strip() for word in methods.split(",") if word.strip())
     plan = command.Plan(name, small, wanted, replicates)
     folder = out or Path("studies-out") / (f"{name}-small" if small else name)
-    with watch(quiet=quiet) as tell:
-        ended = command.carry_out(plan, check_folder(folder), jobs=jobs, tell=tell, command=_command())
-    typer.echo("\n".join(ended.written if not quiet else []), nl=not quiet)
+    with claimed(check_folder(folder)), watch(quiet=quiet) as tell, stopping.patiently():
+        ended = command.carry_out(plan, folder, jobs=jobs, tell=tell, command=_command())
+    say("\n".join(ended.written if not quiet else []), end=not quiet)
     if ended.trouble:
-        _complain(ended.trouble)
+        complain(ended.trouble)
     raise typer.Exit(ended.code)
 
 
@@ -234,7 +243,7 @@ def _face(
     if version:
         from importlib.metadata import version as installed
 
-        typer.echo(f"poplin {installed('poplin')}")
+        say(f"poplin {installed('poplin')}")
         raise typer.Exit
 
 
@@ -265,7 +274,3 @@ def _standard_errors(seconds: float | None, *, none: bool) -> bool | float:
 
 def _command() -> str:
     return shlex.join(["poplin", *sys.argv[1:]])
-
-
-def _complain(words: str) -> None:
-    typer.echo(f"poplin: {words}", err=True)

@@ -157,6 +157,23 @@ Distributed = Annotated[
         rich_help_panel=RESULT,
     ),
 ]
+JoinTime = Annotated[
+    float,
+    typer.Option(
+        "--join-time",
+        metavar="SECONDS",
+        help="With --distributed: how long the others are waited for.",
+        rich_help_panel=RESULT,
+    ),
+]
+Trusted = Annotated[
+    bool,
+    typer.Option(
+        "--i-know-this-network",
+        help="With --distributed: everybody who reaches this network may join the fit, and that is well.",
+        rich_help_panel=RESULT,
+    ),
+]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Say nothing unless something is wrong.", rich_help_panel=RESULT)
 ]

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from poplin import _scratch
 from poplin._errors import InputError
 from poplin.data.events_dates import Days, days
 from poplin.data.events_names import fill_names
@@ -118,11 +119,11 @@ def _base(memory: str, scratch: Path | None) -> Iterator[Any]:
     """An empty database on disk that is gone afterwards; DuckDB's complaints become `InputError`."""
     import duckdb
 
-    with tempfile.TemporaryDirectory(prefix=".poplin-events-", dir=scratch) as folder:
-        base = duckdb.connect(str(Path(folder) / "events.duckdb"))
+    with _scratch.scratch(scratch or Path(tempfile.gettempdir())) as folder:
+        base = duckdb.connect(str(folder / "events.duckdb"))
         try:
-            base.execute(f"SET memory_limit = {literal(memory)}")
-            base.execute(f"SET temp_directory = {literal(str(Path(folder) / 'spill'))}")
+            _limit(base, memory)
+            base.execute(f"SET temp_directory = {literal(str(folder / 'spill'))}")
             base.execute("SET preserve_insertion_order = false")
             base.execute("SET enable_progress_bar = false")
             yield base
@@ -135,6 +136,20 @@ def _base(memory: str, scratch: Path | None) -> Iterator[Any]:
             raise InputError(f"The events cannot be read: {words}.") from error
         finally:
             base.close()
+
+
+def _limit(base: Any, memory: str) -> None:
+    """Memory that the database may take; `InputError` where it is no size."""
+    import duckdb
+
+    try:
+        base.execute(f"SET memory_limit = {literal(memory)}")
+    except duckdb.Error as error:
+        words = "{} is '{}'; wanted is a size, a number with its unit, for example {}."
+        raise InputError(
+            words.format("memory", memory, "memory='4GB'"),
+            at_command_line=words.format("--memory", memory, "--memory 4GB"),
+        ) from error
 
 
 def _days(base: Any, source: Source, columns: Columns, rules: Rules, asked: str | None) -> Days:

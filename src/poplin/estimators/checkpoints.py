@@ -7,7 +7,6 @@ say which fit it belongs to, a digest that all of it is as it was written. `resu
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
@@ -100,7 +99,6 @@ def write(at: Place, runs: Sequence[Kept]) -> None:
     meta["sha256"] = digest(arrays, meta)
     try:
         at.path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(at.path)
     except OSError as error:
         raise InputError(f"{at.path} cannot be written: {error.strerror or error}.") from error
     write_npz(at.path, arrays, meta)
@@ -127,12 +125,6 @@ def read(at: Place) -> list[Kept]:
         )
     _check_facts(at, meta["facts"])
     return [_run(i, told, arrays) for i, told in enumerate(meta["runs"])]
-
-
-def remove(path: Path) -> None:
-    """Take the file away, and what a process that was killed left unfinished beside it."""
-    path.unlink(missing_ok=True)
-    _sweep(path)
 
 
 def _run(i: int, told: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Kept:
@@ -189,9 +181,3 @@ def _hashed(arrays: Iterable[tuple[str, np.ndarray]]) -> Any:
         if array.size:
             found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return found
-
-
-def _sweep(path: Path) -> None:
-    """Remove what processes that were killed while they wrote the file left beside it (see `store.written_whole`)."""
-    for left in glob.glob(f".{glob.escape(path.name)}.*.unfinished", root_dir=path.parent):
-        (path.parent / left).unlink(missing_ok=True)

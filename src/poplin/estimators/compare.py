@@ -56,7 +56,7 @@ def compare(
     Pareto k-hat of a row; and how far the estimates are from those of "ml" (of the first method that did it, where
     "ml" is not among them): coef_difference, the root mean square over entries of B, and covariance_difference, the
     Frobenius norm relative to Sigma's. A method that cannot fit this model has a `note` that says why. Raises
-    `InputError` where none can.
+    `InputError` where none can, KeyboardInterrupt if it was interrupted.
 
     >>> import numpy as np, poplin
     >>> counts = np.random.default_rng(0).poisson(3.0, (60, 3))
@@ -111,6 +111,8 @@ def _fitted(
         warnings.simplefilter("ignore", ConvergenceWarning)  # a column of the table
         warnings.simplefilter("ignore", DataWarning)
         fit = PLN(**{**settings, **chosen}).fit(Y, **rows)
+        if fit.interrupted_:
+            raise KeyboardInterrupt
         seconds = time.perf_counter() - began
         scores = fit._marginal
     doubts.warn_of(scores.unsure, fit.counts_.row_names, of=f" by {fit.method!r}", stacklevel=4)

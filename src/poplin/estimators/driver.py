@@ -12,6 +12,7 @@ import numpy as np
 
 from poplin._errors import InputError
 from poplin._precision import double_precision
+from poplin._rules import key_of
 from poplin.data.blocks import Block
 from poplin.data.counts import Counts
 from poplin.data.held import column_sums
@@ -124,7 +125,7 @@ def fit(counts: Counts, settings: dict[str, Any], began: float, *, keeper: Keepe
             begin = _sample_fit(_start_settings(model, main), starts, seed)
             return _streamed(method, model, counts, main, weight, posterior, seed, begin)
         block = recipes.spread_block(counts) if isinstance(method, str) else recipes.training_block(counts)
-        key = jax.random.key(seed)
+        key = key_of(seed)
         if method == "variational":
             return _variational(model, block, main, weight or 0.0, starts, posterior, key)
         if method == "ml":
@@ -203,11 +204,13 @@ def _ml(
     ready = compile_ahead(model, block, key, direct_rows=model.loadings is None)
     start = _best_bound(model, block, short, starts, key)
     done = [start]
-    ready.chains.result()
-    where = phases.chain_start(model, block, start, key)
     rows = float(np.sum(on_host(block.weights)))
     kappa, words = _kappa(weight or 0.0, block), ()
-    if weight is None and isinstance(model.shape, Full) and not start.outcome.interrupted:
+    if start.outcome.interrupted:  # what comes next is not waited for, which is compiled meanwhile
+        return _result(model, start, done, posterior, kappa / (rows + kappa), rows_in(block))
+    ready.chains.result()
+    where = phases.chain_start(model, block, start, key)
+    if weight is None and isinstance(model.shape, Full):
         pilot, where, kappa = piloted(model, where, main, whole=rows, block=block)
         done.append(pilot)
     if not done[-1].outcome.interrupted:
@@ -275,7 +278,7 @@ Begin = Callable[[Recipe, Block], Fitted]
 
 def _sample_fit(short: Settings, starts: int, seed: int) -> Begin:
     """The bound's fit of a sample of rows, from which a fit over blocks begins."""
-    return lambda model, part: _best_bound(model, part, short, starts, jax.random.key(seed))
+    return lambda model, part: _best_bound(model, part, short, starts, key_of(seed))
 
 
 def _streamed(
@@ -309,6 +312,9 @@ def _streamed(
 def _sound(end: Fitted, fits: list[Fitted]) -> tuple[Fitted, str]:
     """The last phase whose model is finite, and what to say where that is not the end."""
     finite = [k for k, fit in enumerate(fits) if all(np.isfinite(part).all() for part in fit.model)]
+    begun = finite and any(len(fit.outcome.trace.iteration) for fit in fits)
+    if end.outcome.interrupted and not begun:  # there is nothing to keep
+        raise KeyboardInterrupt
     if not finite:
         raise InputError(
             "No finite parameters were found, not even to begin with. Look at the largest counts, and at offsets and "

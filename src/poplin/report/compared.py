@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from poplin.store import written_whole
+from poplin.store import written_together
 
 if TYPE_CHECKING:
     import pandas
@@ -31,14 +31,11 @@ FORMATS = {
 def write(table: pandas.DataFrame, out: Path) -> list[Path]:
     """Write compare.csv, compare.md and compare.png into `out`, made if need be; returns the paths."""
     out.mkdir(parents=True, exist_ok=True)
-    paths = [out / name for name in ("compare.csv", "compare.md", "compare.png")]
-    with written_whole(paths[0]) as handle:
-        table.to_csv(handle)
-    with written_whole(paths[1]) as handle:
-        handle.write(markdown(table))
-    with written_whole(paths[2], "wb") as handle:
-        figure(table).savefig(handle, format="png", dpi=130)
-    return paths
+    with written_together(out) as draft:
+        table.to_csv(draft / "compare.csv")
+        (draft / "compare.md").write_text(markdown(table), encoding="utf-8")
+        figure(table).savefig(draft / "compare.png", format="png", dpi=130)
+    return [out / name for name in ("compare.csv", "compare.md", "compare.png")]
 
 
 def markdown(table: pandas.DataFrame) -> str:

@@ -11,7 +11,8 @@ import numpy as np
 
 from poplin._errors import InputError
 from poplin.data.events import EventCounts
-from poplin.store import written_whole
+from poplin.report.files import check_file
+from poplin.store import written_together, written_whole
 
 KINDS = (".h5ad", ".npz")
 
@@ -20,9 +21,7 @@ def check_target(out: Path) -> Path:
     """`out`, when a table can be written there. Raises `InputError` for another ending or a place that is not there."""
     if out.suffix not in KINDS:
         raise InputError(f"--out {out}: wanted is a name that ends in .h5ad or .npz.")
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"--out {out}: there is no folder {out.parent}. Make it first.")
-    return out
+    return check_file(out)
 
 
 def write(found: EventCounts, out: Path, command: str = "") -> None:
@@ -50,12 +49,8 @@ def write(found: EventCounts, out: Path, command: str = "") -> None:
     held = anndata.AnnData(
         found.counts, obs, var, {"poplin_counts": {"report": list(found.report), "command": command}}
     )
-    unfinished = out.with_name(f".{out.name}.unfinished")
-    try:
-        held.write_h5ad(unfinished, compression="gzip")
-        unfinished.replace(out)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with written_together(out.absolute().parent) as draft:
+        held.write_h5ad(draft / out.name, compression="gzip")
 
 
 def _write_npz(found: EventCounts, facts: dict[str, np.ndarray], out: Path) -> None:

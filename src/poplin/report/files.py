@@ -6,6 +6,7 @@ Start at `write_results`. Names in the files are the input's; every file is writ
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,57 +17,105 @@ import numpy as np
 from poplin._errors import InputError
 from poplin.data.held import is_on_disk
 from poplin.data.readers import read_annotated
+from poplin.data.tables import listed
 from poplin.inference import summary
 from poplin.inference.summary import Fitted
 from poplin.report import html, views
-from poplin.store import written_whole
+from poplin.store import written_together
 
 SQUARE_UP_TO = 2000  # columns; above, a square table of the covariance is more than anybody reads
 TESTED = ("se", "lower", "upper", "z", "p", "p_adjusted", "method")
+FORMULA = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "\t",
+    "\r",
+)  # what spreadsheets take for the beginning of one, or skip before it
 MOST_FACTORS = 100  # of a direct form above that, by size
 
 
-def check_folder(out: Path) -> Path:
+def check_folder(out: Path, option: str = "--out") -> Path:
     """`out`, when results can be written there later; nothing is made yet.
 
-    Raises `InputError` when it is a file, or lies where nothing may be written.
+    Raises `InputError` when it is a file, or lies where nothing may be written or no folder of that name can be.
     """
-    import os
-
-    there = next((place for place in (out, *out.absolute().parents) if place.exists()), Path("/"))
+    there = next((place for place in (out, *out.absolute().parents) if os.path.lexists(place)), Path("/"))
+    if there.is_symlink() and not there.exists():
+        raise InputError(
+            f"{option} {out}: {there} is a link to {os.readlink(there)}, which is not there. Make that folder, or "
+            "remove the link."
+        )
     if not there.is_dir():
-        raise InputError(f"--out {out}: {there} is a file; wanted is a folder (made if need be).")
+        raise InputError(f"{option} {out}: {there} is a file; wanted is a folder (made if need be).")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"--out {out}: nothing may be written in {there}. Choose another folder.")
+        raise InputError(f"{option} {out}: nothing may be written in {there}. Choose another folder.")
+    for part in out.absolute().parts[len(there.absolute().parts) :]:
+        _check_name(there / part, f"{option} {out}")
     return out
+
+
+def check_file(path: Path, option: str = "--out") -> Path:
+    """`path`, when a file can be written there later. Raises `InputError` where its folder is missing, or it is one."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"{option} {path}: there is no folder {path.parent}. Make it first.")
+    check_folder(folder, option)
+    _check_name(path, f"{option} {path}")
+    if path.is_dir():
+        raise InputError(f"{option} {path} is a folder; wanted is the name of a file.")
+    return path
+
+
+def _check_name(path: Path, said: str) -> None:
+    """An `InputError` where the file system can have no such name (most take 255 bytes)."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"{said}: {error.strerror or error}. Choose another name.") from None
 
 
 def write_results(fit: Fitted, out: Path, origin: html.Origin | None = None) -> list[Path]:
     """Write coef.csv, covariance.csv, embedding.csv, trace.csv, model.npz and report.html into `out`.
 
-    The folder is made if need be. Files of the same names from an earlier fit are replaced one by one.
-    Returns the paths, the page last.
+    The folder is made if need be. The files appear together when all are on the disk, and replace those of an earlier
+    fit. Returns the paths, the page last.
     """
     out.mkdir(parents=True, exist_ok=True)
     tables = {"covariance.csv": _covariance(fit), "embedding.csv": _embedding(fit), "trace.csv": _trace(fit)}
-    for name, lines in tables.items():
-        _write_table(out / name, lines)
-    fit.save(out / "model.npz")
-    coef, page = complete(fit, out, origin)
-    return [coef, *(out / name for name in (*tables, "model.npz")), page]
+    with written_together(out) as draft:
+        for name, lines in tables.items():
+            _write_table(draft / name, lines)
+        fit.save(draft / "model.npz")
+        coef, page = (path.name for path in _completed(fit, draft, origin))
+    return [out / name for name in (coef, *tables, "model.npz", page)]
 
 
 def complete(fit: Fitted, out: Path, origin: html.Origin | None = None) -> list[Path]:
     """Write what standard errors are in, coef.csv and report.html, anew; returns the two paths."""
-    _write_table(out / "coef.csv", _coefficients(fit))
-    with written_whole(out / "report.html") as handle:
-        handle.write(html.page(fit, origin))
-    return [out / "coef.csv", out / "report.html"]
+    with written_together(out) as draft:
+        written = _completed(fit, draft, origin)
+    return [out / path.name for path in written]
+
+
+def _completed(fit: Fitted, draft: Path, origin: html.Origin | None) -> list[Path]:
+    coef, page = draft / "coef.csv", draft / "report.html"
+    _write_table(coef, _coefficients(fit))
+    page.write_text(html.page(fit, origin), encoding="utf-8", newline="")
+    return [coef, page]
 
 
 def _write_table(path: Path, lines: Iterable[Sequence[Any]]) -> None:
-    with written_whole(path) as handle:
-        csv.writer(handle, lineterminator="\n").writerows(lines)
+    """Names first in each line, and all over the first: they may hold a carriage return, which csv forgets to quote."""
+    with open(path, "w", encoding="utf-8", newline="") as handle:
+        plain = csv.writer(handle, lineterminator="\n")
+        quoted = csv.writer(handle, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+        for number, line in enumerate(lines):
+            names = line[:2] if number else line
+            (quoted if any("\r" in str(name) for name in names) else plain).writerow(line)
 
 
 def write_h5ad(fit: Fitted, source: Path, target: Path) -> None:
@@ -74,18 +123,14 @@ def write_h5ad(fit: Fitted, source: Path, target: Path) -> None:
 
     A large .h5ad is copied as a file; a zarr store has to be read.
     """
-    unfinished = target.with_name(f".{target.name}.unfinished")
-    try:
+    with written_together(target.absolute().parent) as draft:
         if is_on_disk(fit.counts_.y) and source.suffix.lower() == ".h5ad":
-            shutil.copyfile(source, unfinished)
-            _put_embedding(unfinished, views.embedding(fit).scores)
+            shutil.copyfile(source, draft / target.name)
+            _put_embedding(draft / target.name, views.embedding(fit).scores)
         else:
             data = read_annotated(source)
             data.obsm["X_poplin"] = views.embedding(fit).scores
-            data.write_h5ad(unfinished)
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+            data.write_h5ad(draft / target.name)
 
 
 def _put_embedding(file: Path, scores: np.ndarray) -> None:
@@ -94,6 +139,31 @@ def _put_embedding(file: Path, scores: np.ndarray) -> None:
 
     with h5py.File(file, "r+") as root:
         write_elem(root.require_group("obsm"), "X_poplin", scores)
+
+
+def spreadsheet_words(fit: Fitted) -> str | None:
+    """What to say of names that a spreadsheet would take for formulas and carry out; None where there are none.
+
+    They are written as they are: names are what other programs join the files by, and an apostrophe in front would be
+    part of the name to all of them.
+    """
+    counts = fit.counts_
+    every = (*counts.column_names, *counts.covariate_names, *counts.row_names)
+    found = [name for name in every if name.startswith(FORMULA) and not _is_number(name)]
+    if not found:
+        return None
+    return (
+        f"Names begin with =, +, - or @ ({listed(found, 3)}), which a spreadsheet takes for formulas. They are in the "
+        ".csv files as they are. Do not open these by a double click: import them, with the columns of names as text."
+    )
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _coefficients(fit: Fitted) -> Iterable[Sequence[Any]]:

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from poplin._interrupts import whole
 from poplin.studies import page, runner
 from poplin.studies.runner import Plan, Teller
 from poplin.studies.study import NAMES, chosen_cells, find
@@ -34,7 +35,8 @@ def carry_out(plan: Plan, out: Path, *, jobs: int | None, tell: Teller | None, c
     """Run what is missing and write tables, figures and page into `out`; `InputError` for a meaningless plan."""
     chosen_cells(find(plan.study), plan.small, plan.methods)
     trouble = runner.run(plan, out, jobs=jobs or os.cpu_count() or 1, tell=tell)
-    paths = page.write(plan, out, command=command, trouble=trouble)
+    with whole():
+        paths = page.write(plan, out, command=command, trouble=trouble)
     if trouble:
         kept = f"The study is not complete ({trouble}); the same command goes on from here."
         return Ended(130 if trouble == "interrupted" else 3, [f"Written so far: {p}" for p in paths], kept)

@@ -12,7 +12,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from poplin.store import written_whole
+from poplin.store import written_together
 from poplin.studies import records
 from poplin.studies.runner import RECORDS, Plan
 from poplin.studies.study import Cell, Study, chosen_cells, find
@@ -34,25 +34,21 @@ def write(plan: Plan, out: Path, *, command: str, trouble: str = "") -> list[Pat
     held = paired(held, study.reference)
     table = summarise(cells, held)
     factors = list(dict.fromkeys(name for cell in cells for name in cell.factors))
-    paths = [out / "table.csv", out / "table.md"]
-    with written_whole(paths[0]) as handle:
-        table.to_csv(handle, index=False, float_format="%.6g")
-    with written_whole(paths[1]) as handle:
-        handle.write(markdown(table, factors, study.shown))
     done = [record for record in held if record["status"] == "done"]
-    pictures = []
-    for figure in study.figures:
-        path = out / f"{figure.name}.png"
-        with written_whole(path, "wb") as handle:
-            figure.draw(table, done).savefig(handle, format="png", dpi=130)
-        pictures.append(f"![{figure.caption}]({path.name})\n\n{figure.caption}\n")
-        paths.append(path)
     missing = "; ".join(filter(None, (trouble, _unfinished(plan, cells, len(done)))))
-    head = _head(plan, study, command, missing, _absent(study, cells))
-    with written_whole(out / "page.md") as handle:
-        text = [head, (out / "table.md").read_text(), study.remarks(table, done), *pictures]
-        handle.write("\n".join(part for part in text if part))
-    return [*paths, records.pack(out / RECORDS), out / "page.md"]
+    with written_together(out) as draft:
+        table.to_csv(draft / "table.csv", index=False, float_format="%.6g")
+        shown = markdown(table, factors, study.shown)
+        (draft / "table.md").write_text(shown, encoding="utf-8")
+        pictures = []
+        for figure in study.figures:
+            figure.draw(table, done).savefig(draft / f"{figure.name}.png", format="png", dpi=130)
+            pictures.append(f"![{figure.caption}]({figure.name}.png)\n\n{figure.caption}\n")
+        head = _head(plan, study, command, missing, _absent(study, cells))
+        text = [head, shown, study.remarks(table, done), *pictures]
+        (draft / "page.md").write_text("\n".join(part for part in text if part), encoding="utf-8")
+    names = "table.csv", "table.md", *(f"{figure.name}.png" for figure in study.figures)
+    return [*(out / name for name in names), records.pack(out / RECORDS), out / "page.md"]
 
 
 def _head(plan: Plan, study: Study, command: str, trouble: str, absent: list[str]) -> str:

@@ -8,6 +8,7 @@ replicates of the same shape share it. What has a record is not done again.
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -20,6 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from poplin._interrupts import unheard
 from poplin.studies import records
 from poplin.studies.study import Cell, Column, Numbers, Table, chosen_cells, find
 
@@ -74,6 +76,7 @@ def run(plan: Plan, out: Path, *, jobs: int, tell: Teller | None = None) -> str:
         if tell is not None:
             tell(Done(f"study {plan.study}", count, len(todo), float("nan"), time.perf_counter() - began))
 
+    trouble = ""
     try:
         told(0)
         if jobs == 0:
@@ -83,10 +86,12 @@ def run(plan: Plan, out: Path, *, jobs: int, tell: Teller | None = None) -> str:
         elif todo:
             _in_processes(todo, jobs, told)
     except KeyboardInterrupt:
-        return "interrupted"
+        trouble = "interrupted"
     except BrokenProcessPool:
-        return "a process was killed (too little memory, perhaps: try fewer --jobs)"
-    return ""
+        trouble = "a process was killed (too little memory, perhaps: try fewer --jobs)"
+    if trouble:
+        gc.collect()  # the pool, whose semaphores the system would miss where a process ends at once
+    return trouble
 
 
 def units(plan: Plan, path: Path) -> list[Unit]:
@@ -149,7 +154,8 @@ def measured(unit: Unit, column: Column, table: Table) -> Numbers:
 
 def _in_processes(todo: list[Unit], jobs: int, told: Callable[[int], None]) -> None:
     with _pool(jobs) as pool:
-        waiting: list[Future[None]] = [pool.submit(carry_out, unit) for unit in todo]
+        with unheard():
+            waiting: list[Future[None]] = [pool.submit(carry_out, unit) for unit in todo]
         for count, future in enumerate(as_completed(waiting), 1):
             future.result()
             told(count)
@@ -167,6 +173,7 @@ def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in set(multiprocessing.active_children()) - others:
             process.terminate()
+        pool.shutdown()  # its thread sees that they are gone; what it holds of the system is given back
         raise
     pool.shutdown()
 
