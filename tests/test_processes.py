@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import poplin
+from poplin._scratch import CLAIM
 from tests import devices
 
 ROWS, COLUMNS = 61, 5
@@ -86,7 +87,7 @@ def test_who_loses_a_process_ends_and_says_so_and_others_go_on(
     assert codes[1 - victim] not in (0, -9), "the other one went on, or hung for a minute"
     assert "lost another process: the fit ends unfinished" in devices.heard(counts, 1 - victim)
     assert "--resume" in devices.heard(counts, 1 - victim)
-    assert [path.name for path in (counts / "out").iterdir()] == ["checkpoint.npz"]
+    assert {path.name for path in (counts / "out").iterdir()} - {CLAIM} == {"checkpoint.npz"}
     together = ("--distributed",) if processes > 1 else ()
     again = devices.started(command(*rank, "--resume", *together), counts, processes=processes)
     assert devices.ended(again) == [0] * processes, devices.heard(counts, 0)
@@ -134,6 +135,34 @@ def test_processes_with_other_tables_are_refused(counts: Path) -> None:
     codes = devices.ended(devices.started(["-c", code], counts, processes=2))
     assert codes[0] == 2 and 0 not in codes
     assert "differ between processes: process 1 has others than process 0" in devices.heard(counts, 0)
+
+
+def listened(port: int) -> set[str]:
+    """The addresses of this machine at which somebody listens at a port, as the kernel writes them."""
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            address, _, at = line.split()[1].partition(":")
+            if int(at, 16) == port and line.split()[3] == "0A":
+                found.add(address)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp6").exists(), reason="no such table here")
+def test_process_0_listens_on_this_machine_only_and_gives_up_in_time(
+    counts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = devices.free_port()
+    for name, value in devices.by_name(0, 2, port).items():
+        monkeypatch.setenv(name, value)
+    (child,), seen = devices.started(command("--distributed", "--join-time", "3"), counts), set()
+    while child.poll() is None:
+        seen |= listened(port)
+        time.sleep(0.1)
+    assert seen and seen <= {"0100007F", "0000000000000000FFFF00000100007F"}  # 127.0.0.1
+    assert child.wait() == 2
+    assert "waited for the other 1 at 127.0.0.1" in devices.heard(counts, 0)
+    assert not (counts / "out").exists()
 
 
 def test_a_process_that_nobody_told_of_others_says_what_is_missing(counts: Path) -> None:
