@@ -139,6 +139,23 @@ def test_the_page_of_a_full_disk_says_what_is_there(
     assert {name: (tmp_path / "out" / name).read_bytes() for name in FILES} == held
 
 
+def test_a_report_that_fails_loses_no_fit(
+    run: Run, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from poplin.report import html
+
+    def fails(*_: Any) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    write_leaves(tmp_path)
+    assert run("fit", "counts.csv", "--out", "out", "-q") == 0
+    monkeypatch.setattr(html, "page", fails)
+    assert run("fit", "counts.csv", "--out", "out") == 0
+    said = capsys.readouterr()
+    assert "The report could not be made (ZeroDivisionError: division by zero). All else" in said.err
+    assert "The report:" not in said.out and names(tmp_path / "out") == FILES - {"report.html"}
+
+
 def dangling(folder: Path) -> str:
     """A link to a folder that is not there."""
     (folder / "out").symlink_to(folder / "disk" / "unplugged")

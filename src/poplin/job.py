@@ -38,6 +38,7 @@ TO_COME = (
     "they are there."
 )
 FAILED = "Standard errors could not be computed ({error}). All else of the fit is written and stands."
+NO_PAGE = "The report could not be made ({error}). All else of the fit is written and stands."
 NONE_YET = "None of this fit's files is there; {before}."
 PLAIN = "All files of the fit are there, without standard errors; poplin.load(...).confint() computes them."
 AGAIN = "Make room there, or choose another folder, and give the same command again."
@@ -180,7 +181,8 @@ def _carry_out(job: Job, say: Callable[[str], None], complain: Callable[[str], N
         say(f"\nWritten to {job.out}: {', '.join(path.name for path in written)}")
         if job.h5ad is not None:
             say(f"A copy of {job.h5ad[0]} with the embedding: {job.h5ad[1]}")
-        say(f"The report: {written[-1]}")
+        if written[-1].name == files.PAGE:
+            say(f"The report: {written[-1]}")
     if not ready:
         complain(WITHOUT)
         return INTERRUPTED
@@ -235,7 +237,7 @@ def _written(fit: Any, job: Job, complain: Callable[[str], None]) -> list[Path]:
         complain(words)
     if _to_come(fit, job):
         fit.go_without(TO_COME)
-    return _write(job, fit, lambda: _results(fit, job), NONE_YET)
+    return _write(job, fit, lambda page: _results(fit, job, page=page), NONE_YET, complain)
 
 
 def _completed(fit: Any, job: Job, complain: Callable[[str], None]) -> bool:
@@ -245,7 +247,8 @@ def _completed(fit: Any, job: Job, complain: Callable[[str], None]) -> bool:
     fit.go_without(None)
     ready = _asked_for(fit, job, complain)
     with whole():
-        _write(job, fit, lambda: files.complete(fit, job.out, _origin(job)), PLAIN)
+        again = lambda page: files.complete(fit, job.out, _origin(job), page=page)
+        _write(job, fit, again, PLAIN, complain)
     return ready
 
 
@@ -269,8 +272,8 @@ def _origin(job: Job) -> html.Origin:
     return html.Origin(job.source, job.command, job.colour, job.covariates)
 
 
-def _results(fit: Any, job: Job) -> list[Path]:
-    written = files.write_results(fit, job.out, _origin(job))
+def _results(fit: Any, job: Job, *, page: bool) -> list[Path]:
+    written = files.write_results(fit, job.out, _origin(job), page=page)
     if job.h5ad is not None:
         files.write_h5ad(fit, *job.h5ad)
     return written
@@ -282,14 +285,22 @@ def _to_come(fit: Any, job: Job) -> bool:
     return wanted and hasattr(fit, "go_without")
 
 
-def _write(job: Job, fit: Any, write: Callable[[], list[Path]], there: str) -> list[Path]:
+def _write(
+    job: Job, fit: Any, write: Callable[[bool], list[Path]], there: str, complain: Callable[[str], None]
+) -> list[Path]:
     """Results as `write` writes them; the checkpoint goes then, unless the fit can still go on from it.
 
-    `there` says which files there are where it cannot.
+    `there` says which files there are where it cannot. Where the report fails, all else is written.
     """
     kept = _kept(job)
     try:
-        written = write()
+        try:
+            written = write(True)
+        except Exception as error:  # whatever it is: the fit is done, and is not lost by its page
+            if isinstance(error, OSError) or isinstance(error.__cause__, OSError):
+                raise
+            complain(NO_PAGE.format(error=f"{type(error).__name__}: {error}"))
+            written = write(False)
     except (OSError, InputError) as error:
         why = error if isinstance(error, OSError) else error.__cause__
         if not isinstance(why, OSError):

@@ -33,6 +33,7 @@ FORMULA = (
     "\t",
     "\r",
 )  # what spreadsheets take for the beginning of one, or skip before it
+PAGE = "report.html"
 MOST_FACTORS = 100  # of a direct form above that, by size
 
 
@@ -78,8 +79,10 @@ def _check_name(path: Path, said: str) -> None:
         raise InputError(f"{said}: {error.strerror or error}. Choose another name.") from None
 
 
-def write_results(fit: Fitted, out: Path, origin: html.Origin | None = None) -> list[Path]:
-    """Write coef.csv, covariance.csv, embedding.csv, trace.csv, model.npz and report.html into `out`.
+def write_results(
+    fit: Fitted, out: Path, origin: html.Origin | None = None, *, page: bool = True
+) -> list[Path]:
+    """Write coef.csv, covariance.csv, embedding.csv, trace.csv, model.npz and (`page`) report.html into `out`.
 
     The folder is made if need be. The files appear together when all are on the disk, and replace those of an earlier
     fit. Returns the paths, the page last.
@@ -90,22 +93,25 @@ def write_results(fit: Fitted, out: Path, origin: html.Origin | None = None) -> 
         for name, lines in tables.items():
             _write_table(draft / name, lines)
         fit.save(draft / "model.npz")
-        coef, page = (path.name for path in _completed(fit, draft, origin))
-    return [out / name for name in (coef, *tables, "model.npz", page)]
+        coef, *pages = _completed(fit, draft, origin, page=page)
+    return [out / name for name in (coef, *tables, "model.npz", *pages)]
 
 
-def complete(fit: Fitted, out: Path, origin: html.Origin | None = None) -> list[Path]:
-    """Write what standard errors are in, coef.csv and report.html, anew; returns the two paths."""
+def complete(fit: Fitted, out: Path, origin: html.Origin | None = None, *, page: bool = True) -> list[Path]:
+    """Write what standard errors are in, coef.csv and report.html, anew; returns the paths."""
     with written_together(out) as draft:
-        written = _completed(fit, draft, origin)
-    return [out / path.name for path in written]
+        written = _completed(fit, draft, origin, page=page)
+    return [out / name for name in written]
 
 
-def _completed(fit: Fitted, draft: Path, origin: html.Origin | None) -> list[Path]:
-    coef, page = draft / "coef.csv", draft / "report.html"
-    _write_table(coef, _coefficients(fit))
-    page.write_text(html.page(fit, origin), encoding="utf-8", newline="")
-    return [coef, page]
+def _completed(fit: Fitted, draft: Path, origin: html.Origin | None, *, page: bool) -> list[str]:
+    """The two files, by their names; without a page, that of an earlier fit would be of another one than the tables."""
+    _write_table(draft / "coef.csv", _coefficients(fit))
+    if not page:
+        (draft.parent / PAGE).unlink(missing_ok=True)
+        return ["coef.csv"]
+    (draft / PAGE).write_text(html.page(fit, origin), encoding="utf-8", newline="")
+    return ["coef.csv", PAGE]
 
 
 def _write_table(path: Path, lines: Iterable[Sequence[Any]]) -> None:
