@@ -34,6 +34,7 @@ OUTSIDE: dict[str, Callable[[Any], None]] = {
     "an index far too large": lambda table: table.indices.__setitem__(3, 2**31 - 1),
     "an index below 0": lambda table: table.indices.__setitem__(3, -1),
     "pointers that go back": lambda table: table.indptr.__setitem__(2, table.indptr[1] - 1),
+    "pointers that go back to 0 in the end": lambda table: table.indptr.__setitem__(-1, 0),
     "a pointer below 0": lambda table: table.indptr.__setitem__(2, -5),
     "pointers beyond the entries": lambda table: table.indptr.__setitem__(slice(1, None), 99),
 }

@@ -22,7 +22,7 @@ from poplin.data.declared import LARGE, check_declared
 from poplin.data.held import are_many
 
 FEW = 0.01  # share of the chunks of a large table below which the file only declares it
-_SMALL, _MOST_ELEMENTS = 1 << 24, 10_000  # bytes, elements
+_SMALL = 1 << 24  # bytes
 _BLOSC = struct.Struct("<4B3I")  # versions, flags, size of an item; bytes unpacked, in a block, packed
 _ABOUT = (".zarray", ".zattrs", ".zgroup", "zarr.json")  # files of a zarr store that are no chunks
 
@@ -36,6 +36,7 @@ def walk(path: Path) -> None:
 
     with h5py.File(path, "r") as root:
         waiting: list[Any] = [root]
+        seen: set[Any] = {root}  # a group may hold itself
         for node in waiting:
             with contextlib.suppress(Exception):
                 for key in node.attrs:
@@ -44,7 +45,9 @@ def walk(path: Path) -> None:
             with contextlib.suppress(Exception):
                 if isinstance(node, h5py.Group):
                     hard = [key for key in node if isinstance(node.get(key, getlink=True), h5py.HardLink)]
-                    waiting += [node[key] for key in hard if len(waiting) < _MOST_ELEMENTS]
+                    found = [node[key] for key in hard]
+                    waiting += [inner for inner in found if inner not in seen]
+                    seen.update(found)
                 elif node.nbytes < _SMALL and not node.external and not node.is_virtual:
                     node[...]
 

@@ -7,6 +7,8 @@ which no exception tells. Where a process cannot be copied (Windows), files are 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
+import gc
 import os
 import signal
 import time
@@ -17,7 +19,7 @@ from typing import Any
 
 from poplin._errors import InputError
 
-LONGEST = 20.0  # seconds, after which nothing is known of a file
+LONGEST = 5.0  # seconds, after which nothing is known of a file
 CRASHES = tuple(
     getattr(signal, name)
     for name in ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL")
@@ -45,11 +47,10 @@ def check_survives(file: Path, read: Callable[[], Any]) -> None:
 
 def _read_and_leave(read: Callable[[], Any]) -> None:
     with contextlib.suppress(BaseException):
-        import faulthandler
-
+        gc.disable()  # what is thrown away might wait for threads, which a copy has not
+        faulthandler.disable()
         for crash in CRASHES:
             signal.signal(crash, signal.SIG_DFL)
-        faulthandler.disable()
         read()
     os._exit(0)
 
