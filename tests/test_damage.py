@@ -34,6 +34,7 @@ OUTSIDE: dict[str, Callable[[Any], None]] = {
     "an index far too large": lambda table: table.indices.__setitem__(3, 2**31 - 1),
     "an index below 0": lambda table: table.indices.__setitem__(3, -1),
     "pointers that go back": lambda table: table.indptr.__setitem__(2, table.indptr[1] - 1),
+    "pointers that go back to 0 in the end": lambda table: table.indptr.__setitem__(-1, 0),
     "a pointer below 0": lambda table: table.indptr.__setitem__(2, -5),
     "pointers beyond the entries": lambda table: table.indptr.__setitem__(slice(1, None), 99),
 }
@@ -332,3 +333,13 @@ def test_a_zarr_store_with_links_to_elsewhere_is_refused(tmp_path: Path, how: st
     for read in (read_counts, read_table, read_annotated):
         with pytest.raises(InputError, match="y.zarr holds, at '.*', a link to somewhere else"):
             read(store)
+
+
+@pytest.mark.parametrize("cell", ["0x1F", " 0X2", "-0x3"])
+def test_numbers_to_the_base_16_are_text(tmp_path: Path, cell: str) -> None:
+    """As to pandas and to Python's float; Arrow reads them."""
+    (tmp_path / "y.csv").write_text(f"id,a,b\nq,1,2\nr,{cell},3\ns,2,4\n")
+    with pytest.raises(InputError, match=f"'{cell}' at row 'r', column 'a', which is no number"):
+        read_counts(tmp_path / "y.csv")
+    (tmp_path / "y.csv").write_text("id,0xa,b\n0xq,1,2\nr,1,3\n")
+    assert read_counts(tmp_path / "y.csv").values.tolist() == [[1, 2], [1, 3]]

@@ -10,13 +10,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 
 import poplin
 from poplin._precision import double_precision
 from poplin.data.blocks import as_block
 from poplin.methods.composite import correlations
-from poplin.methods.moments import log_moments, nearest_correlation, nearest_covariance
+from poplin.methods.moments import log_moments, nearest_correlation, nearest_covariance, poisson_regression
 from poplin.rows.nodes import joint_nodes
 from tests import laws
 from tests.instances import BASIS, MODELS, TABLES, autoregressive, block_of, fit, simulated
@@ -52,6 +52,26 @@ def test_missing_counts_add_nothing() -> None:
         )
     np.testing.assert_allclose(found.covariance[1:, 1:], others.covariance, atol=1e-9)
     np.testing.assert_allclose(found.slopes[:, 1:], others.slopes, atol=1e-9)
+
+
+def test_a_group_that_lacks_a_column_ends_where_the_prior_holds_it() -> None:
+    """Against a general optimiser of the same penalised likelihood; without a prior it ends as well."""
+    random = np.random.default_rng(3)
+    x = np.column_stack([np.ones(40), np.arange(40) % 2.0])
+    y = random.poisson(2.0, (40, 2)) * np.column_stack([x[:, 1] == 0, np.ones(40)])
+    w, level = np.ones(40), np.diag([0.0, 0.04])
+
+    def against(coef: np.ndarray) -> float:
+        predictor = x @ coef
+        return float(np.sum(np.exp(predictor) - y[:, 0] * predictor) + 0.5 * coef @ level @ coef)
+
+    found = poisson_regression(y, x, np.zeros((40, 2)), w, level)
+    best = minimize(against, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12})
+    np.testing.assert_allclose(found[:, 0], best.x, atol=1e-5)
+    assert -8 < found[1, 0] < -3
+    endless = poisson_regression(y, x, np.zeros((40, 2)), w)
+    assert np.isfinite(endless).all() and endless[1, 0] < -15
+    np.testing.assert_allclose(endless[0, 0], np.log(y[x[:, 1] == 0, 0].mean()), atol=1e-9)
 
 
 def test_the_nearest_covariance_is_one_and_near() -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,12 @@ EDITS: dict[str, tuple[str, Any]] = {
     "a count is negative": ("counts_y", first(-1.0)),
     "a count is infinite": ("counts_y", first(np.inf)),
     "counts are of other columns": ("counts_y", lambda array: array[:, :-1]),
+    "an offset is a giant": ("counts_offset", first(1e300)),
+    "a weight is a giant": ("counts_weights", first(1e300)),
+    "coefficients are text": ("coef", lambda array: array.astype("U9")),
+    "loadings have one dimension": ("loadings", lambda array: array[:, 0]),
+    "the trace is a giant": ("trace_objective", first(1e300)),
+    "an encoder is short": ("encoder_5", lambda array: array[:-1]),
     "a covariance is no covariance": ("setting_covariance", lambda array: -array),
     "an encoder is no number": ("encoder_5", first(np.nan)),
     "an encoder is a giant": ("encoder_5", first(1e30)),
@@ -79,6 +86,53 @@ def test_an_edited_fit_is_refused(how: str, saved: dict[str, Path], tmp_path: Pa
     edited(path, name, change)
     with pytest.raises(poplin.InputError, match=r"fit.npz is damaged or was changed: .*fit again\.$"):
         poplin.load(path)
+
+
+def named(name: str, value: Any) -> Any:
+    """A change of what is kept as JSON."""
+    return lambda meta: meta.__setitem__(name, value)
+
+
+def setting(name: str, value: Any) -> Any:
+    """A change of the settings."""
+    return lambda meta: meta["settings"].__setitem__(name, value)
+
+
+META: dict[str, tuple[Any, str]] = {
+    "another class": (named("model", "GLM"), "does not know, 'GLM'"),
+    "a class that is none": (named("model", 3), "does not know, '3'"),
+    "a class of its own kind": (named("model", "PPCA"), "'mean' is not in it"),
+    "a setting that is new": (setting("sparsity", 3), "sparsity"),
+    "a method that is new": (setting("method", ["adam", {}]), "'adam' is not in it"),
+    "a method with another option": (setting("method", ["exact", {"nodes": 3}]), "nodes"),
+    "names that are a number": (named("column_names", 3), "damaged or was changed"),
+    "a name too few": (lambda meta: meta["row_names"].pop(), "'row_names' has the shape"),
+    "a weight that is no number": (named("shrinkage", float("nan")), "'shrinkage' is nan"),
+    "settings that are gone": (lambda meta: meta.pop("settings"), "'settings' is not in it"),
+    "a checkpoint": (named("checkpoint", 1), "is the checkpoint of a fit that was stopped"),
+    "a design that is none": (named("design", "[]"), "saved design cannot be read"),
+}
+
+
+@pytest.mark.parametrize("how", META)
+def test_edited_words_are_refused(how: str, saved: dict[str, Path], tmp_path: Path) -> None:
+    change, said = META[how]
+    arrays, meta = read_npz(saved["plain"])
+    change(meta)
+    write_npz(tmp_path / "fit.npz", arrays, meta)
+    with pytest.raises(poplin.InputError, match=rf"fit.npz .*{said}"):
+        poplin.load(tmp_path / "fit.npz")
+
+
+@pytest.mark.parametrize("version", ["1", None, 1.5, [1]])
+def test_a_version_that_is_none_is_refused(version: Any, saved: dict[str, Path], tmp_path: Path) -> None:
+    with np.load(saved["plain"]) as held:
+        arrays = {name: held[name] for name in held.files}
+    header = json.loads(arrays["poplin"].tobytes()) | {"version": version}
+    arrays["poplin"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    np.savez(tmp_path / "fit.npz", **arrays)
+    with pytest.raises(poplin.InputError, match="fit.npz is cut short or damaged .* its version is"):
+        poplin.load(tmp_path / "fit.npz")
 
 
 @pytest.mark.parametrize("value", [np.nan, 1e30])

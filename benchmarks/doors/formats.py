@@ -79,7 +79,9 @@ def dense(values: Any) -> np.ndarray | None:
         if is_held_sparse(values) and not hasattr(values, "toarray")
         else values
     )
-    return np.asarray(values.toarray() if hasattr(values, "toarray") else values, dtype=np.float64)
+    if hasattr(values, "toarray"):  # which scipy has not for each type
+        values = values.astype(np.float64).toarray()
+    return np.asarray(values, dtype=np.float64)
 
 
 def named(names: Any) -> tuple[str, ...] | None:
@@ -132,9 +134,7 @@ def by_pandas(path: Path, delimiter: str = ",") -> Table:
     with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as text:
         head = next(record for record in csv.reader(text, delimiter=delimiter) if record)
     numbers = found.map(lambda cell: np.nan if str(cell).strip() in GAPS else float(cell))
-    rows, columns = (
-        [str(name).strip() for name in names] for names in (found.index, head[-found.shape[1] :])
-    )
+    rows, columns = [str(name) for name in found.index], [name.strip() for name in head[-found.shape[1] :]]
     return Table(numbers.to_numpy(dtype=float), found.shape, named(rows), named(columns))
 
 
@@ -142,7 +142,12 @@ def by_parquet(path: Path) -> Table:
     """A Parquet file as pandas reads it, which may name columns otherwise, by metadata of its own."""
     import pandas
 
-    found = pandas.read_parquet(path)
+    try:
+        found = pandas.read_parquet(path)
+    except (KeyError, TypeError):  # of that metadata, of which only the column of row names is needed
+        from pyarrow import parquet
+
+        found = parquet.read_table(path).to_pandas(ignore_metadata=True).set_index("__index_level_0__")
     return Table(found.to_numpy(dtype=float), found.shape, named(found.index))
 
 

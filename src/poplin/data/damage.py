@@ -7,6 +7,7 @@ any file that the reader may read, and a chunk that is not there is read as zero
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import struct
@@ -14,13 +15,41 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from poplin._errors import InputError
 from poplin.data.declared import LARGE, check_declared
 from poplin.data.held import are_many
 
 FEW = 0.01  # share of the chunks of a large table below which the file only declares it
+_SMALL = 1 << 24  # bytes
 _BLOSC = struct.Struct("<4B3I")  # versions, flags, size of an item; bytes unpacked, in a block, packed
 _ABOUT = (".zarray", ".zattrs", ".zgroup", "zarr.json")  # files of a zarr store that are no chunks
+
+
+def walk(path: Path) -> None:
+    """Read what HDF5 keeps of each element: its attributes, and its numbers or texts where they are few.
+
+    It is for `check_survives`, as this is where damaged bytes end a process.
+    """
+    import h5py
+
+    with h5py.File(path, "r") as root:
+        waiting: list[Any] = [root]
+        seen: set[Any] = {root}  # a group may hold itself
+        for node in waiting:
+            with contextlib.suppress(Exception):
+                for key in node.attrs:
+                    with contextlib.suppress(Exception):
+                        node.attrs[key]
+            with contextlib.suppress(Exception):
+                if isinstance(node, h5py.Group):
+                    hard = [key for key in node if isinstance(node.get(key, getlink=True), h5py.HardLink)]
+                    found = [node[key] for key in hard]
+                    waiting += [inner for inner in found if inner not in seen]
+                    seen.update(found)
+                elif node.nbytes < _SMALL and not node.external and not node.is_virtual:
+                    node[...]
 
 
 def check_inside(root: Any, name: str) -> None:
@@ -126,17 +155,39 @@ def check_stored(node: Any, name: str) -> None:
         wanted = max(math.prod(shape), math.prod(chunk)) * array.dtype.itemsize
         if wanted > LARGE:
             check_declared(name, f"'{array.name.lstrip('/')}' of the shape {shape}", wanted, _stored(array))
+    for group in _elements(node):
+        if not hasattr(group, "shape") and all(part in group for part in ("data", "indices", "indptr")):
+            pointers_of(group, f"'{group.name.lstrip('/')}' of {name}")
 
 
 def _arrays(node: Any) -> Iterator[Any]:
     """The array, or all those in a group and its groups."""
+    yield from (found for found in _elements(node) if hasattr(found, "shape"))
+
+
+def _elements(node: Any) -> Iterator[Any]:
+    """The element, and all that are in it."""
     waiting = [node]
     while waiting:
         found = waiting.pop()
-        if hasattr(found, "shape"):
-            yield found
-        else:
+        yield found
+        if not hasattr(found, "shape"):
             waiting.extend(found[key] for key in found)
+
+
+def pointers_of(node: Any, name: str) -> np.ndarray:
+    """Where the rows (columns) of a sparse table begin, in memory: they never go back, and end with its entries.
+
+    Raises `InputError` for others: scipy writes where they lead before it looks at them.
+    """
+    length, many = node["indptr"].shape[0], min(node["data"].shape[0], node["indices"].shape[0])
+    pointers = np.asarray(node["indptr"][...])
+    if not len(pointers) or pointers[0] != 0 or pointers[-1] > many or (pointers[1:] < pointers[:-1]).any():
+        raise InputError(
+            f"{name} is damaged: the {length} places at which its rows begin do not fit its {many} entries. Write the "
+            "file again."
+        )
+    return pointers
 
 
 def _stored(array: Any) -> int:

@@ -15,7 +15,7 @@ from poplin.data.backed import Backed, Source, Stored
 from poplin.data.damage import check_stored
 from poplin.data.located import kind_of
 from poplin.data.packed import counted, frame_in, packed
-from poplin.data.stored import large_table, root_of, rows_in
+from poplin.data.stored import large_table, name_of, root_of, rows_in
 from poplin.data.tables import CountTable, Names, as_named, as_notes, index_names, listed
 from poplin.data.textfiles import name_rows
 
@@ -43,7 +43,7 @@ def part_of(root: Any, name: str) -> Any:
     """A part of an AnnData's file, in memory."""
     from anndata.io import read_elem
 
-    check_stored(root[name], name)
+    check_stored(root[name], name_of(root[name]))
     return read_elem(root[name])
 
 

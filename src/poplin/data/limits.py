@@ -58,7 +58,7 @@ def check_terms(formula: str, columns: int) -> None:
         many[id(node)] = found = _made(node.operator.symbol, parts, node.args, columns)
         if found > MOST_TERMS:
             raise InputError(
-                f"The formula '{_short(formula)}' stands for more than {MOST_TERMS} terms. A fit needs more rows than "
+                f"The formula '{short(formula)}' stands for more than {MOST_TERMS} terms. A fit needs more rows than "
                 "covariates: write out the terms that matter, or lower the power."
             )
 
@@ -99,14 +99,14 @@ def check_arguments(call: ast.Call, expression: str, *, plain: bool) -> None:
     if plain and call.keywords:
         named = call.keywords[0].arg
         raise InputError(
-            f"'{named}' in '{_short(expression)}' is not known: functions of NumPy take numbers alone."
+            f"'{named}' in '{short(expression)}' is not known: functions of NumPy take numbers alone."
         )
     given = [*call.args[1:], *(part.value for part in call.keywords if part.arg in _SIZES)]
     for argument in given if ast.unparse(call.func) in _MAKERS else []:
         number = argument.value if isinstance(argument, ast.Constant) else _whole(argument, expression)
         if isinstance(number, int | float) and number > MOST_COLUMNS:
             raise InputError(
-                f"'{_short(expression)}' asks for {number:.4g} columns; at most {MOST_COLUMNS} are made. Give a "
+                f"'{short(expression)}' asks for {number:.4g} columns; at most {MOST_COLUMNS} are made. Give a "
                 "smaller number."
             )
 
@@ -123,7 +123,7 @@ def _whole(node: ast.AST, expression: str) -> int | None:
             text = isinstance(side, ast.Constant) and not isinstance(side.value, int | float | complex)
             if text or isinstance(side, ast.List | ast.Tuple | ast.Dict | ast.BoolOp):
                 raise InputError(
-                    f"'{ast.unparse(side)[:40]}' in '{_short(expression)}' is no number to compute with. Compute it "
+                    f"'{ast.unparse(side)[:40]}' in '{short(expression)}' is no number to compute with. Compute it "
                     "in the table."
                 )
         found = _computed(node, expression)
@@ -149,10 +149,11 @@ def _computed(node: ast.BinOp, expression: str) -> int | None:
 
 def _too_long(expression: str) -> InputError:
     return InputError(
-        f"'{_short(expression)}' holds a whole number of more than {MOST_BITS} bits (2^{MOST_BITS} is 9.2e18). Write "
+        f"'{short(expression)}' holds a whole number of more than {MOST_BITS} bits (2^{MOST_BITS} is 9.2e18). Write "
         "it as a decimal number, 1e20, or give the covariate in another unit."
     )
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """A formula as a message shows it."""
     return text if len(text) <= 80 else f"{text[:77]}..."

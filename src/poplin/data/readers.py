@@ -8,6 +8,7 @@ pickle is ever loaded. Whatever a file lacks is an `InputError`.
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 from functools import partial
@@ -205,8 +206,7 @@ def _mtx_counts(file: Path, part: str | None) -> CountTable:
     """Counts in Matrix Market format, turned so that barcodes are rows when the names beside it say so."""
     from scipy.io import mmread
 
-    _check_matrix_market(file)
-    values: Any = mmread(file)
+    values: Any = mmread(_market(file))
     prefix = file.name.split("matrix")[0] if "matrix" in file.name else ""
     cells, about = _beside(file, prefix, ("barcodes",)), _beside(file, prefix, ("features", "genes"))
     cells = None if cells is None else list(cells[0])
@@ -238,12 +238,14 @@ def _mtx_counts(file: Path, part: str | None) -> CountTable:
     return as_table(CountTable(values, rows, columns, None, tuple(notes)))
 
 
-def _check_matrix_market(file: Path) -> None:
-    """Raises `InputError` for what ends scipy's reader, or makes it ask for memory that the file cannot fill."""
+def _market(file: Path) -> Any:
+    """A Matrix Market file for scipy's reader. Raises `InputError` for what ends that, or has it ask for all memory."""
     from scipy.io import mminfo
 
     with unpacked(file) as stream:
+        last = b""
         while block := stream.read(1 << 20):
+            last = block
             if b"\0" in block:
                 raise InputError(f"{file.name} is damaged: it holds bytes that are no text. Copy it again.")
     n, p, entries, layout, _, _ = mminfo(file)
@@ -254,6 +256,10 @@ def _check_matrix_market(file: Path) -> None:
             f"{file.name} declares {entries} entries ({n} x {p}), more than it can hold: it is cut off or "
             "damaged. Copy it again."
         )
+    if last.endswith(b"\n"):
+        return file
+    with unpacked(file) as stream:  # a line without an end is read on behind the file
+        return io.BytesIO(stream.read() + b"\n")
 
 
 def _beside(file: Path, prefix: str, names: tuple[str, ...]) -> Any:

@@ -16,9 +16,18 @@ import numpy as np
 
 from poplin._errors import InputError
 from poplin.data.backed import Backed, DenseRows, Source, SparseRows, Stored
-from poplin.data.damage import check_chunks, check_inside, check_packed, check_stored, check_within
+from poplin.data.damage import (
+    check_chunks,
+    check_inside,
+    check_packed,
+    check_stored,
+    check_within,
+    pointers_of,
+    walk,
+)
 from poplin.data.heaps import check_heaps
 from poplin.data.held import are_many
+from poplin.data.surviving import check_survives
 
 ZARR = ".zarr"
 ANNDATA = "anndata"  # how a file says what it holds
@@ -51,6 +60,7 @@ def root_of(path: Path) -> Any:
         import h5py
 
         check_heaps(path)
+        check_survives(path, lambda: walk(path))
         root = h5py.File(path, "r")
         check_inside(root, path.name)
     kind = str(root.attrs.get("encoding-type", ANNDATA))  # AnnData's first files have none
@@ -71,8 +81,8 @@ def large_table(root: Any, key: str) -> tuple[Any, tuple[str, ...]]:
     if node is None or not (hasattr(node, "shape") or "indptr" in node):
         return None, ()
     shape = _shape(node)
-    told = check_chunks(node, shape, _name(node))
-    check_packed(node, _name(node))
+    told = check_chunks(node, shape, name_of(node))
+    check_packed(node, name_of(node))
     return (_held(node) if len(shape) == 2 and are_many(shape) else None), told
 
 
@@ -94,24 +104,22 @@ def _rows(node: Any) -> Stored:
     """How a table in a file is read by rows."""
     kind = (node if hasattr(node, "shape") else node["data"]).dtype.kind
     if kind not in "biuf":
-        raise InputError(f"{_name(node)} holds values of type '{kind}'; numbers are wanted.")
+        raise InputError(f"{name_of(node)} holds values of type '{kind}'; numbers are wanted.")
     if hasattr(node, "shape"):
         return DenseRows(node)
     return SparseRows(node["data"], node["indices"], _pointers(node), _shape(node)[1])
 
 
 def _pointers(node: Any) -> np.ndarray:
-    """Where the rows of a sparse table begin, in memory; they never go back, and end with the entries."""
-    n, many = _shape(node)[0], min(node["data"].shape[0], node["indices"].shape[0])
-    length = node["indptr"].shape[0]
-    check_stored(node["indptr"], _name(node))
-    pointers = np.asarray(node["indptr"][...]) if length == n + 1 else np.empty(0)
-    if not len(pointers) or pointers[0] != 0 or pointers[-1] > many or (np.diff(pointers) < 0).any():
+    """Where the rows of a sparse table begin, in memory."""
+    n, length, many = _shape(node)[0], node["indptr"].shape[0], node["data"].shape[0]
+    if length != n + 1:
         raise InputError(
-            f"{_name(node)} is damaged: the {length} places at which its rows begin do not fit its {n} rows and {many} "
-            "entries. Write the file again."
+            f"{name_of(node)} is damaged: the {length} places at which its rows begin do not fit its {n} rows and "
+            f"{many} entries. Write the file again."
         )
-    return pointers
+    check_stored(node["indptr"], name_of(node))
+    return pointers_of(node, name_of(node))
 
 
 def _read_by_columns(node: Any) -> Any:
@@ -119,11 +127,11 @@ def _read_by_columns(node: Any) -> Any:
     many = node["data"].shape[0]
     if are_many((many,)):
         raise InputError(
-            f"{_name(node)} ({n} x {p}, {many} entries) is stored by columns (CSC), so that no rows can be read "
+            f"{name_of(node)} ({n} x {p}, {many} entries) is stored by columns (CSC), so that no rows can be read "
             "alone, and is too large to be read whole. Store it by rows (CSR), where there is memory for that: "
             "adata.X = adata.X.tocsr() (or the layer), and write it again."
         )
-    check_stored(node, _name(node))
+    check_stored(node, name_of(node))
     from scipy.sparse import csc_array
 
     return csc_array(tuple(node[part][...] for part in ("data", "indices", "indptr")), shape=(n, p))
@@ -151,6 +159,7 @@ def _source(node: Any) -> Source:
     return Source(os.path.abspath(root) if root else "", node.path)
 
 
-def _name(node: Any) -> str:
+def name_of(node: Any) -> str:
+    """What a message calls an element: `X of cells.h5ad`."""
     source = _source(node)
     return f"{source.key.lstrip('/')} of {Path(source.path).name}"

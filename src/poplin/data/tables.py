@@ -198,6 +198,10 @@ def sparse_numbers(thing: Any, what: str) -> Any:
         )
     checked = copy.copy(thing)  # scipy trims what it checks
     try:
+        if (
+            np.diff(getattr(thing, "indptr", ())) < 0
+        ).any():  # scipy does not see it where the last is 0, and writes there
+            raise ValueError("indptr must be a non-decreasing sequence")
         if hasattr(checked, "check_format"):
             checked.check_format(full_check=True)
         elif hasattr(checked, "coords"):  # of these, scipy checks the entries where they are put together

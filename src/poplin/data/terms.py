@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from poplin._errors import InputError
-from poplin.data.limits import check_arguments, check_numbers, check_terms
+from poplin.data.limits import check_arguments, check_numbers, check_terms, short
 from poplin.data.tables import Names, listed
 
 # A factor is (expression, how it is evaluated: "literal", "lookup" or "python"), a term a product of factors.
@@ -92,7 +92,7 @@ def _parsed(formula: str, columns: Sequence[str]) -> tuple[tuple[Term, ...], tup
     except InputError:
         raise
     except Exception as error:  # of syntax, of too many parentheses, of whatever formulaic makes of them
-        raise InputError(f"The formula '{formula}' cannot be read: {plain_message(error)}.") from error
+        raise InputError(f"The formula '{short(formula)}' cannot be read: {plain_message(error)}.") from error
     if not isinstance(parsed, SimpleFormula):
         raise InputError(
             f"The formula '{formula}' has a left side or several parts. The counts are the response: write "
@@ -159,7 +159,7 @@ def names_in(expression: str, columns: Sequence[str]) -> Names:
         tree = ast.parse(sanitize_variable_names(expression, {}, aliases), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise InputError(
-            f"The expression '{expression}' in the formula cannot be read: {plain_message(error)}."
+            f"The expression '{short(expression)}' in the formula cannot be read: {plain_message(error)}."
         ) from error
     check_numbers(tree, expression)
     functions = _functions()

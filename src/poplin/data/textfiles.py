@@ -108,6 +108,7 @@ def read_body(path: Path, how: Layout, *, as_spelled: int | None = None) -> Any:
         found = parsed({} if as_spelled is None else {wanted[0]: pyarrow.string()})
         # a date is text here, as any other name of a level is
         dated = [field.name for field in found.schema if pyarrow.types.is_temporal(field.type)]
+        dated += [] if as_spelled is not None else _hexadecimal(path, how, names, parsed)
         found = parsed(dict.fromkeys(dated, pyarrow.string())) if dated else found
         return found if as_spelled is not None else _without_plus(found)
     except pyarrow.ArrowInvalid as error:
@@ -117,6 +118,28 @@ def read_body(path: Path, how: Layout, *, as_spelled: int | None = None) -> Any:
         raise InputError(f"{path.name} cannot be read as a table: {' '.join(str(error).split())}.") from error
     except DAMAGE as error:
         raise InputError(f"{path.name} cannot be read as a table: {error}.") from error
+
+
+def _hexadecimal(
+    path: Path, how: Layout, names: list[str], parsed: Callable[[dict[str, Any]], Any]
+) -> list[str]:
+    """The columns with a cell such as 0x1F, which Arrow takes for the number 31 and nobody else does."""
+    import pyarrow
+
+    compute: Any = importlib.import_module("pyarrow.compute")
+    with _body(path, how) as stream:
+        last, there = b"", False
+        while not there and (block := stream.read(1 << 20)):
+            there = b"0x" in (last + block).lower()
+            last = block[-1:]
+    if not there:
+        return []
+    spelled = parsed(dict.fromkeys(names, pyarrow.string()))
+    return [
+        field.name
+        for field, column in zip(spelled.schema, spelled.columns, strict=True)
+        if compute.any(compute.match_substring_regex(column, r"^\s*[+-]?0[xX]")).as_py()
+    ]
 
 
 def _without_plus(table: Any) -> Any:
