@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -32,7 +33,8 @@ PATIENCE = 60.0  # seconds until a process that hangs is killed
 AT_ONCE = 1.0  # seconds until the first word
 # A process of the command with the stand-in as estimator, that says where it is and is held there.
 COMMAND = """
-import hashlib, os, sys, threading, time
+import hashlib, os, signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has its background ignore
 import poplin
 from poplin import stopping
 from poplin.__main__ import run
@@ -74,6 +76,8 @@ def ended(code: str, folder: Path, *signals: int) -> End:
     words = [sys.executable, "-c", code]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     child = subprocess.Popen(words, cwd=folder, env=os.environ | {"PYTHONPATH": paths}, **pipes)  # type: ignore[call-overload]
+    late = threading.Timer(PATIENCE, child.kill)
+    late.start()
     try:
         assert child.stdout is not None and child.stderr is not None
         line = child.stdout.readline()
@@ -84,9 +88,10 @@ def ended(code: str, folder: Path, *signals: int) -> End:
             time.sleep(0.5 if len(signals) > 1 else 0.0)
         first = os.read(child.stderr.fileno(), 10_000)
         heard = time.monotonic() - began
-        _, rest = child.communicate(timeout=PATIENCE)
+        _, rest = child.communicate()
         return End(child.returncode, (first + rest).decode(), heard, time.monotonic() - began)
     finally:
+        late.cancel()
         child.kill()
 
 
@@ -181,8 +186,9 @@ def test_a_database_at_work_leaves_nothing_of_its_events(tmp_path: Path) -> None
 
 @pytest.fixture
 def handlers() -> Any:
-    """The handlers of signals, as they were."""
+    """Ctrl-C as it is heard in the foreground; afterwards the handlers as they were."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

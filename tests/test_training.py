@@ -114,3 +114,18 @@ def test_a_checkpoint_of_another_fit_is_refused(change: Any, named: str, tmp_pat
     poplin.VAE(2, checkpoint=place, **HOW).fit(table())
     with pytest.raises(poplin.InputError, match=named):
         poplin.VAE(2, checkpoint=place, **HOW | change).fit(table() + (0 if change else 1))
+
+
+@pytest.mark.filterwarnings("ignore::poplin.ConvergenceWarning")
+@pytest.mark.parametrize("spread", [0.0, 1.5])
+def test_of_few_rows_patience_is_steps_and_columns_means_are_told(spread: float) -> None:
+    """26 rows are one step an epoch: 20 of them would end at the columns' means."""
+    random = np.random.default_rng(0)
+    latent = spread * random.normal(size=(26, 1)) @ random.normal(size=(1, 10))
+    fit = poplin.VAE(2, hidden=(16,), max_epochs=3000, learning_rate=0.01).fit(
+        random.poisson(np.exp(1 + latent))
+    )
+    assert fit.stopped_ == "patience"
+    kept = 1 + fit.history_["held_out_objective"].idxmax()
+    assert fit.n_iter_ - kept >= 200
+    assert any("columns' means" in message for message in fit.messages_) == (spread == 0)

@@ -24,6 +24,8 @@ from poplin.methods.objectives import AbstractObjective
 
 MOST_HELD = 5000  # left-out rows: more tell no more and cost time
 STEPS = 8  # of the schedule "steps"
+PATIENT = 200  # steps without a gain that patience means at least: of few rows an epoch is a single one
+HARDLY = 20  # steps from the first values, which give the columns' means, by which a network hardly moves
 
 
 class Plan(NamedTuple):
@@ -69,7 +71,9 @@ def train(model: Any, objective: AbstractObjective, block: Block, plan: Plan) ->
     failed = not np.isfinite(state.objective)
     stopped = "patience" if outcome.converged else "interrupted" if outcome.interrupted else "max_epochs"
     stopped = "failed" if failed else stopped
-    return Trained(state.kept, history, stopped, _messages(history, plan, stopped), left)
+    return Trained(
+        state.kept, history, stopped, _messages(history, plan, stopped, len(method.bounds) - 1), left
+    )
 
 
 def check(plan: Plan) -> None:
@@ -132,13 +136,14 @@ def _rows(block: Block, index: np.ndarray) -> Block:
 def method_of(objective: AbstractObjective, rows: int, plan: Plan) -> Gradient:
     """Training on so many rows by this plan."""
     bounds = batch_bounds(rows, plan.batch_size)
+    patience = np.inf if plan.patience is None else max(plan.patience, -(-PATIENT // (len(bounds) - 1)))
     shape = SCHEDULES[plan.schedule](np.arange(plan.max_epochs) / plan.max_epochs)
     return Gradient(
         objective,
         bounds=bounds,  # type: ignore[arg-type]
         rates=(plan.learning_rate * shape).astype(np.float32),  # type: ignore[arg-type]
         warmup=np.float32(plan.kl_warmup),  # type: ignore[arg-type]
-        patience=np.float32(np.inf if plan.patience is None else plan.patience),  # type: ignore[arg-type]
+        patience=np.float32(patience),  # type: ignore[arg-type]
         size=int(np.max(np.diff(bounds))),
     )
 
@@ -161,7 +166,7 @@ def as_history(lines: np.ndarray) -> pd.DataFrame:
     return table.dropna(axis="columns", how="all")
 
 
-def _messages(history: pd.DataFrame, plan: Plan, stopped: str) -> tuple[str, ...]:
+def _messages(history: pd.DataFrame, plan: Plan, stopped: str, batches: int) -> tuple[str, ...]:
     notes = []
     weight = float(history["kl_weight"].iloc[-1]) if len(history) else 0.0
     if weight < 1:
@@ -174,9 +179,20 @@ def _messages(history: pd.DataFrame, plan: Plan, stopped: str) -> tuple[str, ...
             f"The objective was no longer finite in epoch {len(history) + 1}; the model is the best one before. "
             "Lower learning_rate."
         )
+    if stopped == "patience" and (steps := _kept_after(history) * batches) <= HARDLY:
+        notes.append(
+            "The network explains no more of left-out rows than the columns' means, from which it starts: the best "
+            f"model was that after {steps} steps. So few rows may tell no more, or say it to fewer components or a smaller "
+            "network (hidden)."
+        )
     if stopped == "max_epochs" and plan.patience is not None:
         notes.append(
-            f"Training stopped after max_epochs={plan.max_epochs} although the left-out rows' objective had "
-            f"improved within the last {plan.patience} epochs. Raise max_epochs."
+            f"Training stopped after max_epochs={plan.max_epochs} before the left-out rows' objective had gone without "
+            f"a gain for {plan.patience} epochs and {PATIENT} steps. Raise max_epochs."
         )
     return tuple(notes)
+
+
+def _kept_after(history: pd.DataFrame) -> int:
+    """The epoch whose model was kept, counted from 1."""
+    return 1 + int(history["held_out_objective"].idxmax())

@@ -43,8 +43,8 @@ class VAE(AbstractNeural, AbstractLikely, AbstractEstimator, NetworkSettings, Ep
         schedule: of the learning rate: "constant", "cosine" (down to zero), or "steps": down to a tenth in eight
             steps, each three times as long as the one before (Burda, Grosse & Salakhutdinov 2016).
         kl_warmup: epochs over which the KL term's weight rises to 1.
-        validation_fraction, patience: rows left out, and epochs without a better objective there after which it
-            stops, the best model being kept; patience=None trains for max_epochs.
+        validation_fraction, patience: rows left out, and epochs (and 200 steps) without a better objective there
+            after which it stops, the best model being kept; patience=None trains for max_epochs.
         checkpoint: a path (.npz): training is written there about once a minute, and the same fit goes on from it.
         callback, random_state: as everywhere; the same seed gives the same numbers on the same machine.
 
