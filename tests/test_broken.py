@@ -5,6 +5,7 @@ Start at `test_estimates_are_those_of_the_phase_before`. Chains are broken by a 
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ def test_estimates_are_those_of_the_phase_before(
 
 
 def test_where_nothing_is_finite_the_fit_is_refused() -> None:
-    nowhere = phases.Fitted(Model(np.zeros((1, 2)), np.full((2, 1), np.nan)), None, None)  # type: ignore[arg-type]
+    ended: Any = SimpleNamespace(interrupted=False)
+    nowhere = phases.Fitted(Model(np.zeros((1, 2)), np.full((2, 1), np.nan)), None, ended)  # type: ignore[arg-type]
     with pytest.raises(poplin.InputError, match="No finite parameters"):
         driver._sound(nowhere, [nowhere])

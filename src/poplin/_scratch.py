@@ -14,6 +14,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -28,6 +29,7 @@ except ImportError:  # Windows: nothing is locked there, and nothing of others i
 
 NEW, KEPT = ".poplin-new-", ".poplin-unfinished-"  # before and after its lock is held
 LOCK, CLAIM = "lock", ".poplin-lock"
+FRESH = 1.0  # seconds in which a new folder may still wait for its lock
 PATIENCE = 2.0  # seconds that the end of a process waits for files that take their names at this moment
 naming = threading.Lock()  # held while finished files take their names, all of a set
 _mine: set[Path] = set()
@@ -61,6 +63,10 @@ def sweep() -> None:
 def sweep_left(folder: Path) -> None:
     """Take away what processes that are gone left unfinished in `folder`; what cannot be told apart stays."""
     with contextlib.suppress(OSError):
+        for place in sorted(folder.glob(f"{NEW}*")):
+            with contextlib.suppress(OSError):
+                if place not in _mine and time.time() - place.stat().st_mtime > FRESH:
+                    shutil.rmtree(place, ignore_errors=True)
         for place in sorted(folder.glob(f"{KEPT}*")):
             if place in _mine:
                 continue

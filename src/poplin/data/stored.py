@@ -31,6 +31,11 @@ from poplin.data.surviving import check_survives
 
 ZARR = ".zarr"
 ANNDATA = "anndata"  # how a file says what it holds
+VERSIONS = {
+    "csr_matrix": "0.1.0",
+    "csc_matrix": "0.1.0",
+    "array": "0.2.0",
+}  # of tables whose rows are read here
 
 
 def is_instance(thing: Any, module: str, *kinds: str) -> bool:
@@ -83,7 +88,21 @@ def large_table(root: Any, key: str) -> tuple[Any, tuple[str, ...]]:
     shape = _shape(node)
     told = check_chunks(node, shape, name_of(node))
     check_packed(node, name_of(node))
-    return (_held(node) if len(shape) == 2 and are_many(shape) else None), told
+    if len(shape) != 2 or not are_many(shape):
+        return None, told
+    _check_version(node)
+    return _held(node), told
+
+
+def _check_version(node: Any) -> None:
+    """Raises `InputError` for a table of a kind or version that is not known; AnnData's first files name none."""
+    kind, version = (str(node.attrs.get(f"encoding-{what}", "")) for what in ("type", "version"))
+    if kind and VERSIONS.get(kind) != version:
+        wanted = ", ".join(f"{kind} {version}" for kind, version in VERSIONS.items())
+        raise InputError(
+            f"{name_of(node)} is stored as '{kind}' of version '{version}'; known are {wanted}. Write the file with a "
+            "version of anndata that has these, or update poplin."
+        )
 
 
 def rows_in(source: Source) -> Stored:

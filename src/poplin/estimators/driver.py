@@ -339,7 +339,8 @@ def _result(
 ) -> Result:
     end, broken = _sound(end, fits)
     outcome = end.outcome
-    weight = weight if isinstance(model.shape, Full) else 0.0
+    # a weight that is none comes of chains that broke: the estimates are of a phase before them, which shrinks nothing
+    weight = weight if isinstance(model.shape, Full) and np.isfinite(weight) else 0.0
     rows = None if end.rows is None else tuple(on_host(a)[:n] for a in end.rows)
     return Result(
         coef=np.asarray(end.model.coef),

@@ -182,8 +182,8 @@ def _messages(history: pd.DataFrame, plan: Plan, stopped: str, batches: int) -> 
     if stopped == "patience" and (steps := _kept_after(history) * batches) <= HARDLY:
         notes.append(
             "The network explains no more of left-out rows than the columns' means, from which it starts: the best "
-            f"model was that after {steps} steps. So few rows may tell no more, or say it to fewer components or a smaller "
-            "network (hidden)."
+            f"model was that after {steps} steps. So few rows may tell no more, or only to fewer components or a "
+            "smaller network (hidden)."
         )
     if stopped == "max_epochs" and plan.patience is not None:
         notes.append(
