@@ -195,4 +195,4 @@ def _messages(history: pd.DataFrame, plan: Plan, stopped: str, batches: int) -> 
 
 def _kept_after(history: pd.DataFrame) -> int:
     """The epoch whose model was kept, counted from 1."""
-    return 1 + int(history["held_out_objective"].idxmax())
+    return 1 + int(np.nanargmax(history["held_out_objective"]))
