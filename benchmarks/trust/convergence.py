@@ -118,7 +118,7 @@ def with_factor(name: str) -> tuple[pd.DataFrame, pd.DataFrame, str]:
     file = np.load(SHARED / "data" / f"{name}.npz")
     counts = pd.DataFrame(file["counts"], columns=file["var_names"].astype(str))
     data = pd.DataFrame({factor: file[f"cov_{factor}"].astype(str)})
-    return counts, data, f"~ {factor}"
+    return counts, data, f"~ C({factor})"
 
 
 def longer(task: dict[str, Any]) -> dict[str, Any]:
