@@ -191,6 +191,39 @@ def by_elements(path: Path) -> Table:
     return Table(dense(x), x.shape, named(obs.index), named(var.index))
 
 
+def by_json(path: Path) -> Table:
+    """BIOM 1 by the fields of its JSON, taxa in rows."""
+    told = json.loads(path.read_bytes())
+    values = np.zeros((len(told["rows"]), len(told["columns"])))
+    assert tuple(told["shape"]) == values.shape
+    if told["matrix_type"] == "sparse":
+        for i, j, count in told["data"]:
+            values[i, j] += count
+    else:
+        values[:] = told["data"]
+    taxa, samples = (named([str(entry["id"]) for entry in told[side]]) for side in ("rows", "columns"))
+    return Table(values.T, values.T.shape, samples, taxa)
+
+
+def by_h5py(path: Path) -> Table:
+    """BIOM 2 by h5py and scipy: samples are the rows of its second matrix."""
+    import h5py
+    from scipy import sparse
+
+    with h5py.File(path, "r") as root:
+        names = [
+            [
+                name.decode() if isinstance(name, bytes) else str(name)
+                for name in root[f"{side}/ids"][...].tolist()
+            ]
+            for side in ("sample", "observation")
+        ]
+        entries = tuple(root[f"sample/matrix/{part}"][...] for part in ("data", "indices", "indptr"))
+    values = sparse.csr_array(entries, shape=(len(names[0]), len(names[1])))
+    values.check_format(full_check=True)
+    return Table(dense(values), values.shape, named(names[0]), named(names[1]))
+
+
 def load_fit(path: Path) -> Table:
     """A fit, and what it predicts."""
     import poplin
@@ -282,6 +315,46 @@ def write_annotated(path: Path, *, is_sparse: bool, version: int = 3) -> None:
             held.write_h5ad(path)
 
 
+def write_json(path: Path) -> None:
+    """BIOM 1: taxa in rows, counts by their place, a covariate."""
+    table = frame().T
+    entries = [
+        [int(i), int(j), int(table.iat[i, j])] for i, j in zip(*np.nonzero(table.to_numpy()), strict=True)
+    ]
+    told = {
+        "id": None,
+        "format": "Biological Observation Matrix 1.0.0",
+        "type": "OTU table",
+        "matrix_type": "sparse",
+        "matrix_element_type": "int",
+        "shape": list(table.shape),
+        "rows": [{"id": name, "metadata": None} for name in table.index],
+        "columns": [{"id": name, "metadata": {"depth": str(i)}} for i, name in enumerate(table.columns)],
+        "data": entries,
+    }
+    path.write_text(json.dumps(told))
+
+
+def write_h5py(path: Path) -> None:
+    """BIOM 2: both matrices, ids, a covariate."""
+    import h5py
+    from scipy import sparse
+
+    table = frame()
+    with h5py.File(path, "w") as root:
+        root.attrs.update(
+            {"format-version": (2, 1), "shape": table.shape[::-1], "nnz": int((counts() > 0).sum())}
+        )
+        for side, names, values in (
+            ("sample", table.index, sparse.csr_array(counts().astype(float))),
+            ("observation", table.columns, sparse.csr_array(counts().T.astype(float))),
+        ):
+            root[f"{side}/ids"] = np.array(list(names), dtype=object)
+            for part in ("data", "indices", "indptr"):
+                root[f"{side}/matrix/{part}"] = getattr(values, part)
+        root["sample/metadata/tree"] = np.array(["oak", "elm"] * (N // 2), dtype=object)
+
+
 def write_fit(path: Path) -> None:
     """A fit by the bound; its checkpoint lies beside it, with the facts that it belongs to."""
     import poplin
@@ -352,6 +425,8 @@ FORMATS = {
     "parquet, on disk": Format(
         "c.parquet", lambda path: frame().to_parquet(path), from_disk, by_parquet, ("columns",)
     ),
+    "biom": Format("c.biom", write_h5py, by_poplin, by_h5py, ("elements",)),
+    "biom, JSON": Format("c.biom", write_json, by_poplin, by_json, ("leaves",)),
     "model": Format(FIT, write_fit, load_fit, fit_by_numpy, ("arrays", "settings")),
     "checkpoint": Format(
         CHECKPOINT,

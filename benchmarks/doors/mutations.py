@@ -353,6 +353,13 @@ def _json_changed(node: Any, random: Random) -> None:
         return
 
 
+def leaves(path: Path, random: Random) -> None:
+    """A value of a file of JSON is another one, is gone, or is new."""
+    told = json.loads(path.read_text())
+    _json_changed(told, random)
+    path.write_text(json.dumps(told))
+
+
 def metadata(path: Path, random: Random) -> None:
     """A value in one of a store's JSON files; or one of its files is gone, or is of another."""
     files = sorted(file for file in path.rglob("*") if file.is_file())
@@ -514,6 +521,7 @@ EDITS: dict[str, Callable[[Path, Random], None]] = {
     "cells": cells,
     "arrays": arrays,
     "settings": settings,
+    "leaves": leaves,
     "metadata": metadata,
     "elements": elements,
     "columns": columns,
