@@ -114,6 +114,12 @@ _TABLE: dict[str, tuple[dict, tuple[str, ...]]] = {
         _one("counts.npz", npz(counts=np.ones((3, 2)), obs_names=np.array(["a"]))),
         ("'obs_names'", "(1,)", "(3,)"),
     ),
+    "npz with names of no text": (
+        _one(
+            "counts.npz", npz(counts=np.ones((3, 1)), var_names=np.array([0x20202020], np.uint32).view("U1"))
+        ),
+        ("'var_names'", "characters that there are not"),
+    ),
     "npz with a short covariate": (
         _one("counts.npz", npz(counts=np.ones((3, 2)), cov_tree=np.array(["a"]))),
         ("'tree'", "3 values"),

@@ -103,23 +103,25 @@ def test_a_bad_entry_on_disk_is_told_of_as_in_memory(
     assert str(told.value) == str(wanted.value)
 
 
-def test_text_in_a_parquet_file_is_told_of_by_name(tmp_path: Path, small: None) -> None:
+@pytest.mark.parametrize("name", ["gene2", ""])
+def test_text_in_a_parquet_file_is_told_of_by_name(name: str, tmp_path: Path, small: None) -> None:
     frame = pd.DataFrame(Y, CELLS, GENES).assign(gene2=lambda table: table["gene2"].astype(str))
     frame.loc["cell900", "gene2"] = "many"
-    frame.to_parquet(tmp_path / "y.parquet")
+    frame.rename(columns={"gene2": name}).to_parquet(tmp_path / "y.parquet")
     with pytest.raises(
-        poplin.InputError, match="^Y holds 'many' at row 'cell900', column 'gene2', which is no"
+        poplin.InputError, match=f"^Y holds 'many' at row 'cell900', column '{name}', which is no"
     ):
         as_counts(tmp_path / "y.parquet")
 
 
 @pytest.mark.parametrize("row_names", [None, "leaf", "none", "other"])
+@pytest.mark.parametrize("heading", ["leaf", ""])
 @pytest.mark.parametrize("index", [True, False], ids=["index", "column"])
 def test_a_column_of_row_names_is_no_count(
-    index: bool, row_names: str | None, tmp_path: Path, small: None
+    index: bool, heading: str, row_names: str | None, tmp_path: Path, small: None
 ) -> None:
     """As a small file is read: the same names, or the same words."""
-    frame = pd.DataFrame(Y, CELLS, GENES).rename_axis("leaf")
+    frame = pd.DataFrame(Y, CELLS, GENES).rename_axis(heading)
     kept_so = frame if index else frame.reset_index(drop=row_names == "none")
     kept_so.to_parquet(tmp_path / "y.parquet")
     told: list[Any] = []

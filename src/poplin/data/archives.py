@@ -6,6 +6,7 @@ Start at `arrays_in` (.npz) and `array_in` (.npy). No pickle is ever loaded.
 from __future__ import annotations
 
 import math
+import sys
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -63,6 +64,14 @@ def _array(stream: IO[bytes], size: int, what: str) -> np.ndarray:
         )
     stream.seek(0)
     found = np.lib.format.read_array(stream, allow_pickle=False)
-    return found.astype(
-        kind.newbyteorder("="), copy=False
-    )  # pandas cannot count what another machine's order has
+    # pandas cannot count what another machine's order has
+    found = found.astype(kind.newbyteorder("="), copy=False)
+    if kind.kind == "U" and not _is_text(found):
+        raise ValueError(f"{what} holds characters that there are not")
+    return found
+
+
+def _is_text(array: np.ndarray) -> bool:
+    """Whether each number that stands for a character is one of Unicode's; Python's own checks do not look."""
+    points = np.ascontiguousarray(array).reshape(-1).view(np.uint32) if array.dtype.itemsize else np.zeros(0)
+    return bool(((points < 0xD800) | ((points > 0xDFFF) & (points <= sys.maxunicode))).all())

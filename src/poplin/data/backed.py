@@ -20,10 +20,13 @@ Stretches = list[tuple[int, int]]
 
 
 class Source(NamedTuple):
-    """Where a table lies: the file, and which part of it (an element of an AnnData, the columns of a Parquet file)."""
+    """Where a table lies: the file, and the element of an AnnData or the column that names the rows of a Parquet file.
+
+    `key` None: no column of the file names rows. A column may be called "".
+    """
 
     path: str
-    key: str
+    key: str | None
 
 
 class Stored(Protocol):

@@ -119,10 +119,10 @@ def _from_hdf5(file: Path) -> CountTable:
         lacking = [name for name in ("observation/ids", "sample/ids", "sample/matrix") if name not in root]
         if lacking:
             raise InputError(f"{file.name} is no BIOM table: it has no {listed(lacking)}.")
+        check_stored(root, file.name)
         taxa, samples = (_cells(root[f"{side}/ids"]) for side in ("observation", "sample"))
         shape = (len(samples), len(taxa))
         matrix = root["sample/matrix"]  # of samples by taxa, by rows
-        check_stored(root, file.name)
         check_chunks(matrix, shape, f"The matrix of {file.name}")
         entries = tuple(np.asarray(matrix[name][...]) for name in ("data", "indices", "indptr"))
         values: Any = csr_array(entries, shape=shape)

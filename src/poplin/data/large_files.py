@@ -64,7 +64,7 @@ def large_parquet(file: Path, columns: Names, row_names: str | None) -> CountTab
         as_named(named, "Y")  # an index that names no rows is a column of Y, and refused if it is text
         names, left = index_names(named.index), tuple(named.columns)
     taken = tuple(name for name in asked if name not in left)
-    source = Source(str(file.absolute()), "".join(taken))
+    source = Source(str(file.absolute()), taken[0] if taken else None)
     counts = tuple(name for name in columns if name not in taken)
     shape = len(frame), len(counts)
     held = Backed(source, shape, partial(rows_of, source, names), sparse=False)

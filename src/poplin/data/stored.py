@@ -181,4 +181,4 @@ def _source(node: Any) -> Source:
 def name_of(node: Any) -> str:
     """What a message calls an element: `X of cells.h5ad`."""
     source = _source(node)
-    return f"{source.key.lstrip('/')} of {Path(source.path).name}"
+    return f"{str(source.key).lstrip('/')} of {Path(source.path).name}"
