@@ -108,6 +108,23 @@ def test_entries_outside_are_refused_where_they_stay(
         as_counts(tmp_path / name)
 
 
+@pytest.mark.parametrize("part", ["data", "indices"])
+@pytest.mark.parametrize("large", [False, True])
+def test_entries_without_places_are_refused(
+    tmp_path: Path, large: bool, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "y.h5ad"
+    stored(path, anndata.AnnData(sparse.csr_matrix(good_counts().to_numpy().astype(np.float32))))
+    with h5py.File(path, "r+") as root:
+        more = np.tile(root[f"X/{part}"][...], 2)  # type: ignore[index]
+        del root[f"X/{part}"]
+        root[f"X/{part}"] = more
+    if large:
+        large_is_small(monkeypatch)
+    with pytest.raises(InputError, match="y.h5ad is damaged: it has .* entries and .* places"):
+        as_counts(path)
+
+
 def spoilt(path: Path, table: Any) -> None:
     """An AnnData on disk whose indices and pointers are written over."""
     stored(path, anndata.AnnData(sparse.csr_matrix(good_counts().to_numpy().astype(np.float32))))

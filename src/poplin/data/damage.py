@@ -180,7 +180,11 @@ def pointers_of(node: Any, name: str) -> np.ndarray:
 
     Raises `InputError` for others: scipy writes where they lead before it looks at them.
     """
-    length, many = node["indptr"].shape[0], min(node["data"].shape[0], node["indices"].shape[0])
+    length, many, places = (node[part].shape[0] for part in ("indptr", "data", "indices"))
+    if many != places:
+        raise InputError(
+            f"{name} is damaged: it has {many} entries and {places} places. Write the file again."
+        )
     pointers = np.asarray(node["indptr"][...])
     if not len(pointers) or pointers[0] != 0 or pointers[-1] > many or (pointers[1:] < pointers[:-1]).any():
         raise InputError(
