@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from poplin._compile import hurried
+from poplin._numerics import hurried
 
 MOST_MAPS = 20_000
 QUICK = " ".join(

@@ -18,12 +18,11 @@ import numpy as np
 
 import poplin
 from benchmarks.measure import REPOSITORY, facts
-from poplin._precision import double_precision
+from poplin._numerics import double_precision
 from poplin.data.blocks import as_block
-from poplin.estimators.blackbox import CONTROLS
+from poplin.estimators.alternatives import CONTROLS
 from poplin.methods.bbvi import gradient_variance
-from poplin.rows.frames import Diagonals, DirectFrame
-from poplin.rows.slopes import Place, Reparameterised
+from poplin.rows.frames import Diagonals, DirectFrame, Place, Reparameterised
 
 ROWS, COLUMNS, DRAWS = 1000, 20, 10
 NAMES = {

@@ -27,8 +27,7 @@ import poplin
 import poplin.fit
 from benchmarks.measure import REPOSITORY, facts
 from benchmarks.scaling import Law, draw
-from poplin._compile import settings
-from poplin._precision import double_precision
+from poplin._numerics import double_precision, settings
 from poplin.estimators import streamed
 
 REPEATS = 15

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from poplin.studies import columns as use
-from poplin.studies import laws, measures
+from poplin.studies import records, study
 from poplin.studies.study import Cell, Column, Study
 
 BOUND = {"method": "variational"}
@@ -33,32 +33,32 @@ LIKELIHOOD = ("moments", "composite", "mcmc", "ml")
 def cells(small: bool) -> list[Cell]:
     """Sigma free and of rank 2, five tables each; the notes' sizes for chains."""
     replicates = 1 if small else 5
-    free = laws.law(1000, laws.autoregressive(10, 0.8))
-    low = laws.random_low_rank(1000, 20, 2)
-    notes = laws.law(200, laws.autoregressive(6, 0.8))
-    wide = laws.random_low_rank(200, 100, 5)
+    free = study.law(1000, study.autoregressive(10, 0.8))
+    low = study.random_low_rank(1000, 20, 2)
+    notes = study.law(200, study.autoregressive(6, 0.8))
+    wide = study.random_low_rank(200, 100, 5)
     return [
         Cell(
             {"sigma": "AR1(0.8)", "n": 1000, "p": 10},
-            laws.drawn_from(free),
+            study.drawn_from(free),
             methods(BOUNDS + LIKELIHOOD),
             replicates,
         ),
         Cell(
             {"sigma": "rank 2", "n": 1000, "p": 20},
-            laws.drawn_from(low),
+            study.drawn_from(low),
             methods((*BOUNDS, "exact", *LIKELIHOOD), rank=2),
             replicates,
         ),
         Cell(
             {"sigma": "AR1(0.8)", "n": 200, "p": 6},
-            laws.drawn_from(notes),
+            study.drawn_from(notes),
             methods(("variational", "mcmc", "ml")),
             replicates,
         ),
         Cell(
             {"sigma": "rank 5", "n": 200, "p": 100},
-            laws.drawn_from(wide),
+            study.drawn_from(wide),
             methods(("variational", "mcmc", "ml"), rank=5),
             replicates,
         ),
@@ -70,6 +70,6 @@ STUDY = Study(
     title="Every method on the same tables",
     question="What does each way to the E-step cost, and how far from the truth does it end? Mean of Z zero.",
     cells=cells,
-    measures=(measures.errors, measures.lags),
+    measures=(records.errors, records.lags),
     shown=("bias_coef", "rms_bias_coef", "rms_bias_sigma", "rmse_sigma", "frobenius", "cpu_s"),
 )

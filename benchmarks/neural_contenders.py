@@ -54,7 +54,7 @@ def products(task: dict[str, Any]) -> dict[str, Any]:
     """
     import jax
 
-    from poplin._compile import settings
+    from poplin._numerics import settings
 
     layers, b = _layers(task), task["batch"]
     arrays = [tuple(np.zeros(shape, np.float32) for shape in ((b, i), (i, o), (b, o))) for i, o in layers]
@@ -132,7 +132,7 @@ def _parts(fit: Any, rows: np.ndarray, offset: dict[str, np.ndarray]) -> dict[st
     import jax
     import jax.numpy as jnp
 
-    from poplin._compile import compiled
+    from poplin._numerics import compiled
 
     block, objective = jax.device_put(fit._block(rows, None, offset.get("offset"))), fit._objective()
 

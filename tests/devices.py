@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import poplin
-from poplin._compile import hurried
+from poplin._numerics import hurried
 from poplin.inference import summary
 from tests.instances import TABLES, autoregressive, orthonormal, simulated
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from poplin._precision import double_precision
+from poplin._numerics import double_precision
 from poplin.fit import _advance, begin
 from tests import twins
 from tests.tolerances import STANDARD_ERRORS, close, within_errors

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from poplin.data import backed, held, streams
+from poplin.data import held, streams
 from poplin.estimators import streamed
 from tests.annotated import stored
 from tests.instances import LOADINGS, simulated
@@ -50,7 +50,7 @@ def large_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     for room, name, value in (
         (held, "MOST_DENSE", 0),
         (held, "PIECE", PIECE),
-        (backed, "LONGEST", PIECE),
+        (held, "LONGEST", PIECE),
         (streams, "ENTRIES", 320),
         (streamed, "LARGE", 0),
         (streamed, "SAMPLE_ENTRIES", 2400),
@@ -63,7 +63,7 @@ def large_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows were asked of a file together, each time."""
     rows: list[int] = []
-    for kind in (backed.SparseRows, backed.DenseRows):
+    for kind in (held.SparseRows, held.DenseRows):
 
         def counting(self: Any, stretches: Any, read: Any = kind.read) -> Any:
             rows.append(sum(last - first for first, last in stretches))

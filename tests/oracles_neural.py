@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from poplin._compile import hurried
+from poplin._numerics import hurried
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from poplin._precision import double_precision
+from poplin._numerics import double_precision
 from poplin.data.blocks import Block, as_block
 from tests.instances import Table, simulated
 from tests.oracles import row_loglik_by_quadrature

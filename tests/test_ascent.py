@@ -15,11 +15,10 @@ import pytest
 
 import poplin
 from poplin import fit as loop
-from poplin._precision import double_precision
+from poplin._numerics import double_precision
 from poplin.estimators import phases
-from poplin.methods import variational_full
-from poplin.methods.variational import Variational
-from poplin.methods.variational_full import FullVariational
+from poplin.methods import variational
+from poplin.methods.variational import FullVariational, Variational
 from poplin.rows.gaussian import start_rows
 from poplin.updates.structure import Model
 from tests import laws, twins
@@ -73,7 +72,7 @@ def full_method(model: str, table: str) -> tuple[FullVariational, Any, Any]:
         start = start._replace(loadings=np.linalg.cholesky(MODELS["fixed"]["covariance"]))
     with double_precision():
         start = jax.tree.map(jnp.asarray, start)
-        first = variational_full.First(start, start_rows(block, *start))
+        first = variational.First(start, start_rows(block, *start))
         return FullVariational(recipe.structure(), TOLERANCE), first, block
 
 
@@ -147,7 +146,7 @@ def test_full_stopping_rule(model: str) -> None:
     method, first, block = full_method(model, "missing")
     run = runner(method, block)
     end = run(first, 1000)
-    optimum = variational_full.First(end.state.best, end.rows)
+    optimum = variational.First(end.state.best, end.rows)
     laws.stopping_rule_holds_at_the_optimum_only(run, optimum, first, tol=TOLERANCE)
 
 

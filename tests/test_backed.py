@@ -18,12 +18,10 @@ import pytest
 from scipy import sparse
 
 import poplin
-from poplin.data import held, packed
-from poplin.data.ahead import Ahead
-from poplin.data.coding import Coding
-from poplin.data.counts import as_counts, as_new_rows, some_rows
+from poplin.data import held, large_files
+from poplin.data.counts import Coding, as_counts, as_new_rows, some_rows
 from poplin.data.readers import read_counts
-from poplin.data.streams import dealt
+from poplin.data.streams import Ahead, dealt
 from tests.annotated import stored
 from tests.ondisk import (
     CELLS,
@@ -204,7 +202,7 @@ def test_what_is_read_ahead_is_what_was_asked_for() -> None:
 
 
 def test_scratch_files_are_read_where_they_were_written() -> None:
-    scratch = packed.Scratch(np.int32)
+    scratch = large_files.Scratch(np.int32)
     for numbers in ([1, 2], [], [3, 4, 5]):
         scratch.append(np.array(numbers))
     assert scratch[1:4].tolist() == [2, 3, 4] and scratch[5:5].tolist() == [] and scratch[0:1].tolist() == [1]

@@ -16,12 +16,12 @@ import pytest
 from scipy import sparse
 
 import poplin
-from poplin.data import backed, held, streams
+from poplin.data import held, streams
 from poplin.data.counts import as_counts
 from poplin.estimators import checkpoints
 from poplin.job import Inputs, prepare
 from poplin.report import files
-from poplin.report.goodness import residuals
+from poplin.report.views import residuals
 from tests.ondisk import (
     CELLS,
     GENES,
@@ -133,7 +133,7 @@ def test_a_fit_is_interrupted_and_broken_off_cleanly(
 
     def cut(told: Any) -> None:
         if told.phase == "ml":
-            monkeypatch.setattr(backed.SparseRows, "read", _broken)
+            monkeypatch.setattr(held.SparseRows, "read", _broken)
 
     with pytest.raises(poplin.InputError, match="cannot be read: .*y.h5ad. The disk is gone"):
         poplin.PLN(**FIT, callback=cut).fit(given)

@@ -13,14 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poplin._precision import double_precision
+from poplin._numerics import double_precision
 from poplin.data.blocks import as_block
-from poplin.estimators.frozen import best_rows, first_rows, surer_rows
+from poplin.estimators.phases import best_rows, first_rows, surer_rows
 from poplin.methods.bounds import DirectBound, FactorBound
 from poplin.models.loadings import BorrowedBasis, FreeLoadings, FrozenLoadings
 from poplin.rows.gaussian import fit_rows
-from poplin.updates.covariance import Diagonal, Fixed, Full, Spherical
-from poplin.updates.structure import Model
+from poplin.updates.structure import Diagonal, Fixed, Full, Model, Spherical
 from tests import laws, twins
 from tests.instances import BASIS, COLUMNS, RANK, TABLES, autoregressive, block_of
 

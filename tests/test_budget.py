@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 import poplin
-from poplin._errors import InputError
-from poplin._scratch import CLAIM
-from poplin.estimators import budget, caveats, piecewise
-from poplin.estimators.budget import OverTime, Watch
-from poplin.estimators.roots import Roots
+from poplin._process import CLAIM
+from poplin._types import InputError
+from poplin.estimators import directions
+from poplin.estimators import standard_errors as caveats
+from poplin.estimators import standard_errors as piecewise
+from poplin.estimators.directions import OverTime, Watch
+from poplin.estimators.standard_errors import Roots
 from poplin.estimators.uncertainty import Asked, Uncertainty
 from poplin.fit import Progress
 from poplin.inference import intervals
@@ -231,7 +233,7 @@ def test_standard_errors_that_nobody_wants_are_not_computed() -> None:
 
 
 def test_the_usual_budget_is_twice_the_fit_or_a_minute() -> None:
-    assert budget.usual(3.0) == 60.0 and budget.usual(100.0) == 200.0
+    assert directions.usual(3.0) == 60.0 and directions.usual(100.0) == 200.0
 
 
 def test_a_sandwich_of_scores_that_overflow_is_no_number_and_no_error() -> None:

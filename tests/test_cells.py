@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poplin._precision import double_precision
+from poplin._numerics import double_precision
 from poplin.data.blocks import as_block
 from poplin.rows import cells
 from poplin.rows.chains import frame

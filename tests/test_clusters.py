@@ -15,8 +15,8 @@ from scipy.linalg import fractional_matrix_power
 
 import poplin
 from poplin import job
-from poplin.data.groups import groups_in
-from poplin.inference import clusters, intervals, wald
+from poplin.data.sides import groups_in
+from poplin.inference import intervals, sandwich
 from tests.tolerances import close
 
 # that the donors of these tables are alike is said, and looked at in test_dependence.py
@@ -36,8 +36,8 @@ def test_leverage_is_that_of_the_whole_table(single: bool) -> None:
     x = np.column_stack([np.ones(n), random.normal(size=n), np.arange(n) % 2])
     omega = random.uniform(0.5, 2.0, n)
     group = np.arange(n) if single else groups(n, 6)
-    model = clusters.Working(x, omega[:, None], np.ones(n), group, np.ones(group.max() + 1))
-    told = clusters.leverage(model, 0)
+    model = sandwich.Working(x, omega[:, None], np.ones(n), group, np.ones(group.max() + 1))
+    told = sandwich.leverage(model, 0)
     bread = np.linalg.inv(x.T @ (omega[:, None] * x))
     # scores x_i omega_i e_i, e of variance 1 / omega; residuals e - x bread x' omega e
     maker = np.eye(n) - x @ bread @ (x * omega[:, None]).T
@@ -61,27 +61,27 @@ def test_weights_of_single_rows_are_repeated_rows() -> None:
     x, omega = np.column_stack([np.ones(n), random.normal(size=n)]), random.uniform(0.5, 2.0, (n, 1))
     times = random.integers(1, 4, n)
     covariance = np.eye(1)
-    one = clusters.working(x, omega, covariance, 1.0 * times, None)
-    all_rows = clusters.working(
+    one = sandwich.working(x, omega, covariance, 1.0 * times, None)
+    all_rows = sandwich.working(
         np.repeat(x, times, axis=0), np.repeat(omega, times, axis=0), covariance, np.ones(times.sum()), None
     )
-    few, many = (clusters.leverage(model, 0) for model in (one, all_rows))
+    few, many = (sandwich.leverage(model, 0) for model in (one, all_rows))
     assert close(np.repeat(few.factor, times, axis=0), many.factor) and close(few.df, many.df)
     told = [
-        clusters._degrees_of_sigma(m, clusters.shares(m), _per_copy(m), covariance) for m in (one, all_rows)
+        sandwich._degrees_of_sigma(m, sandwich.shares(m), _per_copy(m), covariance) for m in (one, all_rows)
     ]
     assert close(told[0][0], told[1][0]) and close(told[0][2], told[1][2])
 
 
-def _per_copy(model: clusters.Working) -> np.ndarray:
-    return clusters.shares(model) / model.copies[:, None]
+def _per_copy(model: sandwich.Working) -> np.ndarray:
+    return sandwich.shares(model) / model.copies[:, None]
 
 
 def test_a_coefficient_of_a_single_group_has_no_standard_error() -> None:
     group = np.repeat(np.arange(5), 4)
     x = np.column_stack([np.ones(20), 1.0 * (group == 3)])
-    model = clusters.working(x, np.ones((20, 1)), np.eye(1), np.ones(20), group)
-    assert np.isnan(clusters.leverage(model, 0).df).tolist() == [False, True]
+    model = sandwich.working(x, np.ones((20, 1)), np.eye(1), np.ones(20), group)
+    assert np.isnan(sandwich.leverage(model, 0).df).tolist() == [False, True]
 
 
 def test_intervals_of_many_degrees_are_those_of_the_normal() -> None:
@@ -95,8 +95,8 @@ def test_intervals_of_many_degrees_are_those_of_the_normal() -> None:
 
 
 def test_a_test_of_one_coefficient_is_students_t_squared() -> None:
-    told = wald.Tests(np.array([4.0, 9.0]), np.array([1, 3]), np.array([0.05, 0.01]))
-    found = wald.with_degrees(told, np.array([10.0, 2.0]))
+    told = intervals.Tests(np.array([4.0, 9.0]), np.array([1, 3]), np.array([0.05, 0.01]))
+    found = intervals.with_degrees(told, np.array([10.0, 2.0]))
     assert close(found.p[0], 0.0733880) and np.isnan(
         found.p[1]
     )  # 2 (1 - F_t10(2)); three at once need more than 2

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import poplin
 from poplin.cli import app
 from poplin.estimators.compare import COLUMNS
-from poplin.report import compared
+from poplin.report import files
 from tests.instances import TABLES
 
 TABLE = TABLES["weighted"]
@@ -42,7 +42,7 @@ def test_a_method_that_cannot_is_told() -> None:
     table, fits = poplin.compare(arguments.pop("Y"), ["exact", "moments"], **arguments)
     assert list(fits) == ["moments"] and "3 latent dimensions" in table.loc["exact", "note"]
     assert np.isnan(table.loc["exact", "loglik"])
-    assert "3 latent" in compared.markdown(table)
+    assert "3 latent" in files.markdown(table)
 
 
 def test_what_is_no_method_is_refused() -> None:
@@ -61,7 +61,7 @@ def test_options_that_share_a_name_are_numbered() -> None:
 
 
 def test_the_files(side_by_side: Any, tmp_path: Path) -> None:
-    paths = compared.write(side_by_side.table, tmp_path / "out")
+    paths = files.write_comparison(side_by_side.table, tmp_path / "out")
     assert [path.name for path in paths] == ["compare.csv", "compare.md", "compare.png"]
     with paths[0].open() as handle:
         lines = list(csv.DictReader(handle))

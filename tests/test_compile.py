@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 import poplin
-from poplin._compile import Compiled, compiled, meanwhile
-from poplin._precision import double_precision
+from poplin._numerics import Compiled, compiled, double_precision, meanwhile
 from tests.instances import MODELS, TABLES, fit
 
 

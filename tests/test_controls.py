@@ -17,14 +17,13 @@ from scipy.special import gammaln
 from scipy.stats import norm
 
 import poplin
-from poplin._precision import double_precision
+from poplin._numerics import double_precision
 from poplin.data.blocks import Block, as_block
 from poplin.rows import chains as chain
-from poplin.rows.controls import controlled, controlled_columns, shares
-from poplin.updates.covariance import Full
+from poplin.rows.chains import controlled, controlled_columns, shares
 from poplin.updates.direct import Direct
 from poplin.updates.low_rank import LowRank
-from poplin.updates.structure import Model
+from poplin.updates.structure import Full, Model
 from tests.programs import at_once
 from tests.tolerances import close
 

@@ -17,7 +17,7 @@ import pytest
 import zarr
 from scipy import sparse
 
-from poplin._errors import InputError
+from poplin._types import InputError
 from poplin.data import held
 from poplin.data.counts import as_counts
 from poplin.data.events import Columns, count_events

@@ -1,6 +1,6 @@
 """Files and formulas of a kilobyte that ask for the whole memory, or for hours: refused before they get it.
 
-What is declared is compared with what is stored (`data/declared.py`), with limits lowered so that tests stay small.
+What is declared is compared with what is stored (`data/damage.py`), with limits lowered so that tests stay small.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from poplin._errors import InputError
-from poplin.data import damage, declared
+from poplin._types import InputError
+from poplin.data import damage
 from poplin.data.counts import as_counts
-from poplin.data.design import design_from_json, design_to_json
-from poplin.data.formula import design
+from poplin.data.formula import design, design_from_json, design_to_json
 from poplin.data.readers import read_basis, read_counts, read_table
 from tests.annotated import stored
 from tests.bad_inputs import good_counts, good_covariates
@@ -79,7 +78,7 @@ def test_numbers_of_another_machine_are_numbers(tmp_path: Path) -> None:
 @pytest.fixture
 def low(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some kilobytes are large."""
-    monkeypatch.setattr(declared, "LARGE", 1 << 17)
+    monkeypatch.setattr(damage, "LARGE", 1 << 17)
     monkeypatch.setattr(damage, "LARGE", 1 << 17)
 
 

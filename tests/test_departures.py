@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import integrate, special, stats
 
-from poplin.inference import associations, departures, margins
+from poplin.inference import departures
 from poplin.report import verdicts
 from tests.told import drawn
 from tests.tolerances import close
@@ -37,7 +37,7 @@ def mass(y: int, center: float, sd: float) -> float:
 def test_where_a_count_lies_and_its_scores_are_those_of_quadrature(law: tuple[int, float, float]) -> None:
     y, center, variance = law
     sd, step = np.sqrt(variance), 1e-4
-    told = margins.placed(*(np.array([part], float) for part in law))
+    told = departures.placed(*(np.array([part], float) for part in law))
     assert abs(told.upto[0] - told.below[0] - mass(y, center, sd)) <= 1e-4 * mass(y, center, sd)
     slopes = [
         np.log(mass(y, center + step, sd) / mass(y, center - step, sd)) / (2 * step),
@@ -49,9 +49,9 @@ def test_where_a_count_lies_and_its_scores_are_those_of_quadrature(law: tuple[in
 @pytest.mark.parametrize("center", [-3.0, 0.5, 4.0])
 def test_normal_scores_have_mean_zero_under_their_law(center: float) -> None:
     y = np.arange(3000.0)
-    told = margins.placed(y, np.full(3000, center), np.full(3000, 0.6))
+    told = departures.placed(y, np.full(3000, center), np.full(3000, 0.6))
     weight = told.upto - told.below
-    assert abs(weight @ margins.normal_scores(told)) < 1e-4 and abs(weight.sum() - 1) < 1e-4
+    assert abs(weight @ departures.normal_scores(told)) < 1e-4 and abs(weight.sum() - 1) < 1e-4
 
 
 def shaped(law: str, seed: int = 0, n: int = 300, p: int = 8) -> Any:
@@ -183,7 +183,7 @@ def test_correlations_that_a_structure_leaves_out_are_told_by_pair() -> None:
     sigma = 0.6 * np.eye(8)
     sigma[2, 5] = sigma[5, 2] = 0.35
     fit = structured("diagonal", sigma)
-    found = associations.associations(fit, departures.looked(fit))
+    found = departures.associations(fit, departures.looked(fit))
     assert found is not None and found.p < 0.01
     assert found.pairs.tolist() == [[2, 5]] and found.excess[0] > 3
     words = verdicts._together(fit, found)
@@ -193,7 +193,7 @@ def test_correlations_that_a_structure_leaves_out_are_told_by_pair() -> None:
 @pytest.mark.parametrize(("kind", "q", "well"), [("rank1", 2, False), ("rank2", 2, True), ("rank1", 1, True)])
 def test_a_rank_that_is_too_low_is_told(kind: str, q: int, well: bool) -> None:
     fit = structured(kind, of_rank(q))
-    found = associations.associations(fit, departures.looked(fit))
+    found = departures.associations(fit, departures.looked(fit))
     assert found is not None and (found.p >= 0.01) == well
 
 
@@ -202,7 +202,7 @@ def test_correlations_of_the_model_are_called_as_often_as_said(monkeypatch: pyte
     tables, p = 40, []
     for s in range(tables):
         fit = structured("diagonal", 0.6 * np.eye(5), s, n=60)
-        found = associations.associations(fit, departures.looked(fit))
+        found = departures.associations(fit, departures.looked(fit))
         assert found is not None
         p.append(found.p)
     assert np.mean(np.array(p) < 0.05) <= 0.05 + 4 * np.sqrt(0.05 * 0.95 / tables)
@@ -218,7 +218,7 @@ def test_two_tests_share_the_level_that_one_has_alone(monkeypatch: pytest.Monkey
 
 def test_a_free_sigma_leaves_nothing_to_test() -> None:
     fit = shaped("normal", p=3)
-    assert associations.associations(fit, departures.looked(fit)) is None
+    assert departures.associations(fit, departures.looked(fit)) is None
     assert "Sigma is free" in verdicts._together(fit, None).words
 
 

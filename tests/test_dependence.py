@@ -10,7 +10,7 @@ import pytest
 
 import poplin
 from poplin.data.counts import Counts, as_counts
-from poplin.inference import dependence
+from poplin.inference import departures
 
 
 def table(
@@ -38,7 +38,7 @@ def table(
 
 def test_groups_whose_rows_are_alike_are_told_by_name() -> None:
     counts, coef, variance, _ = table(0.6, 0)
-    found = dependence.alike(counts, coef, variance)
+    found = departures.alike(counts, coef, variance)
     assert [one.name for one in found] == ["donor"] and found[0].groups == 10
     assert found[0].p < 1e-4 and 0.1 < found[0].correlation < 0.6
 
@@ -49,7 +49,7 @@ def test_independent_rows_are_called_as_often_as_said() -> None:
     for seed in range(150):
         counts, coef, variance, _ = table(0.0, seed)
         assert counts.groups is not None
-        one = dependence._tested("donor", np.asarray(counts.groups["donor"]), counts, coef, variance, random)
+        one = departures._tested("donor", np.asarray(counts.groups["donor"]), counts, coef, variance, random)
         assert one is not None
         p.append(one.p)
     for level in (0.05, 0.2, 0.5):
@@ -60,23 +60,27 @@ def test_a_factor_of_the_formula_and_what_it_says_are_not_called() -> None:
     counts, _, variance, data = table(0.6, 1, formula="~ donor")
     log = np.log(counts.y + 0.5) - counts.offset
     coef = np.linalg.lstsq(counts.x, log, rcond=None)[0]
-    assert dependence.alike(counts, coef, variance) == []
+    assert departures.alike(counts, coef, variance) == []
     data["same"] = data.donor  # another name for it
     counts = as_counts(counts.y, formula="~ donor", data=data, offset=counts.offset[:, 0])
-    assert dependence.alike(counts, coef, variance) == []
+    assert departures.alike(counts, coef, variance) == []
 
 
 def test_tables_without_groups_cost_nothing() -> None:
     counts, coef, variance, _ = table(0.6, 2)
-    assert dependence.alike(counts._replace(groups=None), coef, variance) == []
+    assert departures.alike(counts._replace(groups=None), coef, variance) == []
 
 
 @pytest.mark.parametrize(("groups", "size"), [(400, 30), (3, 9000)])
 def test_of_large_tables_some_groups_and_some_of_their_rows_are_looked_at(groups: int, size: int) -> None:
     codes = np.repeat(np.arange(groups), size).astype(np.int16)
-    rows = dependence._rows(codes, np.ones(len(codes)), np.random.default_rng(0))
+    rows = departures._rows(codes, np.ones(len(codes)), np.random.default_rng(0))
     _, count = np.unique(codes[rows], return_counts=True)
-    assert len(rows) <= dependence.MOST_ROWS and count.max() <= dependence.MOST_OF_GROUP and count.min() >= 30
+    assert (
+        len(rows) <= departures.MOST_GROUP_ROWS
+        and count.max() <= departures.MOST_OF_GROUP
+        and count.min() >= 30
+    )
 
 
 def test_a_fit_warns_and_says_what_to_do() -> None:

@@ -14,14 +14,14 @@ import jax
 import numpy as np
 import pytest
 
-from poplin._precision import double_precision
-from poplin.data import placing
+from poplin._numerics import double_precision
+from poplin.data import blocks
 from poplin.data.blocks import as_rows
 from poplin.methods.bounds import DirectBound
-from poplin.methods.spread import over_devices
+from poplin.methods.method import over_devices
 from poplin.methods.variational import Variational
 from poplin.starts import direct_start
-from poplin.updates.covariance import Diagonal
+from poplin.updates.structure import Diagonal
 from tests import devices
 from tests.devices import FITS
 from tests.instances import TABLES
@@ -58,8 +58,8 @@ def test_a_fit_goes_on_with_another_number_of_devices(name: str, tmp_path: Path)
 def test_one_device_is_left_alone() -> None:
     table = TABLES["plain"]
     with double_precision():
-        block = placing.placed(as_rows(table.y, table.x, table.offset, table.weights))
+        block = blocks.placed(as_rows(table.y, table.x, table.offset, table.weights))
         method = Variational(DirectBound(Diagonal()), 1e-6)  # type: ignore[arg-type]
-        assert jax.device_count() == 1 and placing.layout(block) is None
+        assert jax.device_count() == 1 and blocks.layout(block) is None
         assert over_devices(method, direct_start(block), block) is method
-        assert placing.rows_in(block) == len(table.y) and placing.agreed(7, block) == 7
+        assert blocks.rows_in(block) == len(table.y) and blocks.agreed(7, block) == 7

@@ -23,7 +23,7 @@ import pytest
 
 import poplin
 from poplin import fit as loop
-from poplin._interrupts import whole
+from poplin._process import whole
 from tests.commandline import write_leaves
 from tests.instances import TABLES
 from tests.test_cli import FILES

@@ -15,19 +15,16 @@ import numpy as np
 import pytest
 
 import poplin
-from poplin._precision import double_precision
+from poplin._numerics import double_precision
 from poplin.estimators import phases
-from poplin.estimators.encoding import root_of
+from poplin.estimators.amortised import root_of
 from poplin.estimators.refit import RowMoments, refit
-from poplin.methods.amortised import DirectLatent, FactorLatent, bound_terms
-from poplin.methods.bounds import DirectBound, FactorBound
+from poplin.methods.bounds import DirectBound, DirectLatent, FactorBound, FactorLatent, bound_terms
 from poplin.methods.options import Amortised
 from poplin.models.loadings import FrozenLoadings
-from poplin.rows.climbing import Law, Seen, climb
 from poplin.rows.encoders import DiagonalPosterior, FullPosterior
-from poplin.rows.gaussian import fit_rows
-from poplin.updates.covariance import Fixed
-from poplin.updates.structure import Model
+from poplin.rows.gaussian import Law, Seen, climb, fit_rows
+from poplin.updates.structure import Fixed, Model
 from tests import laws
 from tests.instances import MODELS, TABLES, autoregressive, block_of, fit, fitted, recipe_of, simulated
 from tests.programs import at_once

@@ -13,10 +13,15 @@ import pytest
 from scipy.optimize import minimize, minimize_scalar
 
 import poplin
-from poplin._precision import double_precision
+from poplin._numerics import double_precision
 from poplin.data.blocks import as_block
-from poplin.methods.composite import correlations
-from poplin.methods.moments import log_moments, nearest_correlation, nearest_covariance, poisson_regression
+from poplin.methods.moments import (
+    correlations,
+    log_moments,
+    nearest_correlation,
+    nearest_covariance,
+    poisson_regression,
+)
 from poplin.rows.nodes import joint_nodes
 from tests import laws
 from tests.instances import BASIS, MODELS, TABLES, autoregressive, block_of, fit, simulated

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import poplin
-from poplin._precision import double_precision
-from poplin.estimators import pairwise
-from poplin.inference.pairwise import Margins, deviations
-from poplin.methods.composite import correlations
+from poplin._numerics import double_precision
+from poplin.estimators import standard_errors
+from poplin.inference.sandwich import Margins, deviations
+from poplin.methods.moments import correlations
 from poplin.methods.options import Composite
 from poplin.rows.nodes import joint_nodes
 from tests import laws
@@ -56,7 +56,7 @@ def test_a_row_moves_the_estimates_as_refitting_says() -> None:
     sigma = sigma + np.triu(sigma, 1).T
     with double_precision():
         margins = Margins(jnp.asarray(coef), jnp.asarray(np.sqrt(np.diag(sigma))))
-        target = pairwise._margins(OPTIONS.margin_order, one)
+        target = standard_errors._margins(OPTIONS.margin_order, one)
         found = deviations(target, joint_nodes(OPTIONS.order, 2), block_of(table), margins, sigma)
     found = [np.asarray(a) / np.sqrt(table.weights)[:, None] for a in found]
     for row in (0, 10, 35):

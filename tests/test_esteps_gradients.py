@@ -14,17 +14,24 @@ import numpy as np
 import pytest
 
 import poplin
-from poplin._precision import double_precision
-from poplin.estimators.blackbox import CONTROLS
+from poplin._numerics import double_precision
+from poplin.estimators.alternatives import CONTROLS
 from poplin.methods.bbvi import gradient_variance
 from poplin.methods.bounds import DirectBound, FactorBound
 from poplin.methods.options import BBVI, IWAE
 from poplin.models.loadings import FrozenLoadings
-from poplin.rows.frames import Diagonals, DirectFrame, FactorFrame, noise
+from poplin.rows.frames import (
+    Diagonals,
+    DirectFrame,
+    FactorFrame,
+    ImportanceWeighted,
+    Place,
+    Reparameterised,
+    noise,
+)
 from poplin.rows.gaussian import fit_rows
 from poplin.rows.nodes import joint_nodes
-from poplin.rows.slopes import ImportanceWeighted, Place, Reparameterised
-from poplin.updates.covariance import Fixed
+from poplin.updates.structure import Fixed
 from tests import laws
 from tests.instances import MODELS, TABLES, autoregressive, block_of, fit, fitted, simulated
 from tests.programs import at_once

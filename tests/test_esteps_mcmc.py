@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import poplin
-from poplin._precision import double_precision
-from poplin.estimators.sampled import mixing
-from poplin.rows import nuts
+from poplin._numerics import double_precision
+from poplin.estimators.alternatives import mixing
+from poplin.rows import chains as nuts
 from poplin.rows.gaussian import fit_rows
 from poplin.rows.nodes import joint_nodes
 from poplin.updates.structure import Model
@@ -36,7 +36,7 @@ def test_chains_leave_the_posterior_as_it_is() -> None:
             first = nuts.begin(fit_rows(block, coef, loadings))
 
             def step(chains, s):
-                chains, rate = nuts.move(
+                chains, rate = nuts.nuts_move(
                     jax.random.fold_in(key, s), chains, block, coef, loadings, adapt=1.0 * (s < 50)
                 )
                 return chains, (block.y - rate)[:, :, None] * nuts.latent(chains)[:, None, :]

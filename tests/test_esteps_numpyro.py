@@ -12,9 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poplin._precision import double_precision
-from poplin.rows.frames import Diagonals, DirectFrame, FactorFrame, noise
-from poplin.rows.slopes import ImportanceWeighted, Place, Reparameterised, Score
+from poplin._numerics import double_precision
+from poplin.rows.frames import (
+    Diagonals,
+    DirectFrame,
+    FactorFrame,
+    ImportanceWeighted,
+    Place,
+    Reparameterised,
+    Score,
+    noise,
+)
 from tests.instances import TABLES, block_of
 from tests.tolerances import STANDARD_ERRORS
 

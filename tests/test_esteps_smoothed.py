@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 import poplin
-from poplin._precision import double_precision
-from poplin.estimators import phases, smoothed
-from poplin.estimators.tasks import Task
+from poplin._numerics import double_precision
+from poplin.estimators import amortised, phases
+from poplin.estimators.phases import Task
+from poplin.methods.bounds import Lesson, Nearness, Smoother
 from poplin.methods.options import Smoothed
-from poplin.methods.smoothed import Lesson, Nearness, Smoother
 from poplin.models.networks import random_network
 from poplin.rows.encoders import Excess
 from tests import laws
@@ -34,8 +34,8 @@ def test_the_networks_are_the_notes() -> None:
         start = phases.fit_variational(recipe, block, phases.Settings(50, 1e-6, 0.0))
         assert start.rows is not None
         task = Task(recipe, block, None, None, 0.0, None, None)  # type: ignore[arg-type]
-        lesson = smoothed._lesson(task, *(np.asarray(a) for a in start.rows))
-        made = smoothed._first(Smoothed(), start, task, lesson, 0)
+        lesson = amortised._lesson(task, *(np.asarray(a) for a in start.rows))
+        made = amortised._first(Smoothed(), start, task, lesson, 0)
     for network in (made.for_mean, made.for_sd):
         assert [w.shape[1] for w in network.weights] == [30, 30, 2]
         assert network.activation is jax.nn.relu

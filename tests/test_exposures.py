@@ -12,7 +12,7 @@ import pytest
 
 from poplin import DataWarning
 from poplin.data.counts import Coding, as_counts, as_new_rows
-from poplin.estimators import doors
+from poplin.estimators import neural
 from tests.bad_inputs import LEAVES, good_counts, good_covariates
 from tests.commandline import Run, write_leaves
 
@@ -55,11 +55,11 @@ def test_logarithms_are_not(offset: Any) -> None:
 
 
 def test_models_with_an_encoder_warn_too() -> None:
-    wanted = doors.Wanted("poisson", False, (), None)
+    wanted = neural.Wanted("poisson", False, (), None)
     beside = {"data": None, "weights": None}
     with pytest.warns(DataWarning, match="The offset runs from 12.7"):
-        doors.training_rows(wanted, good_counts(), offset=DEPTH, **beside)
-    doors.training_rows(wanted, good_counts(), offset=np.log(DEPTH), **beside)
+        neural.training_rows(wanted, good_counts(), offset=DEPTH, **beside)
+    neural.training_rows(wanted, good_counts(), offset=np.log(DEPTH), **beside)
 
 
 def facts() -> pd.DataFrame:

@@ -21,10 +21,10 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from poplin._errors import DataWarning, InputError
-from poplin.data import r_files, workbooks
+from poplin._types import DataWarning, InputError
+from poplin.data import formats, framed
 from poplin.data.counts import as_counts
-from poplin.data.orientation import turned
+from poplin.data.framed import turned
 from poplin.data.readers import read_counts, read_table
 from tests.bad_inputs import LEAVES, TAXA, good_counts, good_covariates
 from tests.foreign import (
@@ -229,7 +229,7 @@ def test_a_sheet_has_no_more_rows_than_a_sheet_of_excel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file may number its rows as it likes, and each in between would be looked at."""
-    monkeypatch.setattr(workbooks, "_ROWS", 1000)
+    monkeypatch.setattr(framed, "_ROWS", 1000)
     far_row(tmp_path / "y.xlsx")
     with pytest.raises(InputError, match="y.xlsx is damaged: it numbers more than 1000 rows"):
         read_counts(tmp_path / "y.xlsx")
@@ -431,7 +431,7 @@ def test_without_rdata_it_is_said_what_to_install(tmp_path: Path, monkeypatch: p
 def test_an_r_file_is_unpacked_no_further_than_anybodys_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(r_files, "_LARGEST", 100)
+    monkeypatch.setattr(formats, "_LARGEST", 100)
     rds(tmp_path / "y.rds", R.matrix(COUNTS))
     with pytest.raises(InputError, match="unpacks to more than"):
         read_counts(tmp_path / "y.rds")

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from poplin._precision import double_precision
+from poplin._numerics import double_precision
 from poplin.data.blocks import NO_EXPOSURE, as_block
 from poplin.rows import batches
 from poplin.rows.gaussian import GaussianRows, Moments, advance_rows, fit_rows, start_rows

@@ -12,9 +12,8 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 import poplin
-from poplin.estimators.grouping import STARTS, by_means, by_neighbours, normalised_cut
-from poplin.estimators.idec import centres
-from poplin.methods.clustering import shares, target
+from poplin.estimators.vae import STARTS, by_means, by_neighbours, centres, normalised_cut
+from poplin.methods.gradient import shares, target
 from tests.oracles_neural import quickly as quickly
 
 HOW: dict[str, Any] = {"hidden": (16,), "pretrain_epochs": 150, "batch_size": 50, "update_interval": 20}

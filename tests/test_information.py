@@ -15,14 +15,12 @@ import numpy as np
 import pytest
 from jax.scipy.special import gammaln, logsumexp
 
-from poplin._precision import double_precision
+from poplin._numerics import double_precision
 from poplin.data.blocks import Block, as_block
 from poplin.inference import intervals
-from poplin.inference.coordinates import coordinates
-from poplin.inference.information import Information, Request, information
+from poplin.inference.information import Information, Request, coordinates, information
 from poplin.models.loadings import BorrowedBasis, FreeLoadings
-from poplin.updates.covariance import Diagonal, Fixed, Full, Spherical
-from poplin.updates.structure import Model
+from poplin.updates.structure import Diagonal, Fixed, Full, Model, Spherical
 from tests.tolerances import STANDARD_ERRORS
 
 ROWS, SEEDS = 40, 8

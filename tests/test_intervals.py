@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2, false_discovery_control, norm
 
 import poplin
-from poplin.inference import intervals, wald
+from poplin.inference import intervals
 from poplin.report import files
 from tests import laws, twins
 from tests.instances import MODELS, Table, fitted, simulated
@@ -160,7 +160,7 @@ def test_wald_test_of_a_single_coefficient_is_z_squared() -> None:
 def test_wald_statistic_is_the_quadratic_form() -> None:
     random = np.random.default_rng(1)
     contrast, deviations = random.normal(size=(2, 3)), random.normal(size=(20, 2, 3))
-    told = wald.tests_of(contrast, deviations)
+    told = intervals.tests_of(contrast, deviations)
     flat = deviations.reshape(20, 6)
     expected = contrast.ravel() @ np.linalg.solve(flat.T @ flat, contrast.ravel())
     assert np.allclose(told.statistic[-1], expected) and told.df.tolist() == [2, 2, 2, 6]
@@ -169,10 +169,10 @@ def test_wald_statistic_is_the_quadratic_form() -> None:
 
 def test_a_term_is_all_of_its_levels() -> None:
     names = ("Intercept", "tree[T.elm]", "tree[T.oak]", "age", "tree[T.elm]:age", "C(k, contr.sum)[S.1]")
-    assert wald.rows_of_term("tree", names) == [1, 2]
-    assert wald.rows_of_term("tree:age", names) == [4]
-    assert wald.rows_of_term("C(k,contr.sum)", names) == [5]
-    assert wald.rows_of_term("age", names) == [3]
+    assert intervals.rows_of_term("tree", names) == [1, 2]
+    assert intervals.rows_of_term("tree:age", names) == [4]
+    assert intervals.rows_of_term("C(k,contr.sum)", names) == [5]
+    assert intervals.rows_of_term("age", names) == [3]
     with pytest.raises(poplin.InputError, match="no such term"):
         fitted("full", "ml", "plain").wald("tree")
     with pytest.raises(poplin.InputError, match="one column for each covariate"):
@@ -180,14 +180,16 @@ def test_a_term_is_all_of_its_levels() -> None:
 
 
 def test_adjusted_p_values_leave_gaps_alone() -> None:
-    told = wald.adjusted(np.array([0.01, np.nan, 0.04]))
+    told = intervals.adjusted(np.array([0.01, np.nan, 0.04]))
     assert np.allclose(told[[0, 2]], [0.02, 0.04]) and np.isnan(told[1])
-    assert np.isnan(wald.adjusted(np.full(2, np.nan))).all() and wald.adjusted(np.zeros(0)).shape == (0,)
+    assert np.isnan(intervals.adjusted(np.full(2, np.nan))).all() and intervals.adjusted(
+        np.zeros(0)
+    ).shape == (0,)
 
 
 @given(st.lists(st.floats(0, 1) | st.sampled_from([0.0, 0.01, 1.0]), min_size=1))
 def test_adjusted_p_values_are_those_of_scipy(p: list[float]) -> None:
-    laws.assert_close(wald.adjusted(np.array(p)), false_discovery_control(p), 10)
+    laws.assert_close(intervals.adjusted(np.array(p)), false_discovery_control(p), 10)
 
 
 def test_coefficients_are_written_with_their_tests(tmp_path: Any) -> None:

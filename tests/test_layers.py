@@ -25,15 +25,12 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "src" / "poplin"
 ROOMS = (
-    "_errors | _axes | _rules | _interrupts < _compile | _precision | _scratch < data < models < rows < updates | "
-    "starts < methods < store < fit < passes < inference < estimators < poplin < studies | report | tl | datasets < "
-    "progress | stopping < demo | job < cli < __main__"
+    "_types < _numerics | _process < data < models < rows < updates | starts < methods < store < fit < inference < "
+    "estimators < poplin < studies | report | tl | datasets | stopping < demo | job < cli < __main__"
 )
 FLOOR = {room: i for i, rooms in enumerate(ROOMS.split(" < ")) for room in rooms.split(" | ")}
 HEAVY = {"sklearn", "anndata", "pandas", "matplotlib", "pooch", "rich", "typer"}
-HEAVY_ALLOWED = {
-    f"data/{name}.py" for name in ("readers", "framed", "large_files", "formula", "biom", "r_files")
-}
+HEAVY_ALLOWED = {f"data/{name}.py" for name in ("readers", "framed", "large_files", "formula", "formats")}
 LONGEST_FILE, LONGEST_FUNCTION = 700, 60
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -231,7 +228,7 @@ def test_what_make_quick_runs_is_there(path: str, test: str) -> None:
 
 def test_make_quick_enters_every_room() -> None:
     text = "".join((REPOSITORY / path).read_text() for path in sorted({path for path, *_ in QUICK}))
-    for room in set(FLOOR) - {"_axes"}:  # names of shapes, which no line runs
+    for room in set(FLOOR):
         entered = rf"\bpoplin\.{room}\b|\bfrom poplin import .*\b{room}\b|\bimport {room}\b"
         by_command = BY_COMMAND.get(room)
         assert (by_command and by_command in text) or re.search(entered, text), f"tests/quick.txt: no {room}"

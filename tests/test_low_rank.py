@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import poplin
-from poplin._precision import double_precision
+from poplin._numerics import double_precision
 from poplin.updates import structure as structures
 from poplin.updates.low_rank import LowRank
 from poplin.updates.structure import AbstractStructure, Borrowed, Model

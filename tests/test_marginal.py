@@ -19,10 +19,10 @@ from pandas import DataFrame
 from scipy.stats import multivariate_normal, norm
 
 import poplin
-from poplin._precision import double_precision
+from poplin._numerics import double_precision
 from poplin.data.blocks import NO_EXPOSURE, as_block
-from poplin.inference import marginal
-from poplin.inference.marginal import RowLikelihood, independent_loglik, row_loglik
+from poplin.inference import likelihood as marginal
+from poplin.inference.likelihood import RowLikelihood, independent_loglik, row_loglik
 from poplin.rows.gaussian import fit_rows
 from tests.instances import TABLES, simulated
 from tests.oracles import univariate_fit, univariate_loglik

@@ -17,13 +17,11 @@ import pytest
 from scipy.optimize import minimize
 
 import poplin
-from poplin._precision import double_precision
+from poplin._numerics import double_precision
 from poplin.data.blocks import as_block
-from poplin.updates.columns import column_variances, newton_columns
-from poplin.updates.covariance import Diagonal
+from poplin.updates.convergence import movement_cosine
 from poplin.updates.direct import Direct
-from poplin.updates.distances import movement_cosine
-from poplin.updates.structure import Counting, Model
+from poplin.updates.structure import Counting, Diagonal, Model, column_variances, newton_columns
 from tests import laws
 from tests.instances import (
     COLUMNS,

@@ -17,7 +17,6 @@ from scipy import sparse, special, stats
 
 import poplin
 from poplin import InputError, job, offsets
-from poplin.data import offsets_wrench
 from poplin.data.counts import Coding, as_counts, as_covariates, as_new_rows
 from tests.tolerances import close
 
@@ -166,8 +165,8 @@ def test_wrench_takes_its_steps() -> None:
     total = y.sum(axis=1)
     share = y / total[:, None]
     mean = share.mean(axis=0)
-    pi = offsets_wrench.chance_of_zero(y == 0, np.log(total))
-    v = offsets_wrench.log_variances(y, group)
+    pi = offsets.chance_of_zero(y == 0, np.log(total))
+    v = offsets.log_variances(y, group)
     sizes = []
     for i in range(n):
         pooled = y[group == group[i]].sum(axis=0)
@@ -188,7 +187,7 @@ def test_wrench_takes_its_steps() -> None:
 def test_the_chance_of_a_zero_solves_its_score_equation() -> None:
     y = TABLES["many zeros"]
     x = np.log(y.sum(axis=1))
-    chance = offsets_wrench.chance_of_zero(y == 0, x)
+    chance = offsets.chance_of_zero(y == 0, x)
     some = ((y == 0).any(axis=0)) & ((y > 0).any(axis=0))
     assert np.abs(x @ ((y == 0) - chance))[some].max() < 1e-8
     assert not chance[:, ~(y == 0).any(axis=0)].any()
@@ -200,17 +199,17 @@ def test_squeezed_variances_lie_between_their_own_and_the_prior() -> None:
     freedom = np.full(4000, 6.0)
     true = 0.5 * 8 / random.chisquare(8, 4000)  # prior: 8 degrees of freedom around 0.5
     sample = true * random.chisquare(6, 4000) / 6
-    found = offsets_wrench.squeezed(sample, freedom)
+    found = offsets.squeezed(sample, freedom)
     assert np.all((found - sample) * (np.median(found) - sample) >= -1e-2)
     slope = np.polyfit(sample, found, 1)
     assert abs(slope[0] - 6 / 14) < 0.05 and abs(slope[1] / (1 - slope[0]) - 0.5) < 0.05
-    none = offsets_wrench.squeezed(np.append(sample, 0.0), np.append(freedom, 0.0))[-1]
+    none = offsets.squeezed(np.append(sample, 0.0), np.append(freedom, 0.0))[-1]
     assert abs(none - slope[1] / (1 - slope[0])) < 0.02
 
 
 @pytest.mark.parametrize("value", [1e-4, 0.3, 1.0, 40.0, 1e6])
 def test_the_inverse_of_trigamma(value: float) -> None:
-    assert close(special.polygamma(1, offsets_wrench.inverse_trigamma(value)), value)
+    assert close(special.polygamma(1, offsets.inverse_trigamma(value)), value)
 
 
 @pytest.mark.parametrize("table", TABLES)

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from poplin import DataWarning, InputError
 from poplin.data.counts import as_counts
-from poplin.data.orientation import turned
+from poplin.data.framed import turned
 from poplin.data.tables import CountTable, as_table
 from tests.bad_inputs import LEAVES, TAXA, good_counts, good_covariates, matrix
 from tests.commandline import Run, leaves, table

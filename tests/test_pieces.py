@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import poplin
-from poplin._precision import double_precision
-from poplin.estimators import caveats, piecewise
+from poplin._numerics import double_precision
+from poplin.estimators import standard_errors
 from poplin.estimators.directions import _family, free_directions
 from poplin.estimators.uncertainty import Asked, Uncertainty
 from poplin.inference import intervals, sandwich
-from poplin.inference import parts as pieces
+from poplin.inference import intervals as pieces
 from tests.instances import TABLES, Table, autoregressive, fitted, simulated
 from tests.tolerances import STANDARD_ERRORS
 
@@ -49,9 +49,9 @@ def fit(model: str) -> Any:
 
 def make_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every fit is large, and parts are small."""
-    monkeypatch.setattr(caveats, "MOST_NUMBERS", 1)
+    monkeypatch.setattr(standard_errors, "MOST_NUMBERS", 1)
     for name, value in {"CORE": 4, "SIZE": 6, "VIEWED": 4}.items():
-        monkeypatch.setattr(piecewise, name, value)
+        monkeypatch.setattr(standard_errors, name, value)
 
 
 def told(one: Any, seed: int) -> np.ndarray:

@@ -15,8 +15,8 @@ from scipy import integrate, stats
 
 import poplin
 from poplin import InputError
-from poplin.inference import margins
-from poplin.report import drawing, figures, goodness, plots, views
+from poplin.inference import departures
+from poplin.report import figures, plots, views
 from tests.told import Told, drawn
 from tests.tolerances import close, within_errors
 
@@ -114,7 +114,7 @@ def lab(colour: str, eye: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("eye", EYES)
-@pytest.mark.parametrize("palette", [drawing.GROUPS, figures.GROUPS], ids=["plots", "page"])
+@pytest.mark.parametrize("palette", [plots.GROUPS, figures.GROUPS], ids=["plots", "page"])
 def test_groups_are_told_apart_by_every_eye(palette: tuple[str, ...], eye: str) -> None:
     apart = {pair: np.linalg.norm(lab(pair[0], eye) - lab(pair[1], eye)) for pair in combinations(palette, 2)}
     closest = min(apart, key=lambda pair: apart[pair])
@@ -185,13 +185,13 @@ def slow_cdf(y: float, center: float, variance: float) -> float:
 
 @pytest.mark.parametrize("case", CDF[::3], ids=str)
 def test_the_marginal_distribution_function(case: tuple[float, float, float]) -> None:
-    found = margins.marginal_cdf(*(np.array([part]) for part in case))
+    found = departures.marginal_cdf(*(np.array([part]) for part in case))
     assert abs(found[0] - slow_cdf(*case)) < 1e-7
-    assert margins.marginal_cdf(np.array([-1.0]), np.array([0.0]), np.array([1.0]))[0] == 0
+    assert departures.marginal_cdf(np.array([-1.0]), np.array([0.0]), np.array([1.0]))[0] == 0
 
 
 def test_residuals_of_the_true_model_are_normal() -> None:
-    found = goodness.residuals(
+    found = views.residuals(
         drawn(400, 30, q=30, seed=3)
     )  # thirty axes, so that counts are all but independent
     m = len(found.value)
@@ -199,25 +199,25 @@ def test_residuals_of_the_true_model_are_normal() -> None:
     assert within_errors(found.value.mean(), 0, 5 / np.sqrt(m)) and abs(found.value.std() - 1) < 0.05
     off = drawn(400, 30, q=30, seed=3)
     off.covariance_ = off.covariance_ / 4
-    assert goodness.residuals(off).value.std() > 1.15
+    assert views.residuals(off).value.std() > 1.15
 
 
 def test_counts_of_the_true_model_are_expected() -> None:
     fit = drawn(300, 20, seed=4)
-    found = goodness.frequencies(fit)
+    found = views.frequencies(fit)
     assert found.seen.sum() == 6000 and close(found.expected.sum(), 6000)
     assert np.mean((found.seen >= found.lower) & (found.seen <= found.upper)) > 0.8
     fit.covariance_, fit.eigenvalues_ = np.zeros((20, 20)), np.zeros(2)
-    without = goodness.frequencies(fit)
+    without = views.frequencies(fit)
     assert without.seen[0] > without.upper[0]  # without residual variance there would be fewer zeros
     fit.counts_.y[0, 0] = np.nan
-    assert goodness.frequencies(fit).seen.sum() == 5999
+    assert views.frequencies(fit).seen.sum() == 5999
 
 
 @pytest.mark.parametrize("largest", [0, 1, 9, 10, 11, 57, 10**6])
 def test_every_count_has_one_bin(largest: int) -> None:
-    edges = goodness.bin_edges(largest)
-    names = goodness.bin_names(edges)
+    edges = views.bin_edges(largest)
+    names = views.bin_names(edges)
     assert edges[0] == 0 and (np.diff(edges) > 0).all() and len(names) == len(edges) - 1
     assert edges[-2] <= largest < edges[-1]
     assert list(edges[: min(largest, 9) + 1]) == list(range(min(largest, 9) + 1))

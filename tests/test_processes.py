@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import poplin
-from poplin._scratch import CLAIM
+from poplin._process import CLAIM
 from tests import devices
 
 ROWS, COLUMNS = 61, 5

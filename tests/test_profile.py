@@ -18,7 +18,7 @@ from scipy.stats import chi2
 
 import poplin
 from poplin.inference import profile
-from poplin.inference.columns import Climbed, Columns, cells, curved, maximise
+from poplin.inference.profile import Climbed, Columns, cells, curved, maximise
 from tests.oracles import univariate_loglik
 
 CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"

@@ -15,12 +15,12 @@ import pytest
 from scipy.stats import chi2
 
 import poplin
-from poplin._errors import InputError
-from poplin._precision import double_precision
-from poplin.inference.marginal import row_loglik
-from poplin.inference.ratio import Nesting, Placed, covariates_within, nesting, paired_loglik, toward
+from poplin._numerics import double_precision
+from poplin._types import InputError
+from poplin.inference.likelihood import row_loglik
+from poplin.inference.selection import Nesting, Placed, covariates_within, nesting, paired_loglik, toward
 from poplin.models.loadings import BorrowedBasis, FreeLoadings
-from poplin.updates.covariance import Diagonal, Fixed, Full, Spherical
+from poplin.updates.structure import Diagonal, Fixed, Full, Spherical
 from tests.instances import COLUMNS, TABLES, Table, autoregressive, fit, orthonormal, simulated
 from tests.oracles import row_loglik_by_quadrature, univariate_loglik
 from tests.rowcases import CASES, ROWS, device, exact

@@ -13,7 +13,7 @@ import pandas
 import pytest
 
 from poplin.inference import summary
-from poplin.report import figures, figures_fit, html, page_data, plots, views
+from poplin.report import figures, html, plots, views
 from tests.standin import StandIn
 from tests.tolerances import close
 
@@ -90,7 +90,7 @@ class Reader(HTMLParser):
 
 def data_of(fit: Any) -> Any:
     """What the page's script works on, as JSON brings it."""
-    return json.loads(json.dumps(page_data.for_script(fit, None, None)))
+    return json.loads(json.dumps(html.for_script(fit, None, None)))
 
 
 def read(page: str) -> Reader:
@@ -197,7 +197,7 @@ def test_the_names_of_bins_do_not_run_into_each_other() -> None:
     ticks = [
         figures.Tick(40.0 * k, name) for k, name in enumerate(["0", "1", "10-14", "15-21", "22-32", "33+"])
     ]
-    assert [tick.text for tick in figures_fit.apart(ticks)] == ["0", "1", "10-14", "22-32"]
+    assert [tick.text for tick in figures.apart(ticks)] == ["0", "1", "10-14", "22-32"]
 
 
 def test_the_heat_map_holds_the_correlations_of_the_columns_it_names() -> None:

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from poplin._precision import double_precision
+from poplin._numerics import double_precision
 from poplin.data.blocks import as_block
 from poplin.estimators import phases
-from poplin.rows import pieces
+from poplin.rows import batches
 from tests.instances import COLUMNS, MODELS, TABLES, recipe_of
 from tests.programs import at_once
 
@@ -32,7 +32,7 @@ def test_a_move_by_pieces_is_that_of_all_rows(model: str, rows: int, monkeypatch
         method = phases.ml_method(recipe, len(many.weights), tol=0.2)
         state, begun = at_once(method.start, first, many)
         expected = at_once(method.move, state, begun, many)
-        monkeypatch.setattr(pieces, "ENTRIES", rows * COLUMNS)
+        monkeypatch.setattr(batches, "ENTRIES", rows * COLUMNS)
         actual = at_once(method.move, state, begun, many)
     for found, wanted in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert np.allclose(found, wanted, rtol=1e-9, atol=1e-9)

@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 
 import poplin
-from poplin._compile import FORKED
-from poplin._rules import key_of, usual_rules
+from poplin._numerics import FORKED, key_of, usual_rules
 from tests.instances import TABLES
 
 SETTINGS: dict[str, Callable[[], Any]] = {

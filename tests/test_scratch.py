@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from poplin import _scratch, store
+from poplin import _process, store
 from tests.commandline import Run, leaves, write_leaves
 from tests.test_cli import FILES
 
@@ -45,7 +45,7 @@ def other(tmp_path: Path) -> Any:
 @pytest.fixture(autouse=True)
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test is a process of its own."""
-    monkeypatch.setattr(_scratch, "_swept", set())
+    monkeypatch.setattr(_process, "_swept", set())
 
 
 def names(folder: Path) -> set[str]:
@@ -57,13 +57,13 @@ def test_what_killed_processes_left_goes_at_the_next_start(other: Any, tmp_path:
     out = tmp_path / "out"
     before = names(out)
     assert len(before) == 2 and all(name.startswith(".poplin-") for name in before)
-    with _scratch.scratch(out):  # its process lives
+    with _process.scratch(out):  # its process lives
         assert before < names(out)
     other.send_signal(signal.SIGKILL)
     other.wait()
     assert names(out) == before
-    with _scratch.claimed(out):
-        assert names(out) == {_scratch.CLAIM}
+    with _process.claimed(out):
+        assert names(out) == {_process.CLAIM}
     assert names(out) == set()  # it was there before
 
 
@@ -87,7 +87,7 @@ def test_where_a_file_system_knows_no_locks_fits_go_on(
     def none(*_: Any) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(_scratch.fcntl, "flock", none)
+    monkeypatch.setattr(_process.fcntl, "flock", none)
     write_leaves(tmp_path)
     assert run("fit", "counts.csv", "--out", "out", "-q") == 0
     assert names(tmp_path / "out") == FILES
@@ -107,9 +107,9 @@ def test_files_that_belong_together_are_there_or_not(tmp_path: Path, error: Base
 
 
 def test_a_sweep_takes_all_that_is_unfinished(tmp_path: Path) -> None:
-    with _scratch.scratch(tmp_path) as one, _scratch.scratch(one) as other:
+    with _process.scratch(tmp_path) as one, _process.scratch(one) as other:
         (other / "half").write_text("half")
-        _scratch.sweep()
+        _process.sweep()
         assert names(tmp_path) == set()
 
 

@@ -18,16 +18,15 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 import poplin
-from poplin._precision import double_precision
+from poplin._numerics import double_precision
 from poplin.data.counts import as_counts
-from poplin.estimators import path
-from poplin.estimators.contest import Contest
-from poplin.estimators.standings import labels_of
+from poplin.estimators import contest as path
+from poplin.estimators.contest import Contest, labels_of
 from poplin.inference import selection
 from poplin.models.loadings import FreeLoadings
 from poplin.report import plots
 from poplin.report.html import page
-from poplin.updates.covariance import Full
+from poplin.updates.structure import Full
 from tests.instances import COLUMNS, MODELS, TABLES, Table, orthonormal, recipe_of, simulated
 from tests.rowcases import CASES, exact
 from tests.tolerances import close, within_errors

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 
 import poplin
-from poplin._precision import double_precision
-from poplin.updates.covariance import held_by_trace
+from poplin._numerics import double_precision
+from poplin.updates.structure import held_by_trace
 
 ROWS, COLUMNS = 240, 5
 SWEEPS, BURNT = 240, 40

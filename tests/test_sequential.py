@@ -17,12 +17,12 @@ from jax import Array
 from scipy.stats import norm, poisson
 
 import poplin
-from poplin._precision import double_precision
+from poplin._numerics import double_precision
 from poplin.data.blocks import Block, as_block
-from poplin.inference import marginal, ratio, sequential
-from poplin.inference.concave import Law, draw, omega
-from poplin.inference.marginal import independent_loglik, row_loglik
-from poplin.inference.ratio import Placed, paired_loglik
+from poplin.inference import likelihood, selection, sequential
+from poplin.inference.likelihood import independent_loglik, row_loglik
+from poplin.inference.selection import Placed, paired_loglik
+from poplin.inference.sequential import Law, draw, omega
 from tests.oracles import row_loglik_by_quadrature
 from tests.tolerances import STANDARD_ERRORS, within_errors
 
@@ -128,7 +128,7 @@ def test_pairs_of_columns_are_the_quadrature() -> None:
 def test_rows_that_all_want_more_draws_are_asked_again() -> None:
     """None has enough after the first round: nothing is handed on, and all have their draws in the last."""
     block, coef, loadings = simulated(3.0 * np.eye(6), -1.0, n=5)
-    (part,) = marginal.slices(jax.random.key(KEY), block, coef, loadings, draws=100)
+    (part,) = likelihood.slices(jax.random.key(KEY), block, coef, loadings, draws=100)
     none = lambda log_ratios: np.zeros(len(log_ratios), bool)
     rounds = list(sequential.in_rounds(jax.random.key(KEY), [part.way], np.arange(5), none))
     assert [list(rows) for rows, _ in rounds] == [[0, 1, 2, 3, 4]]
@@ -143,7 +143,7 @@ def test_fewer_dimensions_than_columns_and_more(rank: int, monkeypatch: pytest.M
     block, coef, _ = simulated(loadings, -0.5, n=8)
     filled = jnp.asarray(np.pad(loadings, ((0, 0), (0, rank - 2))) @ rotation(rank))
     plain = row_loglik(jax.random.key(KEY), block, coef, jnp.asarray(loadings))
-    monkeypatch.setattr(marginal, "LARGEST_SKEWNESS", -1.0)
+    monkeypatch.setattr(likelihood, "LARGEST_SKEWNESS", -1.0)
     found = row_loglik(jax.random.key(KEY), block, coef, filled)
     assert within_errors(found.value, plain.value, np.hypot(found.standard_error, plain.standard_error))
     assert not np.array_equal(found.effective_size, plain.effective_size)
@@ -152,7 +152,7 @@ def test_fewer_dimensions_than_columns_and_more(rank: int, monkeypatch: pytest.M
 
 
 def test_missing_counts_and_extreme_ones_are_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(marginal, "LARGEST_SKEWNESS", -1.0)
+    monkeypatch.setattr(likelihood, "LARGEST_SKEWNESS", -1.0)
     y = np.array([[np.nan, 0, 3, 1e5], [0, 0, 0, 0], [np.nan] * 4, [1e5, 1e5, 0, 0], [1, 2, 3, 4]])
     scale = np.array([0.01, 1.0, 5.0, 3.0])
     block = as_block(y, np.ones((5, 1)), np.zeros((5, 4)), np.ones(5), prior=False)
@@ -185,12 +185,14 @@ def test_a_paired_difference_of_many_dimensions_is_that_of_quadratures() -> None
 def test_skewness_is_what_third_derivatives_add() -> None:
     """sum_jk A_j A_k (c_j'S c_k)^3 / 6: independent columns add up, rows of large counts have none."""
     block, coef, loadings = simulated(1.5 * np.eye(30), 0.0, n=4)
-    parts = next(marginal.slices(jax.random.key(KEY), block, coef, loadings, draws=1000))
+    parts = next(likelihood.slices(jax.random.key(KEY), block, coef, loadings, draws=1000))
     gaussians = parts.way.gaussians
     variance = 1.5**2 * np.diagonal(np.asarray(gaussians.covariance), axis1=1, axis2=2)
     rate = np.exp(np.asarray(gaussians.mean) * 1.5 + variance / 2)
     expected = np.sum(rate**2 * variance**3, axis=1) / 6
-    found = np.mean([np.asarray(marginal.skewness(jax.random.key(k), *parts.way)) for k in range(40)], axis=0)
+    found = np.mean(
+        [np.asarray(likelihood.skewness(jax.random.key(k), *parts.way)) for k in range(40)], axis=0
+    )
     # each of 1280 squares of a sum of cubes has a standard deviation of at most some three times its mean
     assert np.all(np.abs(found / expected - 1) < 4 * 3 / np.sqrt(1280))
 
@@ -202,9 +204,9 @@ def _unsure_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     def shape(log_ratios: np.ndarray) -> np.ndarray:
         return np.where(np.isin(np.arange(len(log_ratios)), heavy), 0.9, 0.1)
 
-    for module in (marginal, ratio):
+    for module in (likelihood, selection):
         monkeypatch.setattr(module, "pareto_shape", shape)
-    monkeypatch.setattr(marginal, "LARGEST_SKEWNESS", -1.0)
+    monkeypatch.setattr(likelihood, "LARGEST_SKEWNESS", -1.0)
     monkeypatch.setattr(sequential, "BATCHES", (1,))  # one round, which has all rows
 
 

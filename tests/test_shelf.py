@@ -14,8 +14,8 @@ import pytest
 from scipy import sparse
 
 import poplin
-from poplin.data import shelf
-from poplin.data.shelf import Shelf
+from poplin.data import streams
+from poplin.data.streams import Shelf
 from tests.blockwise import TABLE, cut
 
 FITS: dict[str, dict[str, Any]] = {
@@ -35,7 +35,7 @@ def test_fits_are_the_same_wherever_rows_lie(
     settings: dict[str, Any] = {"max_iter": 12} | FITS[name]
     y = sparse.csr_array(TABLE.y)
     in_memory = poplin.PLN(**settings).fit(y)
-    monkeypatch.setattr(shelf, "IN_MEMORY", 0)
+    monkeypatch.setattr(streams, "IN_MEMORY", 0)
     folders: list[str] = []
     mapped = Shelf._mapped
     monkeypatch.setattr(
@@ -56,7 +56,7 @@ def test_fits_are_the_same_wherever_rows_lie(
 
 
 def test_every_block_has_its_own_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shelf, "IN_MEMORY", 0)
+    monkeypatch.setattr(streams, "IN_MEMORY", 0)
     random = np.random.default_rng(0)
     trees = [
         {"a": random.normal(size=(5, 3)), "b": (np.float32(random.normal(size=7)), np.int64(k))}
@@ -76,7 +76,7 @@ def test_a_disk_without_room_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    monkeypatch.setattr(shelf, "IN_MEMORY", 0)
+    monkeypatch.setattr(streams, "IN_MEMORY", 0)
     with pytest.raises(poplin.InputError, match="No space left on device. Make room"):
         Shelf(2, tmp_path).laid(np.zeros(3))
     assert not os.listdir(tmp_path)

@@ -9,11 +9,10 @@ import pytest
 from scipy.stats import multivariate_normal
 
 import poplin
-from poplin._precision import double_precision
-from poplin.estimators.pilot import pull_alone
-from poplin.inference.left_out import Estimate, fitted, most_likely_shrinkage, pull_of
-from poplin.inference.unshrunk import penalty_gradient
-from poplin.rows.sites import Sites, score, told
+from poplin._numerics import double_precision
+from poplin.estimators.refit import pull_alone
+from poplin.inference.shrinkage import Estimate, fitted, most_likely_shrinkage, penalty_gradient, pull_of
+from poplin.rows.cells import Sites, score, told
 from poplin.studies.simulate import simulate
 
 N, P, RHO = 60, 5, 0.7

@@ -16,19 +16,18 @@ import pytest
 from scipy import sparse
 
 import poplin
-from poplin._precision import double_precision
+from poplin._numerics import double_precision
 from poplin.data.blocks import Block, as_block
 from poplin.data.counts import as_counts
 from poplin.data.streams import Stream
 from poplin.estimators import streamed
-from poplin.methods import minibatch, ml
+from poplin.methods import ml
 from poplin.rows import chains as chain
+from poplin.rows.chains import modes
 from poplin.rows.gaussian import TOLERANCE
-from poplin.rows.modes import modes
-from poplin.updates.covariance import Full
 from poplin.updates.direct import Direct
 from poplin.updates.low_rank import LowRank
-from poplin.updates.structure import AbstractStructure, Borrowed, Model, Transport
+from poplin.updates.structure import AbstractStructure, Borrowed, Full, Model, Transport
 from tests.blockwise import TABLE, TABLES
 from tests.instances import LOADINGS, orthonormal
 from tests.programs import at_once
@@ -83,22 +82,22 @@ def test_each_block_is_visited_once_before_any_is_again() -> None:
     assert visits[:4] != visits[4:] and visits == [parts.visits(k, 4) for k in range(8)]
 
 
-def _method(structure: AbstractStructure, whole: float) -> minibatch.Minibatch:
-    return minibatch.Minibatch(ml.MaximumLikelihood(structure, 0.5, 0.2), whole)
+def _method(structure: AbstractStructure, whole: float) -> ml.Minibatch:
+    return ml.Minibatch(ml.MaximumLikelihood(structure, 0.5, 0.2), whole)
 
 
-def _begun(name: str, block: Block) -> tuple[minibatch.Minibatch, minibatch.State, minibatch.Visited]:
+def _begun(name: str, block: Block) -> tuple[ml.Minibatch, ml.MinibatchState, ml.Visited]:
     root = jnp.asarray(LOADINGS if name == "full" else orthonormal(4, 2))
     model = Model(jnp.asarray([[0.5] * 4]), root)
     rate = jnp.mean(block.y, axis=0)
-    first = minibatch.First(model, _at(block, model, rate), rate, jax.random.key(1))
+    first = ml.MinibatchFirst(model, _at(block, model, rate), rate, jax.random.key(1))
     method = _method(STRUCTURES[name], float(block.weights.sum()))
     return method, *at_once(method.start, first, block)
 
 
-def _at(block: Block, model: Model, rate: Any) -> minibatch.Visited:
-    def place(block: Block, model: Model, rate: Any) -> minibatch.Visited:
-        return minibatch.at(modes(block, model.coef, chain.frame(model.loadings, rate)), block.x.shape[1])
+def _at(block: Block, model: Model, rate: Any) -> ml.Visited:
+    def place(block: Block, model: Model, rate: Any) -> ml.Visited:
+        return ml.at(modes(block, model.coef, chain.frame(model.loadings, rate)), block.x.shape[1])
 
     return at_once(place, block, model, rate)
 
@@ -132,17 +131,17 @@ def test_rows_that_were_not_visited_hear_of_all_that_happened() -> None:
     random = np.random.default_rng(0)
     with double_precision():
         block = stream().block(0)
-        start = minibatch.at(jnp.asarray(random.normal(size=(80, 3))), 1)
+        start = ml.at(jnp.asarray(random.normal(size=(80, 3))), 1)
         before, now, w = start.carried, start.carried, start.position
         for step in range(6):
             turn = jnp.asarray(np.eye(3) + 0.2 * random.normal(size=(3, 3)))
             transport = Transport(turn, jnp.asarray(random.normal(size=(1, 3))))
-            now = minibatch.followed_by(now, transport)
+            now = ml.followed_by(now, transport)
             if step == 2:
                 before, w = now, start.position  # a visit: from here on they must be told
             elif step > 2:
                 w = w @ transport.turn + block.x @ transport.shift
-        missed = minibatch.since(now, before)
+        missed = ml.since(now, before)
         found = start.position @ missed.turn + block.x @ missed.shift
     assert np.allclose(found, w, rtol=1e-10)
 

@@ -14,12 +14,12 @@ import pytest
 from scipy import sparse
 
 import poplin
-from poplin import passes
-from poplin._precision import double_precision
+from poplin import fit as passes
+from poplin._numerics import double_precision
 from poplin.data.counts import as_counts
 from poplin.data.streams import Stream
 from poplin.estimators.refit import First, Refit, RowMoments, refit
-from poplin.estimators.streamed_amortised import InBlocks, used_rows
+from poplin.estimators.streamed import InBlocks, used_rows
 from poplin.methods.options import Amortised
 from poplin.updates.structure import Model
 from tests.blockwise import TABLE, cut
@@ -93,7 +93,7 @@ def test_the_m_step_over_blocks_is_that_of_the_whole(model: str) -> None:
             return RowMoments(jnp.asarray(mean[index]), jnp.asarray(variance[index]))
 
         wanted = refit(recipe, whole, rows(whole), model_)
-        found = passes.run(
+        found = passes.run_blocks(
             Refit(recipe),
             lambda k, block: First(model_, rows(block)),
             parts,

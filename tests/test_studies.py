@@ -19,7 +19,7 @@ import pandas
 import pytest
 
 import poplin.cli
-from poplin.studies import columns, page, records, runner, summary
+from poplin.studies import columns, records, runner
 from poplin.studies.runner import RECORDS, Plan
 from poplin.studies.study import NAMES, Cell, find
 from tests.test_layers import REPOSITORY
@@ -31,7 +31,7 @@ CHILD = dict(os.environ) | {"MPLBACKEND": "Agg"}
 
 def table(out: Path, plan: Plan = TOY) -> pandas.DataFrame:
     """Write what the records say; the table without its times."""
-    page.write(plan, out, command="a test")
+    runner.write(plan, out, command="a test")
     return pandas.read_csv(out / "table.csv").drop(columns=TIMES)
 
 
@@ -110,10 +110,10 @@ def test_a_table_depends_on_its_cell_and_replicate_alone() -> None:
 def test_fewer_replicates_and_methods_are_said_on_the_page(tmp_path: Path) -> None:
     plan = TOY._replace(replicates=2, methods=("true Z", "absent"))
     runner.run(plan, tmp_path, jobs=0)
-    page.write(plan, tmp_path, command="a test")
+    runner.write(plan, tmp_path, command="a test")
     text = (tmp_path / "page.md").read_text()
     assert "**Not complete: only true Z, absent, as --methods asked; 4 fits of 2 replicates.**" in text
-    page.write(plan._replace(replicates=None, methods=()), tmp_path, command="a test")
+    runner.write(plan._replace(replicates=None, methods=()), tmp_path, command="a test")
     assert "**Not complete: 4 of 22 fits are done.**" in (tmp_path / "page.md").read_text()
     assert "absent (it is not installed)" in text
     assert (tmp_path / "bias.png").stat().st_size > 1000
@@ -133,8 +133,8 @@ def test_bias_is_told_without_the_noise_of_replicates(replicates: int) -> None:
     studies = [true + spread * random.standard_normal((replicates, 30)) for _ in range(400)]
     sums = [(e.sum(axis=0), (e**2).sum(axis=0), replicates) for e in studies]
     for square, truth in (
-        (summary._squared_bias, np.mean(true**2)),
-        (summary._squared_bias_in_sd, np.mean(true**2 / spread**2)),
+        (records._squared_bias, np.mean(true**2)),
+        (records._squared_bias_in_sd, np.mean(true**2 / spread**2)),
     ):
         found = np.array([square(*each) for each in sums])
         assert abs(found.mean() - truth) < 4 * found.std(ddof=1) / np.sqrt(len(found))
@@ -143,7 +143,7 @@ def test_bias_is_told_without_the_noise_of_replicates(replicates: int) -> None:
 def test_the_jackknife_gives_the_spread_of_the_squared_bias() -> None:
     """Over many studies its error is the standard deviation that the estimate in fact has, within a tenth."""
     random = np.random.default_rng(2)
-    found = [summary.bias(0.5 + random.standard_normal((40, 20))) for _ in range(300)]
+    found = [records.bias(0.5 + random.standard_normal((40, 20))) for _ in range(300)]
     actual = np.std([each.rms_bias for each in found], ddof=1)
     assert np.mean([each.rms_bias_mc for each in found]) == pytest.approx(actual, rel=0.15)
 
@@ -198,14 +198,14 @@ def test_studies_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Non
 
 
 def test_what_is_known_has_no_bias() -> None:
-    found = summary.bias(np.zeros((6, 3)))
+    found = records.bias(np.zeros((6, 3)))
     assert max(np.abs(found)) < 1e-7
 
 
 def test_held_out_likelihoods_are_compared_table_by_table() -> None:
     heads = [("a", 0, "best", -3.0), ("a", 0, "other", -3.5), ("a", 1, "other", -9.0), ("b", 0, "best", -1.0)]
     held = [dict(zip(("cell", "replicate", "method", "heldout"), head, strict=True)) for head in heads]
-    gaps = [record.get("heldout_gap") for record in summary.paired([*held, heads_without()], "best")]
+    gaps = [record.get("heldout_gap") for record in records.paired([*held, heads_without()], "best")]
     assert gaps == [0.0, -0.5, None, 0.0, None]
 
 
@@ -218,7 +218,7 @@ def test_a_small_study_runs_from_tables_to_page(tmp_path: Path) -> None:
     """Scenario 1 with real fits: two forms, measured, and on the page beside the oracle."""
     plan = Plan("scenario1", True, ("ml unshrunk", "variational V q=3", "true Z"), 1)
     assert runner.run(plan, tmp_path, jobs=0) == ""
-    page.write(plan, tmp_path, command="a test")
+    runner.write(plan, tmp_path, command="a test")
     found = pandas.read_csv(tmp_path / "table.csv").set_index("method")
     assert list(found.index) == ["ml unshrunk", "true Z", "variational V q=3"]
     assert found["failed"].sum() == 0 and found["not_converged"].sum() == 0

@@ -8,10 +8,9 @@ from scipy.integrate import quad
 from scipy.stats import norm, poisson
 
 import poplin
-from poplin.studies import integration, laws, repeated
+from poplin.studies import columns, repeated, study
 from poplin.studies.borrowed import turned
-from poplin.studies.columns import estimate
-from poplin.studies.moments import moments
+from poplin.studies.columns import estimate, moments
 from tests.instances import autoregressive
 from tests.oracles import bound, univariate_fit
 
@@ -65,8 +64,8 @@ def test_moments_want_an_intercept() -> None:
 @pytest.mark.parametrize("method", ["variational", "ml"])
 def test_positions_under_a_symmetric_basis_are_those_of_the_fit(method: str) -> None:
     """The axes of AR1 are symmetric or antisymmetric: their largest entry is there twice, with either sign."""
-    law = laws.law(60, autoregressive(6, 0.8), mean=1.0)
-    table = laws.table(law, np.random.default_rng(1))
+    law = study.law(60, autoregressive(6, 0.8), mean=1.0)
+    table = study.table(law, np.random.default_rng(1))
     fit = poplin.PLN(method=method, basis=law.basis).fit(table.counts)
     found = estimate(fit, table, law.basis)
     assert found.latent is not None and found.scales is not None
@@ -78,11 +77,11 @@ def test_positions_under_a_symmetric_basis_are_those_of_the_fit(method: str) -> 
 
 def test_a_law_is_cut_to_its_leading_axes() -> None:
     sigma = autoregressive(6, 0.8)
-    cut = laws.law(10, sigma, rank=2)
+    cut = study.law(10, sigma, rank=2)
     assert cut.basis.shape == (6, 2)
     np.testing.assert_allclose(cut.basis.T @ cut.basis, np.eye(2), atol=1e-12)
     np.testing.assert_allclose(cut.covariance @ cut.basis, sigma @ cut.basis, atol=1e-12)
-    table = laws.table(cut, np.random.default_rng(0), fresh=5)
+    table = study.table(cut, np.random.default_rng(0), fresh=5)
     assert table.fresh is not None and table.fresh.shape == (5, 6) and table.counts.shape == (10, 6)
 
 
@@ -137,13 +136,13 @@ def test_the_bound_of_repeated_measures_agrees_with_rank_one_loadings() -> None:
 def test_integration_is_maximum_likelihood_of_a_column() -> None:
     """Against the slow twin; a known variance stays where it is and lowers the likelihood."""
     y = np.random.default_rng(8).poisson(np.exp(np.random.default_rng(9).normal(0.5, 0.7, (200, 1))))
-    free, known = integration.fit(y), integration.fit(y, np.array([0.2]))
+    free, known = columns.fit(y), columns.fit(y, np.array([0.2]))
     slow = univariate_fit(y[:, 0].astype(float), np.zeros(200))
     assert free.mean[0] == pytest.approx(slow.mean, abs=1e-3)
     assert free.variance[0] == pytest.approx(slow.variance, abs=1e-3)
     assert known.variance[0] == pytest.approx(0.2, rel=1e-12)
     values = [
-        integration.loglik(np.array([f.mean[0], np.log(f.variance[0])]), y[:, 0].astype(float))[0].sum()
+        columns.loglik(np.array([f.mean[0], np.log(f.variance[0])]), y[:, 0].astype(float))[0].sum()
         for f in (free, known)
     ]
     assert values[0] > values[1] and free.converged and known.converged
@@ -151,7 +150,7 @@ def test_integration_is_maximum_likelihood_of_a_column() -> None:
 
 @pytest.mark.parametrize("degrees", [0.0, 20.0, 90.0])
 def test_a_turned_basis_is_orthonormal_and_off_by_the_angle(degrees: float) -> None:
-    basis = laws.law(1, autoregressive(8, 0.8), rank=3).basis
+    basis = study.law(1, autoregressive(8, 0.8), rank=3).basis
     away = turned(basis, degrees)
     np.testing.assert_allclose(away.T @ away, np.eye(3), atol=1e-12)
     apart = np.linalg.svd(basis.T @ away, compute_uv=False)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import poplin
-from poplin.estimators.arithmetic import balanced_difference
+from poplin.estimators.vae import balanced_difference
 from tests.oracles_neural import quickly as quickly
 
 

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import poplin
-from poplin._precision import double_precision
+from poplin._numerics import double_precision
 from poplin.data.blocks import as_block
-from poplin.inference.marginal import row_loglik
+from poplin.inference.likelihood import row_loglik
 from poplin.rows.gaussian import fit_rows
 from tests.instances import LOADINGS, orthonormal, simulated
 from tests.oracles_neural import quickly as quickly

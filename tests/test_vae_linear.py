@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import poplin
-from poplin.models.decoders import LinearDecoder
+from poplin.models.networks import LinearDecoder
 from tests.oracles_neural import quickly as quickly
 from tests.oracles_neural import rotation
 from tests.tolerances import within_errors

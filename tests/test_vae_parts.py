@@ -15,7 +15,7 @@ import pytest
 from scipy import stats
 from scipy.special import expit, gammaln, logsumexp, softmax
 
-from poplin._precision import double_precision
+from poplin._numerics import double_precision
 from poplin.models.likelihoods import (
     Bernoulli,
     Categorical,
@@ -23,10 +23,11 @@ from poplin.models.likelihoods import (
     NegativeBinomial,
     Poisson,
     RowGaussian,
+    log_rising,
+    negative_binomial,
+    softplus,
 )
-from poplin.models.networks import affine, random_network
-from poplin.models.priors import Mixture, StandardNormal
-from poplin.models.special import log_rising, negative_binomial, softplus
+from poplin.models.networks import Mixture, StandardNormal, affine, random_network
 from poplin.rows.encoders import DiagonalEncoder, Features, FullEncoder
 from tests.programs import at_once
 from tests.tolerances import within_errors

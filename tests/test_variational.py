@@ -14,7 +14,7 @@ import pytest
 
 import poplin
 from poplin import starts
-from poplin._precision import double_precision
+from poplin._numerics import double_precision
 from tests.instances import (
     COLUMNS,
     DOUBLED,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from poplin.report import figures_fit, html, verdicts
+from poplin.report import figures, html, verdicts
 from tests.told import drawn
 
 
@@ -54,9 +54,9 @@ def test_the_log_likelihood_is_judged_only_once_it_is_there() -> None:
 
 def test_the_page_draws_khat_where_it_is_known_already() -> None:
     fit = drawn(400, 5)
-    assert figures_fit.khat(fit) is None
+    assert figures.khat(fit) is None
     fit._marginal = SimpleNamespace(khat=fit.khat_)
-    picture = figures_fit.khat(fit)
+    picture = figures.khat(fit)
     assert picture is not None
     names = [shape.at["data-name"] for shape in picture.chart.shapes if shape.tag == "circle"]
     assert len(names) == 300 and names[-1] == "leaf 399: 0.90" and "The 300 largest of 400" in picture.caption

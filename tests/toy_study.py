@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from poplin.studies import columns, laws, measures
+from poplin.studies import columns, records, study
 from poplin.studies.figures import Axis, curves
 from poplin.studies.study import Cell, Column, Estimate, Figure, Study, Table
 
@@ -34,9 +34,9 @@ METHODS = (
 def cells(small: bool) -> list[Cell]:
     """Two cells that differ in n."""
     replicates = 3 if small else 8
-    sigma = laws.autoregressive(3, 0.5)
+    sigma = study.autoregressive(3, 0.5)
     return [
-        Cell({"n": n, "p": 3}, laws.drawn_from(laws.law(n, sigma)), METHODS, replicates) for n in (50, 80)
+        Cell({"n": n, "p": 3}, study.drawn_from(study.law(n, sigma)), METHODS, replicates) for n in (50, 80)
     ]
 
 
@@ -45,7 +45,7 @@ STUDY = Study(
     title="A toy",
     question="Does the runner run?",
     cells=cells,
-    measures=(measures.errors, measures.lags, measures.cosine),
+    measures=(records.errors, records.lags, records.cosine),
     shown=("bias_coef", "rms_bias_sigma", "lag1", "cosine"),
     figures=(
         Figure("bias", "Bias against n.", curves(Axis("n", "rows"), Axis("bias_sigma", "bias of Sigma"))),

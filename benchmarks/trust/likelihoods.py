@@ -55,9 +55,9 @@ def line(task: dict[str, Any]) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from poplin._precision import double_precision
+    from poplin._numerics import double_precision
     from poplin.data.blocks import as_block
-    from poplin.inference.marginal import row_loglik
+    from poplin.inference.likelihood import row_loglik
 
     random = np.random.default_rng([task["seed"], task["p"]])
     loadings = _loadings(task)
@@ -99,7 +99,7 @@ def _exact(task: dict[str, Any], y: np.ndarray) -> np.ndarray:
     from scipy.stats import norm, poisson
 
     from poplin.data.blocks import as_block
-    from poplin.inference.marginal import independent_loglik
+    from poplin.inference.likelihood import independent_loglik
 
     n, p = y.shape
     alone = np.full(p, task["sd"] * (1.0 if task["kind"] == INDEPENDENT else np.sqrt(1 - SHARE)))
@@ -133,14 +133,14 @@ def _exact(task: dict[str, Any], y: np.ndarray) -> np.ndarray:
 @contextmanager
 def _as_before() -> Iterator[None]:
     """No row is drawn column by column."""
-    from poplin.inference import marginal
+    from poplin.inference import likelihood
 
-    kept = marginal.LARGEST_SKEWNESS, marginal.ENOUGH
-    marginal.LARGEST_SKEWNESS, marginal.ENOUGH = np.inf, 0.0
+    kept = likelihood.LARGEST_SKEWNESS, likelihood.ENOUGH
+    likelihood.LARGEST_SKEWNESS, likelihood.ENOUGH = np.inf, 0.0
     try:
         yield
     finally:
-        marginal.LARGEST_SKEWNESS, marginal.ENOUGH = kept
+        likelihood.LARGEST_SKEWNESS, likelihood.ENOUGH = kept
 
 
 def _timed(asks: list[Callable[[int], Any]], seed: int) -> list[tuple[Any, float]]:

@@ -6,22 +6,18 @@ nothing.
 
 from __future__ import annotations
 
-from poplin._errors import ConvergenceWarning, DataWarning, InputError, LikelihoodWarning
+from poplin._types import ConvergenceWarning, DataWarning, InputError, LikelihoodWarning
 
 TYPE_CHECKING = False  # as type checkers take it; `typing` would take half of the time that all of this takes
 if TYPE_CHECKING:
     from typing import Any
 
-    from poplin.estimators.arithmetic import predict_shift as predict_shift
-    from poplin.estimators.autoencoder import Autoencoder as Autoencoder
     from poplin.estimators.compare import compare as compare
-    from poplin.estimators.comparing import likelihood_ratio as likelihood_ratio
-    from poplin.estimators.idec import IDEC as IDEC
+    from poplin.estimators.compare import likelihood_ratio, select
     from poplin.estimators.loading import load as load
-    from poplin.estimators.mixturevae import MixtureVAE as MixtureVAE
     from poplin.estimators.pln import PLN as PLN
     from poplin.estimators.ppca import PPCA as PPCA
-    from poplin.estimators.selecting import select as select
+    from poplin.estimators.vae import IDEC, Autoencoder, MixtureVAE, predict_shift
     from poplin.estimators.vae import VAE as VAE
 
 __version__ = "0.1.0"
@@ -46,15 +42,15 @@ __all__ = [
 _ROOMS = {
     "compare": "poplin.estimators.compare",
     "PLN": "poplin.estimators.pln",
-    "Autoencoder": "poplin.estimators.autoencoder",
-    "IDEC": "poplin.estimators.idec",
-    "MixtureVAE": "poplin.estimators.mixturevae",
+    "Autoencoder": "poplin.estimators.vae",
+    "IDEC": "poplin.estimators.vae",
+    "MixtureVAE": "poplin.estimators.vae",
     "PPCA": "poplin.estimators.ppca",
     "VAE": "poplin.estimators.vae",
-    "likelihood_ratio": "poplin.estimators.comparing",
+    "likelihood_ratio": "poplin.estimators.compare",
     "load": "poplin.estimators.loading",
-    "predict_shift": "poplin.estimators.arithmetic",
-    "select": "poplin.estimators.selecting",
+    "predict_shift": "poplin.estimators.vae",
+    "select": "poplin.estimators.compare",
 }
 # Whole rooms: poplin.methods.Exact(), poplin.offsets.gmpr(Y), poplin.plots.embedding(fit), poplin.tl.pln(adata),
 # poplin.datasets.fetch(name).

@@ -10,10 +10,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from poplin._axes import Coefficients, Counts, Loadings
-from poplin._precision import solve_gram
-from poplin.data.blocks import NO_EXPOSURE, Block
-from poplin.data.placing import NOWHERE, layout
+from poplin._numerics import solve_gram
+from poplin._types import Coefficients, Counts, Loadings
+from poplin.data.blocks import NO_EXPOSURE, NOWHERE, Block, layout
 from poplin.models.loadings import AbstractLoadings
 
 EXCESS = math.log(4)  # of rates over counts, from which a column's first level is lowered

@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
-from poplin import _scratch
-from poplin._interrupts import SIGNALS
+from poplin import _process
+from poplin._process import SIGNALS
 
 GRACE = 7.0  # seconds from the first signal to the end
 NAMES = {"SIGINT": "Ctrl-C", "SIGTERM": "told to by SIGTERM", "SIGHUP": "the terminal is gone"}
@@ -132,7 +132,7 @@ def _next(ear: socket.socket) -> signal.Signals:
 
 def _end(number: signal.Signals, words: str = "") -> NoReturn:
     """End the process now, after `words` or what is said where nothing has been said yet."""
-    _scratch.sweep()
+    _process.sweep()
     _answer(number)
     if words:
         _say(words)

@@ -17,10 +17,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from poplin._errors import InputError, said
-from poplin._interrupts import whole
-from poplin._scratch import LOCK, naming, scratch
-from poplin.data.archives import member
+from poplin._process import LOCK, naming, scratch, whole
+from poplin._types import InputError, said
+from poplin.data.damage import member
 
 FORMAT = "poplin fit"
 VERSION = 1

@@ -19,9 +19,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, NoReturn
 
-from poplin import _scratch, stopping
+from poplin import _process, stopping
 from poplin import job as jobs
-from poplin._errors import InputError
+from poplin._types import InputError
 from poplin.job import Job
 
 ADDRESS, MANY, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -147,7 +147,7 @@ def _patience(
 
     def give_up() -> None:
         complain(NOT_FOUND.format(why=f"{me} waited for {others} at {part.address} for {seconds:g} s"))
-        _scratch.sweep()
+        _process.sweep()
         os._exit(2)
 
     words = f"{me} waits for {others} at {part.address}, {seconds:g} s at most (--join-time)."

@@ -11,9 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from poplin._errors import InputError
-from poplin.data.faults import KINDS, Faults, faults, faults_of_entries
-from poplin.data.held import is_held_sparse, is_on_disk, missing, observed, survey
+from poplin._types import InputError
+from poplin.data.held import (
+    KINDS,
+    Faults,
+    faults,
+    faults_of_entries,
+    is_held_sparse,
+    is_on_disk,
+    missing,
+    observed,
+    survey,
+)
 from poplin.data.readers import read_basis
 from poplin.data.tables import Named, Names, and_more, as_named, is_path, listed, more, place
 

@@ -8,18 +8,51 @@ any file that the reader may read, and a chunk that is not there is read as zero
 from __future__ import annotations
 
 import contextlib
+import faulthandler
+import gc
 import math
+import mmap
 import os
+import signal
 import struct
-from collections.abc import Iterator
+import sys
+import time
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from poplin._errors import InputError
-from poplin.data.declared import LARGE, check_declared
+from poplin._types import InputError
 from poplin.data.held import are_many
+
+# What a file declares, against the bytes it has: refused before memory is asked for.
+#
+# Start at `check_declared`, which every reader asks: of shapes that stand in a header, and of what is unpacked. A
+# file of a kilobyte may declare a billion rows, or be packed zeros without end; both would fill the memory and tell
+# nothing.
+
+
+LARGE = 1 << 28  # bytes in memory, below which nothing is refused
+MOST = 500  # times the stored bytes; real tables of counts, nearly all 0, are packed by up to some hundred
+NAME = 100  # bytes in memory of the name of a row
+CELLS = 4  # bytes in memory of a byte of text, at least
+
+
+def check_declared(name: str, what: str, wanted: int, stored: int, each: int = 1) -> None:
+    """Raises `InputError` where `what` of the file `name` is far more than its `stored` bytes can tell.
+
+    `wanted` is how many bytes it has when it is unpacked, each of which takes `each` bytes of memory.
+    """
+    if wanted * each > LARGE and wanted > MOST * stored:
+        raise InputError(
+            f"{name} declares too much: {what} would be {wanted / 1e6:.0f} MB or more, and {stored} bytes are stored. "
+            "The file is damaged, or made to fill the memory. Write it again from where it came; counts that are "
+            "nearly all 0 as a sparse table."
+        )
+
 
 FEW = 0.01  # share of the chunks of a large table below which the file only declares it
 _SMALL = 1 << 24  # bytes
@@ -228,3 +261,167 @@ def _absent(array: Any) -> tuple[int, int]:
 
 def _many(shape: tuple[int, ...], chunk: tuple[int, ...]) -> int:
     return math.prod(-(-size // step) for size, step in zip(shape, chunk, strict=True))
+
+
+# HDF5's heaps of text, looked through before the library reads them: over a damaged one it never comes to an end.
+#
+# Start at `check_heaps`, which `stored.root_of` asks of every HDF5 file. A heap is a row of objects, each of which
+# says where the next begins; a free one of length 0 is followed by itself (HDF5 2.0 still goes round there).
+
+
+_SIGNED = b"GCOL\1\0\0\0"
+_HEAD = struct.Struct("<8sQ")  # the signature with its version; bytes of the heap
+_OBJECT = struct.Struct("<H6xQ")  # which it is (0: free space), its bytes
+_ALIGNED = 8
+_LARGEST = 1 << 30  # bytes of a file that is looked through
+
+
+def check_heaps(path: Path) -> None:
+    """Raises `InputError` where a heap does not come to its end. Cost: one pass over the file, a step for each text."""
+    if path.stat().st_size > _LARGEST:
+        return
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as held:
+        place = held.find(_SIGNED)
+        while place >= 0:
+            if place % _ALIGNED == 0 and not _ends(held, place):
+                raise InputError(
+                    f"{path.name} is damaged: a part of it that holds text has no end. Copy it again."
+                )
+            place = held.find(_SIGNED, place + 1)
+
+
+def _ends(held: mmap.mmap, place: int) -> bool:
+    """Whether the objects of the heap at a place lead to its end."""
+    if place + _HEAD.size > len(held):
+        return True
+    end = min(place + _HEAD.unpack_from(held, place)[1], len(held))
+    place += _HEAD.size
+    while place + _OBJECT.size <= end:
+        which, size = _OBJECT.unpack_from(held, place)
+        step = size if which == 0 else _OBJECT.size + -(-size // _ALIGNED) * _ALIGNED
+        if not step:
+            return False
+        place += step
+    return True
+
+
+# Files whose bytes may end the process that reads them: they are read in a copy of it first.
+#
+# Start at `check_survives`. HDF5 does not check all that it reads, so that a flipped bit can be a segmentation fault,
+# of which no exception tells. Where a process cannot be copied (Windows), files are read as they are.
+
+
+LONGEST = 5.0  # seconds, after which nothing is known of a file
+CRASHES = tuple(
+    getattr(signal, name)
+    for name in ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL")
+    if hasattr(signal, name)
+)
+
+
+def check_survives(file: Path, read: Callable[[], Any]) -> None:
+    """Raises `InputError` where `read`, in a copy of this process, ends it by a signal; what it raises is no matter."""
+    if not hasattr(os, "fork"):
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of threads, of which the copy has none and needs none
+        child = os.fork()
+    if child == 0:
+        _read_and_leave(read)
+    ended = _end_of(child)
+    if ended in CRASHES:
+        name = signal.Signals(ended).name
+        raise InputError(
+            f"{file.name} is damaged: its library ends the process that reads it ({name}). Copy it again, or write it "
+            "again from where it came."
+        )
+
+
+def _read_and_leave(read: Callable[[], Any]) -> None:
+    with contextlib.suppress(BaseException):
+        gc.disable()  # what is thrown away might wait for threads, which a copy has not
+        faulthandler.disable()
+        for crash in CRASHES:
+            signal.signal(crash, signal.SIG_DFL)
+        read()
+    os._exit(0)
+
+
+def _end_of(child: int) -> int:
+    """The signal that ended a process, 0 for none; it is ended where it takes too long."""
+    began, pause = time.monotonic(), 0.001
+    while time.monotonic() - began < LONGEST:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return 0
+
+
+# NumPy's files, .npy and .npz: each array is as large as its header says, or refused before memory is asked for.
+#
+# Start at `arrays_in` (.npz) and `array_in` (.npy). No pickle is ever loaded.
+
+
+_NPY = ".npy"
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def array_in(path: Path) -> np.ndarray:
+    """The array in a .npy file. Raises whatever a damaged file leads to."""
+    with path.open("rb") as stream:
+        return _array(stream, path.stat().st_size, path.name)
+
+
+def arrays_in(path: Path) -> dict[str, np.ndarray]:
+    """The arrays in a .npz file by name. Raises as `array_in` does, also for an archive that holds anything else."""
+    with zipfile.ZipFile(path) as archive:
+        return {name.removesuffix(_NPY): member(archive, name) for name in archive.namelist()}
+
+
+def member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """One array of an archive, after a look at what the whole archive declares."""
+    path = Path(str(archive.filename))
+    every = sum(found.file_size for found in archive.infolist())
+    check_declared(path.name, "what is packed in it", every, path.stat().st_size)
+    found = archive.getinfo(name)
+    if found.flag_bits & 1:
+        raise InputError(
+            f"{path.name} is encrypted. Unpack it with its password, and write it again without one."
+        )
+    with archive.open(found) as stream:
+        return _array(stream, found.file_size, f"'{name.removesuffix(_NPY)}' in {path.name}")
+
+
+def _array(stream: IO[bytes], size: int, what: str) -> np.ndarray:
+    """The array in a stream of so many bytes."""
+    version: Any = np.lib.format.read_magic(stream)
+    if version not in _HEADERS:  # 3.0 is for fields with names in other scripts, which no table has
+        raise ValueError(
+            f"{what} is written in version {'.'.join(map(str, version))} of NumPy's format, not known here"
+        )
+    shape, _, kind = _HEADERS[version](stream)
+    if kind.hasobject:
+        raise ValueError(f"{what}: Object arrays need pickle, which is never loaded")
+    declared, left = math.prod(shape) * kind.itemsize, size - stream.tell()
+    if min(shape, default=0) < 0 or declared > left:
+        raise InputError(
+            f"{what} is damaged: it is declared with the shape {shape} and the type {kind}, {declared} bytes, and has "
+            f"{left}. Copy it again."
+        )
+    stream.seek(0)
+    found = np.lib.format.read_array(stream, allow_pickle=False)
+    # pandas cannot count what another machine's order has
+    found = found.astype(kind.newbyteorder("="), copy=False)
+    if kind.kind == "U" and not _is_text(found):
+        raise ValueError(f"{what} holds characters that there are not")
+    return found
+
+
+def _is_text(array: np.ndarray) -> bool:
+    """Whether each number that stands for a character is one of Unicode's; Python's own checks do not look."""
+    points = np.ascontiguousarray(array).reshape(-1).view(np.uint32) if array.dtype.itemsize else np.zeros(0)
+    return bool(((points < 0xD800) | ((points > 0xDFFF) & (points <= sys.maxunicode))).all())

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from poplin._errors import InputError, said
+from poplin._types import InputError, said
 from poplin.data.tables import listed
 
 TEXT = (".csv", ".tsv", ".txt", ".tab")

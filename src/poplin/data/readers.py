@@ -17,18 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from poplin._errors import InputError
-from poplin.data.archives import array_in, arrays_in
-from poplin.data.biom import read_biom
-from poplin.data.damage import check_stored
+from poplin._types import InputError
+from poplin.data.damage import array_in, arrays_in, check_stored
+from poplin.data.formats import TURNED, TYPES, Features, chosen_features, read_biom, read_tenx
 from poplin.data.framed import read_frame, read_framed_counts
 from poplin.data.held import are_many
-from poplin.data.large_files import large_annotated, large_parquet, part_of
+from poplin.data.large_files import counted, large_annotated, large_parquet, part_of
 from poplin.data.located import ANNOTATED, FRAMES, MATRICES, loaded, located
-from poplin.data.packed import counted
 from poplin.data.stored import root_of
 from poplin.data.tables import CountTable, Names, as_table, index_names, listed
-from poplin.data.tenx import TURNED, TYPES, Features, chosen_features, read_tenx
 from poplin.data.textfiles import unpacked
 
 _SPARSE_KEYS = {"format", "shape", "data"}

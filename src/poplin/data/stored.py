@@ -14,20 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from poplin._errors import InputError
-from poplin.data.backed import Backed, DenseRows, Source, SparseRows, Stored
+from poplin._types import InputError
 from poplin.data.damage import (
     check_chunks,
+    check_heaps,
     check_inside,
     check_packed,
     check_stored,
+    check_survives,
     check_within,
     pointers_of,
     walk,
 )
-from poplin.data.heaps import check_heaps
-from poplin.data.held import are_many
-from poplin.data.surviving import check_survives
+from poplin.data.held import Backed, DenseRows, Source, SparseRows, Stored, are_many
 
 ZARR = ".zarr"
 ANNDATA = "anndata"  # how a file says what it holds

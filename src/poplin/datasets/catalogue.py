@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from poplin._errors import InputError
+from poplin._types import InputError
 from poplin.data.tables import CountTable, listed
-from poplin.datasets import reading
+from poplin.datasets import download
 from poplin.datasets.download import Remote, local
 
 
@@ -54,7 +54,7 @@ TABLES: dict[str, Dataset] = {
         "bacteria and fungi on oak leaves, reads by taxon, with the tree's susceptibility to mildew",
         (116, 114),
         {"archive": _WHEEL},
-        reading.oaks,
+        download.oaks,
         f"Jakuschkin et al. (2016), Microbial Ecology 72, 870-880, {_IN_WHEEL}",
         "MIT (of the package)",
     ),
@@ -62,7 +62,7 @@ TABLES: dict[str, Dataset] = {
         "bacteria at four body sites of cows, reads by sequence variant, by site, time and lineage",
         (921, 1209),
         {"archive": _WHEEL},
-        reading.microcosm,
+        download.microcosm,
         f"Mariadassou et al. (2023), Animal Microbiome 5, doi 10.1186/s42523-023-00252-w, {_IN_WHEEL}",
         "MIT (of the package)",
     ),
@@ -70,7 +70,7 @@ TABLES: dict[str, Dataset] = {
         "crossovers in windows of the sheep genome, by breed and sex, with coverage",
         (2459, 4),
         {"archive": _WHEEL},
-        reading.crossover,
+        download.crossover,
         f"Petit et al. (2017), Genetics 207, 767-784, {_IN_WHEEL}",
         "MIT (of the package)",
     ),
@@ -84,7 +84,7 @@ TABLES: dict[str, Dataset] = {
             "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
             "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
         ),
-        reading.images,
+        download.images,
         _MNIST,
         "none stated by the authors",
     ),
@@ -98,7 +98,7 @@ TABLES: dict[str, Dataset] = {
             "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
             "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
         ),
-        reading.images,
+        download.images,
         _MNIST,
         "none stated by the authors",
     ),
@@ -112,7 +112,7 @@ TABLES: dict[str, Dataset] = {
             "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
             "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
         ),
-        reading.images,
+        download.images,
         _FASHION,
         "MIT",
     ),
@@ -126,7 +126,7 @@ TABLES: dict[str, Dataset] = {
             "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
             "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
         ),
-        reading.images,
+        download.images,
         _FASHION,
         "MIT",
     ),

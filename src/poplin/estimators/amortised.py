@@ -1,7 +1,6 @@
 """Amortised fits: networks say from a row where it is, B and Sigma follow, and new rows are embedded at once.
 
-Start at `fit`. What a fit keeps of it is a `methods.amortised.Embedder`. Rows are there as a whole (`Whole`), or in
-blocks (`streamed_amortised.py`).
+Start at `fit_amortised`; a fit keeps an `Embedder`. Rows are there as a whole (`Whole`), or in blocks (`streamed.py`).
 """
 
 import time
@@ -11,22 +10,287 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from poplin._compile import compiled
-from poplin._errors import InputError
-from poplin.data.blocks import Block
-from poplin.estimators import phases, training
-from poplin.estimators.embedding import bound_of, double, posteriors, single
-from poplin.estimators.encoding import Sizes, first_encoder, latent_of, root_of
-from poplin.estimators.phases import Fitted, Recipe, Settings
-from poplin.estimators.recipes import count, one_of
+from poplin._numerics import compiled
+from poplin._types import InputError
+from poplin.data import held
+from poplin.data.blocks import NO_EXPOSURE, Block
+from poplin.estimators import neural, phases
+from poplin.estimators.building import describe
+from poplin.estimators.phases import Ended, Fitted, Recipe, Settings, Task, count, one_of
 from poplin.estimators.refit import RowMoments, refit
-from poplin.estimators.tasks import Ended, Task
 from poplin.fit import Outcome, Progress, Trace
-from poplin.methods.amortised import Embedder, Encoded, EncodedBound
-from poplin.methods.objectives import AbstractObjective
-from poplin.methods.options import Amortised
-from poplin.rows.encoders import FullPosterior
-from poplin.updates.structure import Model
+from poplin.methods.bounds import (
+    AbstractLatent,
+    DirectLatent,
+    Embedder,
+    Encoded,
+    EncodedBound,
+    FactorLatent,
+    Lesson,
+    Nearness,
+    Smoother,
+    bound_terms,
+)
+from poplin.methods.gradient import AbstractObjective
+from poplin.methods.options import Amortised, Smoothed
+from poplin.models.loadings import (
+    AbstractLoadings,
+    DiagonalRoot,
+    FreeRoot,
+    KnownRoot,
+    SphericalRoot,
+    principal_axes,
+)
+from poplin.models.networks import Network, random_network
+from poplin.rows.encoders import (
+    AbstractEncoder,
+    DiagonalEncoder,
+    DiagonalPosterior,
+    Excess,
+    FullEncoder,
+    FullPosterior,
+    Skip,
+)
+from poplin.rows.gaussian import Law, Moments, Seen, advance_rows, climb
+from poplin.updates.structure import Diagonal, Fixed, Model, Spherical
+
+# The parts of an amortised fit in their first state: encoder, latent and the free parameters of (B, C).
+#
+# Start at `first_encoder`; `as_arrays` and `from_arrays` keep a fitted one. First values are drawn by NumPy; sizes
+# follow from the options and the data alone, so that a saved encoder can be rebuilt.
+
+
+FIRST_SCALE = 0.3  # of the last layer's first weights: rows begin near the same Gaussian
+
+
+class Sizes(NamedTuple):
+    """Columns p, covariates d, latent dimensions k of C (p, k), and whether the model is in the direct form."""
+
+    columns: int
+    covariates: int
+    rank: int
+    direct: bool
+
+
+def root_of(recipe: Recipe) -> AbstractLoadings:
+    """The free parameters of (B, C) for a shape of Sigma or loadings."""
+    if recipe.loadings is not None:
+        return recipe.loadings
+    if isinstance(recipe.shape, Diagonal):
+        return DiagonalRoot()
+    if isinstance(recipe.shape, Spherical):
+        return SphericalRoot()
+    if isinstance(recipe.shape, Fixed):
+        return KnownRoot(jnp.linalg.cholesky(recipe.shape.covariance))
+    return FreeRoot()
+
+
+def latent_of(origin: Any) -> AbstractLatent:
+    """Of Z - XB_0 where there is a B_0, else of w."""
+    return FactorLatent() if origin is None else DirectLatent(origin)
+
+
+def features_of(block: Block, model: Model, *, directions: np.ndarray) -> Excess:
+    """What a network sees of rows: scaled by those of positive weight, and beside what the model expects of them."""
+    y, offset = (np.asarray(a) for a in (block.y, block.offset))
+    used = np.asarray(block.weights) > 0
+    seen = offset[used] > NO_EXPOSURE / 2
+    columns = describe(y[used], np.where(seen, offset[used], 0.0), counts=True)
+    level = 0.5 * np.sum(np.asarray(model.loadings) ** 2, axis=1)
+    parts = columns.seen_mean, columns.seen_unit, level, np.asarray(model.coef), directions
+    return Excess(*(np.asarray(a, dtype=np.float32) for a in parts))  # type: ignore[arg-type]
+
+
+def first_encoder(
+    options: Amortised, sizes: Sizes, model: Model, block: Block, random: np.random.Generator
+) -> AbstractEncoder:
+    """An encoder that begins near a Newton step of each row from the mean, by the model it is given."""
+    loadings = np.asarray(model.loadings)
+    features = features_of(block, model, directions=loadings)
+    return _encoder(options, sizes, features, random, outward=loadings if sizes.direct else None)
+
+
+def _encoder(
+    options: Amortised, sizes: Sizes, features: Excess, random: np.random.Generator, *, outward: Any
+) -> AbstractEncoder:
+    p, d, k, _ = sizes
+    full = options.posterior == "full"
+    inputs, outputs = p + 2 * k + d + 1, 2 * k + (k * k if full else 0)
+    network = random_network(random, (inputs, *options.hidden, outputs), jax.nn.relu, final_scale=FIRST_SCALE)
+    around = np.zeros((inputs, outputs))
+    excess, weight = slice(p, p + k), slice(p + k, p + 2 * k)
+    around[excess, :k] = np.eye(k) if outward is None else outward.T
+    if outward is None:
+        around[weight, k : 2 * k] = -0.5 * np.eye(k)
+    skip = Skip(network, around.astype(np.float32))  # type: ignore[arg-type]
+    return FullEncoder(features, skip, k) if full else DiagonalEncoder(features, skip)
+
+
+def as_arrays(embedder: Embedder) -> dict[str, np.ndarray]:
+    """An embedder's arrays by name, for a file."""
+    named = {f"encoder_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(embedder.encoder))}
+    return named if embedder.origin is None else named | {"encoder_origin": np.asarray(embedder.origin)}
+
+
+def from_arrays(options: Amortised, result: Any, arrays: dict[str, np.ndarray]) -> Embedder:
+    """The embedder that `as_arrays` took apart, of a fit with this B, C and form."""
+    (d, p), k = result.coef.shape, result.loadings.shape[1]
+    nothing = Excess(np.zeros(p), np.ones(p), np.zeros(p), np.zeros((d, p)), np.zeros((p, k)))  # type: ignore[arg-type]
+    sizes = Sizes(p, d, k, result.direct)
+    empty = _encoder(options, sizes, nothing, np.random.default_rng(0), outward=None)
+    wanted = jax.tree.leaves(empty)
+    leaves = [arrays[f"encoder_{i}"] for i in range(len(wanted))]
+    if [leaf.shape for leaf in leaves] != [leaf.shape for leaf in wanted]:
+        raise InputError(
+            "The encoder's arrays do not have the sizes that the method's options say. Fit again."
+        )
+    encoder = jax.tree.unflatten(jax.tree.structure(empty), leaves)
+    return Embedder(encoder, arrays.get("encoder_origin"), int(options.refine))
+
+
+# Rows through an encoder: slice by slice, with free steps behind its answer if the fit was made so.
+#
+# Start at `embedded`.
+
+
+SLICE = 16_384  # rows that are embedded together
+
+
+def embedded(embedder: Embedder, model: Model, counts: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of positions as they are reported: Z - XB, or w in principal axes, (n, k).
+
+    `counts` has y (n, p; NaN: missing), x and offset. Costs a pass through the network, and for the free steps a
+    bound's; beside the result, memory is that of a slice.
+    """
+    turn = None if embedder.origin is not None else principal_axes(model.loadings)[2]
+    (n, p), k = counts.y.shape, model.loadings.shape[1]
+    size = max(1, min(n, SLICE, held.PIECE // p)) if held.is_held_sparse(counts.y) else min(n, SLICE)
+    mean, variance = np.empty((n, k)), np.empty((n, k))
+    for first in range(0, n, size):
+        part = slice(first, first + size)
+        y, offset = held.dense_rows(counts.y, part), counts.offset[part]
+        missing = np.isnan(y)
+        if missing.any():
+            y, offset = np.where(missing, 0.0, y), np.where(missing, NO_EXPOSURE, offset)
+        x = np.asarray(counts.x[part])
+        found = _of_slice(embedder, model, (y, x, offset), size)
+        mean[part], variance[part] = _reported(embedder, model, found, x, turn)
+    return mean, variance
+
+
+def _reported(
+    embedder: Embedder, model: Model, found: Any, x: np.ndarray, turn: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    if turn is None:
+        move = x @ (np.asarray(embedder.origin) - np.asarray(model.coef))
+        return np.asarray(found.mean) + move, _variances(found)
+    if isinstance(found, FullPosterior):
+        return np.asarray(found.mean) @ turn, np.sum((turn.T @ np.asarray(found.lower)) ** 2, axis=2)
+    return found.mean @ turn, _variances(found) @ turn**2
+
+
+def _variances(found: Any) -> np.ndarray:
+    if isinstance(found, FullPosterior):
+        return np.sum(np.asarray(found.lower) ** 2, axis=2)
+    return np.exp(2 * np.asarray(found.log_scale))
+
+
+def posteriors(embedder: Embedder, model: Model, block: Block) -> Any:
+    """The Gaussians that the rows of a block get, in double precision (NumPy)."""
+    n, parts = len(block.index), []
+    arrays = tuple(np.asarray(a) for a in (block.y, block.x, block.offset))
+    for first in range(0, n, SLICE):
+        part = tuple(a[first : first + SLICE] for a in arrays)
+        parts.append(_of_slice(embedder, model, part, min(SLICE, n)))
+    return jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
+
+
+def bound(embedder: Embedder, model: Model, block: Block) -> float:
+    """The bound of the rows at the model with the Gaussians that they get, weighted, in nats, all constants."""
+    found = posteriors(embedder, model, block)
+    return float(bound_of(found, embedder.origin, model, block))
+
+
+@compiled()
+def bound_of(posterior: Any, origin: Any, model: Model, block: Block) -> Any:
+    """The same with Gaussians that are given."""
+    return block.weights @ bound_terms(latent_of(origin), posterior, model, block).objective
+
+
+def _of_slice(embedder: Embedder, model: Model, rows: tuple[np.ndarray, ...], size: int) -> Any:
+    """Single precision in the encoder, double in free steps; a short slice is filled up with its first row."""
+    used = len(rows[0])
+    if used < size:
+        rows = tuple(np.concatenate([a, np.repeat(a[:1], size - used, axis=0)]) for a in rows)
+    with jax.enable_x64(False):
+        found = jax.device_get(_encoded(embedder.encoder, *(single(a) for a in rows)))
+    found = jax.tree.map(double, found)
+    if embedder.refine:
+        found = jax.device_get(_refined(found, model, embedder.origin, *rows, steps=embedder.refine))
+    return jax.tree.map(lambda a: np.asarray(a)[:used], found)
+
+
+def single(a: Any) -> Any:
+    """An array of numbers in the neural family's precision."""
+    a = np.asarray(a)
+    return a.astype({"f": np.float32, "i": np.int32}.get(a.dtype.kind, a.dtype))
+
+
+def double(a: Any) -> Any:
+    """An array of numbers in double precision."""
+    return np.asarray(a, dtype=float)
+
+
+@compiled()
+def _encoded(encoder: AbstractEncoder, y: Any, x: Any, offset: Any) -> Any:
+    return encoder(y, x, offset)
+
+
+@compiled(static_argnames="steps")
+def _refined(posterior: Any, model: Model, origin: Any, y: Any, x: Any, offset: Any, *, steps: int) -> Any:
+    """So many free steps of each row from its Gaussian."""
+    full = isinstance(posterior, FullPosterior)
+    return (_refined_full if full else _refined_diagonal)(posterior, model, origin, y, x, offset, steps)
+
+
+def _refined_diagonal(posterior, model, origin, y, x, offset, steps):
+    coef, loadings = model
+    if origin is None:
+        law = Law(loadings, jnp.eye(loadings.shape[1]))
+        rows = Seen(y, offset + x @ coef, jnp.zeros_like(posterior.mean))
+    else:
+        law = Law(jnp.eye(len(loadings)), jnp.linalg.inv(loadings @ loadings.T))
+        rows = Seen(y, offset + x @ origin, x @ (coef - origin))
+    return DiagonalPosterior(*climb(law, rows, posterior.mean, posterior.log_scale, steps=steps))
+
+
+def _refined_full(posterior, model, origin, y, x, offset, steps):
+    coef, loadings = model
+    move = jnp.zeros(()) if origin is None else x @ (origin - coef)
+    lower, mean = posterior.lower, posterior.mean
+    into = jnp.eye(loadings.shape[1]) if origin is None else jnp.linalg.inv(loadings)
+    out = jnp.eye(loadings.shape[1]) if origin is None else loadings
+    lower = into @ lower  # triangular, as both are
+    logdet = 2 * jnp.sum(jnp.log(jnp.diagonal(lower, axis1=1, axis2=2)), axis=1)
+    moments = Moments((mean + move) @ into.T, lower @ jnp.swapaxes(lower, 1, 2), logdet)
+    nothing = jnp.zeros(len(y))
+    block = Block(y, x, offset, jnp.ones(len(y)), nothing, jnp.arange(len(y)))
+
+    def step(_, moments):
+        return advance_rows(moments, block, coef, loadings)[0]
+
+    moments = jax.lax.fori_loop(0, steps, step, moments)
+    covariance = out @ moments.covariance @ out.T
+    lower = jnp.linalg.cholesky(0.5 * (covariance + jnp.swapaxes(covariance, 1, 2)))
+    log_scale = jnp.log(jnp.diagonal(lower, axis1=1, axis2=2))
+    return FullPosterior(moments.mean @ out.T - move, lower, log_scale)
+
+
+# Amortised fits: networks say from a row where it is, B and Sigma follow, and new rows are embedded at once.
+#
+# Start at `fit_amortised`. What a fit keeps of it is a `methods.amortised.Embedder`. Rows are there as a whole
+# (`Whole`), or in blocks (`streamed_amortised.py`).
+
 
 START_ROWS = 3_000  # most rows of the variational fit that B and Sigma begin from
 SLOWER = 1 / 3  # learning rate after rounds that gained nothing
@@ -41,9 +305,7 @@ class Table(Protocol):
         """Minibatches of at most so many rows in an epoch."""
         ...
 
-    def train(
-        self, model: Encoded, objective: AbstractObjective, plan: training.Plan
-    ) -> tuple[Encoded, bool]:
+    def train(self, model: Encoded, objective: AbstractObjective, plan: neural.Plan) -> tuple[Encoded, bool]:
         """The model (single precision) trained by this plan, and whether it was interrupted."""
         ...
 
@@ -62,11 +324,9 @@ class Whole:
         """See `Table`."""
         return -(-len(self._block.index) // batch_size)
 
-    def train(
-        self, model: Encoded, objective: AbstractObjective, plan: training.Plan
-    ) -> tuple[Encoded, bool]:
+    def train(self, model: Encoded, objective: AbstractObjective, plan: neural.Plan) -> tuple[Encoded, bool]:
         """See `Table`."""
-        trained = training.train(model, objective, self._single, plan)
+        trained = neural.train(model, objective, self._single, plan)
         return trained.model, trained.stopped == "interrupted"
 
     def follow(self, recipe: Recipe, embedder: Embedder, model: Model) -> tuple[Model, float]:
@@ -76,7 +336,7 @@ class Whole:
         return model, float(value)
 
 
-def fit(options: Amortised, task: Task, table: Table | None = None) -> Ended:
+def fit_amortised(options: Amortised, task: Task, table: Table | None = None) -> Ended:
     """Rounds of training and M-steps until the bound rises no more at any learning rate.
 
     `table`: where the task's block is a part of the rows, which weighs as much as all; None: it is all rows.
@@ -185,7 +445,7 @@ class _Rounds:
     def _turn(self, best: _Turn, rate: float, number: int) -> tuple[_Turn, bool]:
         """Train, then B and Sigma at their best given the rows' Gaussians."""
         options = self.options
-        plan = training.Plan(
+        plan = neural.Plan(
             max_epochs=self.epochs,
             batch_size=options.batch_size,
             learning_rate=rate,
@@ -235,3 +495,109 @@ def moments_of(posterior: Any, origin: Any, x: Any) -> RowMoments:
     if isinstance(posterior, FullPosterior):
         return RowMoments(mean, posterior.lower @ jnp.swapaxes(posterior.lower, 1, 2))
     return RowMoments(mean, posterior.variance())
+
+
+# The notes' two-step smoothing: a variational fit, networks in the place of its Gaussians, B and Sigma refitted.
+#
+# Start at `fit_smoothed`.
+
+
+HELD = 0.1  # share of the rows that say when to stop
+PATIENCE = 20  # epochs without a gain there
+LEAST_SMOOTHING_STEPS = 2_000, 200  # in all, and without a gain, however few rows there are
+FIRST_SMOOTHING_SCALE = 0.3  # of the last layer's first weights
+
+
+def fit_smoothed(options: Smoothed, task: Task) -> Ended:
+    """Variational fit, two networks, the M-step at what they say."""
+    _check_smoothed(options)
+    recipe = phases.with_shrinkage(task.recipe, task.kappa())
+    start = phases.fit_variational(recipe, task.block, task.main)
+    if start.outcome.interrupted:
+        return Ended([start], task.kappa(), {})
+    assert start.rows is not None
+    mean, sd = np.asarray(start.rows.mean), np.sqrt(np.asarray(start.rows.variance))
+    seed = int(np.asarray(jax.random.key_data(task.key))[-1]) % 2**31
+    with jax.enable_x64(False):
+        lesson = _lesson(task, mean, sd)
+        first = _first(options, start, task, lesson, seed)
+        trained = neural.train(first, Nearness(), lesson, _plan(options, task, seed, len(lesson.index)))  # type: ignore[arg-type]
+        told = tuple(map(double, jax.device_get(_said(trained.model, lesson))))
+    model = refit(
+        recipe, task.block, RowMoments(jnp.asarray(told[0]), jnp.asarray(told[1] ** 2)), start.model
+    )
+    seconds = np.array([time.perf_counter() - task.main.began])
+    trace = Trace(np.array(["smoothed"]), np.array([1]), np.array([np.nan]), seconds)
+    settled = trained.stopped == "patience" and start.outcome.converged
+    outcome = Outcome(None, None, settled, trained.stopped == "interrupted", trace)
+    weights = np.asarray(task.block.weights)
+    shares = np.array([_share(a, b, weights) for a, b in zip((mean, sd), told, strict=True)])
+    extras = {"smoothing_r2_": shares}
+    return Ended([start, Fitted(model, None, outcome)], task.kappa(), extras, trained.messages)
+
+
+def _check_smoothed(options: Smoothed) -> None:
+    for name in ("epochs", "batch_size"):
+        count(getattr(options, name), name, least=1)
+    if not 0 < options.rate <= 1:
+        raise InputError(f"rate={options.rate!r}: wanted is a number above 0, and at most 1.")
+    if not options.hidden or any(width < 1 for width in options.hidden):
+        raise InputError(f"hidden={options.hidden!r}: wanted are widths of layers, for example (30, 30).")
+
+
+def _lesson(task: Task, mean: np.ndarray, sd: np.ndarray) -> Lesson:
+    block = jax.device_get(task.block)
+    rows = (block.y, block.x, block.offset, block.weights, block.index, mean, sd)
+    return Lesson(*(single(a) for a in rows))
+
+
+def _first(options: Smoothed, start: Fitted, task: Task, lesson: Lesson, seed: int) -> Smoother:
+    """Networks that begin at the averages of what they are to say."""
+    p, k = lesson.y.shape[1], lesson.mean.shape[1]
+    features = features_of(task.block, start.model, directions=np.zeros((p, 0)))
+    sizes = (p + lesson.x.shape[1] + 1, *options.hidden, k)
+    random = np.random.default_rng(seed)
+
+    def network(average: np.ndarray) -> Network:
+        made = random_network(random, sizes, jax.nn.relu, final_scale=FIRST_SMOOTHING_SCALE)
+        return Network(made.weights, (*made.biases[:-1], average.astype(np.float32)), made.activation)  # type: ignore[arg-type]
+
+    used = np.asarray(lesson.weights) > 0
+    return Smoother(
+        features,
+        network(np.asarray(lesson.mean)[used].mean(axis=0)),
+        network(np.log(np.expm1(np.asarray(lesson.sd)[used].mean(axis=0)))),  # softplus backwards
+    )
+
+
+def _plan(options: Smoothed, task: Task, seed: int, rows: int) -> neural.Plan:
+    tell, batches = task.main.callback, -(-rows // options.batch_size)
+    most, idle = (-(-steps // batches) for steps in LEAST_SMOOTHING_STEPS)
+
+    def told(progress: Progress) -> None:
+        assert tell is not None
+        tell(progress._replace(phase="smoothed"))
+
+    return neural.Plan(
+        max_epochs=max(options.epochs, most),
+        batch_size=options.batch_size,
+        learning_rate=options.rate,
+        schedule="constant",
+        kl_warmup=0,
+        validation_fraction=HELD,
+        patience=max(PATIENCE, idle),
+        seed=seed,
+        callback=None if tell is None else told,
+    )
+
+
+@compiled()
+def _said(model: Smoother, lesson: Any) -> Any:
+    return model(lesson)
+
+
+def _share(wanted: np.ndarray, found: np.ndarray, weights: np.ndarray) -> float:
+    """1 - mean squared error / variance over the used rows, all numbers of a row together."""
+    left = weights @ (wanted - found) ** 2
+    spread = weights @ (wanted - np.average(wanted, axis=0, weights=weights)) ** 2
+    return float(1 - left.sum() / spread.sum())

@@ -4,15 +4,16 @@ Start at `build`. Nothing here is compiled: first values are drawn by NumPy, so 
 every machine, and sizes follow from the data and the settings alone, so that a saved model can be rebuilt.
 """
 
-from typing import Any, NamedTuple
+import inspect
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from poplin._errors import InputError
-from poplin.methods.objectives import Amortised
-from poplin.models.decoders import BorrowedDecoder, LinearDecoder, NetworkDecoder
+from poplin._types import InputError
+from poplin.methods.gradient import Amortised
 from poplin.models.likelihoods import (
     AbstractLikelihood,
     Bernoulli,
@@ -22,9 +23,114 @@ from poplin.models.likelihoods import (
     Poisson,
     RowGaussian,
 )
-from poplin.models.networks import random_network
-from poplin.models.priors import AbstractPrior, Mixture, StandardNormal
+from poplin.models.networks import (
+    AbstractPrior,
+    BorrowedDecoder,
+    LinearDecoder,
+    Mixture,
+    NetworkDecoder,
+    StandardNormal,
+    random_network,
+)
 from poplin.rows.encoders import DiagonalEncoder, Features, FullEncoder, PointEncoder, Rates
+
+# Settings as scikit-learn knows them, without importing it: get_params, set_params, repr.
+#
+# Start at `AbstractEstimator`: the constructor stores its arguments under their names and does nothing else, so
+# `sklearn.base.clone` and grid searches work on whatever derives from it.
+
+
+class AbstractEstimator:
+    """A class whose settings are the arguments of its constructor."""
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The settings by name; `deep` is there for scikit-learn and changes nothing."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def set_params(self, **settings: Any) -> Self:
+        """Change settings by name; an unknown name is a ValueError that lists the known ones."""
+        known = self.get_params()
+        for name, value in settings.items():
+            if name not in known:
+                raise ValueError(f"{type(self).__name__} has no setting {name!r}; it has {', '.join(known)}.")
+            setattr(self, name, value)
+        return self
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn's pipelines and searches ask of an estimator: it needs a fit, and no target."""
+        from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags
+
+        return Tags(
+            estimator_type=None,
+            target_tags=TargetTags(required=False),
+            transformer_tags=TransformerTags(),
+            input_tags=InputTags(sparse=True),
+        )
+
+    def __repr__(self) -> str:
+        parameters = inspect.signature(type(self)).parameters
+        changed = [
+            f"{name}={_told(value)}"
+            for name, value in self.get_params().items()
+            if value is not parameters[name].default and not _same(value, parameters[name].default)
+        ]
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+
+def _told(value: Any) -> str:
+    """The value as it is written; a table by its shape."""
+    shape = getattr(value, "shape", None)
+    return repr(value) if shape is None else f"<{type(value).__name__} {' x '.join(map(str, shape))}>"
+
+
+def _same(value: Any, default: Any) -> bool:
+    return type(value) is type(default) and isinstance(value, (str, int, float, bool)) and value == default
+
+
+# Settings that models with an encoder share, each said once.
+#
+# Start at `NetworkSettings`. A model is a dataclass over these: its own settings come first, what it inherits is
+# given by name, and a default that differs is said again in the model. scikit-learn reads them all off the signature
+# that the dataclass makes. What each means is told by `VAE`.
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class NetworkSettings:
+    """The rows, the networks, and how a step is taken."""
+
+    likelihood: str = "gaussian"
+    scale: Any = "column"
+    hidden: Any = (128,)
+    activation: str = "relu"
+    condition: Any = ()
+    batch: str | None = None
+    layer: str | None = None
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    callback: Any = None
+    random_state: int = 0
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class EpochSettings:
+    """How long it is trained, and how a fit that was stopped goes on."""
+
+    binarise: bool = False
+    max_epochs: int = 400
+    schedule: str = "constant"
+    validation_fraction: float = 0.1
+    patience: int | None = 20
+    checkpoint: Any = None
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class BoundSettings:
+    """The rows' Gaussians and the bound."""
+
+    posterior: str = "diagonal"
+    draws: int = 1
+    kl_warmup: int = 10
+
 
 ACTIVATIONS = {
     "tanh": jnp.tanh,

@@ -10,17 +10,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import ShapeDtypeStruct
 
-from poplin._errors import InputError
+from poplin import fit
+from poplin import fit as loop
+from poplin._numerics import THREEFRY
+from poplin._types import InputError
+from poplin.data.blocks import NOWHERE, Block, Layout, on_host
 from poplin.data.counts import Counts
 from poplin.data.held import arrays_of
+from poplin.data.streams import Shelf
+from poplin.methods.gradient import Gradient, Split, Start
+from poplin.methods.method import AbstractMethod, Spread, over_devices
 from poplin.store import read_npz, write_npz
 
 FORMAT = 1
@@ -181,3 +192,402 @@ def _hashed(arrays: Iterable[tuple[str, np.ndarray]]) -> Any:
         if array.size:
             found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return found
+
+
+# States of a run between the devices and the host, for checkpoints: without the rows that only fill the last device.
+#
+# Start at `Lying`. What a checkpoint holds does not depend on how many devices there were, so that a fit goes on with
+# another number of them.
+
+
+class Lying(NamedTuple):
+    """Shapes of the state and the rows of a run, the axis of rows of each array, and the devices (None: one)."""
+
+    shapes: Any
+    axes: Any
+    layout: Layout | None
+
+    def remaining(self, remains: Callable[[Any], Any]) -> Lying:
+        """The same of what remains of the rows when the run is over."""
+        (state, rows), (state_axes, rows_axes) = self.shapes, self.axes
+        return self._replace(shapes=(state, remains(rows)), axes=(state_axes, remains(rows_axes)))
+
+    def wanted(self) -> list[ShapeDtypeStruct]:
+        """The shapes of the arrays as a checkpoint has them."""
+        return [self._without(*pair) for pair in self._pairs(self.shapes)]
+
+    def taken(self, tree: Any, take: Callable[[Any], np.ndarray]) -> tuple[np.ndarray, ...]:
+        """The arrays on the host; all processes must ask for them together."""
+        return tuple(self._fetched(leaf, axis, take) for leaf, axis in self._pairs(tree))
+
+    def put(self, leaves: list[np.ndarray], fresh: Any = None) -> Any:
+        """Arrays of a checkpoint as a tree on the devices, in memory of their own: the loop takes it over.
+
+        `fresh`: the state and the rows of a run that begins; what fills the last device is as it is there.
+        """
+        fills = [None] * len(leaves)
+        if fresh is not None:
+            fills = [self._filling(*pair) for pair in self._pairs(fresh)]
+        axes, tree = jax.tree.flatten(self.axes)
+        put = [self._put(*each) for each in zip(leaves, axes, self.wanted(), fills, strict=True)]
+        return jax.tree.unflatten(tree, put)
+
+    def _pairs(self, tree: Any) -> list[tuple[Any, int]]:
+        return list(zip(jax.tree.leaves(tree), jax.tree.leaves(self.axes), strict=True))
+
+    def _without(self, shape: Any, axis: int) -> ShapeDtypeStruct:
+        if self.layout is None or axis == NOWHERE:
+            return shape
+        sizes = list(shape.shape)
+        sizes[axis] = self.layout.held(sizes[axis])
+        return ShapeDtypeStruct(tuple(sizes), shape.dtype)
+
+    def _fetched(self, leaf: Any, axis: int, take: Callable[[Any], np.ndarray]) -> np.ndarray:
+        leaf = jax.random.key_data(leaf) if is_key(leaf) else leaf
+        return take(leaf if self.layout is None else self.layout.fetch(leaf, axis))
+
+    def _filling(self, leaf: Any, axis: int) -> np.ndarray | None:
+        if self.layout is None or axis == NOWHERE:
+            return None
+        whole = on_host(leaf)
+        first = self.layout.held(whole.shape[axis])
+        return np.take(whole, np.arange(first, whole.shape[axis]), axis=axis)
+
+    def _put(self, held: np.ndarray, axis: int, wanted: Any, fill: np.ndarray | None) -> Any:
+        here = jnp.array(held) if self.layout is None else self.layout.put(held, axis, fill)
+        return jax.random.wrap_key_data(here, impl=THREEFRY) if is_key(wanted) else here
+
+
+def is_key(leaf: Any) -> bool:
+    """Is this a random key?"""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def lying(method: AbstractMethod, shapes: tuple[Any, Any]) -> Lying:
+    """How the state and the rows of a run of this method lie."""
+    if isinstance(method, Spread):
+        everywhere = jax.tree.map(lambda _: NOWHERE, shapes[0])
+        return Lying(shapes, (everywhere, method.kept.as_tree()), method.layout)
+    return Lying(shapes, jax.tree.map(lambda _: NOWHERE, shapes), None)
+
+
+def fresh(method: AbstractMethod, first: Any, block: Any) -> Any:
+    """The state and the rows of a run that begins; None where no device is filled with rows that are none."""
+    if not isinstance(method, Spread) or method.layout.filled == method.layout.rows:
+        return None
+    return jax.jit(lambda method, first, block: method.start(first, block))(method, first, block)
+
+
+# Runs of the loop that can be taken up again: those that are over are read back, the present one goes on.
+#
+# Start at `run_resumed`, which phases call in the place of `poplin.fit.run`, and `run_blocks`, in that of
+# `passes.run`. A fit is a fixed sequence of runs, so their number says which is which; shapes and trees come from the
+# code, only arrays from the file. States are those of the loop, with random keys and what rows keep: the numbers are
+# those of a fit that was never stopped.
+
+
+class Settings(NamedTuple):
+    """How a phase runs: most iterations, tolerance, who is told, and who keeps where it stands."""
+
+    max_iter: int
+    tol: float
+    began: float
+    callback: Callable[[loop.Progress], None] | None = None
+    keeper: Keeper | None = None
+
+    def of(self, phase: str) -> dict[str, Any]:
+        """What the loop is told of a phase."""
+        return {"phase": phase, "max_iter": self.max_iter, "began": self.began, "callback": self.callback}
+
+
+class Keeper:
+    """The checkpoint of one fit while it goes on: what was found in the file, and which runs are over.
+
+    `every`: iterations between two writings. Raises `InputError` for a file that belongs to another fit.
+    """
+
+    def __init__(self, at: Place, every: int) -> None:
+        self.every = every
+        self._at = at
+        self._found = read(at)
+        self._over: list[Kept] = []
+        self._told = False
+
+    @property
+    def standing(self) -> str:
+        """What was found in the file, in short; the same in every process that reads the same file."""
+        return repr([(run.phase, run.over, run.objective.tobytes()) for run in self._found])
+
+    @property
+    def folder(self) -> Path:
+        """Where the file is."""
+        return self._at.path.parent
+
+    @property
+    def spent(self) -> float:
+        """Seconds that the fit had taken when the file was written."""
+        return max((float(run.seconds[-1]) for run in self._found if len(run.seconds)), default=0.0)
+
+    def found(self, phase: str) -> Kept | None:
+        """The run that comes next, as the file has it; None where the file does not go so far."""
+        number = len(self._over)
+        if number >= len(self._found):
+            return None
+        if self._found[number].phase != phase:
+            raise _astray(self._at, phase)
+        return self._found[number]
+
+    def end(self, run: Kept) -> None:
+        """The present run is over; the next one begins."""
+        known = self.found(run.phase)
+        self._over.append(run)
+        if known is None or not known.over:
+            self._found = self._found[: len(self._over) - 1]
+            self.write()
+
+    def write(self, *present: Kept) -> None:
+        """Keep the runs that are over and where the present one stands. A failure is told once and ends nothing.
+
+        Of several processes the first one writes.
+        """
+        if jax.process_index() > 0:
+            return
+        try:
+            write(self._at, [*self._over, *present])
+        except InputError as error:
+            if not self._told:
+                self._told = True
+                warnings.warn(
+                    f"A checkpoint could not be written; one that was there before stays. {error} The fit goes on "
+                    "and tries again each time.",
+                    UserWarning,
+                    stacklevel=2,
+                )
+
+    def as_tree(self, run: Kept, lying: Lying, fresh: Any = None) -> Any:
+        """The run's arrays on the devices, in a tree of these shapes; see `Lying.put`."""
+        wanted = lying.wanted()
+        if len(wanted) != len(run.leaves):
+            raise _astray(self._at, run.phase)
+        for held, shape in zip(run.leaves, wanted, strict=True):
+            like = jax.eval_shape(jax.random.key_data, shape) if is_key(shape) else shape
+            if held.shape != like.shape or held.dtype != like.dtype:
+                raise _astray(self._at, run.phase)
+        return lying.put(list(run.leaves), fresh)
+
+
+class Course(NamedTuple):
+    """A run as its keeper sees it: the trees that are kept, what it begins from, how it goes on from a stand."""
+
+    lying: Callable[[], Lying]
+    fresh: Callable[[], Any]
+    go: Callable[[loop.Keeping | None], loop.Outcome]
+
+
+def whole(rows: Any) -> Any:
+    """All that rows keep."""
+    return rows
+
+
+def run_resumed(
+    method: AbstractMethod,
+    first: Any,
+    block: Block,
+    settings: Settings,
+    *,
+    phase: str,
+    remains: Callable[[Any], Any] = whole,
+) -> loop.Outcome:
+    """Run one phase to its end, or on from where a checkpoint has it.
+
+    `remains` picks what of the rows is needed when it is over; the outcome has only that.
+    """
+    method = over_devices(method, first, block)
+    how = settings.of(phase)
+    course = Course(
+        lying=lambda: lying(method, loop.shapes(method, first, block)),
+        fresh=lambda: fresh(method, first, block),
+        go=lambda keeping: loop.run(method, first, block, keeping=keeping, **how),
+    )
+    return _gone(course, settings.keeper, phase, remains)
+
+
+def run_blocks(
+    method: AbstractMethod,
+    first: Callable[[int, Block], Any],
+    stream: fit.Blocks,
+    settings: Settings,
+    *,
+    phase: str,
+    many: int,
+    remains: Callable[[Any], Any] = whole,
+) -> loop.Outcome:
+    """The same of `passes.run`: rows that are dense a block at a time, `many` blocks an iteration, on one device.
+
+    What rows keep is a list with an entry a block, of which `remains` picks.
+    """
+    keeper = settings.keeper
+    shelf = Shelf(stream.blocks, None if keeper is None else keeper.folder)
+    how = settings.of(phase)
+    course = Course(
+        lying=lambda: lying(method, fit.shapes_of_blocks(method, first, stream)),
+        fresh=lambda: None,
+        go=lambda keeping: fit.run_blocks(
+            method, first, stream, many=many, shelf=shelf, keeping=keeping, **how
+        ),
+    )
+    return _gone(course, keeper, phase, remains)
+
+
+def _gone(course: Course, keeper: Keeper | None, phase: str, remains: Callable[[Any], Any]) -> loop.Outcome:
+    """The outcome of a run from where its keeper has it, and with what remains of the rows alone."""
+    if keeper is None:
+        outcome = course.go(None)
+        return outcome._replace(rows=remains(outcome.rows))
+    kept, where, stand = keeper.found(phase), course.lying(), None
+    ended = where.remaining(remains)
+    if kept is not None and kept.over:
+        return _read_back(keeper, kept, ended)
+    if kept is not None:
+        state, rows = keeper.as_tree(kept, where, course.fresh())
+        stand = loop.Stand(state, rows, kept.objective, kept.seconds)
+    outcome = course.go(_keeping(keeper, phase, stand, where))
+    outcome = outcome._replace(rows=remains(outcome.rows))
+    if not outcome.interrupted:
+        keeper.end(_ended(outcome, phase, ended))
+    return outcome
+
+
+def _read_back(keeper: Keeper, kept: Kept, where: Lying) -> loop.Outcome:
+    """The outcome of a run that is over."""
+    state, rows = keeper.as_tree(kept, where)
+    keeper.end(kept)
+    trace = loop.trace_of(kept.phase, kept.objective, kept.seconds)
+    return loop.Outcome(state, rows, kept.converged, False, trace)
+
+
+def _keeping(keeper: Keeper, phase: str, stand: loop.Stand | None, where: Lying) -> loop.Keeping:
+    """From where the run goes on, and how it is kept."""
+
+    def keep(now: loop.Stand) -> None:
+        leaves = where.taken((now.state, now.rows), np.asarray)
+        keeper.write(Kept(phase, False, False, leaves, now.objective, now.seconds))
+
+    return loop.Keeping(stand, keeper.every, keep)
+
+
+def _ended(outcome: loop.Outcome, phase: str, where: Lying) -> Kept:
+    """A run that is over; its arrays are copied, as the next run takes over their memory."""
+    leaves = where.taken((outcome.state, outcome.rows), np.array)
+    return Kept(phase, True, outcome.converged, leaves, outcome.trace.objective, outcome.trace.seconds)
+
+
+def _astray(at: Place, phase: str) -> InputError:
+    return InputError(
+        f"The checkpoint {at.path} does not fit the phase '{phase}': it was written by other code. Remove it, or name "
+        "another file, to begin anew."
+    )
+
+
+# Long training in stretches of an epoch: its state is written to a file now and then, and read from there.
+#
+# Start at `in_stretches`. Without a place it is one run of the loop. A run that goes on from a file takes the same
+# steps as one that was never stopped: keys, order of rows and optimiser are part of the state.
+
+
+SECONDS = 60.0  # between two writings
+
+
+class Length(NamedTuple):
+    """Steps of an epoch, and epochs at most."""
+
+    batches: int
+    epochs: int
+
+
+class TrainingPlace(NamedTuple):
+    """The file, and what a state in it must have been trained with."""
+
+    path: Any
+    facts: dict[str, Any]
+
+
+def in_stretches(
+    method: Gradient,
+    first: Start,
+    split: Split,
+    length: Length,
+    *,
+    began: float,
+    callback: Callable[[loop.Progress], None] | None,
+    place: TrainingPlace | None,
+) -> loop.Outcome:
+    """Run to the stopping rule, to the last epoch, or Ctrl-C; the trace is that of the last stretch."""
+    steps = length.batches * length.epochs
+    how = {"phase": "train", "began": began}
+    if place is None:
+        return loop.run(method, first, split, max_iter=steps, callback=callback, **how)  # type: ignore[arg-type]
+    state = restored(place, jax.eval_shape(lambda a, b: method.start(a, b)[0], first, split))
+    written = time.monotonic()
+    while True:
+        done = 0 if state is None else int(state.iteration)
+        most = min(length.batches - done % length.batches, steps - done)
+        told = _counted_on(callback, done, steps)
+        start: Any = first if state is None else state
+        outcome = loop.run(method, start, split, max_iter=most, callback=told, **how)  # type: ignore[arg-type]
+        state = outcome.state
+        over = outcome.interrupted or outcome.converged or int(state.iteration) >= steps
+        over = over or not np.isfinite(state.objective)
+        if over or time.monotonic() - written > SECONDS:
+            keep(place, state)
+            written = time.monotonic()
+        if over:
+            return outcome
+
+
+def keep(place: TrainingPlace, state: Any) -> None:
+    """Write the state, whole or not at all."""
+    arrays = {f"state_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(jax.device_get(state)))}
+    meta = {"model": "training", "facts": place.facts}
+    write_npz(place.path, arrays, meta | {"sha256": digest(arrays, meta)})
+
+
+def restored(place: TrainingPlace, like: Any) -> Any:
+    """The state in the file, None where there is no file. Raises `InputError` for the state of another fit."""
+    if not Path(place.path).exists():
+        return None
+    arrays, meta = read_npz(place.path)
+    if meta.get("model") != "training":
+        raise InputError(
+            f"{place.path} is a file of poplin, but no checkpoint of such a fit. Name another file, or remove it."
+        )
+    if meta.pop("sha256", None) != digest(arrays, meta):
+        raise InputError(
+            f"The checkpoint {place.path} is damaged: its contents are not those that were written. Name another file, "
+            "or remove it, to begin anew."
+        )
+    leaves, tree = jax.tree.flatten(like)
+    held = [arrays.get(f"state_{i}") for i in range(len(leaves))]
+    there = meta["facts"]
+    other = [name for name in place.facts if there.get(name) != place.facts[name]]
+    fits = [a is not None and a.shape == b.shape for a, b in zip(held, leaves, strict=True)]
+    if other or not all(fits):
+        why = ", ".join(other) if other else "the sizes of the networks"
+        raise InputError(
+            f"The checkpoint {place.path} is of another fit: it differs in {why}. Name another file, or remove it."
+        )
+    return jax.tree.unflatten(tree, held)
+
+
+def beside(path: Any, name: str) -> Any:
+    """The file of another phase of the same fit: a.npz becomes a-name.npz; None stays."""
+    return None if path is None else Path(path).with_stem(f"{Path(path).stem}-{name}")
+
+
+def _counted_on(
+    callback: Callable[[loop.Progress], None] | None, done: int, steps: int
+) -> Callable[[loop.Progress], None] | None:
+    """The callback, told of steps since the very first."""
+    if callback is None:
+        return None
+    return lambda told: callback(told._replace(iteration=told.iteration + done, max_iter=steps))

@@ -6,16 +6,149 @@ each, at the parameters that it ended with.
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import numpy as np
 
-from poplin._errors import ConvergenceWarning, DataWarning, InputError
-from poplin.estimators import doubts, esteps
+from poplin._numerics import double_precision, key_of
+from poplin._types import ConvergenceWarning, DataWarning, InputError
+from poplin.data.blocks import as_block
+from poplin.data.counts import Counts, as_counts, check_rank
+from poplin.data.held import check_dense
+from poplin.estimators import contest as standings
+from poplin.estimators import driver, likely, phases
+from poplin.estimators.contest import DIRECTION, Contest
+from poplin.estimators.phases import Recipe, count
 from poplin.estimators.pln import PLN
+from poplin.fit import Progress
+from poplin.inference.selection import (
+    Nesting,
+    Paired,
+    Placed,
+    covariates_within,
+    free_parameters,
+    nesting,
+    paired_loglik,
+)
+
+# `select`: which rank, which shape of Sigma? Candidates side by side, by likelihood.
+#
+# Start at `select`; `Selection` is what it returns.
+
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class Selection(NamedTuple):
+    """Candidates and the choice.
+
+    `table`: a line a candidate; `fit`: the chosen one, fitted to all rows; `settings`: what it takes beside the
+    common ones; `criterion` chose, `direction` says which way is better, `words` say all of it in a sentence.
+    """
+
+    table: pandas.DataFrame
+    fit: PLN
+    settings: dict[str, Any]
+    criterion: str
+    direction: str
+    words: str
+
+    def summary(self) -> str:
+        """The table and the choice as plain text."""
+        shown = self.table.drop(columns="chosen").to_string(float_format=lambda value: f"{value:.2f}")
+        told = [f"{name}: {direction}" for name, direction in self.table.attrs.items()]
+        return "\n".join([shown, "", "; ".join(told), self.words])
+
+
+def select(
+    Y: Any,
+    *,
+    ranks: Any = "auto",
+    covariances: Sequence[Any] = (),
+    basis: Any = None,
+    criterion: str | Sequence[str] = "heldout",
+    folds: Any = standings.FOLDS,
+    X: Any = None,
+    offset: Any = None,
+    weights: Any = None,
+    data: Any = None,
+    **settings: Any,
+) -> Selection:
+    """Fit candidates, compare them by likelihood, and fit the chosen one to all rows.
+
+    Candidates: `ranks` ("auto" looks for the best with few fits, a sequence takes these, () none) of free loadings,
+    or of the leading columns of `basis` V (p, q); and direct forms with a Sigma of each of `covariances` ("full",
+    "diagonal", "spherical", or Sigma). `criterion`, the first of several chooses:
+        "heldout" (higher is better): sum over rows of w_i log p(y_i), each row scored by a fit to the other folds,
+            importance-sampled, the same folds and draws for all. The simplest candidate within one standard error
+            of the best is chosen, by the paired differences of rows. `folds`: a number, or a label for each row.
+        "aic", "bic", "icl" (lower is better): -2 log p(Y) plus 2 K, K log n, K log n + 2 H, with K free parameters,
+            n the sum of weights, H the entropy of the rows' positions.
+    `settings` are those of `PLN` (method, shrinkage, formula, callback, random_state, ...); `tol` is 0.1 unless given,
+    so that chance in the fits does not decide. Y, X, offset, weights, data: as in `PLN.fit`.
+
+    Returns a `Selection`. Raises `InputError` for what cannot be fitted or divided, KeyboardInterrupt if it was
+    interrupted. Cost: for ranks, each fold (each table) one generous fit from scratch, then a short one a rank;
+    a search needs 3 ranks if its guess is right. Memory: 4 n p numbers a fold.
+
+    >>> import numpy as np, poplin
+    >>> random = np.random.default_rng(0)
+    >>> counts = random.poisson(np.exp(1 + random.normal(size=(100, 1)) * np.ones(4)))
+    >>> found = poplin.select(counts, ranks=[1, 2], criterion="bic")
+    >>> found.table.index[found.table.chosen].tolist(), found.fit.loadings_.shape
+    (['rank 1'], (4, 1))
+    """
+    face = PLN(**_common(settings))
+    criteria = standings.criteria_of(criterion)
+    counts = as_counts(Y, X=X, offset=offset, weights=weights, data=data, formula=face.formula)
+    seed = count(face.random_state, "random_state", least=0)
+    labels = standings.labels_of(counts, folds, seed=seed)
+    contest = Contest(counts, face.get_params() | {"basis": basis}, criteria, labels)
+    _enter(contest, ranks, covariances)
+    winner = contest.winner()
+    standings.warn_of_doubt(contest, stacklevel=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # said above
+        fit = PLN(**settings, **winner.settings).fit(Y, X=X, offset=offset, weights=weights, data=data)
+    told = standings.words(contest)
+    return Selection(
+        standings.table(contest), fit, winner.settings, criteria[0], DIRECTION[criteria[0]], told
+    )
+
+
+def _common(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that all candidates share; those that tell them apart have arguments of their own."""
+    for name, own in (("rank", "ranks"), ("covariance", "covariances")):
+        if name in settings:
+            raise InputError(f"{name} is what select chooses: give {own}, a sequence of candidates.")
+    return settings
+
+
+def _enter(contest: Contest, ranks: Any, covariances: Sequence[Any]) -> None:
+    """Fit and score every candidate."""
+    if isinstance(covariances, str) or isinstance(ranks, int | np.integer):
+        raise InputError(
+            "ranks and covariances are sequences, for example ranks=[2, 5], covariances=['full']."
+        )
+    if isinstance(ranks, str):
+        if ranks != "auto":
+            raise InputError(f"ranks={ranks!r}: wanted is 'auto' or a sequence of whole numbers.")
+        contest.search()
+    else:
+        wanted = [check_rank(rank, contest.limit, contest.limit) for rank in (() if ranks is None else ranks)]
+        for rank in sorted(wanted, reverse=True):
+            contest.of_rank(rank)
+    for covariance in covariances:
+        contest.of_shape(covariance)
+    if not contest.found:
+        raise InputError("Nothing to choose from: give ranks or covariances.")
+
 
 if TYPE_CHECKING:
     import pandas
@@ -90,7 +223,7 @@ def _labels(methods: Sequence[Any]) -> dict[str, Any]:
     """The methods by name; options that share a name are numbered."""
     labels: dict[str, Any] = {}
     for method in methods:
-        name = method if isinstance(method, str) and method == FULL else esteps.name_of(esteps.chosen(method))
+        name = method if isinstance(method, str) and method == FULL else driver.name_of(driver.chosen(method))
         label, again = name, 2
         while label in labels:
             label, again = f"{name} {again}", again + 1
@@ -115,7 +248,7 @@ def _fitted(
             raise KeyboardInterrupt
         seconds = time.perf_counter() - began
         scores = fit._marginal
-    doubts.warn_of(scores.unsure, fit.counts_.row_names, of=f" by {fit.method!r}", stacklevel=4)
+    likely.warn_of(scores.unsure, fit.counts_.row_names, of=f" by {fit.method!r}", stacklevel=4)
     assert scores.khat is not None
     counts = fit.counts_
     return fit, {
@@ -143,3 +276,183 @@ def _table(lines: dict[str, dict[str, Any]]) -> pandas.DataFrame:
 
     index = pandas.Index(list(lines), name="method")
     return pandas.DataFrame(list(lines.values()), index=index, columns=pandas.Index(COLUMNS))
+
+
+# `likelihood_ratio`: is the larger of two nested fits better than chance would make it?
+#
+# Start at `likelihood_ratio`. Regular questions are answered by chi-squared, questions of rank and of variances that
+# may be zero by the parametric bootstrap only.
+
+
+class LikelihoodRatio(NamedTuple):
+    """The test: `statistic` 2 (log p large - log p small), its Monte-Carlo error `se`, `df`, and `p` with `p_se`.
+
+    `p` is from chi-squared with `df` degrees of freedom, or, where there is a `bootstrap` (statistics of tables drawn
+    from the smaller fit), the share of those at least as large. `p_se`: what the Monte-Carlo error makes of p.
+    """
+
+    statistic: float
+    se: float
+    df: int
+    p: float
+    p_se: float
+    bootstrap: np.ndarray | None
+
+
+class Side(NamedTuple):
+    """One of the two fits: its table, settings with the rank as a number, and what they stand for."""
+
+    counts: Counts
+    settings: dict[str, Any]
+    recipe: Recipe
+
+    def parameters(self) -> int:
+        """Free parameters, of covariates that tell something new."""
+        d, p = int(np.linalg.matrix_rank(self.counts.x)), self.counts.y.shape[1]
+        return free_parameters(self.recipe.loadings or self.recipe.shape, d=d, p=p, q=self.recipe.rank)
+
+
+def likelihood_ratio(
+    small: PLN,
+    large: PLN,
+    *,
+    n_boot: int = 0,
+    draws: int = 1000,
+    callback: Callable[[Progress], None] | None = None,
+    random_state: int = 0,
+) -> LikelihoodRatio:
+    """Likelihood-ratio test of the smaller of two nested fits to the same counts, by maximum likelihood.
+
+    statistic = 2 sum_i w_i [log p(y_i; large) - log p(y_i; small)], importance-sampled with paired draws (`draws` a
+    row). Under the smaller model it tends to chi-squared with `df` = difference of free parameters where the smaller
+    lies inside the larger: fewer covariates, correlations of zero, equal variances, a given Sigma, given axes. Where it
+    lies on the boundary (a lower rank) it does not: give `n_boot` (at least 99), tables drawn from the smaller
+    fit and fitted by both, with progress to `callback`; p = (1 + number at least as large) / (1 + n_boot).
+
+    `se` is the error of the likelihoods' sampling; chance in the fits lowers each log-likelihood by about
+    tol^2 / 2 a parameter more: fit both with tol=0.05 where that matters. Raises `InputError` for fits that are not
+    nested, not of the same counts, shrunk, or not by method="ml"; KeyboardInterrupt if interrupted. Cost: n draws p q;
+    with `n_boot`, so many fits of both.
+
+    >>> import numpy as np, poplin
+    >>> random = np.random.default_rng(0)
+    >>> x = np.column_stack([np.ones(80), random.normal(size=80)])
+    >>> counts = random.poisson(np.exp(1 + random.normal(size=(80, 2))))
+    >>> fits = [poplin.PLN(covariance="diagonal").fit(counts, X=x[:, :d]) for d in (1, 2)]
+    >>> poplin.likelihood_ratio(*fits).df
+    2
+    """
+    sides = _side(small, "small"), _side(large, "large")
+    n_boot = phases.count(n_boot, "n_boot", least=0)
+    _check_same_rows(*(side.counts for side in sides))
+    lies = nesting(
+        *(side.recipe.loadings or side.recipe.shape for side in sides),
+        ranks=(sides[0].recipe.rank, sides[1].recipe.rank),
+    )
+    _check_nested(lies, sides, n_boot)
+    key = key_of(phases.count(random_state, "random_state", least=0))
+    paired = _compared(sides, (small.result_, large.result_), key, draws)
+    likely.warn_of(paired.unsure, sides[0].counts.row_names, of=" under one of the fits")
+    weights = sides[0].counts.weights
+    statistic = 2 * float(weights @ paired.difference)
+    error = 2 * float(np.linalg.norm(weights * paired.standard_error))
+    df = sides[1].parameters() - sides[0].parameters()
+    if n_boot == 0:
+        p, slope = _chi_squared(statistic, df)
+        return LikelihoodRatio(statistic, error, df, p, slope * error, None)
+    drawn = _bootstrap(small, sides, n_boot=n_boot, draws=draws, seed=random_state, callback=callback)
+    p = (1 + int(np.sum(drawn >= statistic))) / (1 + n_boot)
+    return LikelihoodRatio(statistic, error, df, p, math.sqrt(p * (1 - p) / n_boot), drawn)
+
+
+def _chi_squared(statistic: float, df: int) -> tuple[float, float]:
+    """Upper tail, and the density: how fast the tail changes."""
+    from scipy.stats import chi2
+
+    if df == 0:
+        raise InputError("Both fits have as many free parameters: there is nothing to test.")
+    return float(chi2.sf(statistic, df)), float(chi2.pdf(max(statistic, 0.0), df))
+
+
+def _side(fit: PLN, name: str) -> Side:
+    """A fit as the test needs it; an `InputError` where it is no unshrunk maximum-likelihood fit."""
+    if not hasattr(fit, "result_"):
+        raise InputError(f"{name} is not fitted: call fit first.")
+    settings = fit.get_params()
+    if settings["method"] != "ml":
+        raise InputError(
+            f"{name} was fitted by method={settings['method']!r}: a ratio of likelihoods needs their maxima. "
+            "Fit with method='ml'."
+        )
+    if fit.shrinkage_weight_ > 0:
+        raise InputError(
+            f"{name} has a shrunk Sigma (weight {fit.shrinkage_weight_:.3g}). Fit with shrinkage=0."
+        )
+    if settings["rank"] is not None:
+        settings["rank"] = fit.components_.shape[1]
+    settings["callback"] = None
+    with double_precision():
+        model = phases.recipe(fit.counts_, **{k: settings[k] for k in ("covariance", "rank", "basis")})
+    return Side(fit.counts_, settings, model)
+
+
+def _check_same_rows(small: Counts, large: Counts) -> None:
+    for name, words in (("y", "counts"), ("offset", "offsets"), ("weights", "weights")):
+        one, other = getattr(small, name), getattr(large, name)
+        if one.shape != other.shape or not np.array_equal(one, other, equal_nan=True):
+            raise InputError(f"The two fits have different {words}. Fit both to the same rows and columns.")
+
+
+def _check_nested(lies: Nesting, sides: tuple[Side, Side], n_boot: int) -> None:
+    if lies is Nesting.NONE:
+        raise InputError(
+            "The smaller model's Sigma is no special case of the larger one's: the fits are not nested. Exchange "
+            "them, or compare them by poplin.select."
+        )
+    if not covariates_within(sides[0].counts.x, sides[1].counts.x):
+        raise InputError(
+            "The smaller model's covariates are no combinations of the larger one's: the fits are not nested. "
+            "Exchange them, or compare them by poplin.select."
+        )
+    if lies is Nesting.BOUNDARY and n_boot == 0:
+        raise InputError(
+            "The smaller model lies on the boundary of the larger one (a rank, a variance of zero): the statistic is "
+            "not chi-squared. Give n_boot, for example n_boot=199, or compare them by poplin.select."
+        )
+    weights = sides[0].counts.weights
+    if n_boot and not np.all((weights == 0) | (weights == 1)):
+        raise InputError(
+            "n_boot draws tables from the fit, and weighted rows have no one law. Fit without weights."
+        )
+
+
+def _compared(sides: tuple[Side, Side], results: tuple[Any, Any], key: jax.Array, draws: int) -> Paired:
+    with double_precision():
+        placed = []
+        for (counts, _, _), result in zip(sides, results, strict=True):
+            check_dense(counts.y, "The likelihood-ratio test")
+            block = as_block(counts.y, counts.x, counts.offset, counts.weights, prior=False)
+            placed.append(Placed(block, result.coef, result.loadings))
+        return paired_loglik(key, placed[0], placed[1], draws=draws)
+
+
+def _bootstrap(
+    fit: PLN, sides: tuple[Side, Side], *, n_boot: int, draws: int, seed: int, callback: Any
+) -> np.ndarray:
+    """Statistics of tables drawn from the smaller fit, missing where the counts are."""
+    random, began = np.random.default_rng(seed), time.perf_counter()
+    counts, weights = sides[0].counts, sides[0].counts.weights
+    drawn = np.empty(n_boot)
+    for b in range(n_boot):
+        noise = random.standard_normal((len(weights), fit.result_.loadings.shape[1]))
+        position = counts.offset + counts.x @ fit.coef_ + noise @ fit.result_.loadings.T
+        y = np.where(np.isnan(counts.y), np.nan, random.poisson(np.exp(np.minimum(position, 40.0))))
+        again = tuple(side._replace(counts=side.counts._replace(y=y)) for side in sides)
+        results = tuple(driver.fitted(side.counts, side.settings, began) for side in again)
+        if any(result.interrupted for result in results):
+            raise KeyboardInterrupt
+        paired = _compared(again, results, key_of(seed), draws)  # type: ignore[arg-type]
+        drawn[b] = 2 * float(weights @ paired.difference)
+        if callback is not None:
+            callback(Progress("bootstrap", b + 1, n_boot, math.nan, time.perf_counter() - began))
+    return drawn

@@ -9,22 +9,221 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from poplin import starts
-from poplin._precision import double_precision
-from poplin._rules import key_of
-from poplin.data.blocks import NO_EXPOSURE
+from poplin._numerics import double_precision, key_of
+from poplin._types import InputError
+from poplin.data.blocks import NO_EXPOSURE, Block, as_block
 from poplin.data.counts import Counts, check_basis
 from poplin.data.held import check_dense
-from poplin.estimators import driver, recipes
-from poplin.estimators.path import Fit, Part, RankPath, direct_fit, parts, scores_of, whole
-from poplin.estimators.phases import Recipe, Settings
+from poplin.data.tables import listed
+from poplin.estimators import driver, likely, phases
+from poplin.estimators.phases import Chained, Recipe, Settings, count, one_of, recipe
+from poplin.fit import Outcome, run
 from poplin.inference import selection
+from poplin.inference.likelihood import RowLikelihood, padded, row_loglik
+from poplin.methods import ml
+from poplin.models.loadings import BorrowedBasis
+from poplin.rows.gaussian import fit_rows
+from poplin.updates.low_rank import LowRank
+from poplin.updates.structure import AbstractStructure, Borrowed, Model
+
+# Fits along a path of ranks, on parts of the rows: one generous rank from scratch, the others from its leading axes.
+#
+# Start at `RankPath`. `parts` divides the rows: those left out have weight zero, so that all parts have one shape and
+# one compilation serves them. Held-out rows are scored by `row_loglik` with loadings filled up to one width
+# (`Score`): all ranks then share one compilation, and the draws of a row.
+
+
+DRAWS = 1000  # importance draws of a row
+
+
+class Part(NamedTuple):
+    """Counts in which rows left out have weight zero, and the rows to be scored: left-out ones, or all in use."""
+
+    name: str
+    counts: Counts
+    scored: np.ndarray
+    held_out: bool
+
+
+class Fit(NamedTuple):
+    """B (d, p), C (p, q), and whether the stopping rule held."""
+
+    coef: np.ndarray
+    loadings: np.ndarray
+    converged: bool
+
+
+def parts(counts: Counts, labels: np.ndarray) -> list[Part]:
+    """A part for each fold: the fold's rows are scored, the others are fitted.
+
+    Raises `InputError` where the rows that are left do not tell the covariates apart.
+    """
+    made, folds = [], int(labels.max()) + 1
+    for fold in range(folds):
+        left_out = labels == fold
+        weights = np.where(left_out, 0.0, counts.weights)
+        x = counts.x[weights > 0]
+        if np.linalg.matrix_rank(x) < x.shape[1]:
+            raise InputError(
+                f"folds: without fold {fold + 1} the other {len(x)} rows do not tell the covariates "
+                f"{listed(counts.covariate_names)} apart. Use fewer or other folds, or fewer covariates."
+            )
+        name = f"fold {fold + 1} of {folds}"
+        made.append(Part(name, counts._replace(weights=weights), np.flatnonzero(left_out), True))
+    return made
+
+
+def whole(counts: Counts) -> Part:
+    """All rows, fitted and scored."""
+    return Part("all rows", counts, np.flatnonzero(counts.weights > 0), False)
+
+
+class RankPath:
+    """Maximum-likelihood fits of nested ranks on one part of the rows.
+
+    A generous rank is fitted from scratch. Every rank up to it then begins at its leading axes (principal axes of
+    free loadings, columns of a basis), its chains where they stand, and is fitted in the same shapes with its other
+    dimensions empty: one compilation serves all ranks, and their draws agree, so that chance in the fits hardly
+    enters their differences. A rank is never helped by rows that are left out.
+    """
+
+    def __init__(self, form: Callable[[int], Recipe], part: Part, key: jax.Array) -> None:
+        self.form, self.key = form, key
+        self.block = phases.training_block(part.counts)
+        self.top: int = 0
+        self._where: Chained | None = None
+
+    def begin(self, top: int, main: Settings) -> np.ndarray:
+        """Fit the generous rank; its sizes of axes, (top,): eigenvalues of Sigma, or scales of the basis."""
+        recipe = self.form(top)
+        if top != self.top:
+            short = driver.FACTOR_START._replace(began=main.began, callback=main.callback)
+            start = phases.fit_variational(recipe, self.block, short)
+            _heed(start.outcome)
+            where = phases.chain_start(recipe, self.block, start, self.key)
+            outcome, _ = _settle(_structure(recipe, top), where, main)
+            state = outcome.state
+            first = ml.First(state.model, outcome.rows, state.mean_rate, jax.random.fold_in(self.key, 1))
+            self._where, self.top = where._replace(first=first), top
+        assert self._where is not None
+        loadings = np.asarray(self._where.first.model.loadings)
+        if isinstance(recipe.loadings, BorrowedBasis):
+            return np.sum(loadings**2, axis=0)
+        return np.linalg.svd(loadings, compute_uv=False) ** 2
+
+    def fit(self, rank: int, main: Settings) -> Fit:
+        """The fit of one rank, not above the generous one. Raises KeyboardInterrupt if it was interrupted."""
+        assert self._where is not None
+        recipe = self.form(self.top)
+        own_axes = not isinstance(recipe.loadings, BorrowedBasis)
+        first = _truncated(self._where.first, jnp.asarray(rank), own_axes=own_axes)
+        # copied, as the loop takes over the memory of what it is given
+        first = jax.tree.map(jnp.copy, first._replace(key=None))._replace(key=first.key)
+        outcome, model = _settle(_structure(recipe, rank), self._where._replace(first=first), main)
+        loadings = np.asarray(model.loadings)[:, :rank]
+        return Fit(np.asarray(model.coef), loadings, outcome.converged)
+
+
+def _structure(recipe: Recipe, rank: int) -> AbstractStructure:
+    """The M-step of the first `rank` dimensions of a factor form, the others empty."""
+    active = (jnp.arange(recipe.rank) < rank) * 1.0
+    if isinstance(recipe.loadings, BorrowedBasis):
+        return Borrowed(recipe.loadings.basis * active, recipe.level)
+    return LowRank(active, recipe.level)
+
+
+def _settle(structure: AbstractStructure, where: Chained, main: Settings) -> tuple[Outcome, Model]:
+    """Maximum likelihood from where chains stand: how the loop ended, and the averaged model."""
+    rank = where.first.model.loadings.shape[1]
+    method = ml.MaximumLikelihood(
+        structure, phases.constant_gamma(len(where.block.y), rank, direct=False), main.tol
+    )
+    outcome = run(
+        method,
+        where.first,
+        where.block,
+        phase="ml",
+        max_iter=main.max_iter,
+        began=main.began,
+        callback=main.callback,
+    )
+    _heed(outcome)
+    return outcome, _estimate(method, outcome.state)
+
+
+@jax.jit
+def _estimate(method: ml.MaximumLikelihood, state: ml.State) -> Model:
+    return method.estimate(state)
+
+
+def _heed(outcome: Outcome) -> None:
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+
+
+@partial(jax.jit, static_argnames="own_axes")
+def _truncated(first: ml.First, rank: jax.Array, *, own_axes: bool) -> ml.First:
+    """Model and chains in leading axes, those after `rank` without loadings."""
+    q = first.model.loadings.shape[1]
+    turn = jnp.linalg.svd(first.model.loadings, full_matrices=False)[2].T if own_axes else jnp.eye(q)
+    chains, centre = first.rows
+    turned = turn.astype(centre.dtype)
+    rows = ml.ChainRows(chains._replace(position=chains.position @ turned), centre @ turned)
+    loadings = jnp.where(jnp.arange(q) < rank, first.model.loadings @ turn, 0.0)
+    return first._replace(model=Model(first.model.coef, loadings), rows=rows)
+
+
+class Score(NamedTuple):
+    """Scores rows under fitted models: all rows on the device, weights aside, and the draws' key."""
+
+    block: Block
+    key: jax.Array
+
+    def loglik(self, fit: Fit, rows: np.ndarray, *, width: int, size: int) -> RowLikelihood:
+        """Importance-sampled log p(y_i) of the rows (m,), in nats.
+
+        `width`: latent dimensions to which C is filled up with zeros; `size`: rows to which the rows are
+        filled up. Neither changes what is computed, both make shapes equal.
+        """
+        loadings = padded(fit.loadings, width)
+        chosen = jax.tree.map(lambda a: a[_filled(rows, size)], self.block)
+        found = row_loglik(self.key, chosen, jnp.asarray(fit.coef), jnp.asarray(loadings), draws=DRAWS)
+        value, error, effective, _, unsure = found
+        value, error, effective, unsure = (a[: len(rows)] for a in (value, error, effective, unsure))
+        return RowLikelihood(value, error, effective, None, unsure)
+
+    def entropy(self, fit: Fit) -> np.ndarray:
+        """Entropy of each row's position w given its counts, (n,), by its best full Gaussian, in nats."""
+        rows = fit_rows(self.block, jnp.asarray(fit.coef), jnp.asarray(fit.loadings))
+        q = fit.loadings.shape[1]
+        return 0.5 * np.linalg.slogdet(np.asarray(rows.covariance))[1] + 0.5 * q * np.log(2 * np.pi * np.e)
+
+
+def scores_of(counts: Counts, key: jax.Array) -> Score:
+    """The rows of a table, ready to be scored."""
+    return Score(as_block(counts.y, counts.x, counts.offset, counts.weights, prior=False), key)
+
+
+def _filled(rows: np.ndarray, size: int) -> np.ndarray:
+    return np.concatenate([rows, np.full(size - len(rows), rows[0])])
+
+
+def direct_fit(counts: Counts, settings: dict[str, Any], began: float) -> Fit:
+    """A fit from scratch of whatever the settings say. Raises KeyboardInterrupt if it was interrupted."""
+    result = driver.fitted(counts, settings, began)
+    if result.interrupted:
+        raise KeyboardInterrupt
+    return Fit(result.coef, result.loadings, result.converged)
+
 
 HELD_OUT, DEVIANCES = "heldout", ("aic", "bic", "icl")
 CRITERIA = (HELD_OUT, *DEVIANCES)
@@ -106,7 +305,7 @@ class Contest:
             label = covariance if isinstance(covariance, str) else f"fixed {fixed + 1}" if fixed else "fixed"
             given = {"covariance": covariance}
             with double_precision():
-                recipe = recipes.recipe(self.counts, **(self._model_settings() | given))
+                recipe = phases.recipe(self.counts, **(self._model_settings() | given))
             fit = lambda k, main: self._alone(k, given, main)
             self.found[key] = self._candidate(label, given, recipe, fit, width=lambda: recipe.rank)
         return self.found[key]
@@ -171,7 +370,7 @@ class Contest:
 
     def _form(self, rank: int) -> Recipe:
         given = {"rank": rank} if self.basis is None else {"basis": self.basis[:, :rank]}
-        return recipes.recipe(self.counts, **(self._model_settings() | given))
+        return phases.recipe(self.counts, **(self._model_settings() | given))
 
     def _alone(self, k: int, given: dict[str, Any], main: Settings) -> Fit:
         told = self.settings | given | {"callback": main.callback, "tol": main.tol}
@@ -221,7 +420,7 @@ class Contest:
     def _guess(self) -> int:
         """A rank near the right one, from residuals of log(y + 1/2): where a search begins."""
         with double_precision():
-            block = recipes.training_block(self.counts)
+            block = phases.training_block(self.counts)
             residual = starts.log_residuals(block).residual
             weights = block.weights / jnp.sum(block.weights)
             noise = jnp.where(block.offset > NO_EXPOSURE / 2, jnp.minimum(1 / (block.y + 0.5), 1.0), 0.0)
@@ -252,3 +451,130 @@ def _spread(values: np.ndarray, rows: np.ndarray, n: int) -> np.ndarray:
     every = np.zeros(n, bool)
     every[rows] = values
     return every
+
+
+# How candidates stand: the table, the sentence, and the rank that `PLN(rank="auto")` takes.
+#
+# Start at `table`. The contest itself is in `contest.py`, its public face in `selecting.py`.
+
+
+if TYPE_CHECKING:
+    import pandas
+
+FOLDS = 5
+NAMES = {
+    HELD_OUT: "the log-likelihood of held-out rows",
+    "aic": "AIC",
+    "bic": "BIC",
+    "icl": "ICL",
+}
+RULE = "the simplest candidate within one standard error of the best"
+
+
+class Chosen(NamedTuple):
+    """The rank, how the candidates stand, and a sentence that says why."""
+
+    rank: int
+    table: pandas.DataFrame
+    words: str
+
+
+def criteria_of(criterion: str | Sequence[str]) -> tuple[str, ...]:
+    """The names of the criteria, the one that chooses first; an `InputError` for other names."""
+    names = (criterion,) if isinstance(criterion, str) else tuple(criterion)
+    if not names:
+        raise InputError(f"criterion is empty: wanted is one or more of {', '.join(CRITERIA)}.")
+    return tuple(one_of(name, CRITERIA, "criterion") for name in names)
+
+
+def labels_of(counts: Counts, folds: Any, *, seed: int) -> np.ndarray:
+    """The fold of each row, (n,), -1 for rows of weight zero: so many equal folds at random, or as given.
+
+    `folds` (n,) are labels of any kind; rows that belong together (of one patient, one site) should share one.
+    """
+    used = counts.weights > 0
+    if np.ndim(folds) == 0:
+        number = count(folds, "folds", least=2)
+        if number > used.sum():
+            raise InputError(f"folds={number}, but only {int(used.sum())} rows are in use. Use fewer folds.")
+        return selection.fold_labels(used, number, seed=seed)
+    given = np.asarray(folds)
+    if given.shape != used.shape:
+        raise InputError(
+            f"folds has shape {given.shape}; wanted is a label for each of the {len(used)} rows."
+        )
+    labels = np.full(len(used), -1)
+    labels[used] = np.unique(given[used], return_inverse=True)[1]
+    if labels.max() < 1:
+        raise InputError("folds: all rows in use have one label; wanted are two folds or more.")
+    return labels
+
+
+def with_rank(counts: Counts, settings: dict[str, Any]) -> tuple[dict[str, Any], Chosen | None]:
+    """Settings in which rank="auto" has become a number, and how it was chosen (None where it was given)."""
+    if not isinstance(settings["rank"], str) or settings["rank"] != "auto":
+        return settings, None
+    recipe(
+        counts, rank=1, **{name: settings[name] for name in ("covariance", "basis")}
+    )  # do they go together?
+    chosen = choose_rank(counts, settings)
+    return settings | {"rank": chosen.rank}, chosen
+
+
+def choose_rank(counts: Counts, settings: dict[str, Any]) -> Chosen:
+    """The rank by held-out log-likelihood, five folds (fewer rows: a fold each)."""
+    folds = min(FOLDS, int((counts.weights > 0).sum()))
+    seed = count(settings["random_state"], "random_state", least=0)
+    labels = labels_of(counts, folds, seed=seed)
+    contest = Contest(counts, settings | {"rank": None}, (HELD_OUT,), labels)
+    contest.search()
+    warn_of_doubt(contest, stacklevel=5)
+    return Chosen(contest.winner().settings["rank"], table(contest), words(contest))
+
+
+def table(contest: Contest) -> pandas.DataFrame:
+    """One line a candidate, in the order of their free parameters.
+
+    Columns: parameters, each criterion asked for, beside held-out log-likelihood the paired difference to the
+    best and its standard error, and how the fits went.
+    """
+    import pandas
+
+    every = sorted(contest.found.values(), key=lambda candidate: candidate.parameters)
+    winner = contest.winner()
+    lines = [_line(contest, candidate) | {"chosen": candidate is winner} for candidate in every]
+    made = pandas.DataFrame(lines, index=pandas.Index([c.label for c in every], name="candidate"))
+    made.attrs |= {name: DIRECTION[name] for name in contest.criteria}
+    return made
+
+
+def _line(contest: Contest, candidate: Candidate) -> dict[str, Any]:
+    line: dict[str, Any] = {"parameters": candidate.parameters}
+    for name in contest.criteria:
+        line[name] = contest.told(candidate, name)
+        if name == HELD_OUT:
+            best = max(contest.found.values(), key=lambda one: contest.value(one, HELD_OUT))
+            assert candidate.scores is not None and best.scores is not None
+            gap = selection.difference(candidate.scores, best.scores, contest.counts.weights)
+            line |= {"difference": gap.value, "difference_se": gap.standard_error}
+    if candidate.loglik is not None:
+        line |= {"loglik": candidate.loglik, "loglik_se": candidate.loglik_se}
+    return line | {"converged": candidate.converged, "seconds": candidate.seconds}
+
+
+def words(contest: Contest) -> str:
+    """Which candidate was chosen, among which, by what, and which direction is better."""
+    name = contest.criteria[0]
+    others = sorted(contest.found.values(), key=lambda candidate: candidate.parameters)
+    among = ", ".join(candidate.label for candidate in others)
+    how = f"{NAMES[name]} ({DIRECTION[name]}"
+    how += f"; {contest.folds} folds; taken is {RULE})" if name == HELD_OUT else ")"
+    told = f"Chosen: {contest.winner().label}, among {among}, by {how}."
+    unsure = [candidate.label for candidate in others if not candidate.converged]
+    return told + (f" Not every fit converged: {', '.join(unsure)}." if unsure else "")
+
+
+def warn_of_doubt(contest: Contest, *, stacklevel: int) -> None:
+    """A `LikelihoodWarning` where the likelihoods of some rows under a candidate are less exact than they say."""
+    unsure = np.any([candidate.unsure for candidate in contest.found.values()], axis=0)
+    likely.warn_of(unsure, contest.counts.row_names, of=" under some candidate", stacklevel=stacklevel)

@@ -1,41 +1,193 @@
 """From a checked table and settings to a fitted result: which phases run, how often, how much is shrunk.
 
-Start at `fit`.
+Start at `fitted`.
 """
 
+import hashlib
+import json
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array, ShapeDtypeStruct
 
-from poplin._errors import InputError
-from poplin._precision import double_precision
-from poplin._rules import key_of
-from poplin.data.blocks import Block
+from poplin import fit
+from poplin._numerics import double_precision, in_a_hurry, key_of, meanwhile
+from poplin._types import InputError
+from poplin.data.blocks import Block, check_agreed, layout, on_host, rows_in
 from poplin.data.counts import Counts
 from poplin.data.held import column_sums
-from poplin.data.placing import layout, on_host, rows_in
-from poplin.estimators import (
-    checkpoints,
-    esteps,
-    joint,
-    phases,
-    recipes,
-    streamed,
-    streamed_amortised,
-    streamed_bound,
-)
-from poplin.estimators.ahead import compile_ahead
-from poplin.estimators.phases import Fitted, Recipe, Settings
-from poplin.estimators.pilot import piloted, pull_alone, pulled
-from poplin.estimators.resuming import Keeper
-from poplin.estimators.tasks import Ended, Task
+from poplin.estimators import alternatives, amortised, checkpoints, directions, phases, streamed
+from poplin.estimators.checkpoints import Keeper
+from poplin.estimators.phases import Ended, Fitted, Recipe, RowGaussians, Settings, Task
+from poplin.estimators.refit import piloted, pull_alone, pulled
 from poplin.fit import joined
-from poplin.inference.ratio import Placed, paired_loglik
-from poplin.updates.covariance import Full
-from poplin.updates.structure import Model
+from poplin.inference.selection import Placed, paired_loglik
+from poplin.methods import ml
+from poplin.methods.options import BBVI, IWAE, MCMC, Amortised, Composite, Exact, Moments, Smoothed
+from poplin.rows import gaussian
+from poplin.updates.structure import Full, Model
+
+# The ways to fit that are not "ml" or "variational": from a method's options to phases on the loop.
+#
+# Start at `fit_by`. Each way ends in `Fitted` phases, the pseudo-rows behind a shrunk Sigma, and what else it has to
+# report. The options themselves are in `methods/options.py`.
+
+
+PLAIN = ("ml", "variational")
+
+
+class Way(NamedTuple):
+    """A method's options, how it is carried out, and its usual number of iterations and tolerance."""
+
+    options: type
+    carry_out: Callable[[Any, Task], Ended]
+    max_iter: int
+    tol: float
+
+
+WAYS: dict[str, Way] = {
+    "exact": Way(Exact, alternatives.fit_exact, 1_000, 1e-9),
+    "mcmc": Way(MCMC, alternatives.fit_mcmc, 600, 0.1),
+    "bbvi": Way(BBVI, alternatives.fit_bbvi, 2_000, 0.2),
+    "iwae": Way(IWAE, alternatives.fit_iwae, 2_000, 0.2),
+    "moments": Way(Moments, alternatives.fit_moments, 1, 1e-10),
+    "composite": Way(Composite, alternatives.fit_composite, 1_000, 1e-9),
+    "amortised": Way(Amortised, amortised.fit_amortised, 100, 1e-3),
+    "smoothed": Way(Smoothed, amortised.fit_smoothed, 20_000, 1e-10),
+}
+NAMES = (*PLAIN, *WAYS)
+INFORMED = ("ml", "variational", "exact", "mcmc")  # whose errors follow from information or from a sandwich
+
+
+def chosen(method: Any) -> Any:
+    """Either "ml" or "variational", or the options of another way; an `InputError` that lists the names."""
+    if isinstance(method, str) and method in PLAIN:
+        return method
+    if isinstance(method, str) and method in WAYS:
+        return WAYS[method].options()
+    if type(method) in _by_options():
+        return method
+    raise InputError(
+        f"method={method!r}: wanted is one of {', '.join(map(repr, NAMES))}, or options from poplin.methods."
+    )
+
+
+def way_of(options: Any) -> Way:
+    """The way that these options belong to."""
+    return WAYS[_by_options()[type(options)]]
+
+
+def name_of(method: Any) -> str:
+    """The name of a method that is given by its name or by its options."""
+    return method if isinstance(method, str) else _by_options()[type(method)]
+
+
+def check_informed(method: Any) -> None:
+    """An `InputError` where standard errors of a method's estimates do not follow from the likelihood's information."""
+    if name_of(method) not in INFORMED:
+        raise InputError(
+            f"Standard errors of method={name_of(method)!r} do not follow from the likelihood's information. Give "
+            "n_boot, for example n_boot=200, or fit with method='ml'."
+        )
+
+
+def _by_options() -> dict[type, str]:
+    return {way.options: name for name, way in WAYS.items()}
+
+
+def to_plain(method: Any) -> Any:
+    """A method as a word or a list, for a file."""
+    return method if isinstance(method, str) else [name_of(method), dict(method._asdict())]
+
+
+def from_plain(kept: Any) -> Any:
+    """The method that `to_plain` wrote."""
+    return kept if isinstance(kept, str) else WAYS[kept[0]].options(**kept[1])
+
+
+def fit_by(options: Any, task: Task) -> Ended:
+    """Carry a way out."""
+    return way_of(options).carry_out(options, task)
+
+
+# Compiles what maximum likelihood will need while the variational fit before it is compiled and runs.
+#
+# Start at `compile_ahead`. Only shapes are known then, and only shapes are needed.
+
+
+WORTHWHILE = 50  # columns up to which compiling takes longer than what is compiled
+_known: set[Any] = set()  # shapes that were compiled before in this process
+
+
+class Ready(NamedTuple):
+    """The chains' programs, and those that come after the fit: each is waited for where it is needed."""
+
+    chains: Future[None]
+    after: Future[None]
+
+
+def compile_ahead(recipe: Recipe, block: Block, key: Array, *, direct_rows: bool) -> Ready:
+    """Begin to compile, unless a fit of these shapes was here before. `direct_rows`: rows keep p numbers, not q."""
+    n, p = block.y.shape
+    like = jax.tree.map(lambda a: ShapeDtypeStruct(a.shape, a.dtype), block)
+    shape = jax.tree.structure(recipe), recipe.rank, n, p, block.x.shape, phases.chain_kind(recipe, block)
+    new = shape not in _known and layout(block) is None  # shapes do not say how several devices share rows
+    _known.update([shape] if new else [])
+    d = block.x.shape[1]
+    model = Model(_numbers(d, p), _numbers(p, p if direct_rows else recipe.rank))
+    rows = RowGaussians(*(_numbers(n, p if direct_rows else recipe.rank),) * 2)
+
+    def chains() -> None:
+        if new:
+            how = phases.chain_kind(recipe, block)
+            moving, mean_rate, many = phases.repeated.shapes(model, rows, like, **how._asdict())
+            method = phases.ml_method(phases.with_shrinkage(recipe, 0.0), len(many.y), tol=0.2)
+            slow: Any = ShapeDtypeStruct((p,), bool) if direct_rows else None
+            fit.ahead(method, ml.First(model, moving, mean_rate, key, slow), many)
+            phases.repeated.ahead(model, rows, like, **how._asdict())
+
+    def after() -> None:
+        if new:
+            gaussian.ahead(like, *model)
+
+    ready = Ready(meanwhile(chains), meanwhile(after))
+    if new and in_a_hurry() and p <= WORTHWHILE:
+        meanwhile(lambda: directions.compile_ahead(recipe, block))
+    return ready
+
+
+def _numbers(*shape: int) -> Any:
+    return ShapeDtypeStruct(shape, jnp.float64)
+
+
+# A fit that several processes make together: what is refused, and whether all of them make the same one.
+#
+# Start at `check`. Nothing is done where there is one process.
+
+
+def check(counts: Counts, settings: dict[str, Any], keeper: Keeper | None) -> None:
+    """Raise `InputError` for a fit that processes cannot share, and in all of them where one has another fit."""
+    if jax.process_count() == 1:
+        return
+    name = name_of(chosen(settings["method"]))
+    if name not in PLAIN:
+        raise InputError(
+            f"method='{name}' runs in one process; several ({jax.process_count()} here) share a fit by 'ml' or "
+            "'variational'. Choose one of these, or fit in one process."
+        )
+    # of several devices' fits whether they have loadings makes no difference
+    if streamed.wanted(counts, name, loadings=False):
+        raise InputError(
+            "A table whose rows are dense a block at a time (sparse, or very large) is fitted in one process. Use one."
+        )
+    told = json.dumps(checkpoints.facts(counts, settings), sort_keys=True)
+    told += repr(settings["checkpoint_every"]) + ("" if keeper is None else keeper.standing)
+    check_agreed(hashlib.sha256(told.encode()).hexdigest(), "Counts, settings or checkpoints")
+
 
 ITERATIONS = {"variational": 20_000, "ml": 5_000}
 TOLERANCE = {"variational": 1e-10, "ml": 0.2}
@@ -86,7 +238,7 @@ class Result(NamedTuple):
 
 
 def keeper(counts: Counts, settings: dict[str, Any]) -> Keeper | None:
-    """The checkpoint that the settings ask for, None if they do not; `fit` begins or goes on with it.
+    """The checkpoint that the settings ask for, None if they do not; `fitted` begins or goes on with it.
 
     Raises `InputError` for a file that cannot serve, or belongs to another fit, and for fits that have none.
     """
@@ -95,9 +247,9 @@ def keeper(counts: Counts, settings: dict[str, Any]) -> Keeper | None:
         if every is not None:
             raise InputError(f"checkpoint_every={every!r} needs a file: give checkpoint='name.npz' as well.")
         return None
-    every = EVERY if every is None else recipes.count(every, "checkpoint_every", least=1)
-    name = esteps.name_of(esteps.chosen(settings["method"]))
-    if name not in esteps.PLAIN:
+    every = EVERY if every is None else phases.count(every, "checkpoint_every", least=1)
+    name = name_of(chosen(settings["method"]))
+    if name not in PLAIN:
         raise InputError(
             f"checkpoint: fits by method='{name}' keep none, those by 'ml' and 'variational' do. Leave it out."
         )
@@ -109,22 +261,22 @@ def keeper(counts: Counts, settings: dict[str, Any]) -> Keeper | None:
     return Keeper(checkpoints.place(path, counts, settings), every)
 
 
-def fit(counts: Counts, settings: dict[str, Any], began: float, *, keeper: Keeper | None = None) -> Result:
+def fitted(counts: Counts, settings: dict[str, Any], began: float, *, keeper: Keeper | None = None) -> Result:
     """Run the phases that the settings ask for; `keeper` keeps where they stand."""
-    method = esteps.chosen(settings["method"])
-    posterior = recipes.one_of(settings["posterior"], recipes.POSTERIORS, "posterior")
-    weight = recipes.shrinkage_weight(settings["shrinkage"])
-    starts = recipes.count(settings["n_init"], "n_init", least=1)
-    seed = recipes.count(settings["random_state"], "random_state", least=0)
+    method = chosen(settings["method"])
+    posterior = phases.one_of(settings["posterior"], phases.POSTERIORS, "posterior")
+    weight = phases.shrinkage_weight(settings["shrinkage"])
+    starts = phases.count(settings["n_init"], "n_init", least=1)
+    seed = phases.count(settings["random_state"], "random_state", least=0)
     main = main_settings(settings, began)._replace(keeper=keeper)
-    joint.check(counts, settings, keeper)
+    check(counts, settings, keeper)
     with double_precision():
-        model = recipes.recipe(counts, **{k: settings[k] for k in ("covariance", "rank", "basis")})
-        model = recipes.unshrunk(model) if weight == 0 else model
-        if streamed.wanted(counts, esteps.name_of(method), loadings=model.loadings is not None):
+        model = phases.recipe(counts, **{k: settings[k] for k in ("covariance", "rank", "basis")})
+        model = phases.unshrunk(model) if weight == 0 else model
+        if streamed.wanted(counts, name_of(method), loadings=model.loadings is not None):
             begin = _sample_fit(_start_settings(model, main), starts, seed)
             return _streamed(method, model, counts, main, weight, posterior, seed, begin)
-        block = recipes.spread_block(counts) if isinstance(method, str) else recipes.training_block(counts)
+        block = phases.spread_block(counts) if isinstance(method, str) else phases.training_block(counts)
         key = key_of(seed)
         if method == "variational":
             return _variational(model, block, main, weight or 0.0, starts, posterior, key)
@@ -134,20 +286,20 @@ def fit(counts: Counts, settings: dict[str, Any], began: float, *, keeper: Keepe
         task = Task(
             model, block, counts, main, weight, key, lambda: _best_bound(model, block, short, starts, key)
         )
-        ended = esteps.fit(method, task)
+        ended = fit_by(method, task)
         pull = _pull(task.recipe, block, ended.fits[-1], ended.kappa)
         return _another(ended, task.recipe, posterior, task.rows(), pull)
 
 
 def main_settings(settings: dict[str, Any], began: float) -> Settings:
     """Iterations, tolerance and callback of the main phase."""
-    method = esteps.chosen(settings["method"])
+    method = chosen(settings["method"])
     if isinstance(method, str):
         usual, near = ITERATIONS[method], TOLERANCE[method]
     else:
-        _, _, usual, near = esteps.way_of(method)
+        _, _, usual, near = way_of(method)
     limit = settings["max_iter"]
-    limit = usual if limit is None else recipes.count(limit, "max_iter", least=1)
+    limit = usual if limit is None else phases.count(limit, "max_iter", least=1)
     tol = near if settings["tol"] is None else float(settings["tol"])
     if not tol > 0:
         raise InputError(f"tol={settings['tol']!r}: wanted is a positive number.")
@@ -247,7 +399,7 @@ def _below_start(recipe: Recipe, block: Block, start: Model, end: Fitted, tol: f
 def _gain(recipe: Recipe, block: Block, start: Model, end: Model, key) -> tuple[float, float]:
     """Penalised log-likelihood of the end less that of the start (nats, all rows), and its standard error.
 
-    By paired draws (`inference/ratio.py`) of `COMPARED` rows at most, spread over the table. Cost: that of two
+    By paired draws (`inference/selection.py`) of `COMPARED` rows at most, spread over the table. Cost: that of two
     log-likelihoods of so many rows with a tenth of the usual draws.
     """
     models = [Placed(block, np.asarray(model.coef), np.asarray(model.loadings)) for model in (start, end)]
@@ -294,13 +446,15 @@ def _streamed(
     """The same methods, rows dense one block at a time."""
     rows = float(np.sum(counts.weights))
     if not isinstance(method, str):
-        ended = streamed_amortised.fit(method, model, counts, main, weight, seed=seed, start=begin)
+        ended = streamed.fit_amortised(method, model, counts, main, weight, seed=seed, start=begin)
         return _another(ended, model, posterior, rows)
     if method == "ml":
-        found = streamed.fit(model, counts, main, weight, seed=seed, start=begin)
+        found = streamed.fit_ml(model, counts, main, weight, seed=seed, start=begin)
     else:
         full = posterior == "full"
-        found = streamed_bound.fit(model, counts, main, weight or 0.0, seed=seed, full=full, start=begin)
+        found = streamed.fit_variational(
+            model, counts, main, weight or 0.0, seed=seed, full=full, start=begin
+        )
     fits, kappa, words = found
     root, pull = np.asarray(fits[-1].model.loadings), None
     if method == "ml" and isinstance(model.shape, Full) and np.isfinite(root).all():

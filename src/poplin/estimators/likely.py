@@ -3,23 +3,58 @@
 Start at `AbstractLikely.loglik_rows`. It needs a fitted `AbstractNeural` beside it, whose model and door it uses.
 """
 
+from __future__ import annotations
+
+import warnings
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from poplin._compile import compiled
-from poplin._errors import InputError
-from poplin._precision import double_precision
+from poplin._numerics import compiled, double_precision
+from poplin._types import InputError, LikelihoodWarning
 from poplin.data.blocks import Block
-from poplin.estimators import doors, doubts
+from poplin.data.tables import listed
+from poplin.estimators import neural
 from poplin.estimators.building import Shape, Words
-from poplin.inference.importance import KHAT_DRAWS, NUMBERS, SLICE, amortised_loglik, in_slices
-from poplin.inference.marginal import RowLikelihood
-from poplin.methods.objectives import Bound, ExactBound
-from poplin.models.priors import Mixture
+from poplin.inference.likelihood import (
+    DECODED_NUMBERS,
+    KHAT_DRAWS,
+    SLICE,
+    RowLikelihood,
+    amortised_loglik,
+    in_slices,
+)
+from poplin.inference.summary import LARGEST_KHAT
+from poplin.methods.gradient import Bound, ExactBound
+from poplin.models.networks import Mixture
+
+# Likelihoods that are less exact than they say, told alike by every door that returns one.
+#
+# Start at `warn_of`; `doubt` is its sentence.
+
+
+def doubt(unsure: np.ndarray, names: Sequence[str], *, of: str = "") -> str | None:
+    """How many rows are unsure, and which, by name; `of` says under what model. None where none is."""
+    rows = np.flatnonzero(unsure)
+    if not len(rows):
+        return None
+    return (
+        f"The log-likelihoods{of} of {len(rows)} of {len(names)} rows are less exact than their standard errors say "
+        f"(Pareto k-hat above {LARGEST_KHAT}): {listed(names[int(i)] for i in rows)}. Their counts may lie far from "
+        "what the model expects. Look at these rows, and compare models without them too."
+    )
+
+
+def warn_of(unsure: np.ndarray, names: Sequence[str], *, of: str = "", stacklevel: int = 3) -> None:
+    """A `LikelihoodWarning` where there are unsure rows."""
+    told = doubt(unsure, names, of=of)
+    if told is not None:
+        warnings.warn(told, LikelihoodWarning, stacklevel=stacklevel)
+
 
 BOUND_DRAWS = 100  # a row, for the bound after the fit
 
@@ -30,7 +65,7 @@ class AbstractLikely:
     likelihood: str
     random_state: int
     model_: Any
-    coded_: doors.Coded
+    coded_: neural.Coded
     shape_: Shape
 
     @abstractmethod
@@ -42,7 +77,7 @@ class AbstractLikely:
         """Whether the bound needs no draws."""
 
     @abstractmethod
-    def _new_rows(self, Y: Any, data: Any, offset: Any) -> doors.Rows:
+    def _new_rows(self, Y: Any, data: Any, offset: Any) -> neural.Rows:
         """Rows for the fitted model, checked, with their names."""
 
     @abstractmethod
@@ -89,10 +124,10 @@ class AbstractLikely:
         how = {"seed": self.random_state, "draws": draws, "khat": khat, "student": proposal == "student"}
         with double_precision():
             rows = self._new_rows(Y, data, offset)
-            block = doors.as_rows_block(self.model_.likelihood, rows, dtype)
+            block = neural.as_rows_block(self.model_.likelihood, rows, dtype)
             model = jax.tree.map(lambda a: np.asarray(a, dtype=dtype), self.model_)
             found = amortised_loglik(model, block, width=self._width(), **how)
-        doubts.warn_of(found.unsure, rows.names)
+        warn_of(found.unsure, rows.names)
         return found
 
     def score_samples(
@@ -115,7 +150,7 @@ class AbstractLikely:
             model = jax.tree.map(lambda a: np.asarray(a, dtype=dtype), self.model_)
             one = np.asarray(1.0, dtype=dtype)
             objective = ExactBound(one) if exact else Bound(one, BOUND_DRAWS)  # type: ignore[arg-type]
-            size = SLICE if exact else max(1, min(SLICE, NUMBERS // (BOUND_DRAWS * self._width())))
+            size = SLICE if exact else max(1, min(SLICE, DECODED_NUMBERS // (BOUND_DRAWS * self._width())))
             seed = np.array([self.random_state, 0], dtype=np.uint32)
             return in_slices(lambda part, first: _bounds(objective, model, seed, part, first), block, size)
 
@@ -132,7 +167,7 @@ class AbstractLikely:
 
     def sample(self, n: int, *, data: Any = None, offset: float = 0.0, random_state: int = 0) -> np.ndarray:
         """Draw n rows from the fitted model: w from the prior, y from the likelihood, (n, p)."""
-        x = doors.conditions(self.coded_, data, n)
+        x = neural.conditions(self.coded_, data, n)
         key = np.array([0, random_state], dtype=np.uint32)
         return np.asarray(_drawn(self.model_, key, x, np.float32(offset), shape=(n, self.shape_.rank)))
 

@@ -6,14 +6,13 @@ Start at `load`. Each estimator writes its own file (`store.write_npz`); one wit
 from importlib import import_module
 from typing import Any
 
-from poplin._errors import InputError
-from poplin.estimators.soundness import check_model, sound
+from poplin._types import InputError
+from poplin.estimators.keeping import check_model, sound
 from poplin.store import read_npz
 
 CHECKPOINT = "training"  # of a model with networks (`stretches.py`)
-READERS = {
-    name: f"poplin.estimators.{name.lower()}" for name in ("Autoencoder", "IDEC", "MixtureVAE", "PPCA", "VAE")
-}
+READERS = {name: "poplin.estimators.vae" for name in ("Autoencoder", "IDEC", "MixtureVAE", "VAE")}
+READERS["PPCA"] = "poplin.estimators.ppca"
 
 
 def load(path: Any) -> Any:
@@ -38,4 +37,4 @@ def load(path: Any) -> Any:
         raise InputError(f"{path} holds a model that this poplin does not know, '{name}'. Update poplin.")
     with sound(path):
         check_model(arrays)
-        return import_module(READERS[name]).rebuilt(arrays, meta)
+        return getattr(import_module(READERS[name]), f"rebuilt_{name.lower()}")(arrays, meta)

@@ -4,25 +4,369 @@ Start at `AbstractNeural.fit`. A concrete model says by `_words` of which parts 
 is trained.
 """
 
+from __future__ import annotations
+
 import time
 import warnings
 from abc import abstractmethod
-from typing import Any, Self
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from poplin._compile import compiled
-from poplin._errors import ConvergenceWarning, InputError
+from poplin import fit as loop
+from poplin._numerics import at_length, compiled, double_precision
+from poplin._types import ConvergenceWarning, DataWarning, InputError
 from poplin.data.blocks import Block
-from poplin.data.formula import design_from_json, design_to_json
-from poplin.data.tables import is_instance
-from poplin.estimators import doors, training
+from poplin.data.checks import check_counts, check_weights
+from poplin.data.counts import Values, as_new_values, as_values
+from poplin.data.formula import Design, apply, as_frame, design, design_from_json, design_to_json
+from poplin.data.sides import aligned, doubtful_offset, log_offset, row_vector
+from poplin.data.tables import CountTable, Names, is_instance, place
 from poplin.estimators.building import Columns, Shape, Words, build, describe
-from poplin.inference.importance import SLICE, in_slices
-from poplin.methods.objectives import positions
+from poplin.estimators.checkpoints import Length, TrainingPlace, in_stretches
+from poplin.inference.likelihood import SLICE, in_slices
+from poplin.methods.gradient import (
+    COLUMNS,
+    HELD_COLUMNS,
+    AbstractObjective,
+    Gradient,
+    Split,
+    Start,
+    positions,
+)
 from poplin.store import write_npz
+
+# How a neural model is trained on the shared loop, and the history of it as a table.
+#
+# Start at `train`. `Plan` holds the settings; `History` columns are means over rows in nats: objective, bound and
+# reconstruction are better when higher, the divergence (KL) is what the bound takes off.
+
+
+MOST_HELD = 5000  # left-out rows: more tell no more and cost time
+STEPS = 8  # of the schedule "steps"
+PATIENT = 200  # steps without a gain that patience means at least: of few rows an epoch is a single one
+HARDLY = 20  # steps from the first values, which give the columns' means, by which a network hardly moves
+
+
+class Plan(NamedTuple):
+    """How long and how: epochs at most, rows of a minibatch, learning rate and its schedule, KL warm-up, stopping."""
+
+    max_epochs: int
+    batch_size: int
+    learning_rate: float
+    schedule: str  # one of SCHEDULES
+    kl_warmup: int
+    validation_fraction: float
+    patience: int | None
+    seed: int
+    callback: Callable[[loop.Progress], None] | None
+    checkpoint: Any = None  # a path
+
+
+class Trained(NamedTuple):
+    """Where training ended: the best model, its history, why it stopped, what to know, which rows were left out."""
+
+    model: Any
+    history: pd.DataFrame
+    stopped: str  # "patience", "max_epochs", "interrupted" or "failed"
+    messages: tuple[str, ...]
+    held: np.ndarray
+
+
+def train(model: Any, objective: AbstractObjective, block: Block, plan: Plan) -> Trained:
+    """Train from first values; the same seed, data and settings give the same numbers on the same machine."""
+    began = time.perf_counter()
+    check(plan)
+    chosen, left = _split(block, plan)
+    # put on the device once: arrays of the host would be copied there for every stretch of steps
+    split = jax.device_put(Split(_rows_at(block, chosen), _rows_at(block, left) if len(left) else None))
+    method = method_of(objective, len(chosen), plan)
+    length = Length(len(method.bounds) - 1, plan.max_epochs)
+    first = Start(model, seed_key(plan.seed))  # type: ignore[arg-type]
+    place = (
+        None if plan.checkpoint is None else TrainingPlace(plan.checkpoint, _facts(objective, block, plan))
+    )
+    with at_length():
+        outcome = in_stretches(method, first, split, length, began=began, callback=plan.callback, place=place)
+    state = jax.device_get(outcome.state)
+    history = as_history(state.history)
+    failed = not np.isfinite(state.objective)
+    stopped = "patience" if outcome.converged else "interrupted" if outcome.interrupted else "max_epochs"
+    stopped = "failed" if failed else stopped
+    return Trained(
+        state.kept, history, stopped, _messages(history, plan, stopped, len(method.bounds) - 1), left
+    )
+
+
+def check(plan: Plan) -> None:
+    """Every number of the plan is one that can be used."""
+    if plan.schedule not in SCHEDULES:
+        raise InputError(
+            f"schedule={plan.schedule!r} is not known; it is one of {', '.join(map(repr, SCHEDULES))}."
+        )
+    if plan.max_epochs < 1 or plan.batch_size < 1 or not plan.learning_rate > 0:
+        raise InputError("max_epochs and batch_size must be at least 1 and learning_rate above 0.")
+    if not 0 <= plan.validation_fraction < 1:
+        raise InputError(f"validation_fraction={plan.validation_fraction!r}; give a share from 0 to below 1.")
+    if plan.patience is not None and (plan.patience < 1 or plan.validation_fraction == 0):
+        raise InputError(
+            "Early stopping looks at left-out rows: give patience >= 1 with validation_fraction above 0, or "
+            "patience=None to train for max_epochs."
+        )
+
+
+def in_steps(passed: np.ndarray) -> np.ndarray:
+    """10^(-i/7) in the i-th of eight steps, which lasts 3^i, at these shares of all epochs (Burda et al. 2016)."""
+    ends = np.cumsum(3.0 ** np.arange(STEPS))
+    number = np.searchsorted(ends / ends[-1], passed + 1e-9, side="right")
+    return 10.0 ** (-np.minimum(number, STEPS - 1) / (STEPS - 1))
+
+
+# The learning rate as a share of its first value, by the share of epochs that have passed.
+SCHEDULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "constant": np.ones_like,
+    "cosine": lambda passed: 0.5 * (1 + np.cos(np.pi * passed)),
+    "steps": in_steps,
+}
+
+
+def _facts(objective: AbstractObjective, block: Block, plan: Plan) -> dict[str, Any]:
+    """What must be the same for training to go on: the objective, the rows, the plan."""
+    told = {k: v for k, v in plan._asdict().items() if k not in ("callback", "checkpoint")}
+    weights = [float(np.sum(leaf)) for leaf in jax.tree.leaves(objective)]
+    seen = {"rows": len(block.index), "sum of Y": float(np.sum(block.y))}
+    return told | {"objective": str(objective), "weights": weights} | seen
+
+
+def seed_key(seed: int) -> np.ndarray:
+    """The key of a seed."""
+    return np.array([seed >> 32, seed & 0xFFFFFFFF], dtype=np.uint32)  # as jax.random.key, without a program
+
+
+def _split(block: Block, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows train and which are left out; rows of weight 0 do neither."""
+    used = np.flatnonzero(np.asarray(block.weights) > 0)
+    held = min(round(plan.validation_fraction * len(used)), MOST_HELD, len(used) - 1)
+    order = np.random.default_rng([plan.seed, 1]).permutation(used)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def _rows_at(block: Block, index: np.ndarray) -> Block:
+    return jax.tree.map(lambda a: a[index], block)
+
+
+def method_of(objective: AbstractObjective, rows: int, plan: Plan) -> Gradient:
+    """Training on so many rows by this plan."""
+    bounds = batch_bounds(rows, plan.batch_size)
+    patience = np.inf if plan.patience is None else max(plan.patience, -(-PATIENT // (len(bounds) - 1)))
+    shape = SCHEDULES[plan.schedule](np.arange(plan.max_epochs) / plan.max_epochs)
+    return Gradient(
+        objective,
+        bounds=bounds,  # type: ignore[arg-type]
+        rates=(plan.learning_rate * shape).astype(np.float32),  # type: ignore[arg-type]
+        warmup=np.float32(plan.kl_warmup),  # type: ignore[arg-type]
+        patience=np.float32(patience),  # type: ignore[arg-type]
+        size=int(np.max(np.diff(bounds))),
+    )
+
+
+def batch_bounds(rows: int, batch_size: int) -> np.ndarray:
+    """Where minibatches begin among shuffled rows, (batches + 1,): their sizes differ by one row at most."""
+    batches = -(-rows // batch_size)
+    return ((np.arange(batches + 1) * rows) // batches).astype(np.int32)
+
+
+def as_history(lines: np.ndarray) -> pd.DataFrame:
+    """One line an epoch: its KL weight, objective and parts over the training rows, then over left-out rows."""
+    lines = lines[~np.isnan(lines[:, 0])].astype(float)
+    table = pd.DataFrame(lines, columns=pd.Index([*COLUMNS, *HELD_COLUMNS]))
+    table.insert(0, "epoch", np.arange(1, len(table) + 1))
+    table.insert(3, "bound", table["reconstruction"] - table["divergence"])
+    table["held_out_bound"] = table["held_out_reconstruction"] - table["held_out_divergence"]
+    if len(table) == 0:  # every column is empty, and none is to be dropped
+        return table
+    return table.dropna(axis="columns", how="all")
+
+
+def _messages(history: pd.DataFrame, plan: Plan, stopped: str, batches: int) -> tuple[str, ...]:
+    notes = []
+    weight = float(history["kl_weight"].iloc[-1]) if len(history) else 0.0
+    if weight < 1:
+        notes.append(
+            f"The weight of the KL term reached {weight:.2f} only, not 1: what was maximised is not the bound. "
+            f"Train for more than kl_warmup={plan.kl_warmup} epochs, or lower kl_warmup."
+        )
+    if stopped == "failed":
+        notes.append(
+            f"The objective was no longer finite in epoch {len(history) + 1}; the model is the best one before. "
+            "Lower learning_rate."
+        )
+    if stopped == "patience" and (steps := _kept_after(history) * batches) <= HARDLY:
+        notes.append(
+            "The network explains no more of left-out rows than the columns' means, from which it starts: the best "
+            f"model was that after {steps} steps. So few rows may tell no more, or only to fewer components or a "
+            "smaller network (hidden)."
+        )
+    if stopped == "max_epochs" and plan.patience is not None:
+        notes.append(
+            f"Training stopped after max_epochs={plan.max_epochs} before the left-out rows' objective had gone without "
+            f"a gain for {plan.patience} epochs and {PATIENT} steps. Raise max_epochs."
+        )
+    return tuple(notes)
+
+
+def _kept_after(history: pd.DataFrame) -> int:
+    """The epoch whose model was kept, counted from 1."""
+    return 1 + int(np.nanargmax(history["held_out_objective"]))
+
+
+# From what a user gives to the rows that a neural model sees: values, conditions, offsets.
+#
+# Start at `training_rows` and `new_rows`. Conditions are columns of `data` (or of an AnnData's obs), coded as in a
+# formula; `KINDS` says what each likelihood accepts.
+
+
+COUNTS = ("poisson", "negative-binomial", "poisson-lognormal")
+PIECE = 4_000_000  # numbers looked at together in double precision
+
+
+class Rows(NamedTuple):
+    """Rows as a model sees them: y (n, p), x (n, d), offset (n, 1 or p) and weights (n,), with their names."""
+
+    y: np.ndarray
+    x: np.ndarray
+    offset: np.ndarray
+    weights: np.ndarray
+    names: Names
+
+
+class Coded(NamedTuple):
+    """What later rows must look like: column names and the design of the conditions (None without any)."""
+
+    columns: Names
+    design: Design | None
+
+
+class Wanted(NamedTuple):
+    """The settings that the door needs: likelihood, whether pixels are binarised, conditions, AnnData layer, batch."""
+
+    likelihood: str
+    binarise: bool
+    condition: tuple[str, ...]
+    layer: str | None
+    batch: str | None = None
+
+    def formula(self) -> str | None:
+        """How conditions and batch are coded; the values of the batch are categories even where they are numbers."""
+        terms = [f"`{name}`" for name in self.condition]
+        terms += [] if self.batch is None else [f"C(`{self.batch}`)"]
+        return "~ " + " + ".join(terms) if terms else None
+
+
+def training_rows(wanted: Wanted, Y: Any, *, data: Any, offset: Any, weights: Any) -> tuple[Rows, Coded]:
+    """The rows to fit and how they were coded. Raises `InputError` for what the likelihood cannot have made."""
+    values = as_values(Y, layer=wanted.layer)
+    made, x = None, np.zeros((len(values.y), 0))
+    formula = wanted.formula()
+    if formula is not None:
+        made, x, _ = design(formula, _frame(values, data), values.row_names)
+        x = x[:, 1:]  # the decoder has its own intercept
+    table, notes = _named(values), []
+    for words in doubtful_offset(offset, table):
+        warnings.warn(words, DataWarning, stacklevel=4)
+    weight = check_weights(
+        row_vector(weights, "weights", table.row_names, len(values.y), notes), values.row_names
+    )
+    rows = _rows(wanted, values, x, offset)._replace(weights=weight)
+    return rows, Coded(values.column_names, made)
+
+
+def new_rows(wanted: Wanted, coded: Coded, Y: Any, *, data: Any, offset: Any) -> Rows:
+    """Rows for a fitted model, coded as the rows of its fit."""
+    values = as_new_values(coded.columns, Y, layer=wanted.layer)
+    x = np.zeros((len(values.y), 0))
+    if coded.design is not None:
+        x = apply(coded.design, _frame(values, data), values.row_names)[0][:, 1:]
+    return _rows(wanted, values, x, offset)
+
+
+def conditions(coded: Coded, data: Any, n: int) -> np.ndarray:
+    """The covariates x (n, d) of rows that are only asked for, from a table of their conditions."""
+    if coded.design is None:
+        return np.zeros((n, 0), dtype=np.float32)
+    frame = as_frame(data, None)
+    if len(frame) != n:
+        raise InputError(f"data has {len(frame)} rows and {n} rows are asked for. Give one row for each.")
+    return apply(coded.design, frame, tuple(str(i) for i in frame.index))[0][:, 1:].astype(np.float32)
+
+
+def _named(values: Values) -> CountTable:
+    names = values.row_names if values.named_rows else None
+    return CountTable(values.y, names, values.column_names, values.covariates)
+
+
+def _frame(values: Values, data: Any) -> Any:
+    frame = as_frame(data, values.covariates)
+    names = values.row_names if values.named_rows else None
+    return aligned(frame, "data", names, len(values.y), [], values.column_names)
+
+
+def _rows(wanted: Wanted, values: Values, x: np.ndarray, offset: Any) -> Rows:
+    _check_values(wanted, values)
+    if offset is not None and wanted.likelihood not in COUNTS:
+        raise InputError(
+            f"An offset goes with counts; the likelihood '{wanted.likelihood}' has none. Leave it out."
+        )
+    o = log_offset(offset, _named(values), [])
+    o = np.broadcast_to(o, (len(values.y), o.shape[1] if o.ndim == 2 else 1))
+    return Rows(values.y, x, o, np.ones(len(values.y)), values.row_names)
+
+
+def _check_values(wanted: Wanted, values: Values) -> None:
+    y = values.y
+    if wanted.likelihood in COUNTS:
+        check_counts(y, values.row_names, values.column_names)
+    elif wanted.likelihood == "categorical":
+        _refuse(
+            values, (y < 0) | (y != np.rint(y)), "a category", "Code categories as whole numbers 0, 1, 2, ..."
+        )
+    elif wanted.likelihood == "bernoulli" and wanted.binarise:
+        _refuse(
+            values,
+            (y < 0) | (y > 1),
+            "a probability",
+            "binarise=True draws 0 or 1 with it: scale Y to [0, 1].",
+        )
+    elif wanted.likelihood == "bernoulli":
+        mend = "Give zeros and ones, or set binarise=True to draw them anew with the probabilities in Y."
+        _refuse(values, (y != 0) & (y != 1), "zero or one", mend)
+
+
+def _refuse(values: Values, bad: np.ndarray, wanted: str, mend: str) -> None:
+    if bad.any():
+        i, j = np.argwhere(bad)[0]
+        where = place((i, j), values.row_names, values.column_names)
+        raise InputError(f"Y holds {values.y[i, j]:g}{where}, which is not {wanted}. {mend}")
+
+
+@compiled()
+def _carrier(likelihood: Any, y: Any) -> Any:
+    return likelihood.carrier(y)
+
+
+def as_rows_block(likelihood: Any, rows: Rows, dtype: Any = np.float32) -> Block:
+    """Rows as a `Block` of NumPy arrays of this type; the part of the log density that y alone decides is in it."""
+    pieces = np.array_split(rows.y, -(-rows.y.size // PIECE))
+    with double_precision():
+        parts = [_carrier(likelihood, jnp.asarray(piece, dtype=jnp.float64)) for piece in pieces]
+    constant = -np.concatenate([np.asarray(part) for part in parts])
+    arrays = (rows.y, rows.x, rows.offset, rows.weights, constant)
+    return Block(*(np.asarray(a, dtype=dtype) for a in arrays), index=np.arange(len(rows.y)))  # type: ignore[arg-type]
+
 
 UNSAVED = ("callback", "checkpoint")  # settings of a run, not of the fit
 AFTER = ("stopped_", "converged_", "n_iter_", "seconds_")  # what a file keeps of how it ended
@@ -47,7 +391,7 @@ class AbstractNeural:
         """The parts that the model is made of, by name."""
 
     @abstractmethod
-    def _trained(self, block: Block) -> training.Trained:
+    def _trained(self, block: Block) -> Trained:
         """The trained model, from `model_` with its first values and the rows it is to see."""
 
     @abstractmethod
@@ -64,19 +408,19 @@ class AbstractNeural:
         when the stopping rule did not hold or the KL term never got its whole weight.
         """
         began = time.perf_counter()
-        rows, self.coded_ = doors.training_rows(self._wanted(), Y, data=data, offset=offset, weights=weights)
-        counts = self._wanted().likelihood in doors.COUNTS
+        rows, self.coded_ = training_rows(self._wanted(), Y, data=data, offset=offset, weights=weights)
+        counts = self._wanted().likelihood in COUNTS
         used = rows.weights > 0
         columns = describe(rows.y[used], rows.offset[used], counts=counts)
         self._begin(rows, columns)
-        block = doors.as_rows_block(self.model_.likelihood, rows)
+        block = as_rows_block(self.model_.likelihood, rows)
         self._after(self._trained(block))
         self.seconds_ = time.perf_counter() - began
         for message in self.messages_:
             warnings.warn(message, ConvergenceWarning, stacklevel=2)
         return self
 
-    def _begin(self, rows: doors.Rows, columns: Columns) -> None:
+    def _begin(self, rows: Rows, columns: Columns) -> None:
         """The model with its first values."""
         levels = int(rows.y.max()) + 1 if self._wanted().likelihood == "categorical" else 0
         self.shape_ = Shape(rows.y.shape[1], rows.x.shape[1], self._rank(), levels)
@@ -84,7 +428,7 @@ class AbstractNeural:
         self.column_names_, self.n_features_in_ = self.coded_.columns, rows.y.shape[1]
         self.model_ = build(self._words(), self.shape_, columns, np.random.default_rng(self._plan().seed))
 
-    def _after(self, trained: training.Trained) -> None:
+    def _after(self, trained: Trained) -> None:
         self.model_, self.history_ = trained.model, trained.history
         self.stopped_, self.converged_ = trained.stopped, trained.stopped in ("patience", "tol")
         self.n_iter_, self.messages_, self.held_out_ = len(trained.history), trained.messages, trained.held
@@ -98,27 +442,25 @@ class AbstractNeural:
     def _setting(self, name: str, default: Any = None) -> Any:
         return getattr(self, name, default)
 
-    def _wanted(self) -> doors.Wanted:
+    def _wanted(self) -> Wanted:
         condition = self._setting("condition") or ()
         condition = (condition,) if isinstance(condition, str) else tuple(condition)
         get = self._setting
-        return doors.Wanted(
-            get("likelihood"), bool(get("binarise", False)), condition, get("layer"), get("batch")
-        )
+        return Wanted(get("likelihood"), bool(get("binarise", False)), condition, get("layer"), get("batch"))
 
-    def _plan(self) -> training.Plan:
+    def _plan(self) -> Plan:
         get = self._setting
         names = ("max_epochs", "batch_size", "learning_rate", "schedule", "kl_warmup", "validation_fraction")
         chosen = {name: get(name) for name in names}
         chosen["kl_warmup"] = 0 if chosen["kl_warmup"] is None else chosen["kl_warmup"]
         how = {"patience": get("patience"), "seed": get("random_state"), "callback": get("callback")}
-        return training.Plan(**chosen, **how, checkpoint=get("checkpoint"))
+        return Plan(**chosen, **how, checkpoint=get("checkpoint"))
 
-    def _new_rows(self, Y: Any, data: Any, offset: Any) -> doors.Rows:
-        return doors.new_rows(self._wanted(), self.coded_, Y, data=data, offset=offset)
+    def _new_rows(self, Y: Any, data: Any, offset: Any) -> Rows:
+        return new_rows(self._wanted(), self.coded_, Y, data=data, offset=offset)
 
     def _block(self, Y: Any, data: Any, offset: Any, dtype: Any = np.float32) -> Block:
-        return doors.as_rows_block(self.model_.likelihood, self._new_rows(Y, data, offset), dtype)
+        return as_rows_block(self.model_.likelihood, self._new_rows(Y, data, offset), dtype)
 
     def transform(
         self, Y: Any, *, data: Any = None, offset: Any = None, return_variance: bool = False
@@ -148,7 +490,7 @@ class AbstractNeural:
         latent = np.asarray(W, dtype=np.float32)
         if latent.ndim != 2 or latent.shape[1] != self.shape_.rank:
             raise InputError(f"W has the shape {latent.shape}; wanted is (n, {self.shape_.rank}).")
-        x = doors.conditions(self.coded_, data, len(latent))
+        x = conditions(self.coded_, data, len(latent))
         o = np.broadcast_to(np.reshape(offset, (-1, 1)), (len(latent), 1)).astype(np.float32)
         return np.asarray(_decoded(self.model_, latent, x, o))
 
@@ -156,7 +498,7 @@ class AbstractNeural:
         """E[y | w] at each row's own latent mean, (n, p); `under` is a table of other conditions to decode it with."""
         block = self._block(Y, data, offset)
         latent = in_slices(lambda part, _: positions(self.model_, part)[0], block, SLICE)
-        x = block.x if under is None else doors.conditions(self.coded_, under, len(latent))
+        x = block.x if under is None else conditions(self.coded_, under, len(latent))
         return np.asarray(_decoded(self.model_, latent, x, block.offset))
 
     def save(self, path: Any) -> None:
@@ -189,7 +531,7 @@ def rebuild(face: Any, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> A
     if "setting_basis" in arrays:
         fit.basis = arrays["setting_basis"]
     made = None if meta["design"] is None else design_from_json(meta["design"])
-    fit.coded_ = doors.Coded(tuple(meta["columns"]), made)
+    fit.coded_ = Coded(tuple(meta["columns"]), made)
     fit.column_names_, fit.n_features_in_ = fit.coded_.columns, len(meta["columns"])
     fit.shape_ = Shape(*meta["shape"])
     fit.columns_ = Columns(**{name: arrays[f"columns_{name}"] for name in Columns._fields})

@@ -3,35 +3,226 @@
 Start at `fit_variational` and `fit_ml`. Options arrive here as objects (`Recipe`), never as strings.
 """
 
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
 from poplin import starts
-from poplin._compile import compiled
-from poplin.data.blocks import Block
-from poplin.data.placing import largest, layout, row_by_row, rows_in, trimmed
-from poplin.estimators import spreading, turned
-from poplin.estimators.resuming import Settings, run
-from poplin.estimators.spreading import Copying
-from poplin.fit import Outcome, Trace, continued
-from poplin.methods import ml, variational_full
+from poplin._numerics import compiled
+from poplin._types import InputError, Latent
+from poplin.data.blocks import (
+    NO_EXPOSURE,
+    NOWHERE,
+    ROWS,
+    Block,
+    Layout,
+    along,
+    as_block,
+    as_rows,
+    largest,
+    layout,
+    placed,
+    row_by_row,
+    rows_in,
+    spread_out,
+    trimmed,
+)
+from poplin.data.counts import Counts, check_basis, check_covariance, check_rank
+from poplin.estimators.checkpoints import Settings, run_resumed
+from poplin.fit import Outcome, Trace, continued, run
+from poplin.methods import ml, variational
 from poplin.methods.bounds import AbstractBound, DirectBound, FactorBound
-from poplin.methods.variational import Variational, remains
-from poplin.methods.variational_full import FullVariational
-from poplin.models.loadings import AbstractLoadings, BorrowedBasis
+from poplin.methods.method import over_devices
+from poplin.methods.variational import FullVariational, Turning, Variational, remains
+from poplin.models.loadings import AbstractLoadings, BorrowedBasis, FreeLoadings, FrozenLoadings
 from poplin.rows.cells import slow_columns
 from poplin.rows.chains import Chains
 from poplin.rows.chains import frame as chain_frame
-from poplin.rows.gaussian import start_rows
-from poplin.updates.covariance import AbstractShape, Full
+from poplin.rows.frames import rates
+from poplin.rows.gaussian import ROOM, fit_rows, start_rows
 from poplin.updates.direct import Direct
 from poplin.updates.low_rank import LowRank
-from poplin.updates.structure import LOADING_SD, AbstractStructure, Borrowed, Model
+from poplin.updates.structure import (
+    LEVEL_SD,
+    LOADING_SD,
+    SCALE_SD,
+    AbstractShape,
+    AbstractStructure,
+    Borrowed,
+    Diagonal,
+    Fixed,
+    Full,
+    Model,
+    Spherical,
+)
+
+# The best diagonal Gaussians of rows under a model that stays as it is: of new rows, and of rows where a fit begins.
+#
+# Start at `best_rows`.
+
+
+def frozen_bound(model: Model, *, direct: bool) -> DirectBound | FactorBound:
+    """The diagonal bound with B and Sigma as they are."""
+    if direct:
+        return DirectBound(Fixed(model.loadings @ model.loadings.T), model.coef)
+    return FactorBound(FrozenLoadings(*model))
+
+
+def first_rows(model: Model, block: Block, *, direct: bool) -> starts.First:
+    """Rows near their best, from what the model leaves of log(y + 1/2)."""
+    coef, loadings = model
+    if direct:
+        return starts.direct_rows_start(block, coef=coef, variance=jnp.sum(loadings**2, axis=1))
+    observed = block.offset > NO_EXPOSURE / 2
+    residual = jnp.where(observed, jnp.log(block.y + 0.5) - block.offset - block.x @ coef, 0.0)
+    precision = jnp.eye(loadings.shape[1]) + loadings.T @ loadings
+    scores = jnp.linalg.solve(precision, loadings.T @ residual.T).T
+    free = FrozenLoadings(coef, loadings)
+    return starts.scaled_factor_start(block, free, coef=coef, loadings=loadings, scores=scores)
+
+
+@compiled()
+def surer_rows(model: Model, block: Block) -> starts.First:
+    """Rows of the factor form at their full Gaussians' means: loadings of a hundred make the usual start's bound -inf.
+
+    Variances are 1 / (I + C' diag(A) C)_kk, and so much shorter that no rate is raised by more than e^ROOM above its
+    count. Cost: n q^3 + n p q^2 a step of `fit_rows`.
+    """
+    coef, loadings = model
+    fit = fit_rows(block, coef, loadings)
+    predictor = block.offset + block.x @ coef + fit.mean @ loadings.T
+    spread = jnp.einsum("jk,nkl,jl->nj", loadings, fit.covariance, loadings)
+    variance = 1 / (1 + rates(predictor + 0.5 * spread) @ loadings**2)
+    room = jnp.maximum(jnp.log(block.y + 1) + ROOM - predictor, 1.0)
+    share = jnp.min(jnp.minimum(1.0, 2 * room / (variance @ (loadings**2).T + 1e-300)), axis=1)
+    free = FrozenLoadings(coef, loadings)
+    first = starts.scaled_factor_start(block, free, coef=coef, loadings=loadings, scores=fit.mean)
+    return first._replace(rows=(fit.mean, 0.5 * jnp.log(share[:, None] * variance)))
+
+
+def best_rows(
+    model: Model, block: Block, first: starts.First, *, direct: bool, tol: float = 1e-10, max_iter: int = 2000
+) -> Outcome:
+    """The rows' best Gaussians from these first values: of Z in the direct form, of w in the factor form."""
+    method = Variational(frozen_bound(model, direct=direct), tol)
+    return run(method, first, block, phase="rows", max_iter=max_iter, began=time.perf_counter())
+
+
+# Between two stretches of a variational fit with free loadings: the same point with its latent axes turned.
+#
+# Start at `turned_first_values`. A gradient method alone crawls along rotations of w; turned after 10, 40 and 140
+# steps, a fit needs a fifth of the iterations and more often ends at a better optimum.
+
+
+STEPS = 40  # of one turning at most
+ENOUGH = 1e-4  # nats a row: less than this is not worth turning for
+MOST_NUMBERS = 100_000_000  # in the rows' q x q precisions; beyond it nothing is turned
+
+
+def possible(loadings: AbstractLoadings | None, block: Block, *, rank: int) -> bool:
+    """Are there axes that may turn, and is there room for every row's precision?"""
+    free = isinstance(loadings, FreeLoadings) and rank > 1
+    return free and rows_in(block) * rank**2 <= MOST_NUMBERS
+
+
+def turned_first_values(free: AbstractLoadings, block: Block, sketch: Outcome) -> tuple[starts.First, bool]:
+    """First values at the sketch's end in turned axes; was there anything to gain by turning?"""
+    model, mean, rate = _point(free, block, sketch.state.vector.unknown, sketch.rows.unknown)
+    first = _beside((model.loadings, rate), block)
+    method = over_devices(Turning(ENOUGH), first, block)
+    outcome = run(method, first, block, phase="turning", max_iter=STEPS, began=0.0)
+    gain = outcome.trace.objective[-1] - outcome.trace.objective[0]
+    first = _in_axes(free, block, model, mean, outcome.state.turn)
+    return starts.beside(first, block), bool(gain > ENOUGH * rows_in(block))
+
+
+def _beside(first: tuple[Array, Array], block: Block) -> tuple[Array, Array]:
+    """Loadings on all devices, rates beside their rows."""
+    over = layout(block)
+    return first if over is None else (over.lying(first[0], NOWHERE), over.lying(first[1], 0))
+
+
+@jax.jit
+def _point(free: AbstractLoadings, block: Block, shared: Any, unknown: tuple[Array, Array]):
+    """(B, C), the rows' means, and A (n, p)."""
+    _, rate = FactorBound(free).rates(shared, unknown, block)
+    return Model(*free.expand(shared)), unknown[0], rate
+
+
+@jax.jit
+def _in_axes(free: AbstractLoadings, block: Block, model: Model, mean: Latent, turn: Array) -> starts.First:
+    coef, loadings = model
+    return starts.scaled_factor_start(block, free, coef=coef, loadings=loadings @ turn, scores=mean @ turn)
+
+
+# Chains over several devices: where the rows of a variational fit lie, or, for a small table, repeated and dealt out.
+#
+# Start at `dealt_out`, which does over devices what `phases.repeated` does on one.
+
+
+class Copying(NamedTuple):
+    """`phases.repeated` with its options, `repeat(model, rows, block, copies=...)`, and chains of a row."""
+
+    repeat: Callable[..., tuple[ml.ChainRows, Array, Block]]
+    copies: int
+
+
+def dealt_out(
+    over: Layout, how: Copying, model: Model, rows: Any, block: Block
+) -> tuple[ml.ChainRows, Array, Block]:
+    """Chains at the rows' means, the columns' mean rates, and the block with its copies of each row."""
+    return (
+        _in_place(over, how, model, rows, block)
+        if how.copies == 1
+        else _dealt_out(over, how, model, rows, block)
+    )
+
+
+def _in_place(
+    over: Layout, how: Copying, model: Model, rows: Any, block: Block
+) -> tuple[ml.ChainRows, Array, Block]:
+    """A single chain a row, beside its row."""
+
+    def piece(model: Model, rows: Any, block: Block) -> tuple[ml.ChainRows, Array, Block]:
+        moving, mean_rate, many = how.repeat(model, rows, block, copies=1)
+        part = jnp.sum(block.weights)
+        sums = jax.lax.psum((jnp.where(part > 0, part * mean_rate, 0.0), part), ROWS)
+        return moving, sums[0] / sums[1], many._replace(index=block.index)
+
+    cut, everywhere = along(0), along(NOWHERE)
+    pieces = jax.shard_map(
+        piece,
+        mesh=over.mesh,
+        in_specs=(everywhere, cut, cut),
+        out_specs=(cut, everywhere, cut),
+        check_vma=False,
+    )
+    return jax.jit(pieces)(model, rows, block)
+
+
+def _dealt_out(
+    over: Layout, how: Copying, model: Model, rows: Any, block: Block
+) -> tuple[ml.ChainRows, Array, Block]:
+    """Several chains a row: the table is small, so every process repeats all of it, and hands out the copies."""
+
+    def here(tree: Any) -> Any:
+        return jax.tree.map(lambda a: jnp.asarray(over.fetch(a, 0)), tree)
+
+    alone = jax.tree.map(np.asarray, model)
+    moving, mean_rate, many = how.repeat(alone, here(rows), here(block), copies=how.copies)
+    many = spread_out(jax.tree.map(np.asarray, many), over.mesh)
+    wide = Layout(over.mesh, over.rows * how.copies)
+    return jax.tree.map(lambda a: wide.put(a, 0), moving), wide.put(mean_rate, NOWHERE), many
+
 
 SINGLE_FROM = 50_000  # entries from which chains run in single precision
 SINGLE_UP_TO = 1e6  # counts above it need double precision
@@ -130,13 +321,13 @@ def fit_variational(recipe: Recipe, block: Block, settings: Settings, *, key: Ar
     Where loadings are free, short fits come first, and after each the latent axes are turned (`turned.py`).
     """
     first, traces = first_values(recipe, block, key), []
-    for steps in SKETCHES if turned.possible(recipe.loadings, block, rank=recipe.rank) else ():
+    for steps in SKETCHES if possible(recipe.loadings, block, rank=recipe.rank) else ():
         sketch = climb(recipe, block, first, settings._replace(max_iter=min(steps, settings.max_iter)))
         traces.append(sketch.trace)
         if sketch.interrupted:
             return _fitted(recipe, sketch, traces)
         assert recipe.loadings is not None
-        first, worthwhile = turned.first_values(recipe.loadings, block, sketch)
+        first, worthwhile = turned_first_values(recipe.loadings, block, sketch)
         if not worthwhile:
             break
     outcome = climb(recipe, block, first, settings)
@@ -146,7 +337,7 @@ def fit_variational(recipe: Recipe, block: Block, settings: Settings, *, key: Ar
 def climb(recipe: Recipe, block: Block, first: starts.First, settings: Settings) -> Outcome:
     """Maximise the diagonal bound from given first values, without turning; of the rows their unknowns remain."""
     method = Variational(recipe.bound(), settings.tol)
-    return run(method, first, block, settings, phase="variational", remains=remains)
+    return run_resumed(method, first, block, settings, phase="variational", remains=remains)
 
 
 def _fitted(recipe: Recipe, outcome: Outcome, traces: list[Trace]) -> Fitted:
@@ -158,8 +349,8 @@ def _fitted(recipe: Recipe, outcome: Outcome, traces: list[Trace]) -> Fitted:
 def fit_full(recipe: Recipe, block: Block, start: Fitted, settings: Settings) -> Fitted:
     """Maximise the bound with a full Gaussian per row, from a diagonal fit."""
     method = FullVariational(recipe.structure(), settings.tol)
-    first = variational_full.First(start.model, row_by_row(start_rows, block, *start.model))
-    outcome = run(method, first, block, settings, phase="full")
+    first = variational.First(start.model, row_by_row(start_rows, block, *start.model))
+    outcome = run_resumed(method, first, block, settings, phase="full")
     return Fitted(outcome.state.best, None, outcome)
 
 
@@ -193,7 +384,7 @@ def chain_kind(recipe: Recipe, block: Block) -> ChainKind:
     return ChainKind(recipe.loadings is None, copies, jnp.float32 if single else jnp.float64)
 
 
-def chain_start(recipe: Recipe, block: Block, start: Fitted, key: Array) -> "Chained":
+def chain_start(recipe: Recipe, block: Block, start: Fitted, key: Array) -> Chained:
     """Chains at the variational means, and the block repeated for several chains a row (weights shared out)."""
     assert start.rows is not None
     how, over, given = chain_kind(recipe, block), layout(block), (start.model, start.rows, block)
@@ -201,7 +392,7 @@ def chain_start(recipe: Recipe, block: Block, start: Fitted, key: Array) -> "Cha
         rows, mean_rate, many = repeated(*given, **how._asdict())
     else:
         once = partial(repeated, direct=how.direct, kind=how.kind)
-        rows, mean_rate, many = spreading.repeated(over, Copying(once, how.copies), *given)
+        rows, mean_rate, many = dealt_out(over, Copying(once, how.copies), *given)
     slow = None if recipe.loadings is not None else _slow_columns(*given)
     return Chained(ml.First(start.model, rows, mean_rate, key, slow), many)
 
@@ -217,7 +408,7 @@ def _slow_columns(model: Model, rows: RowGaussians, block: Block) -> Array:
 @compiled(static_argnames=("direct", "copies", "kind"))
 def repeated(
     model: Model, rows: RowGaussians, block: Block, *, direct: bool, copies: int, kind: Any
-) -> tuple[ml.Rows, Array, Block]:
+) -> tuple[ml.ChainRows, Array, Block]:
     """Chains at the rows' means, the columns' mean rates, and the block with `copies` of each row."""
     position, rate = _whitened(model, rows, block, direct=direct)
     mean_rate = block.weights @ rate / jnp.sum(block.weights)
@@ -231,7 +422,7 @@ def repeated(
     many = many._replace(weights=many.weights / copies, index=jnp.arange(total))
     still = jnp.full(total, jnp.log(0.5), kind), jnp.full(total, 0.8, kind)
     chains = Chains(tiled(position), tiled(rate), *still)
-    return ml.Rows(chains, chains.position), mean_rate, many
+    return ml.ChainRows(chains, chains.position), mean_rate, many
 
 
 def _whitened(model: Model, rows: RowGaussians, block: Block, *, direct: bool) -> tuple[Array, Array]:
@@ -267,7 +458,7 @@ def ml_method(recipe: Recipe, rows: int, *, tol: float, pace: int = 1) -> ml.Max
 def ml_phase(recipe: Recipe, where: Chained, settings: Settings, *, phase: str) -> tuple[Fitted, Chained]:
     """Maximum likelihood (penalised if the shape shrinks) by stochastic-approximation EM, from where chains stand."""
     method = ml_method(recipe, rows_in(where.block), tol=settings.tol)
-    outcome = run(method, where.first, where.block, settings, phase=phase)
+    outcome = run_resumed(method, where.first, where.block, settings, phase=phase)
     state = outcome.state
     estimate, key = _estimate(method, state, where.first.key)
     first = ml.First(state.model, outcome.rows, state.mean_rate, key, state.slow)
@@ -283,3 +474,126 @@ def _estimate(method: ml.MaximumLikelihood, state: ml.State, key: Array) -> tupl
 def with_shrinkage(recipe: Recipe, kappa: float) -> Recipe:
     """The recipe with kappa pseudo-rows behind a free Sigma."""
     return recipe._replace(shape=Full(jnp.asarray(kappa))) if isinstance(recipe.shape, Full) else recipe
+
+
+# From words to objects: the settings of `PLN`, checked, become a `Recipe` for the numerical rooms.
+#
+# Start at `recipe`. This is the only place where a string chooses code.
+
+
+POSTERIORS = ("diagonal", "full")
+
+
+def one_of(value: Any, allowed: tuple[str, ...], name: str) -> str:
+    """The value if it is one of the words allowed, else an `InputError` that lists them."""
+    if not isinstance(value, str) or value not in allowed:
+        raise InputError(f"{name}={value!r}: wanted is one of {', '.join(map(repr, allowed))}.")
+    return value
+
+
+def count(value: Any, name: str, *, least: int) -> int:
+    """A whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise InputError(f"{name}={value!r}: wanted is a whole number, {least} or more.")
+    return int(value)
+
+
+def recipe(counts: Counts, *, covariance: Any, rank: Any, basis: Any) -> Recipe:
+    """The model that covariance, rank and basis name; an `InputError` for combinations that have no meaning."""
+    n, p = counts.y.shape
+    if rank is not None and basis is not None:
+        raise InputError(
+            "Both rank and basis are given: a borrowed basis V has its own rank. Give one of them."
+        )
+    factor = "rank" if rank is not None else "basis" if basis is not None else None
+    if factor and not (isinstance(covariance, str) and covariance == "full"):
+        raise InputError(
+            f"{factor} goes with covariance='full' only: Sigma is then C C'. Leave covariance out."
+        )
+    level = jnp.asarray(level_precision(counts.x, counts.weights))
+    if rank is not None:
+        return Recipe(None, FreeLoadings(), check_rank(rank, n, p), level)
+    if basis is not None:
+        axes = check_basis(basis, p, counts.column_names)
+        return Recipe(None, BorrowedBasis(jnp.asarray(axes)), axes.shape[1], level)
+    known = check_covariance(covariance, p, counts.column_names)
+    if isinstance(known, str):
+        shapes = {"full": Full(jnp.asarray(0.0)), "diagonal": Diagonal(), "spherical": Spherical()}
+        return Recipe(shapes[known], None, p, level, 1 / SCALE_SD**2)
+    return Recipe(Fixed(jnp.asarray(known)), None, p, level)
+
+
+def level_precision(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Precision (d, d) of the weak prior of each column of B: between rows, XB varies with `LEVEL_SD`, N(0, sd^2).
+
+    B_j ~ N(0, sd^2 V^-1), V the covariance matrix of the covariates: no regard to their units, none to a common level.
+    """
+    centred = x - np.average(x, axis=0, weights=weights)
+    return centred.T @ (weights[:, None] * centred) / weights.sum() / LEVEL_SD**2
+
+
+def unshrunk(recipe: Recipe) -> Recipe:
+    """The recipe for shrinkage=0: XB and Z about it vary by N(0, 10^2), which only keeps them finite."""
+    assert recipe.level is not None
+    return recipe._replace(level=recipe.level * (LEVEL_SD / LOADING_SD) ** 2, spread=1 / LOADING_SD**2)
+
+
+def training_block(counts: Counts) -> Block:
+    """The rows of a fit on the device, with half a count in columns that have none."""
+    return as_block(counts.y, counts.x, counts.offset, counts.weights)
+
+
+def spread_block(counts: Counts) -> Block:
+    """The same on all devices that there are, for methods that can use several."""
+    return placed(as_rows(counts.y, counts.x, counts.offset, counts.weights))
+
+
+def shrinkage_weight(value: Any) -> float | None:
+    """None for "auto", else the weight in [0, 1)."""
+    if isinstance(value, str) and value == "auto":
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 <= value < 1:
+        raise InputError(f"shrinkage={value!r}: wanted is 'auto', 0, or a weight below 1.")
+    return float(value)
+
+
+# What a way to fit is given and what it gives back. Start at `Task`.
+
+
+class Task(NamedTuple):
+    """The model, the rows, the main phase's settings, the weight of shrinkage (None: auto), a random key.
+
+    `begin` fits the diagonal bound and returns that phase; `counts` are the rows as they came.
+    """
+
+    recipe: Recipe
+    block: Block
+    counts: Counts
+    main: Settings
+    weight: float | None
+    key: Array
+    begin: Callable[[], Fitted]
+
+    def rows(self) -> float:
+        """The sum of the rows' weights."""
+        return float(np.sum(np.asarray(self.block.weights)))
+
+    def kappa(self) -> float:
+        """The pseudo-rows that a given weight of shrinkage stands for; zero where the data choose."""
+        weight = self.weight or 0.0
+        return weight / (1 - weight) * self.rows()
+
+
+class Ended(NamedTuple):
+    """The phases in order (the last one is the fit), kappa, further fitted attributes by name, and messages.
+
+    `encoder` is an `methods.amortised.Embedder` where rows are embedded by one. `bounds`: where the method climbs a
+    bound that the variational fit before it climbs too, the two ends in nats a row, start first.
+    """
+
+    fits: list[Fitted]
+    kappa: float
+    extras: dict[str, Any]
+    messages: tuple[str, ...] = ()
+    encoder: Any = None
+    bounds: tuple[float, float] | None = None

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from poplin import fit as loop
-from poplin._errors import ConvergenceWarning, InputError
-from poplin._precision import double_precision
-from poplin.data.values import as_new_values, as_values
-from poplin.estimators.parameters import AbstractEstimator
-from poplin.estimators.soundness import check_model
+from poplin._numerics import double_precision
+from poplin._types import ConvergenceWarning, InputError
+from poplin.data.counts import as_new_values, as_values
+from poplin.estimators.building import AbstractEstimator
+from poplin.estimators.keeping import check_model
 from poplin.methods.ppca import ExactEM, Gaussian, Measurements, closed_form, loglik, principal
 from poplin.store import read_npz, write_npz
 
@@ -185,7 +185,7 @@ class PPCA(AbstractEstimator):
         write_npz(path, arrays, meta | {"after": {name: getattr(self, name) for name in AFTER}})
 
 
-def rebuilt(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> PPCA:
+def rebuilt_ppca(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> PPCA:
     """A fitted `PPCA` from what `PPCA.save` wrote."""
     check_model(arrays)
     sizes = arrays["mean"].shape, arrays["loadings"].shape[:-1], (len(meta["columns"]),)
@@ -201,7 +201,7 @@ def rebuilt(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> PPCA:
 
 def load(path: Any) -> PPCA:
     """A fitted `PPCA` from a file that `PPCA.save` wrote."""
-    return rebuilt(*read_npz(path))
+    return rebuilt_ppca(*read_npz(path))
 
 
 def _checked_rank(q: Any, n: int, p: int) -> int:

@@ -8,18 +8,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
-from poplin._axes import Latent, Scalar
-from poplin._compile import compiled
-from poplin._precision import solve_gram
-from poplin.data.blocks import Block
-from poplin.estimators.phases import Recipe
+from poplin._numerics import compiled, solve_gram
+from poplin._types import Latent, Scalar
+from poplin.data.blocks import Block, on_host
+from poplin.estimators import phases
+from poplin.estimators.phases import Fitted, Recipe, Settings
+from poplin.inference.shrinkage import FOLDS, Estimate, folds_of, most_likely_shrinkage, pull_of
 from poplin.methods.method import AbstractMethod, Sweep
 from poplin.models.loadings import BorrowedBasis
-from poplin.rows.plane import rates
-from poplin.updates.columns import expected_columns, newton_columns
-from poplin.updates.structure import Model
+from poplin.rows.cells import Sites, sites
+from poplin.rows.frames import rates
+from poplin.updates.structure import Full, Model, expected_columns, newton_columns
 
 MOST_STEPS = 50
 SETTLED = 1e-7  # largest Newton step of B and C
@@ -184,3 +186,128 @@ def _rates(block: Block, rows: RowMoments, model: Model) -> Array:
     predictor = block.offset + block.x @ model.coef + rows.mean @ model.loadings.T
     spread = jnp.einsum("pk,nkl,pl->np", model.loadings, rows.covariance, model.loadings, optimize=True)
     return rates(predictor + 0.5 * spread)
+
+
+# How much a free Sigma is shrunk: what the data ask for, and by how much correlations were then pulled.
+#
+# Start at `piloted`: a short fit, from which `asked_for` takes kappa. `pulled` is what a fit reports.
+
+
+PILOT_ROWS = 2.0  # pseudo-rows behind Sigma while the data are asked how many there should be
+PILOT_STEPS = 64
+FOLDS_MOST = 6e8  # n p^3 up to which folds are tried: some 20 s
+FOLDS_SHARE = 10  # times max(1000, n, 20 p), about what chains cost over p^2: up to as much n p
+MANY_ROWS = 10.0  # rows a column from which on the pull vanishes faster than standard errors
+
+
+def piloted(
+    recipe: Recipe, where: phases.Chained, settings: Settings, *, whole: float, block: Block | None = None
+) -> tuple[Fitted, phases.Chained, float]:
+    """A short fit with a little shrinkage, and the pseudo-rows that it asks for in a table of so many rows.
+
+    `block`: the rows without copies; None where they are not all at hand.
+    """
+    settings = settings._replace(max_iter=PILOT_STEPS)
+    pilot, where = phases.ml_phase(phases.with_shrinkage(recipe, PILOT_ROWS), where, settings, phase="pilot")
+    if block is not None and not pilot.outcome.interrupted:
+        return pilot, where, asked_for(recipe, block, pilot.model)
+    root = np.asarray(pilot.model.loadings)
+    rows = float(np.sum(on_host(where.block.weights), dtype=float))
+    return pilot, where, pseudo_rows(root @ root.T, rows, pilot=PILOT_ROWS, whole=whole)
+
+
+def asked_for(recipe: Recipe, block: Block, model: Model) -> float:
+    """kappa: the pseudo-rows of independent columns at which rows that are left out are most likely.
+
+    By folds (`inference/shrinkage.py`), with a normal in the place of each count about the fit to all rows.
+    `MANY_ROWS` p / N lets the pull vanish faster than standard errors as N grows. Large tables, whose folds would take
+    longer than their chains, have `pseudo_rows`. How rows left out fare under it: `benchmarks.trust shrinkage`.
+    """
+    root = np.asarray(model.loadings)
+    p, rows = len(root), float(np.sum(on_host(block.weights), dtype=float))
+    begin = pseudo_rows(root @ root.T, rows, pilot=PILOT_ROWS)
+    if p == 1 or not (_affordable(block) and np.isfinite(root).all()):
+        return begin
+    at, estimate = _in_sites(block, model)
+    numbers = folds_of(np.asarray(on_host(block.y), float), at.weights)
+    if len(np.unique(numbers)) < FOLDS:  # hardly any two rows differ
+        return begin
+    kappa = most_likely_shrinkage(at, estimate, _level(recipe, p), max(begin, 1.0), numbers)
+    return float(min(min(1.0, MANY_ROWS * p / rows) * kappa, 9 * rows))
+
+
+def pulled(recipe: Recipe, block: Block, model: Model, kappa: float) -> float:
+    """The share by which kappa pseudo-rows pulled correlations toward zero, in these data.
+
+    kappa / (N + kappa) where counts tell each row's Z, and more where they are low. Of large tables: `pull_alone`.
+    """
+    if kappa == 0 or not isinstance(recipe.shape, Full):
+        return 0.0
+    if _affordable(block):
+        at, estimate = _in_sites(block, model)
+        return pull_of(at, estimate, _level(recipe, len(estimate.covariance)), kappa)
+    weights = np.asarray(on_host(block.weights), float)
+    root = np.asarray(model.loadings)
+    return pull_alone(root @ root.T, weights @ on_host(block.y), float(np.sum(weights)), kappa)
+
+
+def pull_alone(covariance: np.ndarray, counts: np.ndarray, rows: float, kappa: float) -> float:
+    """The same from the columns' sums of counts (p,), to first order in the correlations.
+
+    A column of mean count a and variance s^2 tells the share f = s^2 a / (1 + s^2 a) of its Z, so that r_jk is pulled
+    by kappa / (kappa + N f_j f_k).
+    """
+    if kappa == 0 or len(covariance) == 1:
+        return 0.0
+    variance = np.diag(covariance)
+    told = variance * counts / rows
+    told = told / (1 + told)
+    upper = np.triu_indices(len(variance), 1)
+    squared = covariance[upper] ** 2 / (variance[upper[0]] * variance[upper[1]])
+    pull = kappa / (kappa + rows * told[upper[0]] * told[upper[1]])
+    free = squared / np.maximum(1 - pull, 1e-12)  # <R, R_0>, and squared over it once more is <R_0, R_0>
+    size = np.sum(free / np.maximum(1 - pull, 1e-12))
+    return float(1 - np.sum(free) / size) if size > 0 else 0.0
+
+
+def pseudo_rows(covariance: np.ndarray, rows: float, *, pilot: float, whole: float | None = None) -> float:
+    """Kappa from the size of the correlations R of a pilot fit with some.
+
+    A prior of kappa rows with covariance diag(S) gives small correlations the variance 1 / kappa, so the
+    evidence asks for 1 / tau^2, tau^2 the mean squared correlation of S less the 1 / N of noise; of larger ones it
+    sees log det R + tr(R^-1) - p, which is sum_{j<k} r_jk^2 where they are small, and far more where columns tell
+    each other. Half of that kappa is taken: correlations have heavier tails than a normal. The factor
+    p / (p + N / 10) then lets the pull vanish faster than standard errors as N grows. `whole`: the rows N of the fit,
+    where the pilot had fewer.
+    """
+    deviation, p = np.sqrt(np.diag(covariance)), len(covariance)
+    correlation = covariance / deviation / deviation[:, None]
+    shrunk = correlation[np.triu_indices(p, 1)]
+    if shrunk.size == 0:
+        return 0.0
+    small = float(np.mean((shrunk * (1 + pilot / rows)) ** 2)) - 1 / rows
+    large = 0.0
+    if rows > p and np.isfinite(correlation).all():
+        # of N rows the inverse is too large by N / (N - p)
+        values = np.maximum(np.linalg.eigvalsh(correlation), 1e-12)
+        large = float(np.sum(np.log(values)) + (1 - p / rows) * np.sum(1 / values) - p) / shrunk.size
+    kappa = min(0.5 / max(small, large, 1e-12), rows)
+    return float(kappa * p / (p + (rows if whole is None else whole) / 10))
+
+
+def _affordable(block: Block) -> bool:
+    n, p = block.y.shape
+    return n * p**3 <= FOLDS_MOST and n * p <= FOLDS_SHARE * max(1000, n, 20 * p)
+
+
+def _in_sites(block: Block, model: Model) -> tuple[Sites, Estimate]:
+    """The rows' sites about a model, and the model as an estimate."""
+    coef, loadings = (np.asarray(part, float) for part in model)
+    at = sites(jax.tree.map(on_host, block), *(jax.numpy.asarray(part) for part in (coef, loadings)))
+    return at, Estimate(coef, loadings @ loadings.T)
+
+
+def _level(recipe: Recipe, p: int) -> np.ndarray:
+    """Precision of the weak prior of each column of B."""
+    assert recipe.level is not None
+    return np.asarray(recipe.level, float)

@@ -1,11 +1,12 @@
 """Maximum likelihood of a table whose rows are dense one block at a time: sparse tables, and very large ones.
 
-Start at `fit`. A sample of the rows says where to begin, as a whole table would; then all rows are walked over, some
+Start at `fit_ml`. A sample of the rows says where to begin, as a whole table would; then all rows are walked over, some
 blocks an iteration. The bound goes over such tables in `streamed_bound.py`.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,24 +15,30 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from poplin._compile import compiled
-from poplin._errors import InputError
-from poplin._precision import solve_gram
-from poplin._rules import key_of
+from poplin import fit as loop
+from poplin import fit as passes
+from poplin import starts
+from poplin._numerics import compiled, key_of, solve_gram
+from poplin._types import InputError
 from poplin.data.blocks import Block
 from poplin.data.counts import Counts, some_rows
 from poplin.data.held import column_sums, is_held_sparse, largest
 from poplin.data.streams import Stream
-from poplin.estimators import phases, recipes
-from poplin.estimators.phases import Fitted, Recipe, Settings
-from poplin.estimators.pilot import piloted
-from poplin.estimators.resuming import run_blocks
-from poplin.methods import minibatch, ml
+from poplin.estimators import amortised, neural, phases
+from poplin.estimators.amortised import bound_of, posteriors, single
+from poplin.estimators.checkpoints import run_blocks
+from poplin.estimators.phases import Ended, Fitted, Recipe, RowGaussians, Settings, Task
+from poplin.estimators.refit import MOST_STEPS, First, Refit, piloted
+from poplin.methods import ml, variational
+from poplin.methods.bounds import Embedder, Encoded
+from poplin.methods.gradient import AbstractObjective, Split, Start, State, on_other_rows
+from poplin.methods.options import Amortised
+from poplin.methods.variational import FullVariational, Variational
 from poplin.models.loadings import FreeLoadings
 from poplin.rows import chains as chain
-from poplin.rows.modes import modes
-from poplin.updates.covariance import Full
-from poplin.updates.structure import Model
+from poplin.rows.chains import modes
+from poplin.rows.gaussian import start_rows
+from poplin.updates.structure import Full, Model
 
 METHODS = ("ml", "variational", "amortised")  # that go over blocks
 LARGE = 30_000_000  # entries from which a dense table is walked over in blocks, too
@@ -84,7 +91,7 @@ def words_of(stream: Stream) -> str:
     return f"The fit went over blocks of rows, {stream.rows} of them dense at a time."
 
 
-def fit(
+def fit_ml(
     recipe: Recipe,
     counts: Counts,
     main: Settings,
@@ -99,7 +106,7 @@ def fit(
     free Sigma of p columns does not settle so, and each of its iterations sees all rows.
     """
     key = key_of(seed)
-    part = recipes.training_block(sample(counts, seed))
+    part = phases.training_block(sample(counts, seed))
     begun, whole = start(recipe, part), float(np.sum(counts.weights))
     if isinstance(recipe.loadings, FreeLoadings):
         begun = begun._replace(model=tamed(begun.model, part, column_sums(counts.y, counts.weights), whole))
@@ -150,23 +157,223 @@ def _walk(recipe: Recipe, stream: Stream, start: ml.First, main: Settings) -> Fi
     """The chains of all rows, some blocks an iteration; where Sigma is free, all of them."""
     some = stream.blocks if recipe.loadings is None else blocks_at_once(stream, recipe.rank)
 
-    def begin(_: int, block: Block) -> minibatch.First:
+    def begin(_: int, block: Block) -> ml.MinibatchFirst:
         return start._replace(rows=_begun(block, start.model, start.mean_rate))  # type: ignore[return-value]
 
     pace = -(-stream.blocks // some)
     inner = phases.ml_method(recipe, some * stream.rows, tol=main.tol, pace=pace)
-    method = minibatch.Minibatch(inner, stream.whole)
+    method = ml.Minibatch(inner, stream.whole)
     outcome = run_blocks(method, begin, stream, main, phase="ml", many=some)
     return Fitted(_estimate(method, outcome.state), None, outcome)
 
 
 @compiled()
-def _begun(block: Block, model: Model, mean_rate: Array) -> minibatch.Visited:
+def _begun(block: Block, model: Model, mean_rate: Array) -> ml.Visited:
     frame = chain.frame(model.loadings, mean_rate)
     coef, frame = jax.tree.map(lambda a: a.astype(block.y.dtype), (model.coef, frame))
-    return minibatch.at(modes(block, coef, frame), block.x.shape[1])
+    return ml.at(modes(block, coef, frame), block.x.shape[1])
 
 
 @compiled()
-def _estimate(method: minibatch.Minibatch, state: minibatch.State) -> Model:
+def _estimate(method: ml.Minibatch, state: ml.MinibatchState) -> Model:
     return method.estimate(state)
+
+
+# The bound of a table whose rows are dense one block at a time: an iteration is a pass over them all.
+#
+# Start at `fit_variational`. A sample of the rows is fitted first, as a whole table would be; every row then begins
+# at its best Gaussian under that model, so that few passes over all rows are left. What rows keep stays in memory
+# between passes.
+
+
+NEAR = 1e-6  # relative gain of the bound at which rows are near enough to where they begin
+SAMPLE_TOL = 1e-8  # of the sample's fit with full Gaussians
+FIRST_STEPS = 50  # of a block's rows to there at most
+
+
+def fit_variational(
+    recipe: Recipe,
+    counts: Counts,
+    main: Settings,
+    weight: float,
+    *,
+    seed: int,
+    full: bool,
+    start: Callable[[Recipe, Block], Fitted],
+) -> Streamed:
+    """Maximise the bound with diagonal or full Gaussians; `start` fits the diagonal one to a sample of the rows.
+
+    `weight`: of shrinkage. The sample only says where to begin: where the bound has one optimum, it is reached.
+    """
+    whole = float(np.sum(counts.weights))
+    kappa = weight / (1 - weight) * whole
+    part = phases.training_block(sample(counts, seed))
+    ratio = whole / float(jnp.sum(part.weights))
+    smaller = phases.with_shrinkage(recipe, kappa / ratio)
+    done = [start(smaller, part)]
+    if full and not done[0].outcome.interrupted:
+        done.append(phases.fit_full(smaller, part, done[0], main._replace(tol=max(main.tol, SAMPLE_TOL))))
+    told = [of_sample(each) for each in done]
+    if done[-1].outcome.interrupted:
+        return Streamed(told, kappa, WAITING)
+    stream, recipe = Stream(counts, seed=seed, kind=jnp.float64), phases.with_shrinkage(recipe, kappa)
+    try:
+        if full:
+            end = _full(recipe, stream, done[-1].model, main)
+        else:
+            first = starts_from(recipe, done[0], part._replace(weights=ratio * part.weights))
+            end = _diagonal(recipe, stream, first, main)
+    except KeyboardInterrupt:  # before the first pass was over
+        return Streamed([*told[:-1], stopped(told[-1])], kappa, WAITING)
+    return Streamed([*told, end], kappa, words_of(stream))
+
+
+def of_sample(fitted: Fitted) -> Fitted:
+    """A fit of the sample, under that name in the trace, and without its rows."""
+    trace = fitted.outcome.trace
+    trace = trace._replace(phase=np.full(len(trace.phase), "sample"))
+    return fitted._replace(rows=None, outcome=fitted.outcome._replace(rows=None, trace=trace))
+
+
+def stopped(fitted: Fitted) -> Fitted:
+    """A fit after which the next one was interrupted before it began."""
+    return fitted._replace(outcome=fitted.outcome._replace(converged=False, interrupted=True))
+
+
+def starts_from(recipe: Recipe, begun: Fitted, part: Block) -> Callable[[int, Block], starts.First]:
+    """First values of a block: the sample's model, its curvature as that of all rows, rows at their best under it."""
+    model, direct = begun.model, recipe.loadings is None
+    shared, scale = (), ()
+    if recipe.loadings is not None:
+        assert begun.rows is not None
+        of_all = _shared_start(recipe, part, model, begun.rows)
+        shared, scale = of_all.shared, of_all.shared_scale
+
+    def first(_: int, block: Block) -> starts.First:
+        near = _near(model, block, direct=direct)
+        found = phases.best_rows(model, block, near, direct=direct, tol=NEAR, max_iter=FIRST_STEPS)
+        if found.interrupted:
+            raise KeyboardInterrupt
+        return starts.First(shared, scale, found.rows.unknown, near.rows_scale)
+
+    return first
+
+
+@compiled()
+def _shared_start(recipe: Recipe, part: Block, model: Model, rows: RowGaussians) -> starts.First:
+    assert recipe.loadings is not None
+    coef, loadings = model
+    return starts.scaled_factor_start(part, recipe.loadings, coef=coef, loadings=loadings, scores=rows.mean)
+
+
+_near = compiled(static_argnames="direct")(phases.first_rows)
+
+
+def _diagonal(
+    recipe: Recipe, stream: Stream, first: Callable[[int, Block], starts.First], main: Settings
+) -> Fitted:
+    def remains(rows: list[Any]) -> list[Any]:
+        return [variational.remains(of_block) for of_block in rows]
+
+    method = Variational(recipe.bound(), main.tol)
+    how = {"phase": "variational", "many": stream.blocks, "remains": remains}
+    outcome = run_blocks(method, first, stream, main, **how)
+    unknown = [of_block.unknown for of_block in outcome.rows]
+    model, _ = phases.end_of(recipe, outcome.state, unknown[0])
+    mean, log_sd = (stream.in_order([np.asarray(pair[k]) for pair in unknown]) for k in (0, 1))
+    rows = RowGaussians(mean, np.exp(2 * log_sd))  # type: ignore[arg-type]
+    return Fitted(model, rows, outcome._replace(rows=None))
+
+
+def _full(recipe: Recipe, stream: Stream, model: Model, main: Settings) -> Fitted:
+    def first(_: int, block: Block) -> variational.First:
+        return variational.First(model, start_rows(block, *model))
+
+    method = FullVariational(recipe.structure(), main.tol)
+    how = {"phase": "full", "many": stream.blocks, "remains": lambda rows: ()}
+    outcome = run_blocks(method, first, stream, main, **how)
+    return Fitted(outcome.state.best, None, outcome)
+
+
+# Amortised fits of a table whose rows are dense one block at a time: networks learn from a block after the other.
+#
+# Start at `fit_amortised`. The optimiser goes through the blocks in a new order each time, minibatch after minibatch
+# of each; the M-step is a sum over blocks, and as exact as that of a whole table.
+
+
+def fit_amortised(
+    options: Amortised,
+    recipe: Recipe,
+    counts: Counts,
+    main: Settings,
+    weight: float | None,
+    *,
+    seed: int,
+    start: Callable[[Recipe, Block], Fitted],
+) -> Ended:
+    """Rounds over all rows; `start` fits the bound to a sample, which stands for all where the fit begins."""
+    part = phases.training_block(sample(counts, seed))
+    part = part._replace(weights=part.weights * (np.sum(counts.weights) / jnp.sum(part.weights)))
+    key = key_of(seed)
+    task = Task(recipe, part, counts, main, weight, key, lambda: start(recipe, part))
+    blocks = InBlocks(counts, seed)
+    ended = amortised.fit_amortised(options, task, blocks)
+    return ended._replace(messages=(*ended.messages, words_of(blocks.double)))
+
+
+class InBlocks:
+    """All rows, a block at a time (see `amortised.Table`)."""
+
+    def __init__(self, counts: Counts, seed: int) -> None:
+        self.single, self.double = (Stream(counts, seed=seed, kind=k) for k in (jnp.float32, jnp.float64))
+
+    def steps(self, batch_size: int) -> int:
+        """Minibatches in an epoch: those of each block."""
+        return self.single.blocks * -(-self.single.rows // batch_size)
+
+    def train(self, model: Encoded, objective: AbstractObjective, plan: neural.Plan) -> tuple[Encoded, bool]:
+        """As many epochs; each goes over all blocks, the optimiser's moments from one to the next."""
+        method = neural.method_of(objective, self.single.rows, plan._replace(max_epochs=1))
+        steps, began = len(method.bounds) - 1, time.perf_counter()
+        state, finite = None, True
+        for number in range(plan.max_epochs * self.single.blocks):
+            (k,) = self.single.visits(number, 1)
+            block = used_rows(self.single.block(k))
+            if block is None or not finite:
+                continue
+            key: Any = neural.seed_key(plan.seed + (number << 32))
+            first = Start(model, key) if state is None else _on_other_rows(state, key)
+            how: dict[str, Any] = {"block": Split(block, None), "phase": "train", "max_iter": steps}
+            outcome = loop.run(method, first, began=began, **how)
+            state, finite = outcome.state, bool(np.isfinite(outcome.state.objective))
+            if outcome.interrupted:
+                return jax.device_get(state.kept), True
+        return (model if state is None else jax.device_get(state.kept)), False
+
+    def follow(self, recipe: Recipe, embedder: Embedder, model: Model) -> tuple[Model, float]:
+        """Newton steps (in the direct form one closed one) over sums of blocks, then the bound."""
+        kept: dict[int, Any] = {}
+
+        def first(k: int, block: Block) -> First:
+            kept[k] = posteriors(embedder, model, block)
+            return First(model, amortised.moments_of(kept[k], embedder.origin, block.x))
+
+        how: dict[str, Any] = {"phase": "refit", "max_iter": MOST_STEPS, "began": time.perf_counter()}
+        outcome = passes.run_blocks(Refit(recipe), first, self.double, many=self.double.blocks, **how)
+        if outcome.interrupted:
+            raise KeyboardInterrupt
+        model = outcome.state.model
+        values = (bound_of(kept[k], embedder.origin, model, self.double.block(k)) for k in kept)
+        return model, float(sum(values))
+
+
+def used_rows(block: Block) -> Block | None:
+    """Rows of positive weight, as many as there are rows: some come again. None where there are none."""
+    used = np.flatnonzero(np.asarray(block.weights) > 0)
+    if not len(used):
+        return None
+    chosen = used[np.arange(len(block.weights)) % len(used)]
+    return jax.device_put(jax.tree.map(lambda a: single(np.asarray(a)[chosen]), block))
+
+
+_on_other_rows: Callable[[State, Any], State] = compiled()(on_other_rows)

@@ -9,22 +9,46 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from poplin._errors import InputError
-from poplin._precision import double_precision
-from poplin.estimators import caveats, esteps, recipes
-from poplin.estimators.bootstrap import Replicates, basic, replicates
-from poplin.estimators.budget import OverTime, Watch
-from poplin.estimators.caveats import STOPPED
-from poplin.estimators.directions import free_directions
-from poplin.estimators.piecewise import SIZE, VIEWED, Piecewise, tests_by_parts
-from poplin.estimators.profiles import PROFILE, SCORE, WALD, Profiles, simes
-from poplin.estimators.roots import KINDS, Asked, Roots
-from poplin.estimators.scales import FISHER, PLAIN, POSITIVE, Scale, correlations
-from poplin.estimators.tables import coef_index, entry_index, hypothesis_matrix, table_of
+from poplin._numerics import double_precision
+from poplin._types import InputError
+from poplin.data.counts import Counts
+from poplin.estimators import driver, phases
+from poplin.estimators import standard_errors as caveats
+from poplin.estimators.directions import OverTime, Watch, free_directions
+from poplin.estimators.driver import Result
+from poplin.estimators.intervals import (
+    FISHER,
+    PLAIN,
+    POSITIVE,
+    PROFILE,
+    SCORE,
+    WALD,
+    Profiles,
+    Scale,
+    coef_index,
+    correlations,
+    entry_index,
+    hypothesis_matrix,
+    simes,
+    table_of,
+)
+from poplin.estimators.standard_errors import (
+    KINDS,
+    SIZE,
+    STOPPED,
+    VIEWED,
+    Asked,
+    Piecewise,
+    Replicates,
+    Roots,
+    basic,
+    replicates,
+    tests_by_parts,
+)
 from poplin.inference import intervals
-from poplin.inference.intervals import Interval
-from poplin.inference.unshrunk import change_of_covariance, force_of_em, penalty_gradient
-from poplin.inference.wald import Tests, adjusted, tests_of, untold, with_degrees
+from poplin.inference.departures import Alike, alike
+from poplin.inference.intervals import Interval, Tests, adjusted, tests_of, untold, with_degrees
+from poplin.inference.shrinkage import change_of_covariance, force_of_em, penalty_gradient
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -102,7 +126,7 @@ class Uncertainty:
             return False
         if not self._divisible():
             return False
-        esteps.check_informed(self.fit.get_params()["method"])
+        driver.check_informed(self.fit.get_params()["method"])
         self._say_parts()
         return True
 
@@ -177,8 +201,8 @@ class Uncertainty:
         """Whether a few columns are looked at at a time; raises InputError where that is not possible."""
         if not self.large or not self.free.in_parts() or asked.n_boot is not None:
             return False
-        esteps.check_informed(self.fit.get_params()["method"])
-        recipes.one_of(asked.information, KINDS, "information")
+        driver.check_informed(self.fit.get_params()["method"])
+        phases.one_of(asked.information, KINDS, "information")
         if asked.robust or asked.cluster is not None or asked.information != "expected":
             told = {"size": self.size, "most": caveats.MOST_NUMBERS, "information": asked.information}
             raise InputError(caveats.EXPECTED_ONLY.format(**told))
@@ -269,7 +293,7 @@ class Uncertainty:
 
     def confint(self, which: str, level: float, asked: Asked, entries: Any = None) -> DataFrame:
         """The table of intervals."""
-        which = recipes.one_of(which, WHICH, "which")
+        which = phases.one_of(which, WHICH, "which")
         if not 0 < level < 1:
             raise InputError(f"level={level!r}: wanted is a share between 0 and 1, such as 0.95.")
         fit = self.fit
@@ -374,7 +398,7 @@ class Uncertainty:
         if asked not in self._changes:
             rows, sigma = float(np.sum(self.fit.counts_.weights)), self.fit.covariance_
             kappa = weight / (1 - weight) * rows
-            exact = esteps.name_of(esteps.chosen(self.fit.get_params()["method"])) == "exact"
+            exact = driver.name_of(driver.chosen(self.fit.get_params()["method"])) == "exact"
             force = kappa * penalty_gradient(sigma) if exact else force_of_em(sigma, rows, kappa)
             with double_precision():
                 root = self.roots.of(asked)
@@ -510,3 +534,38 @@ class Uncertainty:
             return self.notes(errors, asked) + self._names_of(errors, asked)
         except InputError as error:
             return (str(error),)
+
+
+# What a fit says of rows that depend on each other, by the columns of its covariates that group them.
+#
+# Start at `words`. The test is in `inference/departures.py`; it is made when a fit is made, so that whoever reads
+# estimates alone, a summary, a file or the report is told.
+
+
+DEPEND = (
+    "Rows with the same {what} are more alike than independent rows ({found}): standard errors and p-values that "
+    "take them "
+    "for independent are too small for what differs between groups. Ask for confint(cluster={name!r}) (command line: "
+    "--cluster {plain}), or compare within groups by having {name!r} in the formula.{several}"
+)
+SEVERAL = " Where one column's groups hold those of another, cluster by the larger groups."
+
+
+def words(result: Result, counts: Counts, seed: int) -> str | None:
+    """One sentence or two where rows go together within groups, None where they do not or there are none."""
+    found = alike(counts, result.coef, np.sum(result.loadings**2, axis=1), seed=seed)
+    if not found:
+        return None
+    first = found[0].name
+    plain = first if first.isidentifier() else f"'{first}'"
+    what = " or ".join(repr(one.name) for one in found)
+    told = "; ".join(_told(one, several=len(found) > 1) for one in found)
+    return DEPEND.format(
+        what=what, found=told, name=first, plain=plain, several=SEVERAL if len(found) > 1 else ""
+    )
+
+
+def _told(one: Alike, *, several: bool) -> str:
+    who = f"'{one.name}': " if several else ""
+    p = f"p = {one.p:.1g}" if one.p > 1e-12 else "p < 1e-12"
+    return f"{who}{one.groups} groups, correlation of residuals {one.correlation:.2f} within, {p}"

@@ -23,8 +23,133 @@ from typing import NamedTuple
 import numpy as np
 
 from poplin.data import held
-from poplin.inference import margins
+from poplin.data.counts import Counts
 from poplin.inference.summary import Fitted
+
+# The law of one count under a fitted model: Y ~ Poisson(e^T), T ~ N(center, variance), and its slopes.
+#
+# Start at `marginal_cdf`, or at `placed` for where counts lie in their law. All by quadrature, entry by entry, in
+# NumPy.
+
+
+NODES = 201  # of the trapezoidal rule for distribution functions
+FEW_NODES = 61  # where an error of 1e-5 is nothing
+BATCH = 4096  # counts at a time
+POINTS = 20  # of the Gauss-Hermite rule about the mode
+CLIMBS = 40  # Newton steps at most to a count's mode
+LEAST = 1e-10  # a variance below is taken for that
+
+
+class Placed(NamedTuple):
+    """Of each count (m,): P(Y < y), P(Y <= y), and the slopes of log P(Y = y) in the center and in log sd."""
+
+    below: np.ndarray
+    upto: np.ndarray
+    by_center: np.ndarray
+    by_log_sd: np.ndarray
+
+
+def marginal_cdf(
+    y: np.ndarray, center: np.ndarray, variance: np.ndarray, *, nodes: int = NODES
+) -> np.ndarray:
+    """P(Y <= y) for Y ~ Poisson(exp(center + sqrt(variance) z)), z standard normal, by quadrature; all (m,).
+
+    Two forms of one integral: over z of the Poisson's distribution function, which is smooth where the variance is
+    small against that of the count, and else over t of P(center + sqrt(variance) z < t) with exp(t) ~ Gamma(y + 1).
+    """
+    y, center, variance = np.broadcast_arrays(*(np.asarray(a, float) for a in (y, center, variance)))
+    found = np.zeros(y.shape)
+    inside = y >= 0
+    narrow = inside & (variance * (y + 1) <= 1)
+    wide = inside & ~narrow
+    found[narrow] = _over_normal(y[narrow], center[narrow], variance[narrow], nodes)
+    found[wide] = _over_gamma(y[wide], center[wide], variance[wide], nodes)
+    return np.clip(found, 0.0, 1.0)
+
+
+def _over_normal(y: np.ndarray, center: np.ndarray, variance: np.ndarray, nodes: int) -> np.ndarray:
+    from scipy.special import pdtr
+
+    z, step = np.linspace(-9, 9, 1 + 3 * nodes // 5, retstep=True)
+    weight = np.exp(-(z**2) / 2) * step / np.sqrt(2 * np.pi)
+    rate = np.exp(np.minimum(center[:, None] + np.sqrt(variance)[:, None] * z, 700.0))
+    return pdtr(y[:, None], rate) @ weight
+
+
+def _over_gamma(y: np.ndarray, center: np.ndarray, variance: np.ndarray, nodes: int) -> np.ndarray:
+    from scipy.special import gammaln, ndtr
+
+    each, place = np.unique(y, return_inverse=True)  # the density is the count's own, whatever the law
+    shape = (each + 1)[:, None]
+    spread = 1 / np.sqrt(shape)
+    low, high = np.log(shape) - 9 * spread - 36 / shape, np.log(shape) + 9 * spread
+    t = low + (high - low) * np.linspace(0, 1, nodes)
+    density = np.exp(shape * t - np.exp(t) - gammaln(shape)) * ((high - low) / (nodes - 1))
+    found, scale = np.empty(y.shape), 1 / np.sqrt(variance)
+    for first in range(0, len(y), BATCH):
+        some = slice(first, first + BATCH)
+        share = ndtr((t[place[some]] - center[some, None]) * scale[some, None])
+        found[some] = np.einsum("mk,mk->m", density[place[some]], share)
+    return found
+
+
+def placed(y: np.ndarray, center: np.ndarray, variance: np.ndarray) -> Placed:
+    """Where counts lie in their law, and the scores of its parameters: of the center c and the log of sd s.
+
+    By Fisher's identity d log P / dc = E[T - c | y] / s^2 and d log P / d log s = E[(T - c)^2 | y] / s^2 - 1, with T
+    | y by Gauss-Hermite about its mode. Cost: some 150 exponentials a count.
+    """
+    from scipy.special import gammaln
+
+    y, center, variance = np.broadcast_arrays(*(np.asarray(a, float) for a in (y, center, variance)))
+    variance = np.maximum(variance, LEAST)
+    mode = _modes(y, center, variance)
+    width = 1 / np.sqrt(np.exp(mode) + 1 / variance)
+    x, weight = np.polynomial.hermite_e.hermegauss(POINTS)
+    t = mode[:, None] + width[:, None] * x
+    away = t - center[:, None]
+    log_value = y[:, None] * t - np.exp(t) - away**2 / (2 * variance[:, None]) + x**2 / 2
+    top = log_value.max(axis=1)
+    value = np.exp(log_value - top[:, None]) * weight
+    total = value.sum(axis=1)
+    log_mass = top + np.log(total * width / np.sqrt(2 * np.pi * variance)) - gammaln(y + 1)
+    by_center = (value * away).sum(axis=1) / total / variance
+    by_log_sd = (value * away**2).sum(axis=1) / total / variance - 1
+    mass = np.exp(log_mass)
+    upto = np.where(y > 0, marginal_cdf(y, center, variance, nodes=FEW_NODES), np.minimum(mass, 1.0))
+    below = np.where(y > 0, np.maximum(upto - mass, 0.0), 0.0)
+    return Placed(below, upto, by_center, by_log_sd)
+
+
+def _modes(y: np.ndarray, center: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """The largest y t - e^t - (t - c)^2 / (2 v): Newton from the right, where the slope is concave and falls.
+
+    The mode is below the larger of c and log y, and below c + v y.
+    """
+    with np.errstate(divide="ignore"):
+        t = np.minimum(np.maximum(center, np.log(y)), center + variance * y)
+    t = np.minimum(t, 700.0)
+    for _ in range(CLIMBS):
+        rate = np.exp(t)
+        step = (y - rate - (t - center) / variance) / (rate + 1 / variance)
+        t = t + step
+        if np.all(np.abs(step) <= 1e-9 * (1 + np.abs(t))):
+            break
+    return t
+
+
+def normal_scores(found: Placed) -> np.ndarray:
+    """E[Phi^-1(U) | y], U uniform between P(Y < y) and P(Y <= y): of mean zero where the law holds, whatever it is."""
+    from scipy.special import ndtri
+
+    low, high = found.below, np.maximum(found.upto, found.below)
+    mass = high - low
+    density = [np.exp(-0.5 * np.clip(ndtri(a), -38, 38) ** 2) / np.sqrt(2 * np.pi) for a in (low, high)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = (density[0] - density[1]) / mass
+    middle = ndtri(np.clip(0.5 * (low + high), 1e-300, 1 - 1e-16))
+    return np.where(mass > 1e-9, mean, middle)
+
 
 LEVEL = 0.05  # size of the whole; of each test where two are made, half of it
 GRID = np.linspace(-2.7, 2.7, 31)  # normal quantiles
@@ -77,8 +202,8 @@ class Looked(NamedTuple):
     """
 
     seen: Sample
-    data: margins.Placed
-    drawn: margins.Placed
+    data: Placed
+    drawn: Placed
     there: np.ndarray
     latent: np.ndarray
 
@@ -104,7 +229,7 @@ def looked(fit: Fitted, *, seed: int = 0) -> Looked:
     noise = random.standard_normal((draws, n, root.shape[1])) @ root.T
     y = 1.0 * random.poisson(np.exp(np.minimum(seen.center + noise, np.log(LARGEST_RATE))))
     there = ~np.isnan(seen.y)
-    latent = noise / np.sqrt(np.maximum(seen.variance, margins.LEAST))
+    latent = noise / np.sqrt(np.maximum(seen.variance, LEAST))
     return Looked(seen, _placed(seen.y, seen, there), _placed(y, seen, there), there, latent)
 
 
@@ -121,15 +246,15 @@ def _sample(fit: Fitted, random: np.random.Generator) -> Sample:
     return Sample(rows, columns, y, center, np.diag(fit.covariance_)[columns], counts.x[rows])
 
 
-def _placed(y: np.ndarray, seen: Sample, there: np.ndarray) -> margins.Placed:
+def _placed(y: np.ndarray, seen: Sample, there: np.ndarray) -> Placed:
     """The same for every count that is there; zeros elsewhere."""
     kept = np.broadcast_to(there, y.shape)
     center, variance = (np.broadcast_to(a, y.shape)[kept] for a in (seen.center, seen.variance))
-    found = margins.placed(y[kept], center, variance)
+    found = placed(y[kept], center, variance)
     filled = [np.zeros(y.shape) for _ in found]
     for whole, part in zip(filled, found, strict=True):
         whole[kept] = part
-    return margins.Placed(*filled)
+    return Placed(*filled)
 
 
 def departures(at: Looked, *, level: float = LEVEL, seed: int = 0) -> Departures:
@@ -138,7 +263,7 @@ def departures(at: Looked, *, level: float = LEVEL, seed: int = 0) -> Departures
     return _judged(at, *_clear_of_scores(at), level, random)
 
 
-def _process(found: margins.Placed, at: Looked) -> tuple[np.ndarray, np.ndarray]:
+def _process(found: Placed, at: Looked) -> tuple[np.ndarray, np.ndarray]:
     """P(U <= u | y) - u (..., n, m, k), and scores of the columns' parameters (..., n, m, d + 1); 0 where missing."""
     from scipy.special import ndtr
 
@@ -248,3 +373,242 @@ def _curve(plain: np.ndarray, reach: np.ndarray, there: int) -> Curve:
 
     u = ndtr(GRID)
     return Curve(u + plain / there, np.clip(u - reach / there, 0, 1), np.clip(u + reach / there, 0, 1))
+
+
+# Do columns go together as a structured Sigma says? A test of the correlations that a rank or a shape leaves out.
+#
+# Start at `associations`. Of each count r = E[Phi^-1(U) | y], U uniform over its place in its fitted law: mean zero
+# where the law holds. The sums over rows of r_j r_k, less what tables drawn from the fit have, move with the
+# parameters along
+#
+# a_j a_k dSigma_jk / (s_j s_k) and the columns' scales,
+#
+# a_j how well counts show Z (from the draws). What is left across these directions does not feel to first order how
+# Sigma was estimated. A full Sigma can move in all of them: of it there is nothing to test. Reference and size as in
+# `departures.py`.
+
+
+FLAT = 1e-3  # length that a pair keeps across the free directions, below which it is free
+
+
+class Associations(NamedTuple):
+    """p of the whole, and its `level`; pairs of columns (m, 2) beyond chance, worst first, their excess in sds (m,)."""
+
+    p: float
+    level: float
+    pairs: np.ndarray
+    excess: np.ndarray
+
+
+def associations(fit: Fitted, at: Looked, *, level: float = LEVEL, seed: int = 0) -> Associations | None:
+    """Test what goes together beyond the fitted Sigma; None where Sigma is free, or columns are fewer than two.
+
+    Of m columns, P = m (m - 1) / 2 pairs. Cost: the directions' QR, P f^2 with f free ones, and replicates, as in
+    `departures.py`.
+    """
+    free = _free_directions(fit, at)
+    if free is None:
+        return None
+    random = np.random.default_rng([seed, 9])
+    upper = np.triu_indices(at.there.shape[1], 1)
+    one, many = (normal_scores(part) * at.there for part in (at.data, at.drawn))
+    draws, n, _ = many.shape
+    products = (many[..., upper[0]] * many[..., upper[1]]).reshape(draws * n, -1)
+    center = products.mean(axis=0)
+    products -= center
+    found = (one[:, upper[0]] * one[:, upper[1]] - center).sum(axis=0)
+    scale = np.sqrt(np.maximum(n * np.mean(products**2, axis=0), 1e-12))
+    basis, _ = np.linalg.qr(_independent(free / scale[:, None]))
+    total = np.concatenate([found[None], resampled(products, draws, n, random)]) / scale
+    total -= (total @ basis) @ basis.T
+    kept = np.sqrt(np.maximum(1 - np.sum(basis**2, axis=1), 0))
+    total = total / np.where(kept > FLAT, kept, np.inf)
+    if not (kept > FLAT).any():
+        return None
+    largest = np.max(np.abs(total), axis=1)
+    each = np.stack([tail(np.mean(total**2, axis=1)[:, None])[:, 0], tail(largest[:, None])[:, 0]])
+    both = np.minimum(*(ranks(one) for one in each))
+    bound = np.quantile(both[1:], level)
+    beyond = np.flatnonzero(np.abs(total[0]) >= np.quantile(largest[1:], 1 - bound))
+    beyond = beyond[np.argsort(-np.abs(total[0][beyond]), kind="stable")]
+    pairs = at.seen.columns[np.stack(upper, axis=1)[beyond]]
+    return Associations(float(np.mean(both[1:] <= both[0])), level, pairs, total[0][beyond])
+
+
+def _free_directions(fit: Fitted, at: Looked) -> np.ndarray | None:
+    """Changes of the pairs' expected products (P, f) along what is estimated of Sigma; None where all are free."""
+    settings, m = fit.get_params(), at.there.shape[1]
+    upper = np.triu_indices(m, 1)
+    direct, shape = fit.loadings_ is None, settings.get("covariance")
+    if m < 2 or (direct and isinstance(shape, str) and shape == "full"):
+        return None
+    shown = np.mean(normal_scores(at.drawn) * at.latent * at.there, axis=(0, 1))
+    sigma = fit.covariance_[np.ix_(at.seen.columns, at.seen.columns)]
+    deviation = np.sqrt(np.maximum(np.diag(sigma), LEAST))
+    moved = [_scales(shown[:, None] * sigma / deviation / deviation[:, None] * shown)]
+    if not direct:
+        axes, values = fit.components_[at.seen.columns], np.maximum(fit.eigenvalues_, 0)
+        if settings.get("basis") is not None:
+            moved.append(np.einsum("jk,lk->kjl", axes, axes))
+        else:
+            half = np.einsum("jk,la->kajl", axes * np.sqrt(values), np.eye(m)).reshape(-1, m, m)
+            moved.append(half + np.swapaxes(half, 1, 2))
+        moved[1] = moved[1] * (shown / deviation)[:, None] * (shown / deviation)
+    if sum(len(one) for one in moved) >= len(upper[0]):
+        return None
+    return np.concatenate(moved)[:, *upper].T
+
+
+def _scales(products: np.ndarray) -> np.ndarray:
+    """How they move with each column's scale (m, m, m)."""
+    m = len(products)
+    alone = np.eye(m)
+    return products * (alone[:, :, None] + alone[:, None, :])
+
+
+def _independent(directions: np.ndarray) -> np.ndarray:
+    """Directions of the same span, without those that the others make up."""
+    size = np.sqrt(np.maximum(np.sum(directions**2, axis=0), 1e-300))
+    left, values, _ = np.linalg.svd(directions / size, full_matrices=False)
+    return left[:, values > 1e-6 * max(values[0], 1e-300)] if values[0] > 1e-150 else left[:, :0]
+
+
+# Are rows of a group more alike than the model lets them be? A test of every column that groups rows, at the fit.
+#
+# Start at `alike`. Of each count r = E[Phi^-1(U) | y], U uniform over its place in its fitted law: mean zero where
+# the model holds. Rows of one group g are alike where T_g = sum over its pairs of rows of r_i'r_l is too large; the
+# statistic of a column is T = sum over groups of T_g / sqrt(number of pairs). Its reference are the same residuals
+# with signs by chance, a row as a whole, and what the covariates explain taken out again: this keeps each row's own
+# spread and what goes together in it, asks for no law, and has the same loss through the covariates as the residuals
+# had. The p-value is that of T among the replicates, beyond them of the gamma law of their moments. All columns
+# together are called at `GROUP_LEVEL` by Holm's rule.
+#
+# Sources: Mammen (1993), Bootstrap and wild bootstrap for high-dimensional linear models; Holm (1979).
+
+
+GROUP_LEVEL = 0.01  # share of tables of independent rows in which any column is called
+GROUP_REPLICATES = 400
+MOST_GROUPED, MOST_GROUP_ROWS = (
+    20_000,
+    4_000,
+)  # that are looked at; of larger tables groups, rows of large groups, and columns
+MOST_OF_GROUP = 60  # rows of a group, where there are more rows than that
+MOST_GROUPINGS = 40  # columns that are tested, those with fewest groups
+
+
+class Alike(NamedTuple):
+    """A column of the covariates whose rows are alike: p, number of groups, correlation within them."""
+
+    name: str
+    p: float
+    groups: int
+    correlation: float
+
+
+def alike(counts: Counts, coef: np.ndarray, variance: np.ndarray, *, seed: int = 0) -> list[Alike]:
+    """The groupings of `counts` whose residuals go together, surest first; B (d, p), the variances of Sigma (p,).
+
+    Factors of the formula are not asked: they are in the fit. Cost: 20 microseconds for each of at most `MOST_GROUPED`
+    of a grouping, and REPLICATES x as many products.
+    """
+    known = set() if counts.design is None else {name for name, told in counts.design.columns.items() if told}
+    groupings = {name: codes for name, codes in (counts.groups or {}).items() if name not in known}
+    if not groupings:
+        return []
+    few = sorted(groupings, key=lambda name: int(groupings[name].max()))[:MOST_GROUPINGS]
+    random = np.random.default_rng([seed, 11])
+    found = [_tested(name, groupings[name], counts, coef, variance, random) for name in few]
+    told = sorted((one for one in found if one is not None), key=lambda one: one.p)
+    kept = []
+    for k, one in enumerate(told):
+        if one.p > GROUP_LEVEL / (len(told) - k):
+            break
+        kept.append(one)
+    return kept
+
+
+def _tested(
+    name: str,
+    codes: np.ndarray,
+    counts: Counts,
+    coef: np.ndarray,
+    variance: np.ndarray,
+    random: np.random.Generator,
+) -> Alike | None:
+    """One grouping; None where no two rows share a group, or the covariates already say all of it."""
+    rows = _rows(codes, counts.weights, random)
+    if len(rows) < 3:
+        return None
+    rows = rows[np.argsort(codes[rows], kind="stable")]
+    _, first, size = np.unique(codes[rows], return_index=True, return_counts=True)
+    residual = _residuals(counts, coef, variance, rows, random)
+    x = counts.x[rows]
+    frame = np.linalg.qr(x)[0]
+    residual = residual - frame @ (frame.T @ residual)
+    weight = np.where(size > 1, 1 / np.sqrt(np.maximum(size * (size - 1.0), 1.0)), 0.0)
+    sign = np.concatenate(
+        [np.ones((1, len(rows))), random.choice([-1.0, 1.0], (GROUP_REPLICATES, len(rows)))]
+    )
+    statistic = np.array([_statistic(residual * one[:, None], frame, first, weight) for one in sign])
+    spread = statistic[1:].std()
+    if not spread > 1e-9 * np.sum(residual**2):
+        return None
+    p = _tail_probability(statistic)
+    total = np.sum(residual**2)
+    pairs = np.sum(np.add.reduceat(residual, first, axis=0) ** 2) - total
+    correlation = pairs / np.sum(size * (size - 1.0)) / (total / len(rows))
+    return Alike(name, p, len(size), float(correlation))
+
+
+def _statistic(residual: np.ndarray, frame: np.ndarray, first: np.ndarray, weight: np.ndarray) -> float:
+    """Of rows in the order of their groups, which begin at `first`."""
+    left = residual - frame @ (frame.T @ residual)
+    both = np.sum(np.add.reduceat(left, first, axis=0) ** 2, axis=1)
+    alone = np.add.reduceat(np.sum(left**2, axis=1), first)
+    return float(weight @ (both - alone))
+
+
+def _tail_probability(statistic: np.ndarray) -> float:
+    """P(replicate >= the first): counted where many are, by the gamma law with their first three moments beyond."""
+    from scipy.special import gammaincc, ndtr
+
+    value, drawn = statistic[0], statistic[1:]
+    counted = (1 + np.sum(drawn >= value)) / (1 + len(drawn))
+    if counted > 0.05:
+        return float(counted)
+    z = (value - drawn.mean()) / drawn.std()
+    skewness = max(float(np.mean(((drawn - drawn.mean()) / drawn.std()) ** 3)), 0.0)
+    if skewness < 0.05:
+        return float(ndtr(-z))
+    shape = 4 / skewness**2
+    return float(gammaincc(shape, max(shape + z * np.sqrt(shape), 0.0)))
+
+
+def _rows(codes: np.ndarray, weights: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Rows that have a label and company: some of each group, of some groups where there are too many."""
+    order = random.permutation(np.flatnonzero((codes >= 0) & (weights > 0)))
+    if len(order) > MOST_GROUP_ROWS:
+        by_group = order[np.argsort(codes[order], kind="stable")]
+        _, first = np.unique(codes[by_group], return_index=True)
+        place = np.arange(len(by_group)) - np.repeat(first, np.diff(np.r_[first, len(by_group)]))
+        by_group = by_group[place < MOST_OF_GROUP]
+        groups = random.permutation(np.unique(codes[by_group]))
+        size = np.bincount(codes[by_group], minlength=int(codes.max()) + 1)[groups]
+        kept = groups[np.cumsum(size) <= max(MOST_GROUP_ROWS, size[0])]
+        order = by_group[np.isin(codes[by_group], kept)]
+    return np.sort(order)
+
+
+def _residuals(
+    counts: Counts, coef: np.ndarray, variance: np.ndarray, rows: np.ndarray, random: np.random.Generator
+) -> np.ndarray:
+    """The normal scores of these rows (n, m), of some columns where there are too many, 0 where a count is missing."""
+    p = counts.y.shape[1]
+    columns = np.sort(random.choice(p, min(p, max(MOST_GROUPED // len(rows), 1)), replace=False))
+    y = held.dense_rows(counts.y, rows)[:, columns]
+    there = ~np.isnan(y)
+    center = counts.offset[rows][:, columns] + counts.x[rows] @ coef[:, columns]
+    spread = np.broadcast_to(variance[columns], y.shape)
+    out = np.zeros(y.shape)
+    out[there] = normal_scores(placed(y[there], center[there], spread[there]))
+    return out

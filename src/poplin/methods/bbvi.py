@@ -12,11 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from poplin._axes import Scalar
+from poplin._types import Scalar
 from poplin.methods import ml
 from poplin.methods.method import AbstractMethod, Sweep
-from poplin.rows.frames import AbstractFrame, Diagonals, noise
-from poplin.rows.slopes import AbstractSlope, Place
+from poplin.rows.frames import AbstractFrame, AbstractSlope, Diagonals, Place, noise
 from poplin.updates.structure import AbstractStructure, Counting, Model, Transport
 
 LONGEST = 0.5  # step of a mean in standard deviations, and of a log standard deviation

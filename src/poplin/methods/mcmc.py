@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from poplin._axes import Scalar
+from poplin._types import Scalar
 from poplin.methods.method import AbstractMethod, Sweep
-from poplin.rows import nuts
-from poplin.updates.distances import standard_distance
+from poplin.rows import chains as nuts
+from poplin.updates.convergence import standard_distance
 from poplin.updates.structure import AbstractStructure, Model, Transport
 
 SETTLING = 8  # steps of a phase whose iterates are not averaged
@@ -27,7 +27,7 @@ class First(NamedTuple):
     """Where a phase begins: a model, the rows' chains, a random key."""
 
     model: Model
-    chains: nuts.Chains
+    chains: nuts.NutsChains
     key: Array
 
 
@@ -85,7 +85,7 @@ class MonteCarloEM(AbstractMethod):
         shared_out = block._replace(weights=block.weights / self.draws)
 
         def one(s, rows):
-            return nuts.move(jax.random.fold_in(key, s), rows, block, *model, adapt=adapt)
+            return nuts.nuts_move(jax.random.fold_in(key, s), rows, block, *model, adapt=adapt)
 
         def statistic(rows, rate):
             return self.structure.statistic(model, nuts.latent(rows), rate, shared_out)

@@ -1,6 +1,6 @@
 """What a method can be told beyond its name: `PLN(method=poplin.methods.Exact(order=20))`.
 
-Start at `Exact`. These are plain records; `estimators/esteps.py` turns them into objects of the numerical rooms. A
+Start at `Exact`. These are plain records; `estimators/driver.py` turns them into objects of the numerical rooms. A
 method's name stands for its record with nothing changed.
 """
 

@@ -10,18 +10,95 @@ import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from poplin._errors import InputError
+from poplin._types import InputError
+from poplin.data.events import EventCounts
 from poplin.data.held import is_on_disk
 from poplin.data.readers import read_annotated
 from poplin.data.tables import listed
 from poplin.inference import summary
 from poplin.inference.summary import Fitted
 from poplin.report import html, views
-from poplin.store import written_together
+from poplin.store import written_together, written_whole
+
+# What a comparison of methods leaves behind: compare.csv, compare.md and one figure.
+#
+# Start at `write_comparison`.
+
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+FORMATS = {
+    "seconds": "{:.2f}",
+    "iterations": "{:.0f}",
+    "bound": "{:.2f}",
+    "loglik": "{:.2f}",
+    "loglik_se": "{:.2f}",
+    "khat": "{:.2f}",
+    "coef_difference": "{:.4f}",
+    "covariance_difference": "{:.4f}",
+}
+
+
+def write_comparison(table: pandas.DataFrame, out: Path) -> list[Path]:
+    """Write compare.csv, compare.md and compare.png into `out`, made if need be; returns the paths."""
+    out.mkdir(parents=True, exist_ok=True)
+    with written_together(out) as draft:
+        table.to_csv(draft / "compare.csv")
+        (draft / "compare.md").write_text(markdown(table), encoding="utf-8")
+        figure(table).savefig(draft / "compare.png", format="png", dpi=130)
+    return [out / name for name in ("compare.csv", "compare.md", "compare.png")]
+
+
+def markdown(table: pandas.DataFrame) -> str:
+    """The table for people to read."""
+    head = ["method", *table.columns]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for label, row in table.iterrows():
+        lines.append(_line([str(label), *(_told(name, row[name]) for name in table.columns)]))
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _told(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value.replace("|", "/").replace("\n", " ")
+    if value is None or value != value:
+        return ""
+    return FORMATS[name].format(value) if name in FORMATS else ("yes" if value else "no")
+
+
+def figure(table: pandas.DataFrame) -> Figure:
+    """Bound and log-likelihood below the best, seconds, and the distance of Sigma to the reference, by method."""
+    from matplotlib.figure import Figure
+
+    done = table[table["loglik"].notna()]
+    places = np.arange(len(done))[::-1]
+    drawn = Figure(figsize=(11, 1.6 + 0.35 * len(done)), layout="constrained")
+    likely, time, apart = drawn.subplots(1, 3, sharey=True)
+    best = float(done["loglik"].max())
+    likely.errorbar(
+        done["loglik"] - best, places, xerr=2 * done["loglik_se"], fmt="o", label="log-likelihood"
+    )
+    likely.plot(done["bound"] - best, places, "|", markersize=12, label="bound")
+    likely.set_xlabel("nats, from the best log-likelihood")
+    likely.legend(frameon=False, fontsize="small")
+    likely.set_yticks(places, [str(label) for label in done.index], parse_math=False)
+    time.plot(done["seconds"], places, "o")
+    time.set_xscale("log")
+    time.set_xlabel("seconds")
+    apart.plot(done["covariance_difference"], places, "o")
+    apart.set_xlabel("relative difference of Sigma")
+    return drawn
+
 
 SQUARE_UP_TO = 2000  # columns; above, a square table of the covariance is more than anybody reads
 TESTED = ("se", "lower", "upper", "z", "p", "p_adjusted", "method")
@@ -178,7 +255,9 @@ def _coefficients(fit: Fitted) -> Iterable[Sequence[Any]]:
     p_adjusted is Benjamini and Hochberg's, over the columns of a covariate; `information` says from what the standard
     error is. A value that is not there is empty.
     """
-    from poplin.inference.wald import adjusted  # it brings SciPy, and the command line shows its help without
+    from poplin.inference.intervals import (
+        adjusted,  # it brings SciPy, and the command line shows its help without
+    )
 
     counts = fit.counts_
     told, kinds = summary.coef_interval(fit), getattr(fit, "coef_information", lambda: None)()
@@ -222,3 +301,59 @@ def _trace(fit: Fitted) -> Iterable[Sequence[Any]]:
 
 def _numbered(word: str, count: int) -> list[str]:
     return [f"{word}{k + 1}" for k in range(count)]
+
+
+# What `poplin counts` leaves behind: a sparse table with its totals, ready for `poplin fit`.
+#
+# Start at `write_counted`.
+
+
+KINDS = (".h5ad", ".npz")
+
+
+def check_target(out: Path) -> Path:
+    """`out`, when a table can be written there. Raises `InputError` for another ending or a place that is not there."""
+    if out.suffix not in KINDS:
+        raise InputError(f"--out {out}: wanted is a name that ends in .h5ad or .npz.")
+    return check_file(out)
+
+
+def write_counted(found: EventCounts, out: Path, command: str = "") -> None:
+    """Write counts, names, totals and the report of what was dropped, whole or not at all.
+
+    .h5ad: obs has total, log_total (an offset), counted (what is left in the row); var has rows (in which the column is
+    seen) and concept_id, where columns have the names of OMOP's concepts; uns["poplin_counts"] the report and the
+    command. .npz: the layout of scipy.sparse.save_npz with obs_names, var_names, var_concept_id, cov_total,
+    cov_log_total, cov_counted and what is known of persons.
+    """
+    with np.errstate(
+        divide="ignore"
+    ):  # a row whose counts are all 0 has none, and a fit that is given it says so
+        facts = {"total": found.totals, "log_total": np.log(found.totals)}
+    facts |= {"counted": np.asarray(found.counts.sum(axis=1)).ravel(), **found.people}
+    if out.suffix == ".npz":
+        _write_npz(found, facts, out)
+        return
+    import anndata
+    import pandas
+
+    obs = pandas.DataFrame(facts, index=pandas.Index(found.row_names, dtype=object))
+    seen = {"rows": found.rows_seen} | ({"concept_id": list(found.concepts)} if found.concepts else {})
+    var = pandas.DataFrame(seen, index=pandas.Index(found.column_names, dtype=object))
+    held = anndata.AnnData(
+        found.counts, obs, var, {"poplin_counts": {"report": list(found.report), "command": command}}
+    )
+    with written_together(out.absolute().parent) as draft:
+        held.write_h5ad(draft / out.name, compression="gzip")
+
+
+def _write_npz(found: EventCounts, facts: dict[str, np.ndarray], out: Path) -> None:
+    counts = found.counts
+    names = {"obs_names": np.array(found.row_names), "var_names": np.array(found.column_names)}
+    parts = {"format": np.array("csr"), "shape": np.array(counts.shape), "data": counts.data}
+    parts |= {"indices": counts.indices, "indptr": counts.indptr}
+    if found.concepts:
+        names["var_concept_id"] = np.array(found.concepts)
+    told = {f"cov_{name}": np.asarray(column.tolist()) for name, column in facts.items()}
+    with written_whole(out, "wb") as handle:
+        np.savez_compressed(handle, allow_pickle=False, **parts, **names, **told)

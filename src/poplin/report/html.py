@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import math
 import platform
 import threading
 from pathlib import Path
@@ -19,7 +20,82 @@ import numpy as np
 from poplin.data.held import smallest
 from poplin.inference import summary
 from poplin.inference.summary import Fitted
-from poplin.report import figures, figures_fit, page_data, verdicts, views
+from poplin.report import figures, verdicts, views
+
+# What the page's own script works on: coefficients to sort and search, rows to point at. Plain lists, ready for JSON.
+#
+# Start at `for_script`. A value that is no number is None; names go through jinja2's tojson, which leaves nothing
+# that ends a script.
+
+
+MOST_SORTED_EFFECTS, MOST_FACTS = 20_000, 12
+DIGITS = 5
+OPEN = 1e308  # JSON has no infinity
+
+
+def for_script(fit: Fitted, colour: views.Colour | None, covariates: Any) -> dict[str, Any]:
+    """Everything that the script reads."""
+    return {"effects": effects(fit), "points": points(fit, colour, covariates), "groups": figures.GROUPS}
+
+
+def effects(fit: Fitted) -> dict[str, Any]:
+    """Coefficients, one list each: covariate, column, estimate, ends of the interval, p, adjusted p, method.
+
+    An open end is 1e308.
+
+    Above 20 000 of them, those that are largest against their error (without errors: the largest).
+    """
+    counts = fit.counts_
+    told = summary.coef_interval(fit)
+    d, p = fit.coef_.shape
+    lists, methods = [fit.coef_.ravel()], None
+    size = np.abs(fit.coef_)
+    if told is not None:
+        from poplin.inference.intervals import adjusted
+
+        size = np.nan_to_num(np.abs(told.z))
+        ends = (np.clip(part, -OPEN, OPEN) for part in (told.lower, told.upper))
+        lists += [np.broadcast_to(part, (d, p)).ravel() for part in (*ends, told.p)]
+        methods = np.broadcast_to(told.method, (d, p)).ravel()
+        lists.append(np.concatenate([adjusted(told.p[k]) for k in range(d)]))
+    kept = np.sort(np.argsort(-size, axis=None, kind="stable")[:MOST_SORTED_EFFECTS])
+    rows = [[int(at // p), int(at % p), *(_rounded(values[at]) for values in lists)] for at in kept]
+    if methods is not None:
+        rows = [[*row, str(methods[at])] for row, at in zip(rows, kept, strict=True)]
+    return {
+        **{"covariates": list(counts.covariate_names), "columns": list(counts.column_names)},
+        **{"rows": rows, "of": d * p, "tested": told is not None},
+    }
+
+
+def points(fit: Fitted, colour: views.Colour | None, covariates: Any) -> dict[str, Any]:
+    """Names of the rows that are drawn, and what is known of each: covariates as given, else as they were coded."""
+    counts = fit.counts_
+    shown = figures.drawn_rows(len(counts.row_names))
+    facts: dict[str, list[Any]] = {}
+    if colour is not None:
+        facts[colour.name] = _values(np.asarray(colour.values)[shown])
+    if covariates is not None and len(covariates) == len(counts.row_names):
+        for name in covariates.columns:
+            facts.setdefault(str(name), _values(covariates[name].to_numpy()[shown]))
+    else:
+        for k, name in enumerate(counts.covariate_names):
+            if name != "Intercept" and colour is None:
+                facts[name] = _values(counts.x[shown, k])
+    kept = dict(list(facts.items())[:MOST_FACTS])
+    return {"names": [counts.row_names[i] for i in shown], "facts": kept}
+
+
+def _values(values: np.ndarray) -> list[Any]:
+    if values.dtype.kind in "iuf":
+        return [_rounded(value) for value in values.astype(float)]
+    return [str(value) for value in values]
+
+
+def _rounded(value: Any) -> float | None:
+    value = float(value)
+    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+
 
 MOST_EFFECTS = 60  # in the page without its script; with it, `page_data.MOST_EFFECTS`
 REFERENCES = {
@@ -99,7 +175,7 @@ def _content(fit: Fitted, origin: Origin) -> dict[str, Any]:
         "traces": figures.traces(fit),
         "frame": {name: getattr(figures, name) for name in ("WIDTH", "HEIGHT", "LEFT", "BOTTOM", "PAD")},
         **_checked(fit),
-        "data": page_data.for_script(fit, origin.colour, origin.covariates),
+        "data": for_script(fit, origin.colour, origin.covariates),
         "command": origin.command or summary.call(fit),
         "versions": _versions(),
         "seed": fit.get_params().get("random_state"),
@@ -116,10 +192,10 @@ def _ends(told: Any, places: list[tuple[int, int]]) -> list[tuple[float, float, 
 
 def _checked(fit: Fitted) -> dict[str, Any]:
     """Diagnostics in words and the further pictures, which share what they are made of."""
-    found = verdicts.found(fit, draws=figures_fit.MOST_DRAWS, most=figures_fit.MOST_RESIDUALS)
+    found = verdicts.found(fit, draws=figures.MOST_DRAWS, most=figures.MOST_RESIDUALS)
     return {
         "verdicts": verdicts.verdicts(fit, found),
-        "pictures": figures_fit.pictures(fit, found.frequencies, found.residuals, found.departures.curve),
+        "pictures": figures.pictures(fit, found.frequencies, found.residuals, found.departures.curve),
     }
 
 

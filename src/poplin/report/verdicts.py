@@ -14,10 +14,17 @@ import numpy as np
 from poplin.data import held
 from poplin.data.tables import listed
 from poplin.inference import summary
-from poplin.inference.associations import Associations, associations
-from poplin.inference.departures import LEVEL, REPLICATES, Departures, departures, looked
+from poplin.inference.departures import (
+    LEVEL,
+    REPLICATES,
+    Associations,
+    Departures,
+    associations,
+    departures,
+    looked,
+)
 from poplin.inference.summary import LARGEST_KHAT, Fitted
-from poplin.report import goodness
+from poplin.report import views
 
 RARE = 10  # counts of a column below which its own parameters are hardly known
 WIDE, NARROW, OFF = 1.15, 0.85, 0.1  # spread and mean of residuals that are remarkable
@@ -47,16 +54,16 @@ class Verdict(NamedTuple):
 class Found(NamedTuple):
     """What the verdicts are made of; `associations` is None where Sigma is free, so that there is nothing to test."""
 
-    frequencies: goodness.Frequencies
-    residuals: goodness.Residuals
+    frequencies: views.Frequencies
+    residuals: views.Residuals
     departures: Departures
     associations: Associations | None
 
 
-def found(fit: Fitted, *, draws: int = goodness.MOST_DRAWS, most: int = goodness.MOST_ENTRIES) -> Found:
+def found(fit: Fitted, *, draws: int = views.MOST_DRAWS, most: int = views.MOST_ENTRIES) -> Found:
     """All of it; `draws` and `most` as in `goodness`. A second or two, whatever the table's size."""
     seen = looked(fit)
-    frequencies, residuals = goodness.frequencies(fit, draws=draws), goodness.residuals(fit, most=most)
+    frequencies, residuals = views.frequencies(fit, draws=draws), views.residuals(fit, most=most)
     together = associations(fit, seen, level=LEVEL / 2)
     alone = departures(seen, level=LEVEL if together is None else LEVEL / 2)
     return Found(frequencies, residuals, alone, together)
@@ -141,7 +148,7 @@ def _together(fit: Fitted, tested: Associations | None) -> Verdict:
     return Verdict(about, False, words + "A higher rank, or a full Sigma, can follow them.")
 
 
-def _zeros(found: goodness.Frequencies) -> Verdict:
+def _zeros(found: views.Frequencies) -> Verdict:
     seen, expected = int(found.seen[0]), float(found.expected[0])
     words = f"{seen} zeros are seen; tables drawn from the fit have {expected:.0f} "
     words += f"({found.lower[0]:.0f} to {found.upper[0]:.0f}). "

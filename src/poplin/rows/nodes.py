@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from poplin._axes import Coefficients, Counts, Loadings, Rows
+from poplin._types import Coefficients, Counts, Loadings, Rows
 from poplin.data.blocks import Block
 from poplin.rows.batches import in_chunks
+from poplin.rows.frames import rates
 from poplin.rows.gaussian import fit_rows
-from poplin.rows.plane import rates
 
 SMOOTH = 1e-12  # nats: where nodes lie must not jump with the parameters, or a line search sees steps
 LOG_ROOT = 0.5 * np.log(2 * np.pi)

@@ -12,10 +12,11 @@ import numpy as np
 from scipy.stats import chi2
 
 from poplin.studies import columns as use
-from poplin.studies import laws, measures
+from poplin.studies import records as measures
+from poplin.studies import study
 from poplin.studies.figures import Axis, curves
+from poplin.studies.records import mean_with_error, side_by_side
 from poplin.studies.study import Cell, Column, Estimate, Figure, Numbers, Study, Table
-from poplin.studies.summary import mean_with_error, side_by_side
 
 ANGLES = (0, 5, 10, 15, 20, 30, 45)
 BEST = "true V"
@@ -30,9 +31,9 @@ def cells(small: bool) -> list[Cell]:
     return found + [_site(n, 20, 5, n_a, 20) for n in sizes for n_a in (100, 300, 1000, 3000)]
 
 
-def _laws(n: int, p: int, q: int, n_a: int) -> tuple[laws.Law, laws.Law]:
+def _laws(n: int, p: int, q: int, n_a: int) -> tuple[study.Law, study.Law]:
     """Site B and site A: the same axes; A's scales are those of AR1(0.8), B's are half way to their mean."""
-    there = laws.law(n_a, laws.autoregressive(p, 0.8), rank=q)
+    there = study.law(n_a, study.autoregressive(p, 0.8), rank=q)
     here = there._replace(rows=n, scales=0.5 * (there.scales + there.scales.mean()))
     return here, there
 
@@ -50,7 +51,7 @@ def _angle(n: int, p: int, q: int, degrees: float, replicates: int) -> Cell:
     here, _ = _laws(n, p, q, 0)
 
     def draw(random: np.random.Generator) -> Table:
-        return laws.table(here, random, fresh=1000)._replace(lent=turned(here.basis, degrees))
+        return study.table(here, random, fresh=1000)._replace(lent=turned(here.basis, degrees))
 
     factors = {"V": "turned", "n": n, "p": p, "q": q, "angle": degrees, "n_A": 0}
     return Cell(factors, draw, methods(q), replicates)
@@ -60,7 +61,7 @@ def _site(n: int, p: int, q: int, n_a: int, replicates: int) -> Cell:
     here, there = _laws(n, p, q, n_a)
 
     def draw(random: np.random.Generator) -> Table:
-        return laws.table(here, random, fresh=1000)._replace(elsewhere=laws.table(there, random).counts)
+        return study.table(here, random, fresh=1000)._replace(elsewhere=study.table(there, random).counts)
 
     factors = {"V": "estimated", "n": n, "p": p, "q": q, "angle": 0, "n_A": n_a}
     return Cell(factors, draw, methods(q), replicates)

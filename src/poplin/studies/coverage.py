@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from poplin.studies import columns as use
-from poplin.studies import laws, measures
+from poplin.studies import records, study
 from poplin.studies.figures import Axis, curves
 from poplin.studies.study import Cell, Column, Figure, Numbers, Study
 
@@ -34,13 +34,13 @@ def cells(small: bool) -> list[Cell]:
 
 
 def _full(n: int, p: int, mean: int, correlation: float, replicates: int) -> Cell:
-    law = laws.law(n, laws.autoregressive(p, correlation), mean=mean)
+    law = study.law(n, study.autoregressive(p, correlation), mean=mean)
     columns = (ML, DIAGONAL) if p > 20 else (ML, DIAGONAL, FULL)
     return _cell("full", law, {"q": p, "mean": mean, "rho": correlation}, columns, replicates)
 
 
 def _borrowed(n: int, p: int, q: int, replicates: int) -> Cell:
-    law = laws.law(n, laws.autoregressive(p, 0.8), rank=q)
+    law = study.law(n, study.autoregressive(p, 0.8), rank=q)
     columns = tuple(
         use.pln(name, lambda table, settings=settings: {"basis": table.basis, **settings})
         for name, settings in (("ml", {}), ("variational diagonal", {"method": "variational"}))
@@ -50,7 +50,7 @@ def _borrowed(n: int, p: int, q: int, replicates: int) -> Cell:
 
 
 def _low_rank(n: int, p: int, q: int, replicates: int) -> Cell:
-    law = laws.law(n, laws.autoregressive(p, 0.8), rank=q)
+    law = study.law(n, study.autoregressive(p, 0.8), rank=q)
     columns = (
         use.with_intervals(use.low_rank("ml", q)),
         use.low_rank("variational diagonal", q, method="variational")._replace(at_most=FEW),
@@ -59,10 +59,10 @@ def _low_rank(n: int, p: int, q: int, replicates: int) -> Cell:
 
 
 def _cell(
-    model: str, law: laws.Law, factors: dict[str, Any], columns: tuple[Column, ...], replicates: int
+    model: str, law: study.Law, factors: dict[str, Any], columns: tuple[Column, ...], replicates: int
 ) -> Cell:
     n, p = law.rows, law.coef.shape[1]
-    return Cell({"model": model, "n": n, "p": p, **factors}, laws.drawn_from(law), columns, replicates)
+    return Cell({"model": model, "n": n, "p": p, **factors}, study.drawn_from(law), columns, replicates)
 
 
 def remarks(table: Any, _: list[Numbers]) -> str:
@@ -97,7 +97,7 @@ STUDY = Study(
         "Sigma's entries cover, pooled over entries, and how large is the bias in standard deviations?"
     ),
     cells=cells,
-    measures=(measures.errors, measures.coverage),
+    measures=(records.errors, records.coverage),
     shown=(
         *("coef_covered", "covariance_covered", "bias_in_sd_coef", "bias_in_sd_sigma"),
         *("covariance_above", "covariance_unknown", "interval_cpu", "cpu_s"),

@@ -7,7 +7,7 @@ importance-weighted bound, by moments, pairwise and maximum likelihood, over mea
 from __future__ import annotations
 
 from poplin.studies import columns as use
-from poplin.studies import laws, measures
+from poplin.studies import records, study
 from poplin.studies.figures import Axis, curves
 from poplin.studies.study import Cell, Column, Figure, Study
 
@@ -43,12 +43,12 @@ def cells(small: bool) -> list[Cell]:
 def _cell(n: int, p: int, q: int, mean: int, replicates: int, *, shape: str) -> Cell:
     ar1 = shape == "AR1"
     law = (
-        laws.law(n, laws.autoregressive(p, 0.8), mean=mean)
+        study.law(n, study.autoregressive(p, 0.8), mean=mean)
         if ar1
-        else laws.random_low_rank(n, p, q, mean=mean)
+        else study.random_low_rank(n, p, q, mean=mean)
     )
     factors = {"sigma": shape, "n": n, "p": p, "q": q, "mean": mean}
-    return Cell(factors, laws.drawn_from(law), methods(p, q), replicates)
+    return Cell(factors, study.drawn_from(law), methods(p, q), replicates)
 
 
 MEAN, ROWS = Axis("mean", "mean of Z"), Axis("n", "rows n", log=True)
@@ -64,7 +64,7 @@ STUDY = Study(
         "does it fall with the mean count, p/q and n?"
     ),
     cells=cells,
-    measures=(measures.errors, measures.lags),
+    measures=(records.errors, records.lags),
     shown=(
         *(
             "bias_coef",

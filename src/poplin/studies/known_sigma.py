@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from poplin.studies import columns, records, study
 from poplin.studies import columns as use
-from poplin.studies import integration, laws, measures
 from poplin.studies.figures import Axis, curves
 from poplin.studies.study import Cell, Column, Estimate, Figure, Study, Table
 
@@ -28,8 +28,8 @@ def cells(small: bool) -> list[Cell]:
 
 def _cell(shape: str, n: int, p: int, mean: int, replicates: int) -> Cell:
     diagonal = shape == "diagonal"
-    sigma = np.diag(np.linspace(0.5, 1.5, p)) if diagonal else laws.autoregressive(p, 0.8)
-    drawn = laws.drawn_from(laws.law(n, sigma, mean=mean))
+    sigma = np.diag(np.linspace(0.5, 1.5, p)) if diagonal else study.autoregressive(p, 0.8)
+    drawn = study.drawn_from(study.law(n, sigma, mean=mean))
     unknown = {"covariance": "diagonal"} if diagonal else {"shrinkage": 0}
     exact = (_exact("integral, Sigma known", True), _exact("integral", False))
     return Cell(
@@ -54,7 +54,7 @@ def _poplin(unknown: dict[str, Any]) -> tuple[Column, ...]:
 
 def _exact(name: str, known: bool) -> Column:
     def fit(table: Table, _: int) -> Estimate:
-        found = integration.fit(table.counts, np.diag(table.covariance) if known else None)
+        found = columns.fit(table.counts, np.diag(table.covariance) if known else None)
         return Estimate(found.mean[None, :], np.diag(found.variance), converged=found.converged)
 
     return Column(name, fit)
@@ -70,7 +70,7 @@ STUDY = Study(
         "does knowing Sigma take the bias out of B, or only some of its variance?"
     ),
     cells=cells,
-    measures=(measures.errors, measures.lags),
+    measures=(records.errors, records.lags),
     shown=("bias_coef", "rms_bias_coef", "sd_coef", "rmse_coef", "bias_in_sd_coef", "lag0", "lag1", "cpu_s"),
     figures=(
         Figure(

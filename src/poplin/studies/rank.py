@@ -6,7 +6,7 @@ Start at `STUDY`.
 from __future__ import annotations
 
 from poplin.studies import columns as use
-from poplin.studies import laws, measures
+from poplin.studies import records, study
 from poplin.studies.figures import Axis, curves
 from poplin.studies.study import Cell, Figure, Study
 
@@ -27,7 +27,7 @@ def _cell(n: int, p: int, q: int, replicates: int) -> Cell:
         use.low_rank("ml", q),
         use.MOMENTS,
     )
-    drawn = laws.drawn_from(laws.random_low_rank(n, p, q))
+    drawn = study.drawn_from(study.random_low_rank(n, p, q))
     return Cell({"n": n, "p": p, "q": q}, drawn, methods, replicates)
 
 
@@ -45,7 +45,7 @@ STUDY = Study(
         "biases grow with q?"
     ),
     cells=cells,
-    measures=(measures.errors, measures.lags),
+    measures=(records.errors, records.lags),
     shown=(
         *("bias_coef", "rms_bias_coef", "bias_in_sd_coef", "lag0", "true_lag0"),
         *("rms_bias_sigma", "bias_in_sd_sigma"),

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from poplin.studies import columns as use
-from poplin.studies import laws, measures, repeated
+from poplin.studies import records as measures
+from poplin.studies import repeated, study
 from poplin.studies.figures import Axis, curves
+from poplin.studies.records import PARTS, mean_with_error, side_by_side
 from poplin.studies.study import Cell, Figure, Numbers, Study
-from poplin.studies.summary import PARTS, mean_with_error, side_by_side
 
 BETA, VARIANCE = (0.0, 0.5), 0.5
 PAIRS = {"factor": ("rank 1", "ml"), "repeated": ("one effect: bound", "one effect: ml")}
@@ -34,7 +35,7 @@ def _factor(n: int, p: int, replicates: int) -> Cell:
         use.low_rank("ml", 1),
         use.MOMENTS,
     )
-    drawn = laws.drawn_from(laws.one_factor(n, p))
+    drawn = study.drawn_from(study.one_factor(n, p))
     return Cell({"model": "factor", "n": n, "p": p}, drawn, methods, replicates)
 
 

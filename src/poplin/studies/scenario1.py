@@ -6,7 +6,7 @@ Start at `STUDY`.
 from __future__ import annotations
 
 from poplin.studies import columns as use
-from poplin.studies import laws, measures
+from poplin.studies import records, study
 from poplin.studies.figures import boxes, scale_plot
 from poplin.studies.study import Cell, Column, Figure, Study
 
@@ -26,8 +26,8 @@ def lent(ranks: tuple[int, ...]) -> tuple[Column, ...]:
 def cells(small: bool) -> list[Cell]:
     """One cell, n=5000 and p=50, with V of q = 50, 20, 10, 5; the small one has 300 rows and 8 columns."""
     n, p, ranks, replicates = (300, 8, (8, 3), 2) if small else (5000, 50, (50, 20, 10, 5), 5)
-    law = laws.law(n, laws.autoregressive(p, 0.8))
-    return [Cell({"n": n, "p": p}, laws.drawn_from(law), FREE + lent(ranks), replicates)]
+    law = study.law(n, study.autoregressive(p, 0.8))
+    return [Cell({"n": n, "p": p}, study.drawn_from(law), FREE + lent(ranks), replicates)]
 
 
 STUDY = Study(
@@ -38,7 +38,7 @@ STUDY = Study(
         "when its first q axes V are lent and only their scales Lambda are fitted?"
     ),
     cells=cells,
-    measures=(measures.errors, measures.lags, measures.cosine, measures.scales),
+    measures=(records.errors, records.lags, records.cosine, records.scales),
     shown=SHOWN,
     figures=(
         Figure("cosine", "Cosine similarity of each row's fitted and true Z (the notes' Figure 1).", boxes()),

@@ -9,7 +9,8 @@ from collections import Counter
 from typing import Any
 
 from poplin.studies import columns as use
-from poplin.studies import laws, measures
+from poplin.studies import records as measures
+from poplin.studies import study
 from poplin.studies.figures import boxes, scale_plot
 from poplin.studies.scenario1 import FREE, lent
 from poplin.studies.study import Cell, Figure, Numbers, Study
@@ -19,10 +20,10 @@ def cells(small: bool) -> list[Cell]:
     """n=5000, p=50, rank 12 of AR1(0.8); the small one has 300 rows, 8 columns, rank 3."""
     n, p, rank, replicates = (300, 8, 3, 2) if small else (5000, 50, 12, 5)
     lent_ranks, free_ranks = ((8, 3, 2), (2, 3, 4)) if small else ((50, 20, 12, 10, 5), (5, 10, 12, 14, 20))
-    law = laws.cut_but_with_all_axes(n, laws.autoregressive(p, 0.8), rank)
+    law = study.cut_but_with_all_axes(n, study.autoregressive(p, 0.8), rank)
     free = tuple(use.low_rank(f"ml rank q={q}", q) for q in free_ranks)
     bound = (use.low_rank(f"variational rank q={rank}", rank, method="variational"),)
-    drawn = laws.drawn_from(law, fresh=n // 5)
+    drawn = study.drawn_from(law, fresh=n // 5)
     return [Cell({"n": n, "p": p, "rank": rank}, drawn, FREE + lent(lent_ranks) + free + bound, replicates)]
 
 

@@ -6,7 +6,7 @@ Start at `STUDY`.
 from __future__ import annotations
 
 from poplin.studies import columns as use
-from poplin.studies import laws, measures
+from poplin.studies import records, study
 from poplin.studies.figures import Axis, curves
 from poplin.studies.study import Cell, Figure, Study
 
@@ -29,8 +29,8 @@ def _cell(n: int, p: int, q: int, replicates: int) -> Cell:
         use.MOMENTS,
         use.TRUE_LATENT,
     )
-    law = laws.law(n, laws.autoregressive(p, 0.5), rank=q)
-    return Cell({"n": n, "p": p, "q": q}, laws.drawn_from(law), methods, replicates)
+    law = study.law(n, study.autoregressive(p, 0.5), rank=q)
+    return Cell({"n": n, "p": p, "q": q}, study.drawn_from(law), methods, replicates)
 
 
 RANK = Axis("q", "rank q")
@@ -44,7 +44,7 @@ STUDY = Study(
         "from the start, `ml` maximum likelihood of the same rank. Does smoothing reduce the bias?"
     ),
     cells=cells,
-    measures=(measures.errors, measures.lags),
+    measures=(records.errors, records.lags),
     shown=(
         "bias_coef",
         "rmse_coef",

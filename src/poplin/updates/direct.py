@@ -11,21 +11,22 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from poplin._axes import Scalar
-from poplin._precision import inverse_and_logdet, solve_gram
-from poplin.rows.controls import Shares, controlled, shares
-from poplin.updates.columns import column_variances, scale_regressions
-from poplin.updates.covariance import AbstractShape
-from poplin.updates.lengthening import LEAP, lengthened, noise_after
+from poplin._numerics import inverse_and_logdet, solve_gram
+from poplin._types import Scalar
+from poplin.rows.chains import Shares, controlled, shares
+from poplin.updates.convergence import LEAP, lengthened, noise_after
 from poplin.updates.structure import (
     FAINT,
     LOADING_SD,
+    AbstractShape,
     AbstractStructure,
     Counting,
     Model,
     Transport,
+    column_variances,
     level_penalty,
     level_prior,
+    scale_regressions,
     sound,
 )
 

@@ -11,17 +11,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import block_diag, solve_triangular
 
-from poplin._precision import solve_gram
-from poplin.rows.controls import controlled_columns, shares
-from poplin.updates.columns import (
-    column_inverses,
-    column_statistic,
-    expected_columns,
-    moved_squares,
-    newton_columns,
-    newton_squares,
-)
-from poplin.updates.lengthening import LEAP, lengthened, noise_after
+from poplin._numerics import solve_gram
+from poplin.rows.chains import controlled_columns, shares
+from poplin.updates.convergence import LEAP, lengthened, noise_after
 from poplin.updates.structure import (
     FAINT,
     LOADING_SD,
@@ -29,9 +21,15 @@ from poplin.updates.structure import (
     Counting,
     Model,
     Transport,
+    column_inverses,
+    column_statistic,
+    expected_columns,
     level_penalty,
     level_prior,
     looked_at,
+    moved_squares,
+    newton_columns,
+    newton_squares,
     sound,
 )
 

@@ -13,20 +13,273 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.scipy.linalg import cho_solve
 
-from poplin._axes import Coefficients, Counts, Covariance, Latent, Loadings, Scalar
-from poplin._precision import solve_gram
+from poplin._numerics import inverse_and_logdet, solve_gram
+from poplin._types import Coefficients, Counts, Covariance, Latent, Loadings, Scalar
 from poplin.data.blocks import Block
-from poplin.rows.chains import Chains, Frame
-from poplin.rows.controls import Means, Shares, controlled
-from poplin.updates.columns import (
-    column_statistic,
-    column_variances,
-    expected_columns,
-    moved_squares,
-    newton_columns,
-    newton_squares,
-)
+from poplin.rows.chains import Chains, Frame, Means, Shares, controlled
+
+# Every column is a Poisson regression on the rows' features: its gradient, Hessian and Newton step.
+#
+# Start at `column_statistic` (one draw of the latent) and `newton_columns`. Used where B or C has no closed form.
+
+
+class ColumnStatistic(NamedTuple):
+    """N, X'X, rates; each column's gradient (k, p) and Hessian (p, k, k) on its k features; X'W and W'W.
+
+    known: what counts say of each direction, by which steps are lengthened, or None.
+    """
+
+    rows: Scalar
+    gram: Array
+    rate: Array
+    gradient: Array
+    hessian: Array
+    cross: Array
+    second: Array
+    known: Shares | None = None
+
+
+def column_statistic(features: Array, w: Latent, rate: Counts, block: Block) -> ColumnStatistic:
+    """Poisson regression of every column on the features (n, k): F'(y - rate), sum_i rate_ij f_i f_i'.
+
+    One product of n p k (k + 1) / 2: the pairs of features are formed once for all columns.
+    """
+    k = features.shape[1]
+    upper = jnp.triu_indices(k)
+    weighted_rate = block.weights[:, None] * rate
+    pairs = weighted_rate.T @ (features[:, upper[0]] * features[:, upper[1]])
+    hessian = jnp.zeros((rate.shape[1], k, k), rate.dtype).at[:, upper[0], upper[1]].set(pairs)
+    hessian = hessian + jnp.swapaxes(jnp.triu(hessian, 1), 1, 2)
+    return ColumnStatistic(
+        jnp.sum(block.weights),
+        block.x.T @ (block.weights[:, None] * block.x),
+        jnp.sum(weighted_rate, axis=0),
+        features.T @ (block.weights[:, None] * block.y - weighted_rate),
+        hessian,
+        block.x.T @ (block.weights[:, None] * w),
+        w.T @ (block.weights[:, None] * w),
+    )
+
+
+def scale_regressions(residual: Counts, rate: Counts, block: Block) -> tuple[Array, Array]:
+    """Each column's gradient (d + 1, p) and Hessian (p, d + 1, d + 1) in B_j and the log scale of its residual.
+
+    Features (x, r_j): d eta / d B_lj = x_l, and d eta / d a_j = r_j for eta = o + XB + e^a r.
+    """
+    x, (n, d), p = block.x, block.x.shape, rate.shape[1]
+    weighted_rate = block.weights[:, None] * rate
+    surprise = block.weights[:, None] * block.y - weighted_rate
+    tilted = weighted_rate * residual
+    gradient = jnp.concatenate([x.T @ surprise, jnp.sum(surprise * residual, axis=0)[None]])
+    within = ((x[:, :, None] * x[:, None, :]).reshape(n, d * d).T @ weighted_rate).T.reshape(p, d, d)
+    between = (x.T @ tilted).T[:, :, None]
+    scale = jnp.sum(tilted * residual, axis=0)[:, None, None]
+    hessian = jnp.block([[within, between], [jnp.swapaxes(between, 1, 2), scale]])
+    return gradient, hessian
+
+
+def expected_columns(
+    loadings: Loadings, with_latent: bool, mean: Latent, covariance: Array, rate: Counts, block: Block
+) -> ColumnStatistic:
+    """`column_statistic` in expectation over w ~ N(m, S): E[e^eta w] = A (m + S c), curvature with m and S."""
+    d = block.x.shape[1]
+    features = jnp.concatenate([block.x, mean], axis=1) if with_latent else block.x
+    total = column_statistic(features, mean, rate, block)
+    spread = jnp.tensordot(block.weights, covariance, 1)
+    total = total._replace(second=total.second + spread)
+    if not with_latent:
+        return total
+    weighted = block.weights[:, None] * rate
+    per_column = jnp.tensordot(weighted.T, covariance, 1)  # (p, q, q): sum_i w_i A_ij S_i
+    tilt = jnp.einsum("pqr,pr->qp", per_column, loadings)
+    return total._replace(
+        gradient=total.gradient.at[d:].add(-tilt), hessian=total.hessian.at[:, d:, d:].add(per_column)
+    )
+
+
+def newton_columns(gradient: Array, hessian: Array, *, gamma: Array) -> Array:
+    """Gamma H_j^-1 g_j for every column j, (k, p), no longer than one standard deviation of log rate on average."""
+    scale = jnp.sqrt(jnp.diagonal(hessian, axis1=1, axis2=2)) + 1e-12
+    # sums of single-precision draws are known to 1e-7 or so: a direction with less would have any sign
+    unit = hessian / (scale[:, :, None] * scale[:, None, :]) + 1e-6 * jnp.eye(hessian.shape[1])
+    step = jnp.linalg.solve(unit, (gradient.T / scale)[:, :, None])[:, :, 0]
+    weight = jnp.trace(hessian, axis1=1, axis2=2) / hessian.shape[1] + 1e-12
+    length = jnp.sqrt(jnp.maximum(jnp.einsum("jk,jkl,jl->j", step, unit, step), 0) / weight)
+    return gamma * (step / scale / jnp.maximum(1.0, gamma * length)[:, None]).T
+
+
+def column_inverses(hessian: Array) -> Array:
+    """Inverses of (p, k, k) Hessians; where nothing is known, very large and finite."""
+    scale = jnp.sqrt(jnp.diagonal(hessian, axis1=1, axis2=2)) + 1e-100
+    outer = scale[:, :, None] * scale[:, None, :]
+    return jnp.linalg.inv(hessian / outer + 1e-12 * jnp.eye(hessian.shape[1])) / outer
+
+
+def column_variances(hessian: Array) -> Array:
+    """Diagonals of the inverses of (p, k, k) Hessians, as (k, p)."""
+    return jnp.diagonal(column_inverses(hessian), axis1=1, axis2=2).T
+
+
+def newton_squares(hessian: Array, gradient: Array) -> Array:
+    """g_j'H_j^-1 g_j / k of every column (p,): the square of Newton's step in standard errors, a number."""
+    inverse = column_inverses(hessian)
+    return jnp.einsum("kj,jkl,lj->j", gradient, inverse, gradient) / len(gradient)
+
+
+def moved_squares(hessian: Array, moved: Array) -> Array:
+    """The same of a step (k, p) itself: s_j'H_j s_j / k."""
+    return jnp.einsum("kj,jkl,lj->j", moved, hessian, moved) / len(moved)
+
+
+# What is free in Sigma, and its closed-form M-step: one final class per shape.
+#
+# Start at `AbstractShape`. Each shape turns the mean second moment S (p x p) of N rows' residuals Z - XB into Sigma.
+# `Full(kappa)` shrinks: kappa pseudo-rows with the covariance diag(S).
+
+
+TO_ROOT = 4  # Newton steps: to 1e-5 of a root where the prior takes two thirds of an eigenvalue
+
+
+class Profile(NamedTuple):
+    """Sigma profiled out of an objective, at the second moment S of N rows.
+
+    `value` = max over Sigma of -N/2 [log det Sigma + tr(Sigma^-1 S) - p] - penalty; `pull` is -2/N times its
+    derivative in S, the matrix that takes the place of Sigma^-1 in the rows' gradients (equal to it
+    unshrunk).
+    """
+
+    covariance: Covariance
+    precision: Covariance
+    pull: Covariance
+    value: Scalar
+
+
+class AbstractShape(eqx.Module):
+    """A covariance shape: `estimate` is the M-step, `profile` the same with the value of the objective."""
+
+    @abstractmethod
+    def estimate(self, second_moment: Covariance, rows: Scalar) -> Covariance:
+        """Sigma from the mean second moment of `rows` (a sum of weights) residuals; O(p^2)."""
+
+    @abstractmethod
+    def pseudo_rows(self) -> Scalar:
+        """kappa, the weight in rows of the pull of Sigma toward T = diag(S); zero without a prior."""
+
+    @abstractmethod
+    def rescale(self, gradient: Array, hessian: Array, *, gamma: Scalar) -> Array:
+        """Step (d + 1, p) in B and in the columns' log scales, as far as these are free in this shape.
+
+        From each column's gradient (d + 1, p) and Hessian (p, d + 1, d + 1) in (B_j, log scale), see `Direct`.
+        """
+
+    @abstractmethod
+    def held(self, estimate: Covariance, weight: Scalar) -> Covariance:
+        """Sigma under the prior exp(-weight N tr Sigma / 2) too, N the estimate's rows and pseudo-rows; O(p^3)."""
+
+    def profile(self, second_moment: Covariance, rows: Scalar) -> Profile:
+        """Sigma and -N/2 [log det Sigma + tr(Sigma^-1 S) - p], less the penalty; O(p^3)."""
+        covariance = self.estimate(second_moment, rows)
+        precision, logdet = inverse_and_logdet(covariance)
+        gap = jnp.sum(precision * second_moment) - covariance.shape[0]
+        value = -0.5 * rows * (logdet + gap) - self.penalty(second_moment, precision, logdet)
+        pull = jnp.diag(jnp.diagonal(precision) - 1 / jnp.diagonal(second_moment))
+        return Profile(covariance, precision, precision + self.pseudo_rows() / rows * pull, value)
+
+    def penalty(self, second_moment: Covariance, precision: Covariance, logdet: Scalar) -> Scalar:
+        """Penalty kappa KL(N(0, T) || N(0, Sigma)), T = diag(S): minus the log prior of Sigma, in nats.
+
+        Zero for independent columns, free of the columns' scales, without force on the variances themselves.
+        """
+        diagonal = jnp.diagonal(second_moment)
+        trace = jnp.sum(jnp.diagonal(precision) * diagonal)
+        return 0.5 * self.pseudo_rows() * (logdet - jnp.sum(jnp.log(diagonal)) + trace - len(diagonal))
+
+
+def held_by_trace(estimate: Covariance, weight: Scalar) -> Covariance:
+    """The Sigma that solves Sigma + weight Sigma^2 = E, with E's axes: each eigenvalue by Newton's steps from above."""
+    one = jnp.eye(len(estimate), dtype=estimate.dtype)
+    sigma = estimate
+    for _ in range(TO_ROOT):
+        slope = jnp.linalg.cholesky(one + 2 * weight * sigma)
+        sigma = cho_solve((slope, True), estimate + weight * sigma @ sigma)
+        sigma = 0.5 * (sigma + sigma.T)
+    return sigma
+
+
+class Full(AbstractShape):
+    """Every entry free: Sigma = (N S + kappa T) / (N + kappa), T = diag(S)."""
+
+    kappa: Scalar
+
+    def estimate(self, second_moment, rows):
+        diagonal = jnp.diag(jnp.diagonal(second_moment))
+        return (rows * second_moment + self.kappa * diagonal) / (rows + self.kappa)
+
+    def held(self, estimate, weight):
+        return held_by_trace(estimate, weight)
+
+    def pseudo_rows(self):
+        return self.kappa
+
+    def rescale(self, gradient, hessian, *, gamma):
+        return newton_columns(gradient, hessian, gamma=gamma)
+
+
+class Diagonal(AbstractShape):
+    """Independent columns: Sigma = diag(S)."""
+
+    def estimate(self, second_moment, rows):
+        return jnp.diag(jnp.diagonal(second_moment))
+
+    def held(self, estimate, weight):
+        return held_by_trace(estimate, weight)
+
+    def pseudo_rows(self):
+        return jnp.zeros(())
+
+    def rescale(self, gradient, hessian, *, gamma):
+        return newton_columns(gradient, hessian, gamma=gamma)
+
+
+class Spherical(AbstractShape):
+    """One variance: Sigma = tr(S)/p I."""
+
+    def estimate(self, second_moment, rows):
+        size = second_moment.shape[0]
+        return jnp.trace(second_moment) / size * jnp.eye(size, dtype=second_moment.dtype)
+
+    def held(self, estimate, weight):
+        return held_by_trace(estimate, weight)
+
+    def pseudo_rows(self):
+        return jnp.zeros(())
+
+    def rescale(self, gradient, hessian, *, gamma):
+        level = newton_columns(gradient[:-1], hessian[:, :-1, :-1], gamma=gamma)
+        together = jnp.sum(gradient[-1]) / jnp.maximum(jnp.sum(hessian[:, -1, -1]), 1e-12)
+        return jnp.concatenate([level, jnp.full_like(level[:1], gamma * jnp.clip(together, -1, 1))])
+
+
+class Fixed(AbstractShape):
+    """Sigma known from elsewhere."""
+
+    covariance: Covariance
+
+    def estimate(self, second_moment, rows):
+        return self.covariance
+
+    def held(self, estimate, weight):
+        return estimate
+
+    def pseudo_rows(self):
+        return jnp.zeros(())
+
+    def rescale(self, gradient, hessian, *, gamma):
+        level = newton_columns(gradient[:-1], hessian[:, :-1, :-1], gamma=gamma)
+        return jnp.concatenate([level, jnp.zeros_like(level[:1])])
+
 
 LOADING_SD = 10.0  # standard deviation of the weak prior of a loading: e^10 from one unit of w
 LEVEL_SD = 2.5  # standard deviation over rows of XB under its weak prior: a factor of 12 (Gelman et al. 2008)
@@ -110,7 +363,7 @@ class AbstractStructure(eqx.Module):
 
     @abstractmethod
     def means(self, chains: Chains, centre: Latent, rate: Counts, block: Block, frame: Frame) -> Means | None:
-        """What `quieter` needs beside a draw of every row (`rows/controls.py`), summed; None where it needs nothing."""
+        """What `quieter` needs beside a draw of every row (`rows/chains.py`), summed; None where it needs nothing."""
 
     @abstractmethod
     def quieter(

@@ -1,0 +1,97 @@
+"""What all rooms share: axis letters with the array types that carry them, and what is said when something is wrong.
+
+n rows (patients, cells, sites), p columns (codes, genes, species), d covariates, q latent dimensions, s Monte-Carlo
+draws. `Float["n p"]`-style names only document shapes; nothing is computed here. Errors start at `InputError`.
+"""
+
+import zlib
+
+from jax import Array
+from jaxtyping import Float
+
+# The axis letters of the house, and the array types that carry them.
+#
+# n rows (patients, cells, sites), p columns (codes, genes, species), d covariates, q latent dimensions, s Monte-Carlo
+# draws. `Float["n p"]`-style names below only document shapes; nothing is computed here.
+
+
+Rows = Float[Array, " n"]
+Counts = Float[Array, "n p"]
+Covariates = Float[Array, "n d"]
+Coefficients = Float[Array, "d p"]
+Loadings = Float[Array, "p q"]
+Latent = Float[Array, "n q"]
+Covariance = Float[Array, "p p"]
+Scalar = Float[Array, ""]
+
+
+# The things poplin says when something is not as it should be.
+#
+# Start at `InputError`: every check at the door raises it, the command line turns it into exit code 2. `said` is what
+# another library said, in one line. A numerical failure is not an exception but data (`converged_`), told once by
+# `ConvergenceWarning`. What is said may quote names from files of strangers: `printable` keeps them from steering the
+# terminal.
+
+
+MOST_SAID = 300  # letters of another library's message that are passed on
+# Control characters, lines and paragraphs, marks that turn the direction of writing, halves of characters.
+_STEERING = frozenset(
+    chr(code)
+    for codes in (
+        range(0x20),
+        range(0x7F, 0xA0),
+        range(0x2028, 0x202F),
+        range(0x2066, 0x206A),
+        range(0xD800, 0xE000),
+    )
+    for code in (*codes, 0x061C, 0x200E, 0x200F)
+)
+
+
+def printable(words: str) -> str:
+    r"""The words with what would steer a terminal, or begin a new line, as Python would write it in quotes.
+
+    >>> print(printable("a\x1b[2Jb"))
+    a\x1b[2Jb
+    """
+    if _STEERING.isdisjoint(words):
+        return words
+    return "".join(ascii(letter)[1:-1] if letter in _STEERING else letter for letter in words)
+
+
+class InputError(ValueError):
+    """A bad input: the message says what was found, where, what is wanted and how to mend it.
+
+    What mends it differs between doors: `at_command_line` is what is said there, where the message speaks of Python.
+    """
+
+    def __init__(self, words: str, *, at_command_line: str | None = None) -> None:
+        super().__init__(printable(words))
+        self.at_command_line = printable(words if at_command_line is None else at_command_line)
+
+
+class ConvergenceWarning(UserWarning):
+    """A fit stopped before its stopping rule held; the message says what to do."""
+
+
+class DataWarning(UserWarning):
+    """Something in the data that is kept, but that the user should know (by row or column name)."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(printable(str(words)))
+
+
+class LikelihoodWarning(DataWarning):
+    """Log-likelihoods of some rows are less exact than their standard errors say; the message names the rows."""
+
+
+def said(error: Exception) -> str:
+    """What went wrong in another library, in one line that can be printed, without a full stop."""
+    text = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+    text = "".join(letter if letter.isprintable() else " " for letter in text)[:MOST_SAID]
+    if isinstance(error, MemoryError):
+        return f"it does not fit into memory ({text})" if text else "it does not fit into memory"
+    if isinstance(error, KeyError):
+        return f"{text} is not in it"
+    tells = isinstance(error, OSError | ValueError | RuntimeError | zlib.error) and text
+    return text if tells else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -1,0 +1,619 @@
+"""Standard errors of a large fit, a few columns at a time: which entries are wanted, and where their parts are kept.
+
+Start at `Piecewise`. Why a part will do, and what it leaves out, is told in `inference/intervals.py`.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from poplin._numerics import double_precision
+from poplin._types import ConvergenceWarning, DataWarning, InputError
+from poplin.data.held import check_dense
+from poplin.data.sides import Grouping
+from poplin.estimators import driver, phases
+from poplin.estimators.directions import OFTEN, Free, Watch, request, sums
+from poplin.estimators.phases import level_precision
+from poplin.fit import Progress
+from poplin.inference import intervals
+from poplin.inference import intervals as pieces
+from poplin.inference import sandwich as clusters
+from poplin.inference.information import (
+    Coordinates,
+    Groups,
+    Information,
+    coordinates,
+    information,
+    informations,
+)
+from poplin.inference.intervals import LARGE, Moves, Part, Root, Tests, Wanted, inverse_of_outward, tests_of
+from poplin.inference.sandwich import Margins, Sandwich, deviations
+from poplin.inference.summary import OF_A_RUN
+from poplin.methods.exact import Likelihood
+from poplin.models.loadings import DiagonalRoot
+from poplin.rows.nodes import column_nodes, joint_nodes
+from poplin.updates.structure import Diagonal, Full, Model
+
+CORE, SIZE = 10, 20  # columns of a sub-table: whose errors are wanted, and all
+VIEWED = 20  # columns of a part where the others stay, for a rank
+Key = tuple[int, ...]
+
+
+class CoreErrors(NamedTuple):
+    """Of a core: its columns, standard errors (d, c), (c, c), (c, c), covariances of B within columns (c, d, d)."""
+
+    columns: np.ndarray
+    coef: np.ndarray
+    covariance: np.ndarray
+    correlation: np.ndarray
+    within: np.ndarray
+
+
+class Piecewise:
+    """Standard errors of B and of entries of Sigma by parts; what was computed is kept."""
+
+    def __init__(self, fit: Any, free: Free, watch: Watch) -> None:
+        self.free, self.covariance, self.watch = free, fit.covariance_, watch
+        self.settings = fit.get_params() | {"callback": watch}
+        self.by_views = free.shape is None
+        self.by_sub_tables = free.in_parts() and not self.by_views and len(self.covariance) > SIZE
+        self._made: dict[Key, CoreErrors] = {}
+        self._coef: list[CoreErrors] = []
+
+    def coef(self) -> list[CoreErrors]:
+        """Parts whose cores hold every column."""
+        if not self._coef:
+            self._coef = self.of_columns(range(len(self.covariance)))
+        return self._coef
+
+    def ready(self) -> list[CoreErrors]:
+        """Parts that are there already."""
+        return list(self._made.values())
+
+    def of_columns(self, columns: Iterable[int]) -> list[CoreErrors]:
+        """Parts whose cores hold these columns; those lost beside others come once more, last, as cores of their own.
+
+        Covariances of two columns that tell little are easily lost, and take the columns' own numbers with them.
+        """
+        cores = self.of([(j, j) for j in columns])
+        told = [(j, c) for core in cores for j, c in zip(core.columns.tolist(), core.coef.T, strict=True)]
+        lost = [] if self.by_views else [j for j, coef in told if np.isnan(coef).any()]
+        return [*cores, *self.of([(j, j) for j in lost], core=1)]
+
+    def filled(self, which: str, errors: np.ndarray) -> np.ndarray:
+        """`errors` of the coefficients (d, p), of covariances or correlations (p, p) with what is missing found."""
+        errors, lost = errors.copy(), np.isnan(errors)
+        if which == "coef":
+            for core in self.of_columns(np.flatnonzero(lost.any(axis=0)).tolist()):
+                there = lost[:, core.columns]
+                errors[:, core.columns] = np.where(there, core.coef, errors[:, core.columns])
+            return errors
+        j, k = np.nonzero(np.triu(lost))
+        errors[j, k] = errors[k, j] = self.entries(which, j, k)
+        return errors
+
+    def entries(self, which: str, j: np.ndarray, k: np.ndarray) -> np.ndarray:
+        """Standard errors of these covariances or correlations."""
+        known = self._looked_up(which, j, k, self._made.values())
+        open_ = np.isneginf(known)
+        if open_.any():
+            wanted = list(zip(j[open_].tolist(), k[open_].tolist(), strict=True))
+            known[open_] = self._looked_up(which, j[open_], k[open_], self.of(wanted))
+        return known
+
+    def _looked_up(self, which: str, j: np.ndarray, k: np.ndarray, cores: Any) -> np.ndarray:
+        """Those that the cores hold; minus infinity for the others."""
+        found = np.full(len(j), -np.inf)
+        for core in cores:
+            place = np.full(len(self.covariance), -1)
+            place[core.columns] = np.arange(len(core.columns))
+            there = (place[j] >= 0) & (place[k] >= 0)
+            found[there] = getattr(core, which)[place[j[there]], place[k[there]]]
+        return found
+
+    def of(self, wanted: Sequence[Wanted], *, core: int = 0) -> list[CoreErrors]:
+        """Parts whose cores (of the usual size, or of `core` columns) hold these pairs, computed where they are new."""
+        with double_precision():
+            core, size = (VIEWED, VIEWED) if self.by_views else (core or CORE, SIZE)
+            telling = pieces.telling(self.covariance, self.free.usual_rate)
+            found = pieces.parts(wanted, telling, core=core, size=size)
+            new = [part for part in found if _key(part) not in self._made]
+            self.watch.anew("a few columns at a time")
+            made = self._viewed(new) if self.by_views else self._sub_tables(new)
+            for part, errors in zip(new, made, strict=True):
+                self._made[_key(part)] = errors
+        return [self._made[_key(part)] for part in found]
+
+    def _sub_tables(self, new: Sequence[Part]) -> Iterator[CoreErrors]:
+        for k, part in enumerate(new):
+            self.watch.share(k / len(new), (k + 1) / len(new))
+            yield self._sub_table(part)
+
+    def _sub_table(self, part: Part) -> CoreErrors:
+        """From the table of a part's columns alone; a column of its own is worth more draws."""
+        free = self._part_of_free(part.columns)
+        told = self._told(part, free, more=0)
+        return self._told(part, free, more=OFTEN) if part.core == 1 and np.isnan(told.coef).any() else told
+
+    def _told(self, part: Part, free: Free, *, more: int) -> CoreErrors:
+        asked = request("expected", free, self.settings, more=more)
+        root = intervals.product_root(information(free.block, free.here, asked), simulated=True)
+
+        def moves(numbers: np.ndarray) -> Moves:
+            for coef, sigma in intervals.deviations(free.here, numbers):
+                yield coef[:, :, : part.core], sigma[:, : part.core, : part.core]
+
+        return self._errors(part.columns[: part.core], list(moves(root.spread)), list(moves(root.lost)))
+
+    def _part_of_free(self, columns: np.ndarray) -> Free:
+        """The rows and free directions of a sub-table."""
+        free = self.free
+        block = free.block._replace(
+            **{
+                name: jnp.asarray(np.asarray(getattr(free.block, name))[:, columns])
+                for name in ("y", "offset")
+            }
+        )
+        coef = np.asarray(free.here.model.coef)[:, columns]
+        loadings = np.linalg.cholesky(self.covariance[np.ix_(columns, columns)])
+        model = Model(jnp.asarray(coef), jnp.asarray(loadings))
+        rate, usual = free.mean_rate[columns], free.usual_rate[columns]
+        return free._replace(
+            block=block,
+            here=coordinates(free.shape, None, model, jnp.asarray(rate)),
+            mean_rate=rate,
+            usual_rate=usual,
+        )
+
+    def _viewed(self, new: Sequence[Part]) -> Iterator[CoreErrors]:
+        """From the whole table, with the columns outside a part held together."""
+        if not new:
+            return
+        here = self.free.here
+        inverse = pieces.inverse_of_outward(here)
+        views = [lambda part=part: pieces.part_view(here, inverse, part.columns) for part in new]
+        asked = request("expected", self.free, self.settings, size=views[0]().size())
+        for part, found in zip(new, informations(self.free.block, here, views, asked), strict=True):
+            root = intervals.product_root(found, simulated=True)
+            spread, lost = (
+                [pieces.view_deviations(here, part.columns, numbers)] for numbers in (root.spread, root.lost)
+            )
+            yield self._errors(part.columns, spread, lost)
+
+    def _errors(self, columns: np.ndarray, spread: Moves, lost: Moves) -> CoreErrors:
+        own = self.covariance[np.ix_(columns, columns)]
+        changes = intervals.of_coef, intervals.of_covariance, intervals.of_correlation(own)
+        coef, covariance, correlation = (intervals.error_along(spread, lost, change) for change in changes)
+        moved = np.where(np.isnan(coef), np.nan, np.concatenate([moved for moved, _ in spread]))
+        return CoreErrors(
+            columns, coef, covariance, correlation, np.einsum("mdp,mep->pde", moved, moved, optimize=True)
+        )
+
+
+def _key(part: Part) -> Key:
+    return tuple(part.columns[: part.core].tolist())
+
+
+def tests_by_parts(pieces: Piecewise, matrix: np.ndarray, coef: np.ndarray, told: Tests) -> Tests:
+    """`told` with the Wald tests that H B = 0 of the columns that it does not tell, where parts know them.
+
+    Over all columns together nothing is added: the covariance of parts is not formed.
+    """
+    found, lost = Tests(*(each.copy() for each in told)), np.flatnonzero(np.isnan(told.p[:-1]))
+    for core in pieces.of_columns(lost.tolist()):
+        for j, within in zip(core.columns, core.within, strict=True):
+            if j not in lost or not np.isfinite(within).all():
+                continue
+            values, vectors = np.linalg.eigh(within)
+            spread = (vectors * np.sqrt(np.maximum(values, 0))).T
+            one = tests_of(matrix @ coef[:, [j]], (spread @ matrix.T)[:, :, None])
+            for whole, of_one in zip(found, one, strict=True):
+                whole[j] = of_one[0]
+    return found
+
+
+# The Godambe sandwich of a composite fit in the numbers in which standard errors are told.
+#
+# Start at `root`.
+
+
+MOST_CHANGES = 300_000_000  # numbers of all rows' changes
+SHAPES = (
+    "Standard errors of method='composite' follow from its pairs where Sigma is full or diagonal. Give n_boot, for "
+    "example n_boot=200, or fit with method='ml'."
+)
+LARGE_CHANGE = (
+    "Standard errors of method='composite' of {rows} rows and {size} free numbers need too much memory. Give n_boot, "
+    "or fit with method='ml'."
+)
+
+
+def root(fit: Any, free: Any) -> Root:
+    """A root of the estimates' covariance; `free` says what is free (`directions.Free`)."""
+    if not isinstance(free.shape, (Full, Diagonal)):
+        raise InputError(SHAPES)
+    if len(free.block.index) * free.here.size() > MOST_CHANGES:
+        raise InputError(LARGE_CHANGE.format(rows=len(free.block.index), size=free.here.size()))
+    options = driver.chosen(fit.get_params()["method"])
+    with double_precision():
+        margins = Margins(jnp.asarray(fit.coef_), jnp.asarray(np.sqrt(np.diag(fit.covariance_))))
+        rule = joint_nodes(options.order, 2) if isinstance(free.shape, Full) else None
+        target = _margins(options.margin_order, fit)
+        moves = deviations(target, rule, free.block, margins, fit.covariance_)
+        return _in_numbers(free.here, np.concatenate(moves, axis=1), pairs=rule is not None)
+
+
+def _margins(order: int, fit: Any) -> Likelihood:
+    """What the margins maximise, priors included."""
+    level = jnp.asarray(level_precision(fit.counts_.x, fit.counts_.weights))
+    return Likelihood(DiagonalRoot(), column_nodes(order), 1.0, 1.0, 0.0, level)
+
+
+def _in_numbers(here: Coordinates, moves: np.ndarray, *, pairs: bool) -> Root:
+    """The changes of (B, Sigma's upper triangle) in the numbers of `Coordinates`, which are as many."""
+    size, p = here.size(), here.model.coef.shape[1]
+    upper = np.triu_indices(p)
+    if not pairs:
+        kept = np.concatenate([np.ones(here.model.coef.size, bool), upper[0] == upper[1]])
+        moves = moves[:, kept]
+    coef, sigma = (np.asarray(a) for a in here.tangents(jnp.eye(size)))
+    told = sigma[:, *upper] if pairs else np.diagonal(sigma, axis1=1, axis2=2)
+    tangents = np.concatenate([coef.reshape(size, -1), told], axis=1)
+    if len(moves) > size:  # the same products in fewer columns
+        moves = np.asarray(np.linalg.qr(moves, mode="r"))
+    return Root(np.linalg.solve(tangents.T, moves.T), np.zeros((size, 0)))
+
+
+# The parametric bootstrap: tables drawn from the fitted model, fitted as it was, and what their spread says.
+#
+# Start at `replicates`. It also shows, to first order, how far a method is from its own truth: the mean of the
+# replicates less the estimate is the method's bias at the fitted model, and `basic` intervals take it out.
+
+
+MOST_SEED = 2**31
+
+
+class Replicates(NamedTuple):
+    """Estimates of each bootstrap table: coef (m, d, p), covariance (m, p, p), eigenvalues (m, k)."""
+
+    coef: np.ndarray
+    covariance: np.ndarray
+    eigenvalues: np.ndarray
+
+
+def replicates(fit: Any, count: int) -> Replicates:
+    """Fit `count` tables drawn from the fit, at its covariates, offsets, weights and missing counts.
+
+    The callback is told of each. Cost: so many fits, compiled once. Raises KeyboardInterrupt on Ctrl-C.
+    """
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 2:
+        raise InputError(f"n_boot={count!r}: wanted is a whole number, 2 or more (200 for standard errors).")
+    check_dense(fit.counts_.y, "The bootstrap (n_boot)")
+    settings, began, found = fit.get_params(), time.perf_counter(), []
+    tell = settings["callback"]
+    settings |= dict.fromkeys(OF_A_RUN) | {"formula": None, "rank": _rank(fit)}
+    for r in range(count):
+        # a seed far from those of the fit itself
+        seed = (settings["random_state"] + 1_000_003 * (r + 1)) % MOST_SEED
+        one = _refit(fit, settings | {"random_state": seed}, seed)
+        found.append((one.coef_, one.covariance_, one.eigenvalues_))
+        if tell is not None:
+            tell(Progress("bootstrap", r + 1, count, float("nan"), time.perf_counter() - began))
+    return Replicates(*(np.stack(part) for part in zip(*found, strict=True)))
+
+
+def _rank(fit: Any) -> int | None:
+    given = fit.get_params()["rank"]
+    return given if given != "auto" else (None if fit.result_.direct else fit.result_.loadings.shape[1])
+
+
+def _refit(fit: Any, settings: dict[str, Any], seed: int) -> Any:
+    counts, random = fit.counts_, np.random.default_rng(seed)
+    loadings = fit.result_.loadings
+    latent = counts.x @ fit.coef_ + random.standard_normal((len(counts.y), loadings.shape[1])) @ loadings.T
+    drawn = random.poisson(np.exp(counts.offset + latent)).astype(float)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        one = type(fit)(**settings).fit(
+            np.where(np.isnan(counts.y), np.nan, drawn),
+            X=counts.x,
+            offset=counts.offset,
+            weights=counts.weights,
+        )
+    if one.interrupted_:
+        raise KeyboardInterrupt
+    return one
+
+
+def basic(estimate: np.ndarray, found: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Basic bootstrap interval from 2 t - q(upper) to 2 t - q(lower): t the estimate, q the replicates (m, ...)."""
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return 2 * estimate - high, 2 * estimate - low
+
+
+# What has to be known to read standard errors: the sentences, and which of them hold for a fit.
+#
+# Start at `notes`.
+
+
+MOST_NUMBERS = 6_000  # free numbers whose whole information matrix is formed
+MOST_AT_ONCE = 2_000  # free numbers up to which the standard errors of B alone are taken from it
+PULLED = 0.005  # share of their size by which correlations are pulled, below which nobody needs to know
+SHRUNK = (
+    "Correlations are shrunk (by {pull:.2g} of their size): intervals of correlations and covariances lie about where "
+    "an unshrunk fit would be, not about the estimates beside them. Eigenvalues' intervals lie about the shrunk ones."
+)
+SHRUNK_CENTRE = (
+    "Correlations are shrunk (by {pull:.2g} of their size), and intervals are centred on the shrunk estimates, with "
+    "the width of the unshrunk likelihood. Fit with shrinkage=0 for intervals that cover what they say."
+)
+EDGE = (
+    "{count} of {all} variances are within one standard error of 0: their intervals are not to be relied on."
+)
+STOPPED = "Standard errors were interrupted before they were ready."
+LOST = "{count} of {all} standard errors are missing (NaN): the data do not determine them."
+BOUND = (
+    "These are standard errors about the value that the bound's maximiser tends to. That value is biased, which they "
+    "do not show and intervals do not cover. Fit with method='ml' for intervals about the truth."
+)
+BREAD = (
+    "The observed information could not be told from its Monte-Carlo noise: the sandwich has the expected information "
+    "at its outside."
+)
+OBSERVED_LOST = (
+    "The observed information of this table has no inverse that could be told from its Monte-Carlo noise (a Sigma that "
+    "is nearly singular, or a column that is hardly seen): these standard errors are from the expected information."
+)
+TOO_MANY = (
+    "Standard errors of {size} free numbers: at most {most} are possible for this model and method. Fit with "
+    "method='ml' and a full or diagonal Sigma or a rank, or fewer columns."
+)
+EXPECTED_ONLY = (
+    "{size} free numbers are more than the {most} whose whole information is formed. Standard errors are then found a "
+    "few columns at a time, from the expected information: robust, cluster and information={information!r} are not "
+    "possible. Leave them out, fit fewer columns or, for single rows, use n_boot."
+)
+CLUSTERED = (
+    "Standard errors are those of clusters by '{name}' ({count} groups): rows of a group may depend on each other. "
+    "Intervals and p-values are of Student's t."
+)
+ONE_GROUP = (
+    "{count} of {all} coefficients hang on one group of rows alone: how they vary between groups cannot be seen, and "
+    "their "
+    "standard errors are missing (NaN)."
+)
+ONE_CLUSTER = (
+    "cluster= is a sandwich of its own: leave n_boot and information out (robust=True adds nothing to it)."
+)
+NO_QUADRATIC = (
+    "{count} of {all} coefficients have no standard error by clusters (NaN): counts say too little of them, as of a "
+    "column that is absent from a level. Their p-values are those of score tests by clusters (method 'score')."
+)
+NO_CLUSTERS_OF_PAIRS = (
+    "cluster= is not there for method='composite'. Fit with method='ml' (or 'variational')."
+)
+SAMPLED_ROWS = (
+    "cluster= needs all counts dense, and this table is too large for that. Fit a part of its rows or columns, or "
+    "add up "
+    "each group's rows to one."
+)
+ENTRIES = (
+    "which={which!r} of all {count} entries: a fit of {size} free numbers has too many ({most} is the most). Say which "
+    'are wanted: entries=[("name", "other name"), ...], names or positions of columns.'
+)
+NOT_ASKED = "Standard errors were not asked for: `confint()` finds them."
+FEWER_DRAWS = (
+    "Some standard errors need more draws than there was time for (--se-time, fit.standard_errors())."
+)
+PARTS_IN_TIME = (
+    "Standard errors from the whole information would take more than {seconds:.0f} s: these are those of sub-tables of "
+    "{columns} columns (expected information by column blocks). --se-time SECONDS, fit.standard_errors(): the whole."
+)
+VIEWS_IN_TIME = (
+    "Standard errors from the whole information would take more than {seconds:.0f} s: these are found {columns} "
+    "columns at a time, while all others can only shift, scale and turn the latent position together (expected "
+    "information by column blocks). --se-time SECONDS, fit.standard_errors(): the whole."
+)
+UNFINISHED = "Some columns' standard errors were not ready in time: --se-time SECONDS allows more."
+OVER_TIME = (
+    "Standard errors would take more than {seconds:.0f} s, and this model has no cheaper ones. --se-time SECONDS or "
+    "fit.standard_errors() take longer."
+)
+NO_AXES = (
+    "which='eigenvalues' (or 'scales') needs the whole covariance of Sigma's estimate, which is formed up to {most} "
+    "free numbers; here are {size}. Use n_boot, fit a rank, or fewer columns."
+)
+NO_BASIS = (
+    "which='scales' is of fits with a borrowed basis (PLN(basis=V)); this one has none. Use 'eigenvalues'."
+)
+SUB_TABLES = (
+    "{size} free numbers: standard errors are those of sub-tables of {columns} columns, the most telling ones for each "
+    "entry, and a little too large rather than too small. Covariances: confint('covariance', entries=[...])."
+)
+FILLED = (
+    "Some directions of the whole fit are lost in Monte-Carlo noise. The standard errors that these touch are those of "
+    "sub-tables of {columns} columns, a little too large rather than too small."
+)
+VIEWS = (
+    "{size} free numbers: standard errors are found {columns} columns at a time, while all others can only shift, "
+    "scale and turn the latent position together. Covariances: confint('covariance', entries=[...])."
+)
+
+
+def notes(
+    fit: Any, said: set[str], errors: np.ndarray, *, bound: bool, large: bool = False
+) -> tuple[str, ...]:
+    """What has to be known to read these standard errors."""
+    told = sorted(said | ({BOUND} if bound else set()))
+    if fit.shrinkage_ >= PULLED:
+        told.append((SHRUNK_CENTRE if bound or large else SHRUNK).format(pull=fit.shrinkage_))
+    lost = int(np.isnan(errors).sum())
+    if lost:
+        told.append(LOST.format(count=lost, all=errors.size))
+    return tuple(told)
+
+
+# The covariance of all estimates of one fit, as a root: from which information, with how many draws; kept once made.
+#
+# Start at `Roots.of`; `Roots.sandwich` is that of robust and of clustered standard errors.
+
+
+KINDS = ("expected", "observed", "outer")
+SUMS = 0.6  # share of the time that the sums take where there are many numbers; the rest is algebra
+NOISY = 0.5  # Monte-Carlo error from which the observed information is not used for a sandwich
+MOST_SCORES = 20_000_000  # numbers of all rows' scores that are kept; above, only sums over clusters are
+
+
+class Asked(NamedTuple):
+    """From what standard errors are asked for: see `AbstractAsked`."""
+
+    robust: bool = False
+    information: str = "expected"
+    n_boot: int | None = None
+    cluster: Grouping | None = None
+
+
+class Roots:
+    """Information and roots of one fit; `said` gains what has to be known of them."""
+
+    def __init__(self, fit: Any, free: Free, said: set[str], watch: Watch) -> None:
+        self.fit, self.free, self.said, self.watch = fit, free, said, watch
+        self.settings = fit.get_params() | {"callback": watch}
+        self.size = free.here.size()
+        self.of_pairs = driver.name_of(self.settings["method"]) == "composite"
+        self._found: dict[str, tuple[int, Information]] = {}
+        self._roots: dict[tuple[Asked, int], Root] = {}
+        self._sandwiches: dict[Grouping | None, Sandwich] = {}
+
+    def found(self, kind: str, *, more: int = 0, groups: Groups | None = None) -> Information:
+        """The sums of a kind of information, the last of its kind kept; `more`: see `directions.request`."""
+        driver.check_informed(self.settings["method"])
+        if self.size > MOST_NUMBERS:
+            raise InputError(TOO_MANY.format(size=self.size, most=MOST_NUMBERS))
+        lacks = groups is not None and kind in self._found and self._found[kind][1].by_group is None
+        if kind not in self._found or self._found[kind][0] != more or lacks:
+            words = "" if more == 0 else f"again with more draws, {more} of at most {OFTEN}"
+            self.watch.anew(words, last=SUMS if self.size >= LARGE else 1.0)
+            with double_precision():
+                self._found[kind] = more, sums(kind, self.free, self.settings, more=more, groups=groups)
+        return self._found[kind][1]
+
+    def of(self, asked: Asked, *, more: int = 0) -> Root:
+        """The root of the estimates' covariance matrix."""
+        phases.one_of(asked.information, KINDS, "information")
+        if self.corrected(asked):
+            return self.sandwich(asked).root
+        if self.free.rows is not None or self.of_pairs:  # of a bound, of pairs, the sandwich is the only one
+            asked = Asked(True, "observed")
+        if (asked, more) not in self._roots:
+            if self.of_pairs:
+                made = root(self.fit, self.free)
+            elif asked.robust:
+                made = intervals.sandwich(self._bread(), self.found("observed").products)
+            else:
+                made = self._plain(asked.information, more=more)
+            self._roots[asked, more] = made
+        return self._roots[asked, more]
+
+    def corrected(self, asked: Asked) -> bool:
+        """Whether standard errors come from the groups' own scores, with Student's t; very many rows need not."""
+        rows = len(self.free.block.index)
+        robust = asked.robust and self.free.rows is None and not self.of_pairs
+        return asked.cluster is not None or (robust and rows * self.size <= MOST_SCORES)
+
+    def sandwich(self, asked: Asked) -> Sandwich:
+        """That of clusters, or of rows each for itself."""
+        if asked.cluster not in self._sandwiches:
+            if asked.cluster is not None and self.of_pairs:
+                raise InputError(NO_CLUSTERS_OF_PAIRS)
+            self._sandwiches[asked.cluster] = self._sandwich(asked.cluster)
+        return self._sandwiches[asked.cluster]
+
+    def improvable(self, asked: Asked, more: int) -> bool:
+        """Whether a direction is lost that more draws may find."""
+        kind = asked.information
+        if asked.robust or kind == "observed" or self.free.rows is not None or self.of_pairs or more >= OFTEN:
+            return False
+        if asked.cluster is not None:
+            return False
+        here, there = (request(kind, self.free, self.settings, more=k).draws for k in (more, more + 1))
+        return there > here and self.of(asked, more=more).lost.size > 0
+
+    def _plain(self, kind: str, *, more: int = 0) -> Root:
+        if kind == "observed":
+            return self._observed()
+        return intervals.product_root(self.found(kind, more=more), simulated=kind == "expected")
+
+    def _observed(self) -> Root:
+        """By Louis' identity; by the expected information where a direction is lost, or cannot be told from noise.
+
+        A difference of two large matrices can lose a direction, above all of a Sigma that is nearly singular, and one
+        lost direction touches every entry. Four times the draws find about half of them; more find no more.
+        """
+        for more in range(2):
+            root, _ = self._louis(more)
+            gap = np.asarray(self.found("observed", more=more).observed_gap)
+            if not root.lost.size and intervals.worst_noise(root, gap) <= NOISY:
+                return root
+        self.said.add(OBSERVED_LOST)
+        return self._sure_expected()
+
+    def _louis(self, more: int = 0) -> tuple[Root, float]:
+        """The root of the observed information and the Monte-Carlo error of the variances that it gives."""
+        found = self.found("observed", more=more)
+        root = intervals.covariance_root(intervals.observed_information(found))
+        return root, intervals.noise_of(root, np.asarray(found.observed_gap))
+
+    def _sure_expected(self) -> Root:
+        """That of the expected information, with as many draws as it takes."""
+        more = 0
+        while self.improvable(Asked(), more):
+            more += 1
+        return self.of(Asked(), more=more)
+
+    def _bread(self) -> Root:
+        """The observed information's root, the expected one's where noise leaves nothing to be told from it."""
+        bread, noise = self._louis()
+        # a bound has no expected information to put in its place
+        if (bread.lost.size or noise > NOISY) and self.free.rows is None:
+            bread = self._sure_expected()
+            self.said.add(BREAD)
+        return bread
+
+    def _sandwich(self, cluster: Grouping | None) -> Sandwich:
+        """From the scores of rows, or their sums where those would take too much memory."""
+        free, rows = self.free, len(self.free.block.index)
+        codes = None if cluster is None else cluster.codes()
+        every = rows * self.size <= MOST_SCORES
+        if every or codes is None:
+            groups = Groups(np.arange(rows), rows, np.ones(rows))
+        else:
+            groups = Groups(codes, int(codes.max()) + 1, np.asarray(free.block.weights))
+            self._found.pop("observed", None)
+        sums = np.asarray(self.found("observed", groups=groups).by_group)
+        weights = np.asarray(free.block.weights)
+        if codes is None:
+            sums = sums * np.sqrt(weights)[:, None]
+        elif every:
+            total = np.zeros((2, int(codes.max()) + 1, sums.shape[2]))
+            for part, each in zip(total, weights[:, None] * sums, strict=True):
+                np.add.at(part, codes, each)
+            sums = total
+        with double_precision():
+            model = self._working(weights, codes)
+            inverse = inverse_of_outward(free.here)
+            return clusters.sandwich(free.here, inverse, self._bread(), sums, model, self.fit.covariance_)
+
+    def _working(self, weights: np.ndarray, codes: np.ndarray | None) -> clusters.Working:
+        block, model = self.free.block, self.free.here.model
+        x = np.asarray(block.x)
+        rate = np.exp(np.clip(np.asarray(block.offset) + x @ np.asarray(model.coef), -700.0, 50.0))
+        rate = np.where(np.asarray(block.offset) > -1e29, rate, 0.0)
+        return clusters.working(x, rate, self.fit.covariance_, weights, codes)
