@@ -15,6 +15,7 @@ import numpy as np
 from poplin import store
 from poplin.data.counts import as_counts
 from poplin.fit import Progress
+from poplin.models.covariance import Covariance
 
 
 class StandIn:
@@ -76,6 +77,12 @@ class StandIn:
         self.converged_, self.interrupted_ = self.ending == "converged", self.ending == "interrupted"
         self.messages_ = ("Two chains moved slowly: rows 'a' and 'b'.",)
         return self
+
+    @property
+    def sigma_(self) -> Covariance:
+        """The same by a root."""
+        values, axes = np.linalg.eigh(self.covariance_)
+        return Covariance(axes * np.sqrt(np.maximum(values, 0)))
 
     def _tell(self, start: float) -> list[Progress]:
         told = []

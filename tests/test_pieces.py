@@ -23,6 +23,7 @@ from poplin.estimators.directions import _family, free_directions
 from poplin.estimators.uncertainty import Asked, Uncertainty
 from poplin.inference import intervals, sandwich
 from poplin.inference import intervals as pieces
+from poplin.models.covariance import Covariance
 from tests.instances import TABLES, Table, autoregressive, fitted, simulated
 from tests.tolerances import STANDARD_ERRORS
 
@@ -89,7 +90,8 @@ def test_parts_tell_what_the_whole_tells(model: str, monkeypatch: pytest.MonkeyP
 )
 def test_every_wanted_pair_is_in_a_core(wanted: list[tuple[int, int]], core: int) -> None:
     """Cores keep to their size, parts to theirs, and no column is in a part twice."""
-    found = pieces.parts(wanted, autoregressive(20, 0.7), core=core, size=9)
+    told = pieces.Telling(Covariance(np.linalg.cholesky(autoregressive(20, 0.7))), np.ones(20))
+    found = pieces.parts(wanted, told, core=core, size=9)
     for part in found:
         assert part.core <= core and len(part.columns) == 9 == len(set(part.columns))
     cores = [set(part.columns[: part.core].tolist()) for part in found]

@@ -90,12 +90,12 @@ def _write(fit: Any, adata: Any, key: str) -> None:
     values = np.maximum(fit.eigenvalues_[: axes.shape[1]], 0)
     adata.varm[f"{key}_loadings"] = axes * np.sqrt(values)
     adata.varm[f"{key}_coef"] = np.ascontiguousarray(fit.coef_.T)
-    if len(fit.covariance_) <= SQUARE_UP_TO:
+    if fit.sigma_.p <= SQUARE_UP_TO:
         adata.varp[f"{key}_covariance"] = fit.covariance_
     adata.uns[key] = {
         "covariate_names": list(fit.counts_.covariate_names),
         "eigenvalues": values,
-        "share": values / (float(np.trace(fit.covariance_)) or 1.0),
+        "share": values / (fit.sigma_.trace() or 1.0),
         "elbo": float(fit.elbo_),
         "converged": bool(fit.converged_),
         "settings": json.dumps(settings, default=str),

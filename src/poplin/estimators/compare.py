@@ -264,10 +264,9 @@ def _fitted(
 
 
 def _apart(fit: PLN, reference: PLN) -> dict[str, float]:
-    gap = np.linalg.norm(fit.covariance_ - reference.covariance_)
     return {
         "coef_difference": float(np.sqrt(np.mean((fit.coef_ - reference.coef_) ** 2))),
-        "covariance_difference": float(gap / np.linalg.norm(reference.covariance_)),
+        "covariance_difference": fit.sigma_.distance(reference.sigma_) / reference.sigma_.norm(),
     }
 
 

@@ -364,7 +364,7 @@ class Profiles:
         """The columns' own maxima, where they are not known yet."""
         columns = columns[~self._fitted[columns]]
         design = self.x @ self.into
-        variance = np.diag(self.fit.covariance_)
+        variance = self.fit.sigma_.diag()
         for part in pieces(len(columns), len(self.rows)):
             j = columns[part]
             mine = self._columns(j, design)
@@ -387,7 +387,7 @@ class Profiles:
         if self._screen is None:
             d, p = self.fit.coef_.shape
             likely, rough, design = np.ones((d, p), bool), np.zeros((d, p)), self.x @ self.into
-            variance = np.diag(self.fit.covariance_)
+            variance = self.fit.sigma_.diag()
             for j in pieces(p, len(self.rows)):
                 y, offset = (a.T for a in self._dense(j))
                 expected = np.exp(

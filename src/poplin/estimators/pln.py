@@ -35,6 +35,7 @@ from poplin.estimators.uncertainty import Asked, StandardErrors, Uncertainty
 from poplin.inference.intervals import Interval
 from poplin.inference.likelihood import RowLikelihood, row_loglik
 from poplin.inference.summary import summary
+from poplin.models.covariance import Covariance
 from poplin.models.loadings import principal_axes
 from poplin.rows.gaussian import fit_rows
 from poplin.updates.structure import Model
@@ -548,10 +549,15 @@ class PLN(AbstractAsked, AbstractEstimator):
         self.n_features_in_ = len(counts.column_names)
         vars(self).update(attributes(result))  # into __dict__: `elbo_` may be among them
 
+    @property
+    def sigma_(self) -> Covariance:
+        """Sigma by its factor: `diag()`, `trace()`, `block(...)` and the like, without a square of p x p."""
+        return Covariance(self.result_.loadings)
+
     @cached_property
     def covariance_(self) -> np.ndarray:
         """Sigma = C C' (p, p), made when it is first asked for: with many columns it is the largest part of a fit."""
-        return self.result_.loadings @ self.result_.loadings.T
+        return self.sigma_.dense()
 
     @cached_property
     def latent_mean_(self) -> np.ndarray:
@@ -628,7 +634,7 @@ class PLN(AbstractAsked, AbstractEstimator):
         """Marginal mean counts exp(o + XB + diag(Sigma) / 2), (n, p); n rows if neither X nor data says how many."""
         rows = row_count(X, offset, data, n)
         x, o = as_covariates(self.coding_, rows, X=X, offset=offset, data=data)
-        return np.exp(o + x @ self.coef_ + 0.5 * np.diag(self.covariance_))
+        return np.exp(o + x @ self.coef_ + 0.5 * self.sigma_.diag())
 
     def predict_conditional(
         self, Y: Any, *, X: Any = None, offset: Any = None, data: Any = None, latent: bool = False

@@ -59,17 +59,17 @@ class Piecewise:
     """Standard errors of B and of entries of Sigma by parts; what was computed is kept."""
 
     def __init__(self, fit: Any, free: Free, watch: Watch) -> None:
-        self.free, self.covariance, self.watch = free, fit.covariance_, watch
+        self.free, self.sigma, self.watch = free, fit.sigma_, watch
         self.settings = fit.get_params() | {"callback": watch}
         self.by_views = free.shape is None
-        self.by_sub_tables = free.in_parts() and not self.by_views and len(self.covariance) > SIZE
+        self.by_sub_tables = free.in_parts() and not self.by_views and self.sigma.p > SIZE
         self._made: dict[Key, CoreErrors] = {}
         self._coef: list[CoreErrors] = []
 
     def coef(self) -> list[CoreErrors]:
         """Parts whose cores hold every column."""
         if not self._coef:
-            self._coef = self.of_columns(range(len(self.covariance)))
+            self._coef = self.of_columns(range(self.sigma.p))
         return self._coef
 
     def ready(self) -> list[CoreErrors]:
@@ -111,7 +111,7 @@ class Piecewise:
         """Those that the cores hold; minus infinity for the others."""
         found = np.full(len(j), -np.inf)
         for core in cores:
-            place = np.full(len(self.covariance), -1)
+            place = np.full(self.sigma.p, -1)
             place[core.columns] = np.arange(len(core.columns))
             there = (place[j] >= 0) & (place[k] >= 0)
             found[there] = getattr(core, which)[place[j[there]], place[k[there]]]
@@ -121,7 +121,7 @@ class Piecewise:
         """Parts whose cores (of the usual size, or of `core` columns) hold these pairs, computed where they are new."""
         with double_precision():
             core, size = (VIEWED, VIEWED) if self.by_views else (core or CORE, SIZE)
-            telling = pieces.telling(self.covariance, self.free.usual_rate)
+            telling = pieces.telling(self.sigma, self.free.usual_rate)
             found = pieces.parts(wanted, telling, core=core, size=size)
             new = [part for part in found if _key(part) not in self._made]
             self.watch.anew("a few columns at a time")
@@ -161,7 +161,7 @@ class Piecewise:
             }
         )
         coef = np.asarray(free.here.model.coef)[:, columns]
-        loadings = np.linalg.cholesky(self.covariance[np.ix_(columns, columns)])
+        loadings = np.linalg.cholesky(self.sigma.block(columns))
         model = Model(jnp.asarray(coef), jnp.asarray(loadings))
         rate, usual = free.mean_rate[columns], free.usual_rate[columns]
         return free._replace(
@@ -187,7 +187,7 @@ class Piecewise:
             yield self._errors(part.columns, spread, lost)
 
     def _errors(self, columns: np.ndarray, spread: Moves, lost: Moves) -> CoreErrors:
-        own = self.covariance[np.ix_(columns, columns)]
+        own = self.sigma.block(columns)
         changes = intervals.of_coef, intervals.of_covariance, intervals.of_correlation(own)
         coef, covariance, correlation = (intervals.error_along(spread, lost, change) for change in changes)
         moved = np.where(np.isnan(coef), np.nan, np.concatenate([moved for moved, _ in spread]))
@@ -242,7 +242,7 @@ def root(fit: Any, free: Any) -> Root:
         raise InputError(LARGE_CHANGE.format(rows=len(free.block.index), size=free.here.size()))
     options = driver.chosen(fit.get_params()["method"])
     with double_precision():
-        margins = Margins(jnp.asarray(fit.coef_), jnp.asarray(np.sqrt(np.diag(fit.covariance_))))
+        margins = Margins(jnp.asarray(fit.coef_), jnp.asarray(np.sqrt(fit.sigma_.diag())))
         rule = joint_nodes(options.order, 2) if isinstance(free.shape, Full) else None
         target = _margins(options.margin_order, fit)
         moves = deviations(target, rule, free.block, margins, fit.covariance_)

@@ -132,7 +132,7 @@ class Uncertainty:
 
     def _divisible(self) -> bool:
         """Whether parts are smaller than the whole table."""
-        return self.free.in_parts() and len(self.fit.covariance_) > SIZE
+        return self.free.in_parts() and self.fit.sigma_.p > SIZE
 
     def _whole(self, which: str, asked: Asked) -> np.ndarray:
         """From the information of all columns together, with more draws where these are needed."""
@@ -221,7 +221,7 @@ class Uncertainty:
             return self._coef_by_parts()
         if which in ("eigenvalues", "scales"):
             return np.full(fit.eigenvalues_.shape, np.nan)
-        errors, all_columns = np.full(fit.covariance_.shape, np.nan), np.arange(len(fit.covariance_))
+        errors, all_columns = np.full((fit.sigma_.p, fit.sigma_.p), np.nan), np.arange(fit.sigma_.p)
         self.pieces.coef()  # its cores hold every variance
         np.fill_diagonal(errors, self.pieces.entries(which, all_columns, all_columns))
         return errors
@@ -262,7 +262,7 @@ class Uncertainty:
         scales = None if self.basis is None else self.errors("scales", asked)
         whole = np.diag(covariance) if self.by_parts(asked) else covariance
         notes = self.notes(np.concatenate([coef.ravel(), whole.ravel()]), asked) + by_name
-        edge = np.diag(covariance) > np.diag(self.fit.covariance_)
+        edge = np.diag(covariance) > self.fit.sigma_.diag()
         if edge.any():
             notes += (caveats.EDGE.format(count=int(edge.sum()), all=edge.size),)
         return StandardErrors(coef, covariance, eigenvalues, scales, notes)
@@ -328,7 +328,7 @@ class Uncertainty:
             free = ~(self.errors_at("covariance", (j, k), asked) == 0)
         elif self.by_parts(asked):
             told = {"which": which, "size": self.size, "most": caveats.MOST_NUMBERS}
-            raise InputError(caveats.ENTRIES.format(count=self.fit.covariance_.size, **told))
+            raise InputError(caveats.ENTRIES.format(count=self.fit.sigma_.p**2, **told))
         else:
             se = self.errors("covariance", asked)
             j, k = np.nonzero(np.triu(~(se == 0), 1 if which == "correlation" else 0))
@@ -349,7 +349,7 @@ class Uncertainty:
             return correlations(self.fit.covariance_)
         if which == "scales":
             axes = np.asarray(self.basis)
-            return np.einsum("jk,jl,lk->k", axes, self.fit.covariance_, axes)
+            return np.einsum("jk,jk->k", axes, self.fit.sigma_.product(axes))
         return getattr(self.fit, f"{which}_")
 
     def _interval(self, which: str, scale: Scale, at: Any, level: float, asked: Asked) -> Interval:

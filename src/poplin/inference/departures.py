@@ -243,7 +243,7 @@ def _sample(fit: Fitted, random: np.random.Generator) -> Sample:
     rows = np.sort(random.choice(used, min(len(used), MOST_COUNTS // m), replace=False))
     y = held.dense_rows(counts.y, rows)[:, columns]
     center = counts.offset[rows][:, columns] + counts.x[rows] @ fit.coef_[:, columns]
-    return Sample(rows, columns, y, center, np.diag(fit.covariance_)[columns], counts.x[rows])
+    return Sample(rows, columns, y, center, fit.sigma_.diag()[columns], counts.x[rows])
 
 
 def _placed(y: np.ndarray, seen: Sample, there: np.ndarray) -> Placed:
@@ -443,7 +443,7 @@ def _free_directions(fit: Fitted, at: Looked) -> np.ndarray | None:
     if m < 2 or (direct and isinstance(shape, str) and shape == "full"):
         return None
     shown = np.mean(normal_scores(at.drawn) * at.latent * at.there, axis=(0, 1))
-    sigma = fit.covariance_[np.ix_(at.seen.columns, at.seen.columns)]
+    sigma = fit.sigma_.block(at.seen.columns)
     deviation = np.sqrt(np.maximum(np.diag(sigma), LEAST))
     moved = [_scales(shown[:, None] * sigma / deviation / deviation[:, None] * shown)]
     if not direct:

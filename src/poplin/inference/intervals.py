@@ -20,6 +20,7 @@ from scipy.special import chdtrc, expit, fdtrc, stdtr, stdtrit
 
 from poplin._numerics import compiled
 from poplin.inference.information import Coordinates, Information
+from poplin.models.covariance import Covariance
 
 CHUNK = 4_000_000  # most numbers in a batch of deviations of Sigma
 LOST = 1e-6  # share of its own scale below which a direction holds no information
@@ -427,20 +428,33 @@ class Part(NamedTuple):
     core: int
 
 
-def telling(covariance: np.ndarray, rate: np.ndarray) -> np.ndarray:
-    """How much of Z_j is known from the counts of column k, (p, p): r_jk^2 E[t_k / (1 + t_k)].
+class Telling(NamedTuple):
+    """How much of Z_j is known from the counts of column k: r_jk^2 known_k, asked for some columns j at a time."""
+
+    sigma: Covariance
+    known: np.ndarray
+
+    def of(self, columns: Sequence[int]) -> np.ndarray:
+        """The most that any of these columns is told by column k, (p,)."""
+        variance = np.maximum(self.sigma.diag(), 1e-300)
+        shared = self.sigma.block(columns, slice(None)) ** 2 / variance[columns, None] / variance
+        return (shared * self.known).max(axis=0)
+
+
+def telling(sigma: Covariance, rate: np.ndarray) -> Telling:
+    """How much of Z_j is known from the counts of column k: r_jk^2 E[t_k / (1 + t_k)].
 
     t_k = Sigma_kk rate_k e^(Z_k - E Z_k), with `rate` (p,) where Z is at its mean: a large variance alone, which makes
     the mean rate large by rows that are rare, tells nothing of the others.
     """
-    variance = np.maximum(np.diag(covariance), 1e-300)
+    variance = np.maximum(sigma.diag(), 1e-300)
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
     log_signal = np.log(variance * np.maximum(rate, 1e-300)) + nodes[:, None] * np.sqrt(variance)
     known = weights / weights.sum() @ expit(log_signal)
-    return covariance**2 / variance[:, None] / variance * known
+    return Telling(sigma, known)
 
 
-def parts(wanted: Sequence[Wanted], telling: np.ndarray, *, core: int, size: int) -> list[Part]:
+def parts(wanted: Sequence[Wanted], telling: Telling, *, core: int, size: int) -> list[Part]:
     """Parts of `size` columns whose cores hold every wanted pair; a core has at most `core` columns.
 
     Greedy: the first pair that is left, then whichever is nearest. Cost: number of parts x core x pairs.
@@ -451,7 +465,7 @@ def parts(wanted: Sequence[Wanted], telling: np.ndarray, *, core: int, size: int
         chosen = list(dict.fromkeys(left[0].tolist()))
         left = left[1:]
         while len(left):
-            near = telling[chosen].max(axis=0)
+            near = telling.of(chosen)
             near[chosen] = np.inf
             inside = np.isin(left, chosen)
             new = 2 - inside.sum(axis=1) - (~inside[:, 0] & (left[:, 0] == left[:, 1]))
@@ -465,9 +479,9 @@ def parts(wanted: Sequence[Wanted], telling: np.ndarray, *, core: int, size: int
     return made
 
 
-def _filled(chosen: list[int], telling: np.ndarray, size: int) -> Part:
+def _filled(chosen: list[int], telling: Telling, size: int) -> Part:
     """The core with the columns that tell most of any of its own, up to `size`."""
-    near = telling[chosen].max(axis=0)
+    near = telling.of(chosen)
     near[chosen] = -np.inf
     order = np.argsort(-near, kind="stable")[: max(0, min(size, len(near)) - len(chosen))]
     return Part(np.array([*chosen, *order]), len(chosen))

@@ -44,6 +44,7 @@ class Fitted(Protocol):
 
     coef_: np.ndarray
     covariance_: Any
+    sigma_: Any  # `models.covariance.Covariance`: the same without a square of p x p
     loadings_: np.ndarray | None
     components_: np.ndarray
     eigenvalues_: np.ndarray
@@ -197,14 +198,12 @@ def largest_effects(fit: Fitted, shown: int) -> Iterator[tuple[str, str, float]]
 
 def residual_range(fit: Fitted) -> str:
     """Smallest, median and largest variance, and the range of the correlations."""
-    sigma = fit.covariance_
-    variance = np.diag(sigma)
+    variance = fit.sigma_.diag()
     words = f"variances {variance.min():.3g} to {variance.max():.3g} (median {np.median(variance):.3g})"
-    if sigma.shape[0] > 1:
-        deviation = np.sqrt(variance)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            correlation = (sigma / deviation / deviation[:, None])[np.triu_indices_from(sigma, 1)]
-        words += f", correlations {np.nanmin(correlation):.2f} to {np.nanmax(correlation):.2f}"
+    if np.count_nonzero(variance) > 1:
+        some = [each[~np.isnan(each)] for _, each in fit.sigma_.upper_correlations()]
+        ends = [(each.min(), each.max()) for each in some if len(each)]
+        words += f", correlations {min(low for low, _ in ends):.2f} to {max(high for _, high in ends):.2f}"
     return words
 
 
@@ -243,7 +242,7 @@ def _with_errors(fit: Fitted, effect: tuple[str, str, float]) -> tuple[Any, ...]
 
 
 def _covariance_lines(fit: Fitted, shown: int) -> list[str]:
-    total = float(np.trace(fit.covariance_)) or 1.0
+    total = fit.sigma_.trace() or 1.0
     head = [f"{value:.3g} ({value / total:.0%})" for value in fit.eigenvalues_[:shown]]
     more = len(fit.eigenvalues_) - len(head)
     listed = ", ".join(head) + (f" and {more} more" if more > 0 else "")

@@ -260,7 +260,7 @@ def forest(fit: Fitted) -> Picture | None:
 
 def eigenvalues(fit: Fitted) -> Picture | None:
     """The share of the residual variance on each axis."""
-    total = float(np.trace(fit.covariance_))
+    total = fit.sigma_.trace()
     if total <= 0 or len(fit.eigenvalues_) < 2:
         return None
     share = fit.eigenvalues_[:MOST_AXES] / total

@@ -338,7 +338,7 @@ def eigenvalues(fit: Fitted, ax: Axes | None = None, *, most: int = MOST_AXES) -
     positive = values[values > 0]
     if len(positive):
         ax.set_ylim(bottom=max(positive.min() / 3, positive.max() * 1e-6))
-    share = np.cumsum(fit.eigenvalues_) / (float(np.trace(fit.covariance_)) or 1.0)
+    share = np.cumsum(fit.eigenvalues_) / (fit.sigma_.trace() or 1.0)
     step = max(1, -(-len(values) // 10))
     for k in range(0, len(values), step):
         look = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center"}

@@ -93,7 +93,7 @@ def _margins(fit: Fitted, found: Found) -> Verdict:
             else "Something is missing: a covariate, an offset, a column of another kind. Look at single columns."
         )
         return Verdict("Margins of the counts", False, words + advice)
-    p, columns = fit.covariance_.shape[0], len(tested.columns)
+    p, columns = fit.sigma_.p, len(tested.columns)
     where = f"{columns} of {p} columns" if columns < p else f"{p} columns" if p > 1 else "one column"
     said = f"p = {tested.p:.2g}" if tested.p else f"p < {1 / REPLICATES:.1g}"
     words += (
@@ -131,7 +131,7 @@ def _kind(excess: np.ndarray) -> str:
 def _together(fit: Fitted, tested: Associations | None) -> Verdict:
     about = "Correlations of the columns"
     if tested is None:
-        alone = fit.covariance_.shape[0] == 1
+        alone = fit.sigma_.p == 1
         why = "there is one column" if alone else "Sigma is free, and follows those of the counts"
         return Verdict(about, True, f"Nothing to test: {why}.")
     said = f"p = {tested.p:.2g}" if tested.p else f"p < {1 / REPLICATES:.1g}"
@@ -176,7 +176,7 @@ def _rare(fit: Fitted) -> Verdict:
 
 
 def _rows(fit: Fitted) -> Verdict:
-    n, p = int(np.sum(fit.counts_.weights > 0)), fit.covariance_.shape[0]
+    n, p = int(np.sum(fit.counts_.weights > 0)), fit.sigma_.p
     free = summary.shape_words(fit)
     full = fit.loadings_ is None and free.startswith("full")
     if not full or n >= 5 * p:

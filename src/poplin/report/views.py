@@ -57,7 +57,7 @@ def embedding(fit: Fitted) -> Embedding:
     A factor form has them already (n, q). In a direct form `latent_mean_` is Z - XB (n, p), and the scores
     are its coordinates on the leading axes: latent_mean_ @ components_[:, :10].
     """
-    total = float(np.trace(fit.covariance_)) or 1.0
+    total = fit.sigma_.trace() or 1.0
     if fit.loadings_ is not None:
         return Embedding(fit.latent_mean_, fit.eigenvalues_ / total, fit.counts_.row_names)
     axes = fit.components_[:, :AXES_OF_A_DIRECT_FORM]
@@ -98,10 +98,10 @@ def heat_map(fit: Fitted, *, most: int = 300) -> HeatMap:
     The order is that of an average-linkage tree of 1 - correlation, its branches turned so that neighbours are alike
     (optimal leaf ordering, Bar-Joseph et al. 2001).
     """
-    p = fit.covariance_.shape[0]
+    p = fit.sigma_.p
     total = held.column_sums(fit.counts_.y, np.ones(len(fit.counts_.weights)))
     seen = np.sort(np.argsort(-total, kind="stable")[:most])
-    covariance = fit.covariance_[np.ix_(seen, seen)]
+    covariance = fit.sigma_.block(seen)
     correlation = correlations(covariance)
     order = _clustered(correlation) if len(seen) > 2 else np.arange(len(seen))
     names = tuple(fit.counts_.column_names[seen[j]] for j in order)
@@ -116,7 +116,7 @@ def loadings(fit: Fitted) -> np.ndarray:
 
 def axis_correlations(fit: Fitted) -> np.ndarray:
     """Correlations (p, q) of columns' latent residuals with the axes; 0 for a column without variance."""
-    deviation = np.sqrt(np.maximum(np.diag(fit.covariance_), 0))[:, None]
+    deviation = np.sqrt(fit.sigma_.diag())[:, None]
     return np.divide(loadings(fit), deviation, out=np.zeros_like(fit.components_), where=deviation > 0)
 
 
@@ -131,12 +131,23 @@ def correlations(sigma: np.ndarray) -> np.ndarray:
 
 def strongest_pairs(fit: Fitted, *, shown: int = 20) -> list[tuple[str, str, float]]:
     """The pairs of columns whose residual correlation is largest in size, with it."""
-    correlation = correlations(fit.covariance_)
-    first, second = np.triu_indices_from(correlation, 1)
-    values = correlation[first, second]
+    found: list[
+        tuple[float, int, int]
+    ] = []  # ever the largest of those that were seen, in the order of columns
+    for part, values in fit.sigma_.upper_correlations():
+        size = np.nan_to_num(np.abs(values)).ravel()
+        least = np.partition(size, max(size.size - shown, 0))[-shown:].min() if shown < size.size else 0.0
+        large = np.flatnonzero(size >= least)
+        large = large[np.argsort(-size[large], kind="stable")][:shown]
+        first, second = np.unravel_index(large, values.shape)
+        found += [
+            (float(values[j, k]), part.start + int(j), int(k))
+            for j, k in zip(first, second, strict=True)
+            if size[j * values.shape[1] + k] > 0
+        ]
+        found = sorted(found, key=lambda one: (-abs(one[0]), one[1], one[2]))[:shown]
     names = fit.counts_.column_names
-    chosen = np.argsort(-np.abs(values), kind="stable")[:shown]
-    return [(names[first[k]], names[second[k]], float(values[k])) for k in chosen if values[k] != 0]
+    return [(names[j], names[k], value) for value, j, k in found]
 
 
 def trace(fit: Fitted) -> list[Curve]:
@@ -261,7 +272,7 @@ def residuals(fit: Fitted, *, seed: int = 0, most: int = MOST_ENTRIES) -> Residu
     there = ~np.isnan(y)  # of a table that is not in memory it is not known before which are missing
     i, j, y = i[there], j[there], y[there]
     center = counts.offset[i, j] + np.einsum("md,dm->m", counts.x[i], fit.coef_[:, j])
-    variance = np.diag(fit.covariance_)[j]
+    variance = fit.sigma_.diag()[j]
     below, above = (marginal_cdf(at, center, variance) for at in (y - 1, y))
     share = below + random.uniform(size=len(y)) * (above - below)
     tiny = np.finfo(float).tiny
