@@ -201,9 +201,12 @@ def residual_range(fit: Fitted) -> str:
     variance = fit.sigma_.diag()
     words = f"variances {variance.min():.3g} to {variance.max():.3g} (median {np.median(variance):.3g})"
     if np.count_nonzero(variance) > 1:
-        some = [each[~np.isnan(each)] for _, each in fit.sigma_.upper_correlations()]
-        ends = [(each.min(), each.max()) for each in some if len(each)]
-        words += f", correlations {min(low for low, _ in ends):.2f} to {max(high for _, high in ends):.2f}"
+        every = [
+            (np.fmin.reduce(part, axis=None), np.fmax.reduce(part, axis=None))
+            for _, part in fit.sigma_.upper_correlations()
+        ]
+        low, high = (pick([ends[side] for ends in every]) for side, pick in enumerate((np.nanmin, np.nanmax)))
+        words += f", correlations {low:.2f} to {high:.2f}"
     return words
 
 
