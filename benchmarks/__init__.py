@@ -4,5 +4,5 @@
 arrays, and writes a CSV line a run and a Markdown table; `benchmarks.heldout` compares estimators on left-out
 rows, `benchmarks.insample` their likelihoods on the fitted ones, `benchmarks.cold` times the command line
 from the shell. Start at `designs.py` (what is fitted), then `bound.py` (how every bound is recomputed), then
-`contender.py`.
+`contenders.py`.
 """

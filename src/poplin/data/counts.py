@@ -192,7 +192,7 @@ class Counts(NamedTuple):
     y (n, p) whole numbers as float64, NaN where missing, or sparse by rows if large (see `held.py`); x (n, d)
     as used; offset (n, p) on the log scale; weights (n,) >= 0; `design` codes new rows as these (None without
     a formula); `notes` say, one sentence each, what was noticed and kept; `groups` are those of the rows (n,) under
-    every column of the covariates that has some (`groups.py`), in the formula or not.
+    every column of the covariates that has some (`sides.py`), in the formula or not.
     """
 
     y: Any

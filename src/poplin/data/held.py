@@ -1,7 +1,7 @@
 """Counts as they are held: dense, sparse by rows where a dense table would be large, or on disk.
 
 Start at `as_held`. A sparse table stays one from `MOST_DENSE` entries on, and a larger one in a file stays there
-(`backed.py`); whoever needs numbers asks for some rows, or for a sum. What is asked of a table on disk is asked of
+(`held.py`); whoever needs numbers asks for some rows, or for a sum. What is asked of a table on disk is asked of
 one piece of it after the other. Nothing here imports scipy.sparse: only a table that is sparse already stays so.
 """
 
@@ -81,7 +81,7 @@ def _fractional(values: np.ndarray) -> np.ndarray:
 # Counts that stay on disk: one small class that reads the rows it is asked for.
 #
 # Start at `Backed`. What is stored is read in stretches of neighbouring rows, `SparseRows` or `DenseRows`; of files
-# nothing is known here (`stored.py`, `packed.py`). Whoever wants a sum asks `held.py`, which walks over the rows.
+# nothing is known here (`stored.py`, `large_files.py`). Whoever wants a sum asks `held.py`, which walks over the rows.
 
 
 GAP = 4  # rows that nobody asked for and that are read all the same, rather than ask the disk twice

@@ -1,7 +1,7 @@
 """Files whose tables are too large to be read: their names and covariates are, the counts stay there.
 
 Start at `large_annotated` (.h5ad, .zarr) and `large_parquet`; `reopened` finds the counts of a fit that was kept. How
-rows are read is in `stored.py` and `packed.py`.
+rows are read is in `stored.py` and `large_files.py`.
 """
 
 from __future__ import annotations

@@ -273,7 +273,7 @@ def tmm(counts: Any) -> np.ndarray:
 def wrench(counts: Any, groups: Any = None) -> np.ndarray:
     """Wrench: ratios to the mean composition, averaged with weights for zeros and noisy columns.
 
-    See `offsets_wrench.py` for the formulas (Kumar et al. 2018, estimator W2). `groups` (n,): labels of rows whose
+    See `offsets.py` for the formulas (Kumar et al. 2018, estimator W2). `groups` (n,): labels of rows whose
     ratios are pulled to their group's; None: one group. size_i has geometric mean one. Cost O(n p).
 
     >>> import numpy as np

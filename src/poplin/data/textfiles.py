@@ -445,7 +445,7 @@ def _is_numbering(head: Sequence[str]) -> bool:
 # looks odd (levels that differ by a space, NA as a level) is told by `remarks`.
 
 
-# Words that are a gap to some programs and a name to others: in a column of text, they are names (see `gaps.py`).
+# Words that are a gap to some programs and a name to others: in a column of text, they are names.
 GAP_WORDS = ("NA", "N/A", "n/a", "None", "NULL", "null")
 _SHOWN = 3  # cells told by name
 _NUMBER = r"[-+−]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"

@@ -289,7 +289,7 @@ def _refined_full(posterior, model, origin, y, x, offset, steps):
 # Amortised fits: networks say from a row where it is, B and Sigma follow, and new rows are embedded at once.
 #
 # Start at `fit_amortised`. What a fit keeps of it is a `methods.amortised.Embedder`. Rows are there as a whole
-# (`Whole`), or in blocks (`streamed_amortised.py`).
+# (`Whole`), or in blocks (`streamed.py`).
 
 
 START_ROWS = 3_000  # most rows of the variational fit that B and Sigma begin from

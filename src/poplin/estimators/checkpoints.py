@@ -2,7 +2,7 @@
 
 Start at `read` and `write`. A fit is a fixed sequence of runs of the loop; the file has what remains of the runs
 that are over, and where the present one stands, as arrays (no pickle). Facts (versions, settings, digests of the data)
-say which fit it belongs to, a digest that all of it is as it was written. `resuming.py` uses it.
+say which fit it belongs to, a digest that all of it is as it was written. Runs that are taken up again use it.
 """
 
 from __future__ import annotations

@@ -455,7 +455,7 @@ def _spread(values: np.ndarray, rows: np.ndarray, n: int) -> np.ndarray:
 
 # How candidates stand: the table, the sentence, and the rank that `PLN(rank="auto")` takes.
 #
-# Start at `table`. The contest itself is in `contest.py`, its public face in `selecting.py`.
+# Start at `table`. The public face is in `compare.py`.
 
 
 if TYPE_CHECKING:

@@ -313,7 +313,7 @@ def _start_settings(model: Recipe, main: Settings) -> Settings:
 
 
 def _another(ended: Ended, model: Recipe, posterior: str, rows: float, pull: float | None = None) -> Result:
-    """A fit by one of the ways in `esteps.py`, to rows of so much weight."""
+    """A fit by one of the ways below, to rows of so much weight."""
     fits, kappa, extras, messages, encoder, bounds = ended
     weight = kappa / (rows + kappa)
     done = _result(model, fits[-1]._replace(rows=None), fits, posterior, weight, 0, pull)

@@ -10,7 +10,7 @@ from poplin._types import InputError
 from poplin.estimators.keeping import check_model, sound
 from poplin.store import read_npz
 
-CHECKPOINT = "training"  # of a model with networks (`stretches.py`)
+CHECKPOINT = "training"  # of a model with networks (`checkpoints.py`)
 READERS = {name: "poplin.estimators.vae" for name in ("Autoencoder", "IDEC", "MixtureVAE", "VAE")}
 READERS["PPCA"] = "poplin.estimators.ppca"
 

@@ -318,7 +318,7 @@ def first_values(recipe: Recipe, block: Block, key: Array | None = None) -> star
 def fit_variational(recipe: Recipe, block: Block, settings: Settings, *, key: Array | None = None) -> Fitted:
     """Maximise the diagonal bound; a key starts from a random neighbour of the usual first values.
 
-    Where loadings are free, short fits come first, and after each the latent axes are turned (`turned.py`).
+    Where loadings are free, short fits come first, and after each the latent axes are turned.
     """
     first, traces = first_values(recipe, block, key), []
     for steps in SKETCHES if possible(recipe.loadings, block, rank=recipe.rank) else ():

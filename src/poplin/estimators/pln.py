@@ -1,6 +1,6 @@
 """`PLN`, the Poisson-lognormal model as users meet it: settings, fit, and what a fit can be asked.
 
-Start at `PLN.fit`. The numbers come from `phases.py` (how it is fitted) and `after.py` (what is asked of a
+Start at `PLN.fit`. The numbers come from `phases.py` (how it is fitted) and from below (what is asked of a
 fit); here they get names, NumPy arrays and words.
 """
 

@@ -1,7 +1,7 @@
 """Maximum likelihood of a table whose rows are dense one block at a time: sparse tables, and very large ones.
 
 Start at `fit_ml`. A sample of the rows says where to begin, as a whole table would; then all rows are walked over, some
-blocks an iteration. The bound goes over such tables in `streamed_bound.py`.
+blocks an iteration. The bound goes over such tables in `streamed.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`VAE`, the variational autoencoder as users meet it: settings, and what it can be asked beyond its face.
 
-Start at `VAE`. Fitting, embedding and decoding are in `neural.py`, the training loop in `training.py`.
+Start at `VAE`. Fitting, embedding, decoding and the training loop are in `neural.py`.
 """
 
 import time

@@ -1,6 +1,6 @@
 """Information about (B, Sigma) from draws of the rows' latent positions: of the data at hand, or expected.
 
-Start at `information`. With s_i the complete-data score of row i (see `coordinates.py`) and s-bar_i = E[s_i | y_i], by
+Start at `information`. With s_i the complete-data score of row i (see `Coordinates`) and s-bar_i = E[s_i | y_i], by
 Fisher's and Louis' identities
 
     I = sum_i s-bar_i s-bar_i'  (in expectation),    I = E[complete information] - sum_i Cov(s_i | y_i)  (observed).

@@ -1,7 +1,7 @@
 """One page that says what was fitted, what came out and what not to trust; it needs nothing beside itself.
 
 Start at `page`. The words are in `page.html.j2`, `verdicts.py` and `inference/summary.py`, the figures in `figures.py`
-and `figures_fit.py`; `page.js` sorts, searches and points, over what `page_data.py` says. Names that come from the data
+and `figures.py`; `page.js` sorts, searches and points, over what `html.py` says. Names that come from the data
 are escaped by jinja2: a column called <script> is shown, not run.
 """
 

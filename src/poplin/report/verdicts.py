@@ -1,6 +1,6 @@
 """Diagnostics in plain words: what was looked at, whether it looks well, and what follows.
 
-Start at `found` and `verdicts`. Margins and correlations are tested (`inference/departures.py`, `associations.py`: of
+Start at `found` and `verdicts`. Margins and correlations are tested (`inference/departures.py`: of
 tables drawn from the model 5 % are called unlike it by either); the other limits are where a statistician would look
 closer.
 """

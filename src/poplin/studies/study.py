@@ -1,7 +1,7 @@
 """The nouns of a simulation study: settings, tables drawn from them, and the methods that stand as columns.
 
 Start at `Study`. A study file declares one `STUDY`; `runner.py` carries it out, `summary.py` turns its records
-into a table, `page.py` writes what comes of it.
+into a table, `runner.py` writes what comes of it.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class LowRank(AbstractStructure):
     (d, d): see `level_prior`.
 
     Of draws the gradient is made quieter by control variates, loadings move further along axes of w that counts say
-    little of (`lengthening.py`), and a column that so few counts tell of makes shorter steps: its random walk would
+    little of (`convergence.py`), and a column that so few counts tell of makes shorter steps: its random walk would
     otherwise leave the region in which a Newton step means anything.
     """
 
