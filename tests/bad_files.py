@@ -205,7 +205,21 @@ _TABLE: dict[str, tuple[dict, tuple[str, ...]]] = {
             "files": {"counts.csv": COUNTS, "V.csv": "0.5,0.5\n0.5,0.5\n0.5,0.5\n"},
             "options": {"basis": "V.csv"},
         },
-        ("not orthonormal",),
+        ("not orthonormal", "numpy.linalg.qr"),
+    ),
+    "basis turned": (
+        {
+            "files": {"counts.csv": COUNTS, "V.csv": "0.6,0.8,0\n0.8,-0.6,0\n"},
+            "options": {"basis": "V.csv"},
+        },
+        ("looks transposed",),
+    ),
+    "basis of more columns": (
+        {
+            "files": {"counts.csv": COUNTS, "V.csv": ",u\nalder,1\nbirch,0\ncedar,0\nelder,0\n"},
+            "options": {"basis": "V.csv"},
+        },
+        ("'elder'. Leave them out",),
     ),
     "basis of other columns": (
         {

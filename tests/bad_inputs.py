@@ -236,10 +236,17 @@ BAD_PARTS = {
     "basis skewed": (lambda: check_basis(np.ones((3, 2)), 3), ("not orthonormal", "V'V", "numpy.linalg.qr")),
     "basis transposed": (lambda: check_basis(np.eye(3)[:2], 3), ("(2, 3)", "(3, q)", "V.T")),
     "basis wide": (lambda: check_basis(np.ones((3, 4)), 3), ("(3, 4)", "q <= 3")),
-    "basis nan": (lambda: check_basis([[np.nan], [1], [0]], 3), ("basis", "NaN")),
+    "basis nan": (
+        lambda: check_basis([[0], [np.nan], [0]], 3, TAXA),
+        ("basis V is nan", f"row '{TAXA[1]}', column '1'"),
+    ),
     "basis of other columns": (
         lambda: check_basis(pd.DataFrame(np.eye(3), index=["alder", "birch", "elder"]), 3, TAXA),
-        ("basis", "'cedar'"),
+        ("basis V lacks rows for 1 of the 3", "'cedar'", "begin with 'alder', 'birch', 'elder'"),
+    ),
+    "basis of more columns": (
+        lambda: check_basis(pd.DataFrame(np.eye(4)[:, :2], index=[*TAXA, "elder"]), 3, TAXA),
+        ("rows that are no columns of Y: 'elder'", "Leave them out", "numpy.linalg.qr(V)"),
     ),
     "rank too large": (lambda: check_rank(4, 6, 3), ("rank is 4", "min(6, 3)")),
     "rank zero": (lambda: check_rank(0, 6, 3), ("rank is 0",)),

@@ -5,12 +5,14 @@ Warnings are errors (see `pyproject.toml`); a test that expects one says so with
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+os.environ["POPLIN_TRACEBACK"] = "1"  # of commands too: a fault of poplin's is no line here
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

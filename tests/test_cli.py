@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
+from typer.testing import CliRunner
 
 import poplin.cli
 from poplin import store
@@ -233,3 +235,14 @@ def test_a_budget_that_is_too_small_is_told_and_the_results_are_written(tmp_path
     assert ended.returncode == 3 and ended.stdout == ""
     assert ended.stderr.startswith("poplin: not converged: stopped after")
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+
+
+@pytest.mark.parametrize("name", ["fit", "counts", "compare", "study", "simulate", "demo"])
+def test_the_screen_shows_every_word_of_the_help(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich takes words in brackets for marks of its own, and leaves them out."""
+    monkeypatch.setenv("COLUMNS", "300")
+    command = typer.main.get_command(poplin.cli.app).commands[name]  # type: ignore[attr-defined]
+    shown = " ".join(CliRunner().invoke(poplin.cli.app, [name, "--help"]).output.replace("│", " ").split())
+    for option in command.params:
+        told = " ".join((getattr(option, "help", None) or "").split())
+        assert told in shown, f"{option.name}: {told}"

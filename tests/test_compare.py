@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import anndata
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -85,3 +86,37 @@ def test_the_command(tmp_path: Path) -> None:
     ]
     assert CliRunner().invoke(app, line).exit_code == 0
     assert (out / "compare.md").read_text().count("\n") == 4
+
+
+def test_what_is_odd_about_the_counts_is_told_once(tmp_path: Path) -> None:
+    y = TABLES["plain"].y.copy()
+    y[:, 1] = 0
+    with pytest.warns(poplin.DataWarning, match="every count is 0: 'Y2'") as met:
+        poplin.compare(y, ["moments", "moments"])
+    assert len([one for one in met if "every count is 0" in str(one.message)]) == 1
+    held = anndata.AnnData(TABLES["plain"].y, layers={"counts": y})
+    held.write_h5ad(tmp_path / "a.h5ad")
+    line = ["compare", str(tmp_path / "a.h5ad"), "--layer", "counts", "--methods", "moments"]
+    told = CliRunner().invoke(app, [*line, "--out", str(tmp_path / "out")])
+    assert told.exit_code == 0 and "To know" in told.output and "every count is 0" in told.output
+    assert "every count is 0" in (tmp_path / "out" / "compare.md").read_text()
+
+
+def test_compare_names_rows_as_fit_does(tmp_path: Path) -> None:
+    lines = [["unit", "a", "b", "c", "d"]] + [
+        [i % 7, *row] for i, row in enumerate(TABLES["plain"].y.astype(int).tolist())
+    ]
+    with (tmp_path / "counts.csv").open("w") as handle:
+        csv.writer(handle).writerows(lines)
+    line = ["compare", str(tmp_path / "counts.csv"), "--methods", "moments", "--out", str(tmp_path / "out")]
+    told = CliRunner().invoke(app, [*line, "--row-names", "unit"])
+    assert told.exit_code == 1 and "Duplicated row names" in str(told.exception)
+
+
+@pytest.mark.parametrize("methods", ["", " , "])
+def test_no_method_is_told(tmp_path: Path, methods: str) -> None:
+    (tmp_path / "counts.csv").write_text("a,b\n1,2\n1,4\n0,1\n")
+    line = ["compare", str(tmp_path / "counts.csv"), "--methods", methods, "--out", str(tmp_path / "out")]
+    told = CliRunner().invoke(app, line)
+    assert isinstance(told.exception, poplin.InputError)
+    assert "for example --methods variational,ml" in told.exception.at_command_line

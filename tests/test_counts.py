@@ -252,3 +252,18 @@ def test_real_tables_pass(shared_data: Path, name: str, shape: tuple[int, int]) 
         )
         total = held["counts" if "counts" in held else "data"].sum()
     assert counts.y.shape == shape and counts.y.sum() == total
+
+
+SKEWED = {
+    "too few digits": (np.ones((3, 2)), "qr.Q(qr(V)) in R"),
+    "turned": (np.eye(3)[:2], "turn the file, so that it has a line for each column of the counts"),
+    "other rows": (pd.DataFrame(np.eye(4)[:, :2], index=[*TAXA, "elder"]), "qr.Q(qr(V)) in R"),
+}
+
+
+@pytest.mark.parametrize("what", SKEWED)
+def test_a_basis_is_mended_in_the_language_of_the_door(what: str) -> None:
+    basis, said = SKEWED[what]
+    with pytest.raises(InputError) as met:
+        check_basis(basis, 3, TAXA)
+    assert said in met.value.at_command_line and said not in str(met.value)

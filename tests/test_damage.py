@@ -13,11 +13,12 @@ from typing import Any
 import anndata
 import h5py
 import numpy as np
+import pandas
 import pytest
 import zarr
 from scipy import sparse
 
-from poplin._types import InputError
+from poplin._types import DataWarning, InputError
 from poplin.data import held
 from poplin.data.counts import as_counts
 from poplin.data.events import Columns, count_events
@@ -255,6 +256,49 @@ def test_chunks_that_a_dense_store_lacks_are_told(tmp_path: Path) -> None:
         read_counts(path)
 
 
+def facts(**more: Any) -> anndata.AnnData:
+    """Counts with what is known of their rows."""
+    table = cells()
+    table.obs = pandas.DataFrame(
+        {"tree": pandas.Categorical(["oak", "elm"] * (N // 2)), "depth": np.arange(N) + 1.0} | more,
+        table.obs_names,
+    )
+    return table
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("part", ["obs/_index", "var/_index", "obs/tree/categories", "obs/tree/codes"])
+def test_lost_chunks_of_names_and_levels_are_refused(tmp_path: Path, part: str, version: int) -> None:
+    path = tmp_path / "y.zarr"
+    stored(path, facts(), version=version)
+    chunks(path, part)[0].unlink()
+    side, _, where = part.partition("/")
+    for read in (read_counts, read_annotated, *((read_table,) if side == "obs" else ())):
+        with pytest.raises(
+            InputError, match=f"{side} of y.zarr is damaged: of its '{where}', 1 of 1 chunks are"
+        ):
+            read(path)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_lost_chunks_of_numbers_of_obs_are_told(
+    tmp_path: Path, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "y.zarr"
+    stored(path, facts(none=np.zeros(N), one=pandas.Categorical(["elm"] * N)))
+    if large:
+        monkeypatch.setattr(held, "MOST_DENSE", 0)
+    said = "obs of y.zarr are not in the store and were read as 0"
+    before = [note for note in as_counts(path).notes if said in note]
+    chunks(path, "obs/depth")[0].unlink()
+    after = [note for note in as_counts(path).notes if said in note]
+    assert len(after) == 1 and "'depth' (1 of 1)" in after[0]
+    assert all("'none' (1 of 1)" in note and "'one/codes' (1 of 1)" in note for note in after + before)
+    assert not any("depth" in note for note in before)
+    with pytest.warns(DataWarning, match=said):
+        assert (read_table(path)["depth"] == 0).all()
+
+
 def test_a_large_table_that_is_only_declared_is_refused(tmp_path: Path) -> None:
     stored(tmp_path / "y.h5ad", cells())
     with h5py.File(tmp_path / "y.h5ad", "r+") as root:
@@ -307,7 +351,7 @@ def test_damaged_bytes_are_one_clear_error_or_do_not_matter(tmp_path: Path, name
 @pytest.mark.parametrize("memory", ["abc", "", "1KB", "1e9"])
 def test_memory_that_is_none_is_one_clear_error(tmp_path: Path, memory: str) -> None:
     (tmp_path / "e.csv").write_text("patient,code\na,x\n")
-    with pytest.raises(InputError, match="The events cannot be read: .*emory|^memory is .* wanted is a size"):
+    with pytest.raises(InputError, match="memory are too few|^memory is .* wanted is a size"):
         count_events(tmp_path / "e.csv", Columns("patient", "code"), memory=memory)
 
 
@@ -316,7 +360,7 @@ def test_damaged_events_are_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "e.csv.gz").write_bytes(whole[:40] + b"\xff" * 20 + whole[60:])
     (tmp_path / "twins.csv").write_text("patient,code,Patient\na,x,b\n")
     for name, said in (
-        ("e.csv.gz", "no text in UTF-8|cannot be read"),
+        ("e.csv.gz", "e.csv.gz (is damaged|cannot be read)"),
         ("twins.csv", "'Patient', 'patient'"),
     ):
         with pytest.raises(InputError, match=said):

@@ -191,7 +191,7 @@ def test_explicit_counts_of_0_stay_and_what_is_left_out_is_told(tmp_path: Path) 
     assert (found.row_names, found.column_names) == (("a", "c"), ("GP", "PR"))
     assert found.counts.toarray().tolist() == [[3, 0], [0, 0]] and found.totals.tolist() == [3, 0]
     report = " ".join(found.report)
-    assert "6 events were read, 3 of them count. 3 events have no whole number in 'n'" in report
+    assert "6 events were read, 3 of them count. 3 events have no whole number from 0 in 'n'" in report
     assert "1 rows have no event that counts; they are left out: 'b'." in report
     assert "1 columns have no event that counts; they are left out: 'TT'." in report
     assert "1 rows have counts of 0 only; they are kept." in report
@@ -255,13 +255,13 @@ BAD: dict[str, tuple[str, Columns, Rules, str]] = {
         "patient,code\na,x\n",
         Columns("patient", "code", "date"),
         Rules(distinct_days=True),
-        "no column 'date'.*--date",
+        "no column 'date'.*Columns.date",
     ),
     "too few rows": (
         "patient,code\na,x\n",
         Columns("patient", "code"),
         Rules(min_rows=2),
-        "above 0 in 2 rows or more. Lower min_rows",
+        "above 0 in 2 rows or more; the most are 1. Lower min_rows",
     ),
     "lines of another length": (
         "patient,code\na,x\nb,y,z\n",
@@ -341,3 +341,69 @@ def test_the_command_refuses_before_it_reads(tmp_path: Path, monkeypatch: Any, c
     said = capsys.readouterr().err
     assert "ends in .h5ad or .npz" in said and "no folder there" in said and "a day such as" in said
     assert [left.name for left in tmp_path.iterdir()] == ["e.csv"]
+
+
+ASKED: dict[str, tuple[str, Columns, Rules, str, str]] = {
+    "no such rows": ("a.csv", Columns("person", "code"), Rules(), "Columns(row=...)", "--row COLUMN"),
+    "no such codes": ("a.csv", Columns("patient", "icd"), Rules(), "Columns(code=...)", "--code COLUMN"),
+    "no such counts": (
+        "a.csv",
+        Columns("patient", "code", None, "n"),
+        Rules(),
+        "Columns(count=...)",
+        "--count COLUMN",
+    ),
+    "no such days": (
+        "a.csv",
+        Columns("patient", "code", "day"),
+        Rules(distinct_days=True),
+        "Columns(date=...)",
+        "--date COLUMN",
+    ),
+    "too many rows asked for": (
+        "a.csv",
+        Columns("patient", "code"),
+        Rules(min_rows=9),
+        "the most are 2. Lower min_rows",
+        "the most are 2. Lower --min-rows",
+    ),
+    "tables of OMOP": ("omop", Columns("patient", "code"), Rules(), "give columns=None", "say --omop"),
+    "a map of other codes": (
+        "a.csv",
+        Columns("patient", "code"),
+        Rules(roll_up=Path("map.csv")),
+        "such as 'x', 'y'; its first column holds 'E11'",
+        "such as 'x', 'y'; its first column holds 'E11'",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ASKED)
+def test_what_is_asked_in_vain_is_mended_in_the_language_of_the_door(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, columns, rules, python, command = ASKED[what]
+    monkeypatch.chdir(tmp_path)
+    Path("a.csv").write_text("patient,code\np,x\nq,x\nq,y\n")
+    Path("map.csv").write_text("fine,code\nE11,E\n")
+    Path("omop").mkdir()
+    Path("omop/condition_occurrence.csv").write_text("person_id\n1\n")
+    with pytest.raises(InputError) as met:
+        count_events(Path(name), columns, rules)
+    assert python in str(met.value) and command in met.value.at_command_line
+
+
+@pytest.mark.parametrize("content", [None, "code\nx\n"])
+def test_a_map_is_looked_at_before_anything_is_counted(tmp_path: Path, content: str | None) -> None:
+    (tmp_path / "a.csv").write_text("patient,code\np,x\n")
+    if content is not None:
+        (tmp_path / "map.csv").write_text(content)
+    heard: list[str] = []
+    with pytest.raises(InputError, match="map.csv"):
+        count_events(
+            tmp_path / "a.csv",
+            Columns("patient", "code"),
+            Rules(roll_up=tmp_path / "map.csv"),
+            tell=heard.append,
+        )
+    assert heard == []

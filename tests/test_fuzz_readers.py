@@ -57,6 +57,31 @@ def test_a_damaged_file_is_refused_by_name_or_read_as_it_is(
     assert found["seconds"] < 20
 
 
+SPACES = {  # around what stands in a text table: part of names of rows, not of numbers, and no gap
+    "in the name of a row": ("\u00a0leaf", 1),
+    "behind the name of a row": ("leaf\u00a0", 1),
+    "alone for a name": ("\u00a0", 1),
+    "behind a number": ("leaf", "1\u00a0"),
+    "in place of a number": ("leaf", "\u00a0"),
+    "behind a word for a gap": ("leaf", "NA\u00a0"),
+}
+
+
+@pytest.mark.parametrize("where", SPACES)
+def test_no_break_spaces_are_to_both_what_they_are(where: str, tmp_path: Path) -> None:
+    name, cell = SPACES[where]
+    path = tmp_path / "c.csv"
+    path.write_text(f",a,b\n{name},{cell},2\ns,3,4\nt,3,5\n", encoding="utf-8")
+    outcome, said, found = read(FORMATS["csv"], path)
+    if isinstance(cell, str) and cell != "1\u00a0":
+        assert outcome == "refused" and "which is no number" in said
+        with pytest.raises(ValueError, match="could not convert"):
+            FORMATS["csv"].reference(path)
+        return
+    assert found is not None and found.rows == (name, "s", "t") and found.values[0, 0] == 1  # type: ignore[index]
+    assert compared(FORMATS["csv"], path, found)[0] == "same"
+
+
 def odd(path: Path) -> Table:
     """A reader that reads another number."""
     found = FORMATS["csv"].read(path)

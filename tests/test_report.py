@@ -12,8 +12,10 @@ import numpy as np
 import pandas
 import pytest
 
+import poplin
 from poplin.inference import summary
-from poplin.report import figures, html, plots, views
+from poplin.report import figures, files, html, plots, views
+from tests.instances import TABLES
 from tests.standin import StandIn
 from tests.tolerances import close
 
@@ -250,3 +252,21 @@ def test_plots_colour_the_rows_on_axes_of_their_own(colour: np.ndarray) -> None:
     ax = plots.embedding(fitted(), colour=colour)
     assert (ax.get_legend() is None) == (colour.dtype.kind == "f")
     plt.close(ax.figure)
+
+
+def test_scales_of_a_basis_are_written_with_their_intervals(tmp_path: Path) -> None:
+    """In the order of V, and not of their sizes; those of an earlier fit go."""
+    basis = np.eye(4)[:, [1, 0]]
+    fit = poplin.PLN(basis=basis, method="variational").fit(TABLES["plain"].y)
+    names = [path.name for path in files.write_results(fit, tmp_path, page=False)]
+    held = pandas.read_csv(tmp_path / "scales.csv", index_col=0)
+    told = fit.confint("scales")
+    assert "scales.csv" in names and np.allclose(held["estimate"], np.diag(basis.T @ fit.covariance_ @ basis))
+    assert np.allclose(held[["lower", "upper"]], told[["lower", "upper"]])
+    assert (
+        f"axis2  {told['estimate'].iloc[1]:.3g} (95 % interval {told['lower'].iloc[1]:.3g} to"
+        in fit.summary()
+    )
+    plain = poplin.PLN(basis=basis, method="variational").fit(TABLES["plain"].y, standard_errors=False)
+    assert "scales.csv" not in [path.name for path in files.write_results(plain, tmp_path, page=False)]
+    assert not (tmp_path / "scales.csv").exists() and "Scales of" not in plain.summary()

@@ -53,6 +53,21 @@ def test_what_is_written_is_the_fit(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.varp["poplin_covariance"], fit.covariance_)
 
 
+@pytest.mark.filterwarnings("ignore::poplin.ConvergenceWarning")  # of so few iterations
+@pytest.mark.parametrize("n,p,k", [(50, 3, 3), (4, 6, 4), (50, 12, 10)])
+def test_small_tables_have_as_many_axes_as_they_allow(n: int, p: int, k: int) -> None:
+    held = cells(n, p)
+    poplin.tl.pln(held, layer="counts", **QUICK | {"max_iter": 2})
+    assert held.obsm["X_poplin"].shape == (n, k)
+
+
+def test_a_setting_that_there_is_not_is_told_with_those_there_are() -> None:
+    with pytest.raises(
+        InputError, match="poplin.tl.pln has no setting 'weights'; it has .*shrinkage.* use poplin.PLN"
+    ):
+        poplin.tl.pln(cells(), layer="counts", weights="depth")
+
+
 def test_a_direct_form_has_the_axes_that_the_report_draws() -> None:
     held = cells()
     held.X = held.layers["counts"]

@@ -133,7 +133,7 @@ def by_pandas(path: Path, delimiter: str = ",") -> Table:
     found = pandas.read_csv(path, **options)
     with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as text:
         head = next(record for record in csv.reader(text, delimiter=delimiter) if record)
-    numbers = found.map(lambda cell: np.nan if str(cell).strip() in GAPS else float(cell))
+    numbers = found.map(lambda cell: np.nan if str(cell) in GAPS else float(cell))
     rows, columns = [str(name) for name in found.index], [name.strip() for name in head[-found.shape[1] :]]
     return Table(numbers.to_numpy(dtype=float), found.shape, named(rows), named(columns))
 

@@ -4,7 +4,9 @@ n rows (patients, cells, sites), p columns (codes, genes, species), d covariates
 draws. `Float["n p"]`-style names only document shapes; nothing is computed here. Errors start at `InputError`.
 """
 
+import os
 import zlib
+from types import TracebackType
 
 from jax import Array
 from jaxtyping import Float
@@ -28,11 +30,14 @@ Scalar = Float[Array, ""]
 # The things poplin says when something is not as it should be.
 #
 # Start at `InputError`: every check at the door raises it, the command line turns it into exit code 2. `said` is what
-# another library said, in one line. A numerical failure is not an exception but data (`converged_`), told once by
-# `ConvergenceWarning`. What is said may quote names from files of strangers: `printable` keeps them from steering the
-# terminal.
+# another library said, in one line; `is_slip` tells that from a fault of poplin's own. A numerical failure is not an
+# exception but data (`converged_`), told once by `ConvergenceWarning`. What is said may quote names from files of
+# strangers: `printable` keeps them from steering the terminal.
 
 
+_HOME = os.path.dirname(__file__)
+# What a slip in a program raises. Damaged bytes raise it too, but in the lines of the library that reads them.
+_SLIPS = (LookupError, AttributeError, TypeError, NameError, AssertionError)
 MOST_SAID = 300  # letters of another library's message that are passed on
 # Control characters, lines and paragraphs, marks that turn the direction of writing, halves of characters.
 _STEERING = frozenset(
@@ -70,6 +75,10 @@ class InputError(ValueError):
         self.at_command_line = printable(words if at_command_line is None else at_command_line)
 
 
+class UnfittedError(InputError, AttributeError):
+    """What a fit leaves was asked of an estimator that has not been fitted."""
+
+
 class ConvergenceWarning(UserWarning):
     """A fit stopped before its stopping rule held; the message says what to do."""
 
@@ -85,7 +94,7 @@ class LikelihoodWarning(DataWarning):
     """Log-likelihoods of some rows are less exact than their standard errors say; the message names the rows."""
 
 
-def said(error: Exception) -> str:
+def said(error: BaseException) -> str:
     """What went wrong in another library, in one line that can be printed, without a full stop."""
     text = (str(error).strip().splitlines() or [""])[0].rstrip(".")
     text = "".join(letter if letter.isprintable() else " " for letter in text)[:MOST_SAID]
@@ -95,3 +104,37 @@ def said(error: Exception) -> str:
         return f"{text} is not in it"
     tells = isinstance(error, OSError | ValueError | RuntimeError | zlib.error) and text
     return text if tells else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def is_slip(error: BaseException) -> bool:
+    """Whether an exception is a fault of poplin's own: a slip, raised in a line of poplin and for no other's sake."""
+    last = _last(error)
+    own = last is not None and last.tb_frame.f_code.co_filename.startswith(_HOME + os.sep)
+    return own and isinstance(error, _SLIPS) and error.__cause__ is None
+
+
+def fault(error: BaseException) -> str:
+    """What is said at the command line of an exception that nobody foresaw, with the place in poplin for a report."""
+    if isinstance(error, MemoryError):
+        return (
+            f"{said(error)}. Leave out rare columns or some of the rows, or take a machine with more memory."
+        )
+    last, place = error.__traceback__, ""
+    while last is not None:
+        file = last.tb_frame.f_code.co_filename
+        if file.startswith(_HOME + os.sep):
+            place = f" ({os.path.relpath(file, _HOME)}, line {last.tb_lineno})"
+        last = last.tb_next
+    told = (str(error).strip().splitlines() or [""])[0][:MOST_SAID]
+    return (
+        f"a fault of poplin itself, which no input should meet: {type(error).__name__}: {told}{place}. Please report "
+        "it with this line and the command; with POPLIN_TRACEBACK=1 before the command, all of it is shown."
+    )
+
+
+def _last(error: BaseException) -> TracebackType | None:
+    """Where an exception was raised."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return last

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TextIO
 
 from poplin import stopping
 from poplin._process import claimed, whole
-from poplin._types import ConvergenceWarning, DataWarning, InputError
+from poplin._types import ConvergenceWarning, DataWarning, InputError, LikelihoodWarning
 from poplin.data.framed import turned
 from poplin.data.located import ANNOTATED, FRAMES, MATRICES, kind_of
 from poplin.data.offsets import doubtful_names, is_name
@@ -289,7 +289,10 @@ def _carry_out(job: Job, say: Callable[[str], None], complain: Callable[[str], N
                 ready = False
     if not job.quiet:
         say(summary.summary(fit))
-        say(f"\nWritten to {job.out}: {', '.join(path.name for path in written)}")
+        names = [path.name for path in written]
+        if files.SCALES not in names and (job.out / files.SCALES).is_file():  # came with the standard errors
+            names.insert(1, files.SCALES)
+        say(f"\nWritten to {job.out}: {', '.join(names)}")
         if job.h5ad is not None:
             say(f"A copy of {job.h5ad[0]} with the embedding: {job.h5ad[1]}")
         if written[-1].name == files.PAGE:
@@ -318,14 +321,18 @@ def carry_out_comparison(
     sides = {"data": job.data, "offset": job.offset, "weights": job.weights}
     with claimed(job.out):
         try:
-            with watch(quiet=job.quiet) as callback:
+            with watch(quiet=job.quiet) as callback, warnings.catch_warnings():
+                warnings.showwarning = lambda message, *_, **__: complain(str(message))
+                warnings.simplefilter("ignore", DataWarning)  # below the table
+                warnings.simplefilter("always", LikelihoodWarning)
                 table, fits = poplin.compare(job.table, names, **sides, **job.settings, callback=callback)
         except KeyboardInterrupt:
             complain(NOTHING)
             return INTERRUPTED
-        paths = files.write_comparison(table, job.out)
+        notes = tuple(dict.fromkeys(note for fit in fits.values() for note in fit.counts_.notes))
+        paths = files.write_comparison(table, job.out, notes)
     if not job.quiet:
-        say(files.markdown(table))
+        say(files.markdown(table, notes))
         say(f"Written to {job.out}: {', '.join(path.name for path in paths)}")
     return DONE if all(fit.converged_ for fit in fits.values()) else NOT_CONVERGED
 

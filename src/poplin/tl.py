@@ -16,6 +16,7 @@ from poplin.data.offsets import is_name
 from poplin.data.tables import CountTable, index_names, listed
 from poplin.inference.summary import OF_A_RUN
 
+USUAL_RANK = 10
 MOST_AXES = 10  # of a direct form
 SQUARE_UP_TO = 2000  # columns; above, Sigma is not written
 
@@ -26,15 +27,15 @@ def pln(
     layer: str | None = None,
     formula: str | None = None,
     offset: Any = None,
-    rank: Any = 10,
+    rank: Any = USUAL_RANK,
     key_added: str = "poplin",
     **settings: Any,
 ) -> Any:
     """Fit a Poisson-lognormal model to the counts of an AnnData and write what it found into it; returns the fit.
 
     Counts are X or `layer`; `formula` is evaluated in obs ("~ batch"); `offset` is a column of obs (log scale), the
-    name of one that is computed ("tss", ...) or numbers. `rank` (10) and `settings` are those of `poplin.PLN`;
-    rank=None fits all of Sigma.
+    name of one that is computed ("tss", ...) or numbers. `rank` (10, or as many as a small table allows) and `settings`
+    are those of `poplin.PLN`; rank=None fits all of Sigma.
 
     Written: obsm["X_poplin"] positions of the rows in principal axes (n, k); varm["poplin_loadings"] (p, k) what one
     standard deviation of an axis does to a column, varm["poplin_coef"] coefficients (p, d); varp["poplin_covariance"]
@@ -51,6 +52,15 @@ def pln(
     """
     if not (hasattr(adata, "obsm") and hasattr(adata, "layers")):
         raise InputError(f"adata is of type {type(adata).__name__}; wanted is an AnnData (else: poplin.PLN).")
+    unknown = [name for name in settings if name not in poplin.PLN().get_params()]
+    if unknown:
+        known = [name for name in poplin.PLN().get_params() if name not in ("rank", "formula")]
+        raise InputError(
+            f"poplin.tl.pln has no setting {listed(unknown)}; it has layer, formula, offset, rank, key_added and those "
+            f"of poplin.PLN: {', '.join(known)}. For weights and clusters, use poplin.PLN and its fit."
+        )
+    if rank == USUAL_RANK and min(adata.shape) > 0:
+        rank = min(rank, *adata.shape)
     fit = poplin.PLN(rank=rank, formula=formula, **settings)
     fit.fit(_counts(adata, layer), offset=_offset(adata, offset))
     _write(fit, adata, key_added)

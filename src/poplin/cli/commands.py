@@ -1,8 +1,8 @@
 """The command `poplin`: each command reads its options and hands a job on; nothing numerical is here.
 
-Start at `main`. Exit codes: 0 done; 2 bad input or usage, nothing written; 3 finished but not converged,
-results written; 130 interrupted, results so far written. Start-up stays light: heavy libraries load when a
-fit begins.
+Start at `main`. Exit codes: 0 done; 1 a fault of poplin; 2 bad input or usage, nothing written; 3 finished but not
+converged, results written; 130 interrupted, results so far written. Start-up stays light: heavy libraries load when
+a fit begins.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import typer
 from poplin import job as jobs
 from poplin import stopping
 from poplin._process import claimed
-from poplin._types import InputError, printable
+from poplin._types import InputError, fault, printable
 from poplin.cli import joining
 from poplin.cli.options import (
     RESULT,
@@ -78,11 +78,15 @@ Date = Annotated[
 ]
 DateFormat = Annotated[
     str | None,
-    typer.Option(metavar="M/D/YY", help="How days are written [found out].", rich_help_panel=WHAT),
+    typer.Option(
+        metavar="M/D/YY", help="How days are written.", show_default="found out", rich_help_panel=WHAT
+    ),
 ]
 Number = Annotated[
     str | None,
-    typer.Option("--count", metavar="COLUMN", help="How often it happened [once].", rich_help_panel=WHAT),
+    typer.Option(
+        "--count", metavar="COLUMN", help="How often it happened.", show_default="once", rich_help_panel=WHAT
+    ),
 ]
 Omop = Annotated[
     bool,
@@ -101,7 +105,12 @@ RollUp = Annotated[
         rich_help_panel=WHICH,
     ),
 ]
-Day = Annotated[str | None, typer.Option(metavar="YYYY-MM-DD", help="Counts itself.", rich_help_panel=WHICH)]
+Since = Annotated[
+    str | None, typer.Option(metavar="YYYY-MM-DD", help="The first day that counts.", rich_help_panel=WHICH)
+]
+Until = Annotated[
+    str | None, typer.Option(metavar="YYYY-MM-DD", help="The last day that counts.", rich_help_panel=WHICH)
+]
 MinRows = Annotated[
     int,
     typer.Option(
@@ -129,8 +138,8 @@ def counts(
     number: Number = None,
     omop: Omop = False,
     roll_up: RollUp = None,
-    since: Day = None,
-    until: Day = None,
+    since: Since = None,
+    until: Until = None,
     min_rows: MinRows = 0,
     distinct_days: DistinctDays = False,
     memory: Memory = "4GB",
@@ -176,13 +185,21 @@ app.command("counts")(counts)
 
 
 def main() -> None:
-    """Run the command line; ends the process with its exit code. A bad input is a message, no traceback."""
+    """Run the command line; ends the process with its exit code.
+
+    A bad input is a message, no traceback, and so is a fault of poplin, unless POPLIN_TRACEBACK is set.
+    """
     _keep_compiled_programs()
     try:
         app(prog_name="poplin")
     except InputError as error:
         complain(error.at_command_line)
         sys.exit(2)
+    except Exception as error:
+        if stopping.asked() or os.environ.get("POPLIN_TRACEBACK"):
+            raise
+        complain(fault(error))
+        sys.exit(1)
 
 
 def _keep_compiled_programs() -> None:
@@ -257,7 +274,9 @@ def compare(
     covariates: Covariates = None,
     formula: Formula = None,
     offset: Offset = None,
+    row_names: RowNames = None,
     transpose: Transpose = False,
+    layer: Layer = None,
     rank: Rank = None,
     covariance: Shape = "full",
     seed: Seed = 0,
@@ -265,7 +284,7 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Fit a table of counts by several methods, side by side: compare.csv, compare.md, compare.png."""
-    inputs = jobs.Inputs(counts, covariates, formula=formula, offset=offset, transpose=transpose)
+    inputs = jobs.Inputs(counts, covariates, row_names, formula, offset, layer=layer, transpose=transpose)
     settings = {"rank": _rank(rank), "covariance": covariance, "random_state": seed}
     job = jobs.prepare(inputs, settings, out)._replace(quiet=quiet)
     raise typer.Exit(jobs.carry_out_comparison(job, methods, say, complain))
@@ -318,14 +337,18 @@ def simulate(
 def study(
     name: Annotated[str | None, typer.Argument(help="Which study; without a name they are listed.")] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for the results [studies-out/NAME].")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for the results.", show_default="studies-out/NAME"),
     ] = None,
     small: Annotated[bool, typer.Option("--small", help="The small setting: a minute or so.")] = False,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes, one thread each [all cores].")] = None,
-    replicates: Annotated[
-        int | None, typer.Option(min=1, help="Tables drawn for a cell [as the study says].")
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes, one thread each.", show_default="all cores")
     ] = None,
-    methods: Annotated[str, typer.Option(help="Only these, with commas between [all].")] = "",
+    replicates: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tables drawn for a cell.", show_default="as the study says"),
+    ] = None,
+    methods: Annotated[str, typer.Option(help="Only these, with commas between.", show_default="all")] = "",
     quiet: Quiet = False,
 ) -> None:
     """Run a simulation study by name; the same command goes on where an interrupted one ended."""

@@ -63,7 +63,12 @@ Transpose = Annotated[
 ]
 Layer = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Layer of an AnnData with the raw counts [X].", rich_help_panel=DATA),
+    typer.Option(
+        metavar="NAME",
+        help="Layer of an AnnData with the raw counts.",
+        show_default="its X",
+        rich_help_panel=DATA,
+    ),
 ]
 Rank = Annotated[
     str | None,
@@ -147,7 +152,8 @@ StandardErrorTime = Annotated[
     typer.Option(
         "--se-time",
         metavar="SECONDS",
-        help="After these, cheaper standard errors, which says so [twice the fit's time, or 60].",
+        help="After these, cheaper standard errors are taken, and it is said.",
+        show_default="twice the fit's time, or 60",
         rich_help_panel=RESULT,
     ),
 ]

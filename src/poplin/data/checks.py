@@ -24,7 +24,7 @@ from poplin.data.held import (
     survey,
 )
 from poplin.data.readers import read_basis
-from poplin.data.tables import Named, Names, and_more, as_named, is_path, listed, more, place
+from poplin.data.tables import Named, Names, and_more, as_named, column_defaults, is_path, listed, more, place
 
 # A covariate whose part not explained by the others is smaller than this fraction of it is collinear: below
 # it, X'X (condition number squared) has no correct digit left in double precision.
@@ -32,6 +32,12 @@ COLLINEAR = 1e-8
 MOST_COVARIATE = 1e150  # the square of more overflows
 MOST_EXACT = 2**53  # whole numbers beyond it are rounded in double precision
 MOST_LOG = 100.0  # of an offset: e^100 is no exposure
+_BASIS = "The basis V"
+_AGAIN = (  # in Python, at the command line
+    "Columns that are not orthonormal (for want of rows or of digits) are so again as V, _ = numpy.linalg.qr(V).",
+    "Columns that are not orthonormal (for want of rows or of digits) are so again in the file after "
+    "numpy.linalg.qr(V)[0] in Python or qr.Q(qr(V)) in R; or ask for V with all its digits.",
+)
 
 
 def check_names(names: Names, what: str, mend: str) -> Names:
@@ -226,10 +232,18 @@ def _in_order(named: Named, columns: Names | None, what: str) -> np.ndarray:
     check_names(named.row_names, "row", f"rename the rows of {what}")
     place = {name: i for i, name in enumerate(named.row_names)}
     lacking = [name for name in columns if name not in place]
-    if lacking or len(place) != len(columns):
+    if lacking:
         raise InputError(
-            f"{what} has {len(place)} named rows for the {len(columns)} columns of Y and lacks "
-            f"{listed(lacking)}. Give it one row for each column of Y, by the same name."
+            f"{what} lacks rows for {len(lacking)} of the {len(columns)} columns of Y: {listed(lacking)}; its own "
+            f"begin with {listed(named.row_names[:3])}. Give it one row for each column of Y, by the same name."
+        )
+    if len(place) > len(columns):
+        extra = [name for name in named.row_names if name not in set(columns)]
+        raise InputError(
+            f"{what} has rows that are no columns of Y: {listed(extra)}. Leave them out."
+            f"{' ' + _AGAIN[0] if what == _BASIS else ''}",
+            at_command_line=f"{what} has rows that are no columns of the counts: {listed(extra)}. Leave them out."
+            f"{' ' + _AGAIN[1] if what == _BASIS else ''}",
         )
     return named.values[[place[name] for name in columns]]
 
@@ -241,23 +255,32 @@ def check_basis(V: Any, p: int, columns: Names | None = None) -> np.ndarray:
     Raises `InputError` when V has another shape, is not finite or not orthonormal.
     """
     V = read_basis(V) if is_path(V) else V
-    basis = _in_order(as_named(V, "The basis V"), columns, "The basis V")
-    if basis.ndim == 1:
-        basis = basis[:, None]
+    named = as_named(V, _BASIS)
+    basis = named.values[:, None] if named.values.ndim == 1 else named.values
+    if basis.ndim == 2 and basis.shape[0] != p and basis.shape[1] == p:
+        said = (
+            f"The basis V has the shape {basis.shape}; wanted is ({p}, q), one row per column of Y. It looks"
+        )
+        raise InputError(
+            f"{said} transposed: pass V.T.",
+            at_command_line=f"{said} transposed: turn the file, so that it has a line for each column of the counts.",
+        )
+    basis = _in_order(named._replace(values=basis), columns, _BASIS)
     if basis.ndim != 2 or basis.shape[0] != p or not 1 <= basis.shape[1] <= p:
-        turned = " It looks transposed: pass V.T." if basis.ndim == 2 and basis.shape[1] == p else ""
         raise InputError(
             f"The basis V has the shape {basis.shape}; wanted is ({p}, q) with 1 <= q <= {p}, one row per "
-            f"column of Y.{turned}"
+            "column of Y."
         )
-    if not np.isfinite(basis).all():
-        raise InputError("The basis V holds entries that are NaN or infinite. Give finite numbers.")
+    axes = named.column_names or tuple(str(k + 1) for k in range(basis.shape[1]))
+    check_finite(
+        basis, "An entry of the basis V", columns or column_defaults(p), axes, "Give finite numbers."
+    )
     gap = float(np.abs(basis.T @ basis - np.eye(basis.shape[1])).max())
     if gap > 1e-6:
-        raise InputError(
-            f"The columns of the basis V are not orthonormal: max |V'V - I| = {gap:.3g}, wanted at most "
-            "1e-6. Mend it with V, _ = numpy.linalg.qr(V) (or keep more digits when V is written to a file)."
+        said = (
+            f"The columns of the basis V are not orthonormal: max |V'V - I| = {gap:.3g}, wanted at most 1e-6."
         )
+        raise InputError(f"{said} {_AGAIN[0]}", at_command_line=f"{said} {_AGAIN[1]}")
     return basis
 
 

@@ -37,6 +37,7 @@ from poplin.data.tables import (
     CountTable,
     Named,
     Names,
+    and_more,
     as_named,
     as_pandas,
     as_table,
@@ -46,6 +47,7 @@ from poplin.data.tables import (
     is_instance,
     is_path,
     listed,
+    place,
     row_defaults,
 )
 from poplin.data.textfiles import remarks
@@ -407,6 +409,7 @@ def _where(which: np.ndarray, names: Names) -> list[str]:
 
 
 FILL = "Fill it in, or leave the row or the column out."
+UNITS = "Divide Y by a constant, as other units do."
 
 
 class Values(NamedTuple):
@@ -440,10 +443,37 @@ def as_new_values(columns: Names, Y: Any, *, layer: str | None = None) -> Values
     return _checked(table)
 
 
+def as_positions(W: Any, q: int) -> np.ndarray:
+    """Latent positions W (n, q) as finite numbers."""
+    named = as_named(W, "W")
+    if named.values.ndim != 2 or named.values.shape[1] != q:
+        raise InputError(
+            f"W has the shape {named.values.shape}; wanted is (n, {q}), a row for each position."
+        )
+    rows = named.row_names or row_defaults(len(named.values))
+    return check_finite(
+        named.values, "A position in W", rows, tuple(f"axis{k + 1}" for k in range(q)), "Leave it out."
+    )
+
+
+def check_size(values: Values, most: float) -> None:
+    """Raises `InputError` for numbers whose squares do not fit into the arithmetic that is to be done."""
+    large = np.abs(values.y) > most
+    if large.any():
+        at = tuple(int(k) for k in np.argwhere(large)[0])
+        where = place(at, values.row_names, values.column_names)
+        raise InputError(
+            f"Y holds {values.y[at]:g}{where}{and_more(large)}, more than {most:g} in size. {UNITS}"
+        )
+
+
 def _table(Y: Any, layer: str | None) -> CountTable:
     if is_path(Y):
-        return read_counts(Y)
-    if layer is None or not is_instance(Y, "anndata", "AnnData"):
+        return read_counts(Y, layer=layer)
+    if layer is not None and not is_instance(Y, "anndata", "AnnData"):
+        kind = type(Y).__name__
+        raise InputError(f"layer='{layer}' is of an AnnData, and Y is of type {kind}. Leave it out.")
+    if layer is None:
         return as_table(Y)
     if layer not in Y.layers:
         raise InputError(

@@ -1,8 +1,9 @@
 """What may be wrong with the store of an AnnData before anything in it is read: ways out of it, chunks that are gone.
 
 Start at `check_inside` (HDF5) and `check_within` (zarr), which `stored.root_of` asks of every file, and at
-`check_chunks`; `check_stored` is for what is to be read whole. The libraries are silent here: a link is followed into
-any file that the reader may read, and a chunk that is not there is read as zeros, as many as are declared.
+`check_chunks` (`check_facts` of names and covariates); `check_stored` is for what is to be read whole. The libraries
+are silent here: a link is followed into any file that the reader may read, and a chunk that is not there is read as
+zeros, as many as are declared.
 """
 
 from __future__ import annotations
@@ -155,6 +156,36 @@ def check_chunks(node: Any, shape: tuple[int, ...], name: str) -> tuple[str, ...
     )
 
 
+def check_facts(node: Any, name: str) -> tuple[str, ...]:
+    """What is to be told of chunks that are not there of what is known of the rows (obs) or columns (var).
+
+    Chunks of zeros are left out by those who write them, here too, but no name and no level is nothing. Raises
+    `InputError` where these are gone, or all codes of a factor of several levels.
+    """
+    lost = []
+    index = str(node.attrs.get("_index", "_index"))
+    for array in _arrays(node):
+        absent, chunks = _absent(array)
+        if not absent:
+            continue
+        where = array.name.strip("/").removeprefix(node.name.strip("/")).strip("/")
+        column, _, part = where.rpartition("/")
+        levels = node[column]["categories"].shape[0] if part == "codes" else 0
+        if where in (index, "") or part == "categories" or (levels > 1 and absent == chunks):
+            raise InputError(
+                f"{name} is damaged: of its '{where or name}', {absent} of {chunks} chunks are missing in the store. "
+                "Copy it again."
+            )
+        lost.append(f"'{where}' ({absent} of {chunks})")
+    if not lost:
+        return ()
+    return (
+        f"Chunks of {name} are not in the store and were read as 0, as nothing or as the first level: "
+        f"{', '.join(lost[:10])}{' ...' if len(lost) > 10 else ''}. So chunks of zeros are stored, and so a store "
+        "looks that lost some.",
+    )
+
+
 def check_packed(node: Any, name: str) -> None:
     """Raises `InputError` where a chunk of an array of a zarr store (or of those in a group) is cut off.
 
@@ -189,7 +220,7 @@ def check_stored(node: Any, name: str) -> None:
         if wanted > LARGE:
             check_declared(name, f"'{array.name.lstrip('/')}' of the shape {shape}", wanted, _stored(array))
     for group in _elements(node):
-        if not hasattr(group, "shape") and all(part in group for part in ("data", "indices", "indptr")):
+        if hasattr(group, "keys") and all(part in group for part in ("data", "indices", "indptr")):
             pointers_of(group, f"'{group.name.lstrip('/')}' of {name}")
 
 
@@ -204,7 +235,7 @@ def _elements(node: Any) -> Iterator[Any]:
     while waiting:
         found = waiting.pop()
         yield found
-        if not hasattr(found, "shape"):
+        if hasattr(found, "keys"):  # of a group; a type that HDF5 keeps by name has neither keys nor numbers
             waiting.extend(found[key] for key in found)
 
 
@@ -217,6 +248,10 @@ def pointers_of(node: Any, name: str) -> np.ndarray:
     if many != places:
         raise InputError(
             f"{name} is damaged: it has {many} entries and {places} places. Write the file again."
+        )
+    if node["indptr"].dtype.kind not in "iu":
+        raise InputError(
+            f"{name} is damaged: the places at which its rows begin are no whole numbers. Write the file again."
         )
     pointers = np.asarray(node["indptr"][...])
     if not len(pointers) or pointers[0] != 0 or pointers[-1] > many or (pointers[1:] < pointers[:-1]).any():

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from poplin import _process
-from poplin._types import InputError
+from poplin._types import InputError, is_slip
 from poplin.data.events_sources import (
     NO_CONCEPT,
     OMOP,
@@ -329,7 +329,7 @@ NO_ROW, NO_CODE, NO_DAY, NO_NUMBER = (
     "have no row name",
     "have no code",
     "have no date",
-    "have no whole number",
+    "have no whole number from 0",
 )
 EARLY, LATE, UNMATCHED = (
     "are before the first day",
@@ -389,7 +389,7 @@ def count_events(
     rules = rules or Rules()
     if rules.since is not None and rules.until is not None and rules.since > rules.until:
         raise InputError(f"The first day, {rules.since}, is after the last, {rules.until}. Swap them.")
-    with _base(memory, scratch) as base:
+    with _base(events, memory, scratch) as base:
         people: list[Source] = []
         told: tuple[str, ...] = ()
         if columns is None:
@@ -403,6 +403,8 @@ def count_events(
             ]
         else:
             sources = [(file_source(base, events), columns)]
+            _check_columns(sources[0][0], columns)
+        changes = _map_of(base, rules)  # first, as counting may take long
         tell(f"Reading {events.name}")
         read = [_days(base, source, named, rules, date_format) for source, named in sources]
         parts = [
@@ -412,13 +414,13 @@ def count_events(
         _fill_cells(base, parts, rules)
         tell("Counting")
         report = _told_events(base) + told + tuple(words for day in read for words in day.told)
-        report += _fill_rolled(base, rules) + _fill_names(base, rules)
+        report += _fill_rolled(base, rules, changes) + _fill_names(base, rules)
         tell("Building the table")
         return table_of(base, report, people, concepts=columns is None)
 
 
 @contextmanager
-def _base(memory: str, scratch: Path | None) -> Iterator[Any]:
+def _base(events: Path, memory: str, scratch: Path | None) -> Iterator[Any]:
     """An empty database on disk that is gone afterwards; DuckDB's complaints become `InputError`."""
     import duckdb
 
@@ -432,13 +434,56 @@ def _base(memory: str, scratch: Path | None) -> Iterator[Any]:
             yield base
         except InputError:
             raise
-        except (
-            Exception
-        ) as error:  # of damaged files, of memory that is none or too little; DuckDB's, and Arrow's
-            words = " ".join(str(error).splitlines()[:2]).rstrip(".") or type(error).__name__
-            raise InputError(f"The events cannot be read: {words}.") from error
+        except Exception as error:  # of damaged files, of too little memory; DuckDB's, and Arrow's
+            if is_slip(error):
+                raise
+            raise _unread(events, memory, error) from error
         finally:
             base.close()
+
+
+def _unread(events: Path, memory: str, error: Exception) -> InputError:
+    """What is said where the database gave up."""
+    words = " ".join(str(error).split("\n")[0].split()).rstrip(" .") or type(error).__name__
+    if "out of memory" in words.lower():
+        said = f"{events.name} was not counted, as {memory} of memory are too few ({words})."
+        return InputError(
+            f"{said} Give more, for example memory='4GB'.",
+            at_command_line=f"{said} Give more, for example --memory 4GB.",
+        )
+    return InputError(
+        f"{events.name} cannot be read: {words}. It may be damaged: copy it again, or write it again from where it "
+        "came."
+    )
+
+
+def _check_columns(source: Source, columns: Columns) -> None:
+    """Raises `InputError` where the events lack a column that is asked for; how it is named is said at each door."""
+    kinds = {
+        "row": "names the row of an event",
+        "code": "names its column",
+        "count": "says how often it happened",
+    }
+    for option, what in kinds.items():
+        name = getattr(columns, option)
+        if name is not None and not source.has(name):
+            said = f"{source.name} has no column '{name}', which {what}; it has {listed(source.types, 12)}. Say which"
+            wide = " A table with a line for each row and a column for each code is for poplin fit as it is."
+            wide = wide if option == "row" else ""
+            raise InputError(
+                f"{said} does, Columns({option}=...).{wide}",
+                at_command_line=f"{said} does, --{option} COLUMN.{wide}",
+            )
+
+
+def _map_of(base: Any, rules: Rules) -> Source | None:
+    """The table that says what codes become, if there is one."""
+    if rules.roll_up is None:
+        return None
+    source = file_source(base, rules.roll_up)
+    if len(source.types) < 2:
+        raise InputError(f"{rules.roll_up.name} has one column; wanted are a code and what it becomes.")
+    return source
 
 
 def _limit(base: Any, memory: str) -> None:
@@ -460,10 +505,11 @@ def _days(base: Any, source: Source, columns: Columns, rules: Rules, asked: str 
     if not rules.needs_days():
         return Days("NULL::DATE")
     if columns.date is None or not source.has(columns.date):
-        raise InputError(
-            f"Days are asked for, and {source.name} has no column '{columns.date or 'date'}' with dates. Name it with "
-            f"--date (Columns(date=...)); there are {listed(source.types, 12)}."
+        said = (
+            f"Days are asked for, and {source.name} has no column '{columns.date or 'date'}' with dates; it has "
+            f"{listed(source.types, 12)}. Say which it is,"
         )
+        raise InputError(f"{said} Columns(date=...).", at_command_line=f"{said} --date COLUMN.")
     return days(base, source, columns.date, asked)
 
 
@@ -529,16 +575,13 @@ def _told_lost(base: Any) -> Iterator[str]:
             yield f"{len(lost)} {what} have no event that counts; they are left out: {names}."
 
 
-def _fill_rolled(base: Any, rules: Rules) -> tuple[str, ...]:
+def _fill_rolled(base: Any, rules: Rules, source: Source | None) -> tuple[str, ...]:
     """Cells of the codes as they are in the table: rolled up if there is a map."""
     number = "count(DISTINCT day)" if rules.distinct_days else "sum(number)"
     grouped = f"CAST({number} AS BIGINT) AS number FROM cells"
-    if rules.roll_up is None:
+    if source is None or rules.roll_up is None:
         base.execute(f"CREATE TABLE rolled AS SELECT who, code, {grouped} WHERE fate = '' GROUP BY who, code")
         return ()
-    source = file_source(base, rules.roll_up)
-    if len(source.types) < 2:
-        raise InputError(f"{rules.roll_up.name} has one column; wanted are a code and what it becomes.")
     one, other = (source.text(name) for name in list(source.types)[:2])
     base.execute(
         f"CREATE TABLE changes AS SELECT DISTINCT {one} AS code, {other} AS becomes FROM {source.sql}"
@@ -578,20 +621,28 @@ def _fill_names(base: Any, rules: Rules) -> tuple[str, ...]:
         "CREATE TABLE codes AS SELECT code, many, CAST(row_number() OVER (ORDER BY code) - 1 AS INTEGER) AS place "
         f"FROM seen WHERE many >= {int(rules.min_rows)}"
     )
-    every, rare, rare_number = base.execute(
-        f"SELECT count(*), count(*) FILTER (many < {int(rules.min_rows)}), "
+    every, most, rare, rare_number = base.execute(
+        f"SELECT count(*), max(many), count(*) FILTER (many < {int(rules.min_rows)}), "
         f"CAST(coalesce(sum(number) FILTER (many < {int(rules.min_rows)}), 0) AS BIGINT) FROM seen"
     ).fetchone()
-    if every == 0:
+    if every == 0 and rules.roll_up is not None:
+        codes, begins = (
+            listed(
+                code
+                for (code,) in base.execute(
+                    f"SELECT DISTINCT code FROM {table} ORDER BY 1 LIMIT 3"
+                ).fetchall()
+            )
+            for table in ("cells WHERE fate = ''", "changes")
+        )
         raise InputError(
-            "The map has none of the codes of the events. Check that it begins with their column."
+            f"{rules.roll_up.name} has none of the codes of the events, which are such as {codes}; its first column "
+            f"holds {begins}. Wanted are a code as the events spell it, and what it becomes."
         )
     if rare == every:
         rows = "one row" if rules.min_rows == 1 else f"{rules.min_rows} rows"
-        raise InputError(
-            f"No column (there are {every}) is above 0 in {rows} or more. Lower min_rows.",
-            at_command_line=f"No column (there are {every}) is above 0 in {rows} or more. Lower --min-rows.",
-        )
+        said = f"No column (there are {every}) is above 0 in {rows} or more; the most are {most}. Lower"
+        raise InputError(f"{said} min_rows.", at_command_line=f"{said} --min-rows.")
     if not rare:
         return ()
     where = "no row" if rules.min_rows == 1 else f"fewer than {rules.min_rows} rows"

@@ -123,9 +123,11 @@ def _parquet_files(folder: Path) -> list[Path]:
     ]
     files = [file for file in every if file.suffix.lower() == ".parquet"]
     if not files:
-        raise InputError(
-            f"{folder} is a folder without .parquet files. Give a file, or a folder of Parquet files."
-        )
+        said = f"{folder} is a folder without .parquet files."
+        if any(_OF_TABLE.match(kind_and_stem(file)[1]) for file in every):
+            said += " It holds tables of OMOP, it seems:"
+            raise InputError(f"{said} give columns=None.", at_command_line=f"{said} say --omop.")
+        raise InputError(f"{said} Give a file, or a folder of Parquet files.")
     others = [file.name for file in every if kind_and_stem(file)[0] in TEXT]
     if others:
         raise InputError(
@@ -155,8 +157,10 @@ def _head(path: Path) -> tuple[list[str], str]:
                 else max(counts, key=lambda mark: counts[mark])
             )
             names = [name.strip() for name in next(csv.reader(handle, delimiter=delimiter), [])]
+    except UnicodeError as error:
+        raise InputError(f"{path.name} is no text in UTF-8: {error}. Save it as UTF-8.") from error
     except DAMAGE as error:
-        raise InputError(f"{path.name} is no text in UTF-8: {error}.") from error
+        raise InputError(f"{path.name} is damaged: {error}. Copy it again.") from error
     if not any(names):
         raise InputError(
             f"{path.name} is empty. It needs a line of column names and one line for each event."

@@ -72,35 +72,41 @@ def _from_json(file: Path) -> CountTable:
             f"{file.name} is too large for JSON. Convert it: biom convert -i {file.name} -o new.biom --to-hdf5."
         )
     held = json.loads(file.read_bytes())
+    if not isinstance(held, dict):
+        raise InputError(f"{file.name} is no BIOM table: its JSON is no object with rows, columns and data.")
     lacking = [name for name in ("rows", "columns", "shape", "data") if name not in held]
     if lacking:
         raise InputError(f"{file.name} is no BIOM table: it has no {listed(lacking)}.")
-    taxa, samples = ([str(entry["id"]) for entry in held[side]] for side in ("rows", "columns"))
+    taxa, samples = (_ids(held[side], side, file) for side in ("rows", "columns"))
     shape = (len(taxa), len(samples))
-    if tuple(held["shape"]) != shape:
+    if held["shape"] != list(shape):
         raise InputError(
-            f"{file.name} is damaged: it declares {' x '.join(map(str, held['shape']))} counts, and names {shape[0]} "
+            f"{file.name} is damaged: it declares counts of the shape {str(held['shape'])[:40]}, and names {shape[0]} "
             f"taxa and {shape[1]} samples. Write it again."
         )
-    values = (
-        _by_places(held["data"], shape)
-        if held.get("matrix_type") == "sparse"
-        else np.array(held["data"], float)
-    )
-    return _from_biom(
-        file,
-        values.reshape(shape).T,
-        samples,
-        taxa,
-        _facts([entry.get("metadata") for entry in held["columns"]]),
-    )
+    try:
+        numbers = np.array(held["data"], float)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"{file.name} is damaged: its 'data' are no table of numbers ({error}). Write it again."
+        ) from error
+    values = _by_places(numbers, shape) if held.get("matrix_type") == "sparse" else numbers
+    facts = _facts([entry.get("metadata") for entry in held["columns"]])
+    return _from_biom(file, values.reshape(shape).T, samples, taxa, facts)
 
 
-def _by_places(entries: list[list[float]], shape: tuple[int, int]) -> Any:
+def _ids(entries: Any, side: str, file: Path) -> list[str]:
+    """The names that a side of the table gives."""
+    if not isinstance(entries, list) or not all(isinstance(one, dict) and "id" in one for one in entries):
+        raise InputError(f"{file.name} is damaged: not each of its '{side}' has an id. Write it again.")
+    return [str(entry["id"]) for entry in entries]
+
+
+def _by_places(entries: np.ndarray, shape: tuple[int, int]) -> Any:
     """Entries (taxon, sample, count) as a table."""
     from scipy.sparse import coo_array
 
-    triples = np.array(entries, float).reshape(-1, 3)
+    triples = entries.reshape(-1, 3)
     i, j = (triples[:, side].astype(np.int64) for side in (0, 1))
     if (triples[:, :2] != np.stack([i, j], 1)).any():
         raise ValueError("the place of a count is no whole number")
@@ -109,7 +115,7 @@ def _by_places(entries: list[list[float]], shape: tuple[int, int]) -> Any:
 
 def _facts(metadata: list[Any]) -> dict[str, list[Any]]:
     """What is said of each sample, by name; lists and the like are no covariates."""
-    every = [entry or {} for entry in metadata]
+    every = [entry if isinstance(entry, dict) else {} for entry in metadata]
     names = dict.fromkeys(name for entry in every for name in entry)
     found = {name: [entry.get(name) for entry in every] for name in names}
     return {

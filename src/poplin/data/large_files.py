@@ -18,7 +18,7 @@ import numpy as np
 
 from poplin._types import InputError
 from poplin.data import held
-from poplin.data.damage import NAME, check_declared, check_stored
+from poplin.data.damage import NAME, check_declared, check_facts, check_stored
 from poplin.data.held import Backed, Source, SparseRows, Stored
 from poplin.data.located import kind_of
 from poplin.data.stored import large_table, name_of, root_of, rows_in
@@ -63,7 +63,12 @@ def counted(file: Path) -> tuple[int, Names]:
     told = parquet.ParquetFile(file)
     n, size = told.metadata.num_rows, file.stat().st_size
     check_declared(file.name, f"the names of its {n} rows", NAME * n, size)
-    names = (told.schema_arrow.pandas_metadata or {}).get("index_columns", [])
+    beside = told.schema_arrow.pandas_metadata or {}
+    names = beside.get("index_columns", []) if isinstance(beside, dict) else None
+    if not isinstance(names, list):
+        raise InputError(
+            f"{file.name} is damaged: what pandas wrote of its row names is no list. Write the file again."
+        )
     return n, tuple(name for name in told.schema_arrow.names if name not in names)
 
 
@@ -124,6 +129,8 @@ def large_annotated(file: Path, layer: str | None) -> tuple[CountTable | None, N
     if layer is not None and layer not in layers:
         raise InputError(f"{file.name} has no layer '{layer}'; it has {listed(layers) or 'none'}.")
     large, told = large_table(root, "X" if layer is None else f"layers/{layer}")
+    for side in ("obs", "var"):
+        told += check_facts(root[side], f"{side} of {file.name}") if side in root else ()
     if large is None:
         return None, told
     obs, var = (part_of(root, name) for name in ("obs", "var"))

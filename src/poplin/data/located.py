@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from poplin._types import InputError, said
+from poplin._types import InputError, is_slip, said
 from poplin.data.tables import listed
 
 TEXT = (".csv", ".tsv", ".txt", ".tab")
@@ -114,14 +114,17 @@ def _nearby(folder: Path, known: tuple[str, ...]) -> str:
 
 
 def loaded(file: Path, load: Callable[[], Any]) -> Any:
-    """What `load` gives; another library's failure on a broken file, of whatever class, becomes an `InputError`."""
+    """What `load` gives; another library's failure on a broken file, of whatever class, becomes an `InputError`.
+
+    A slip of poplin's own stays what it is: to call it damage would send the user after a file that is whole.
+    """
     try:
         return load()
     except InputError:
         raise
-    except (
-        Exception
-    ) as error:  # damaged bytes end in errors of zlib, of recursion, of division, of Unicode, ...
+    except Exception as error:  # damaged bytes end in errors of zlib, of recursion, of division, of Unicode
+        if is_slip(error):
+            raise
         kind = file.suffix or "such a"
         raise InputError(
             f"{file.name} cannot be read as {kind} file: {said(error)}. It may be damaged: copy it again, or write it "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from poplin._types import InputError
-from poplin.data.damage import array_in, arrays_in, check_stored
+from poplin._types import DataWarning, InputError
+from poplin.data.damage import array_in, arrays_in, check_facts, check_stored
 from poplin.data.formats import TURNED, TYPES, Features, chosen_features, read_biom, read_tenx
 from poplin.data.framed import read_frame, read_framed_counts
 from poplin.data.held import are_many
@@ -94,7 +95,10 @@ def _covariates(file: Path, kind: str, part: str | None, row_names: str | None) 
             raise InputError(f"{file.name} holds no covariates: {what}.")
         return covariates
     if kind in ANNOTATED:
-        return part_of(root_of(file), "obs")
+        root = root_of(file)
+        for words in check_facts(root["obs"], f"obs of {file.name}"):
+            warnings.warn(words, DataWarning, stacklevel=5)
+        return part_of(root, "obs")
     return read_frame(file, kind, part, row_names)
 
 
@@ -292,9 +296,11 @@ def read_annotated(path: str | os.PathLike[str]) -> Any:
 def _annotated(file: Path, kind: str) -> Any:
     from anndata.io import read_h5ad, read_zarr
 
-    check_stored(
-        root_of(file), file.name
-    )  # AnnData follows whatever leads out of a file, and reads all of it
+    root = root_of(file)
+    check_stored(root, file.name)  # AnnData follows whatever leads out of a file, and reads all of it
+    for side in ("obs", "var"):
+        if side in root:
+            check_facts(root[side], f"{side} of {file.name}")
     held = read_zarr(file) if kind == ".zarr" else read_h5ad(file)
     if not hasattr(held, "obs_names"):
         raise InputError(f"{file.name} holds a {type(held).__name__}; wanted is an AnnData.")

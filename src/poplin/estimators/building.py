@@ -5,14 +5,15 @@ every machine, and sizes follow from the data and the settings alone, so that a 
 """
 
 import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, NoReturn, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from poplin._types import InputError
+from poplin._types import InputError, UnfittedError
 from poplin.methods.gradient import Amortised
 from poplin.models.likelihoods import (
     AbstractLikelihood,
@@ -56,6 +57,14 @@ class AbstractEstimator:
             setattr(self, name, value)
         return self
 
+    def __getattr__(self, name: str) -> NoReturn:
+        """Asked of what is not there; what ends in an underscore is there after a fit."""
+        kind = type(self).__name__
+        left = name.endswith("_") and not name.startswith("_")
+        if left and not any(one.endswith("_") and not one.startswith("_") for one in vars(self)):
+            raise UnfittedError(f"This {kind} has not been fitted, so it has no {name}. Call fit first.")
+        raise AttributeError(f"'{kind}' object has no attribute '{name}'", name=name, obj=self)
+
     def __sklearn_tags__(self) -> Any:
         """What scikit-learn's pipelines and searches ask of an estimator: it needs a fit, and no target."""
         from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags
@@ -89,9 +98,66 @@ def _same(value: Any, default: Any) -> bool:
 
 # Settings that models with an encoder share, each said once.
 #
-# Start at `NetworkSettings`. A model is a dataclass over these: its own settings come first, what it inherits is
-# given by name, and a default that differs is said again in the model. scikit-learn reads them all off the signature
-# that the dataclass makes. What each means is told by `VAE`.
+# Start at `NetworkSettings`; `check_settings` is asked before a fit. A model is a dataclass over these: its own
+# settings come first, what it inherits is given by name, and a default that differs is said again in the model.
+# scikit-learn reads them all off the signature that the dataclass makes. What each means is told by `VAE`.
+
+
+def _whole(first: int) -> tuple[Callable[[Any], bool], str]:
+    """Whole numbers from `first` on, and how they are called."""
+    return (
+        lambda x: isinstance(x, int | np.integer) and not isinstance(x, bool) and bool(x >= first),
+        f"a whole number from {first}",
+    )
+
+
+def _number(test: Callable[[Any], bool], words: str) -> tuple[Callable[[Any], bool], str]:
+    """Finite numbers that pass the test, and how they are called."""
+    return (
+        lambda x: (
+            isinstance(x, int | float | np.integer | np.floating)
+            and not isinstance(x, bool)
+            and bool(abs(x) < float("inf"))
+            and test(x)
+        ),
+        words,
+    )
+
+
+def _layers(hidden: Any) -> bool:
+    one = _whole(1)[0]
+    return one(hidden) or (isinstance(hidden, list | tuple) and all(map(one, hidden)))
+
+
+SHARE = _number(lambda x: 0 <= x < 1, "a share from 0 to below 1")
+WEIGHT = _number(lambda x: x >= 0, "a number from 0")
+# What each setting may be, and how that is said. Those that name a part of the model are told where it is built.
+ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("n_components", "n_clusters", "max_epochs", "pretrain_epochs", "batch_size"), _whole(1)),
+    **dict.fromkeys(("draws", "importance", "update_interval", "max_iter"), _whole(1)),
+    **dict.fromkeys(("kl_warmup", "random_state"), _whole(0)),
+    **dict.fromkeys(("beta", "pretrain_beta", "gamma", "tol"), WEIGHT),
+    "learning_rate": _number(lambda x: x > 0, "a number above 0"),
+    "validation_fraction": SHARE,
+    "hidden": (
+        _layers,
+        "the units of each hidden layer, whole numbers from 1, such as (64, 32), or () for none",
+    ),
+    "patience": (
+        lambda x: x is None or _whole(1)[0](x),
+        "a whole number from 1, or None to train to the end",
+    ),
+    "callback": (lambda x: x is None or callable(x), "a function, or None"),
+    "binarise": (lambda x: isinstance(x, bool), "True or False"),
+}
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raises `InputError` for a setting that is of another kind than it may be, whatever estimator it is of."""
+    for name, value in settings.items():
+        allowed, words = ALLOWED.get(name, (lambda _: True, ""))
+        if not allowed(value):
+            raise InputError(f"{name}={value!r}; wanted is {words}.")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -200,8 +266,9 @@ def describe(y: np.ndarray, offset: np.ndarray, *, counts: bool) -> Columns:
 
 
 def _unit(values: np.ndarray) -> np.ndarray:
+    """The standard deviation of each column, 1 where it does not vary but for rounding, in whatever units it is."""
     sd = values.std(axis=0)
-    return np.where(sd > 1e-8 * (1 + np.abs(values.mean(axis=0))), sd, 1.0)
+    return np.where(sd > np.maximum(1e-8 * np.abs(values.mean(axis=0)), 1e-18), sd, 1.0)
 
 
 def build(words: Words, shape: Shape, columns: Columns, random: np.random.Generator) -> Amortised:

@@ -199,6 +199,9 @@ def compare(
     """
     if isinstance(methods, str):
         raise InputError(f"methods={methods!r}: wanted is a list of methods, for example [{methods!r}].")
+    if not len(methods):
+        said = "There is no method to fit by; wanted is at least one, for example "
+        raise InputError(f"{said}['variational', 'ml'].", at_command_line=f"{said}--methods variational,ml.")
     if settings.get("checkpoint") is not None:
         raise InputError("checkpoint is for one fit, and compare makes several: give it to poplin.PLN.")
     labels = _labels(methods)
@@ -208,7 +211,7 @@ def compare(
     refused: InputError | None = None
     for label, method in labels.items():
         try:
-            fits[label], lines[label] = _fitted(method, settings, Y, rows)
+            fits[label], lines[label] = _fitted(method, settings, Y, rows, told=bool(fits))
         except InputError as error:
             refused, lines[label] = error, {"note": str(error)}
     if not fits and refused is not None:
@@ -232,9 +235,12 @@ def _labels(methods: Sequence[Any]) -> dict[str, Any]:
 
 
 def _fitted(
-    method: Any, settings: dict[str, Any], Y: Any, rows: dict[str, Any]
+    method: Any, settings: dict[str, Any], Y: Any, rows: dict[str, Any], *, told: bool
 ) -> tuple[PLN, dict[str, Any]]:
-    """The fit by one method, and its line of the table but for the differences."""
+    """The fit by one method, and its line of the table but for the differences.
+
+    `told` is whether a fit before has warned of what is odd about the data, which is the same for all.
+    """
     full = isinstance(method, str) and method == FULL
     chosen: dict[str, Any] = {"method": "variational", "posterior": "full"} if full else {"method": method}
     if full and settings.get("max_iter") is None:
@@ -242,7 +248,8 @@ def _fitted(
     began = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a column of the table
-        warnings.simplefilter("ignore", DataWarning)
+        if told:
+            warnings.simplefilter("ignore", DataWarning)
         fit = PLN(**{**settings, **chosen}).fit(Y, **rows)
         if fit.interrupted_:
             raise KeyboardInterrupt

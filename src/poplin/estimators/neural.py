@@ -22,11 +22,11 @@ from poplin._numerics import at_length, compiled, double_precision
 from poplin._types import ConvergenceWarning, DataWarning, InputError
 from poplin.data.blocks import Block
 from poplin.data.checks import check_counts, check_weights
-from poplin.data.counts import Values, as_new_values, as_values
+from poplin.data.counts import Values, as_new_values, as_positions, as_values, check_size
 from poplin.data.formula import Design, apply, as_frame, design, design_from_json, design_to_json
 from poplin.data.sides import aligned, doubtful_offset, log_offset, row_vector
-from poplin.data.tables import CountTable, Names, is_instance, place
-from poplin.estimators.building import Columns, Shape, Words, build, describe
+from poplin.data.tables import CountTable, Names, as_named, is_instance, place
+from poplin.estimators.building import Columns, Shape, Words, build, check_settings, describe
 from poplin.estimators.checkpoints import Length, TrainingPlace, in_stretches
 from poplin.inference.likelihood import SLICE, in_slices
 from poplin.methods.gradient import (
@@ -103,18 +103,14 @@ def train(model: Any, objective: AbstractObjective, block: Block, plan: Plan) ->
 
 
 def check(plan: Plan) -> None:
-    """Every number of the plan is one that can be used."""
+    """The settings of the plan go together."""
     if plan.schedule not in SCHEDULES:
         raise InputError(
             f"schedule={plan.schedule!r} is not known; it is one of {', '.join(map(repr, SCHEDULES))}."
         )
-    if plan.max_epochs < 1 or plan.batch_size < 1 or not plan.learning_rate > 0:
-        raise InputError("max_epochs and batch_size must be at least 1 and learning_rate above 0.")
-    if not 0 <= plan.validation_fraction < 1:
-        raise InputError(f"validation_fraction={plan.validation_fraction!r}; give a share from 0 to below 1.")
-    if plan.patience is not None and (plan.patience < 1 or plan.validation_fraction == 0):
+    if plan.patience is not None and plan.validation_fraction == 0:
         raise InputError(
-            "Early stopping looks at left-out rows: give patience >= 1 with validation_fraction above 0, or "
+            "Early stopping looks at left-out rows: give patience with validation_fraction above 0, or "
             "patience=None to train for max_epochs."
         )
 
@@ -231,6 +227,8 @@ def _kept_after(history: pd.DataFrame) -> int:
 
 
 COUNTS = ("poisson", "negative-binomial", "poisson-lognormal")
+MOST_SINGLE = 1e18  # the square of more overflows in single precision
+MOST_LEVELS = 1000  # of categories: each has weights of its own in every column
 PIECE = 4_000_000  # numbers looked at together in double precision
 
 
@@ -328,12 +326,12 @@ def _rows(wanted: Wanted, values: Values, x: np.ndarray, offset: Any) -> Rows:
 
 def _check_values(wanted: Wanted, values: Values) -> None:
     y = values.y
+    check_size(values, MOST_SINGLE)
     if wanted.likelihood in COUNTS:
         check_counts(y, values.row_names, values.column_names)
     elif wanted.likelihood == "categorical":
-        _refuse(
-            values, (y < 0) | (y != np.rint(y)), "a category", "Code categories as whole numbers 0, 1, 2, ..."
-        )
+        mend = f"Code categories as whole numbers 0, 1, 2, ..., at most {MOST_LEVELS} of them."
+        _refuse(values, (y < 0) | (y != np.rint(y)) | (y >= MOST_LEVELS), "a category", mend)
     elif wanted.likelihood == "bernoulli" and wanted.binarise:
         _refuse(
             values,
@@ -408,6 +406,7 @@ class AbstractNeural:
         when the stopping rule did not hold or the KL term never got its whole weight.
         """
         began = time.perf_counter()
+        check_settings(self.get_params())  # type: ignore[attr-defined]
         rows, self.coded_ = training_rows(self._wanted(), Y, data=data, offset=offset, weights=weights)
         counts = self._wanted().likelihood in COUNTS
         used = rows.weights > 0
@@ -423,7 +422,7 @@ class AbstractNeural:
     def _begin(self, rows: Rows, columns: Columns) -> None:
         """The model with its first values."""
         levels = int(rows.y.max()) + 1 if self._wanted().likelihood == "categorical" else 0
-        self.shape_ = Shape(rows.y.shape[1], rows.x.shape[1], self._rank(), levels)
+        self.shape_ = Shape(rows.y.shape[1], rows.x.shape[1], int(self._setting("n_components")), levels)
         self.columns_ = columns
         self.column_names_, self.n_features_in_ = self.coded_.columns, rows.y.shape[1]
         self.model_ = build(self._words(), self.shape_, columns, np.random.default_rng(self._plan().seed))
@@ -432,12 +431,6 @@ class AbstractNeural:
         self.model_, self.history_ = trained.model, trained.history
         self.stopped_, self.converged_ = trained.stopped, trained.stopped in ("patience", "tol")
         self.n_iter_, self.messages_, self.held_out_ = len(trained.history), trained.messages, trained.held
-
-    def _rank(self) -> int:
-        q = self._setting("n_components")
-        if not isinstance(q, int | np.integer) or isinstance(q, bool) or q < 1:
-            raise InputError(f"n_components={q!r}; give a whole number from 1.")
-        return int(q)
 
     def _setting(self, name: str, default: Any = None) -> Any:
         return getattr(self, name, default)
@@ -487,11 +480,14 @@ class AbstractNeural:
 
     def inverse_transform(self, W: Any, *, data: Any = None, offset: Any = 0.0) -> np.ndarray:
         """E[y | w] at latent positions W (n, q) under the conditions in `data`, (n, p); offset: one number, or (n,)."""
-        latent = np.asarray(W, dtype=np.float32)
-        if latent.ndim != 2 or latent.shape[1] != self.shape_.rank:
-            raise InputError(f"W has the shape {latent.shape}; wanted is (n, {self.shape_.rank}).")
+        latent = as_positions(W, self.shape_.rank).astype(np.float32)
         x = conditions(self.coded_, data, len(latent))
-        o = np.broadcast_to(np.reshape(offset, (-1, 1)), (len(latent), 1)).astype(np.float32)
+        given = as_named(offset, "offset").values
+        if given.shape not in ((), (1,), (len(latent),), (len(latent), 1)):
+            raise InputError(
+                f"offset has the shape {given.shape}; wanted is one number, or ({len(latent)},), one for each position."
+            )
+        o = np.broadcast_to(np.reshape(given, (-1, 1)), (len(latent), 1)).astype(np.float32)
         return np.asarray(_decoded(self.model_, latent, x, o))
 
     def reconstruct(self, Y: Any, *, data: Any = None, offset: Any = None, under: Any = None) -> np.ndarray:

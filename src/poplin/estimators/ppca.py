@@ -13,8 +13,10 @@ import numpy as np
 from poplin import fit as loop
 from poplin._numerics import double_precision
 from poplin._types import ConvergenceWarning, InputError
-from poplin.data.counts import as_new_values, as_values
-from poplin.estimators.building import AbstractEstimator
+from poplin.data.checks import MOST_COVARIATE, check_weights
+from poplin.data.counts import as_new_values, as_positions, as_values, check_size
+from poplin.data.sides import row_vector
+from poplin.estimators.building import AbstractEstimator, check_settings
 from poplin.estimators.keeping import check_model
 from poplin.methods.ppca import ExactEM, Gaussian, Measurements, closed_form, loglik, principal
 from poplin.store import read_npz, write_npz
@@ -78,11 +80,14 @@ class PPCA(AbstractEstimator):
     def fit(self, Y: Any, y: Any = None, *, weights: Any = None) -> Self:
         """Fit to Y (n, p): array, DataFrame, scipy.sparse or AnnData; weights (n,) count a row so many times."""
         began = time.perf_counter()
+        check_settings({name: v for name, v in self.get_params().items() if name != "n_components"})
         values = as_values(Y)
+        check_size(values, MOST_COVARIATE)
         q = _checked_rank(self.n_components, *values.y.shape)
         if self.method not in ("closed", "em"):
             raise InputError(f"method={self.method!r} is not known to PPCA; it is 'closed' or 'em'.")
-        weight = _checked_weights(weights, len(values.y))
+        rows = values.row_names if values.named_rows else None
+        weight = check_weights(row_vector(weights, "weights", rows, len(values.y), []), values.row_names)
         self.column_names_, self.n_features_in_ = values.column_names, values.y.shape[1]
         self.trace_, self.converged_, self.n_iter_ = {}, True, 0
         with double_precision():
@@ -159,7 +164,7 @@ class PPCA(AbstractEstimator):
 
     def inverse_transform(self, W: Any) -> np.ndarray:
         """The mean mu + C w of a row at each latent position, (n, p)."""
-        return self.mean_ + np.asarray(W, dtype=float) @ self.loadings_.T
+        return self.mean_ + as_positions(W, self.loadings_.shape[1]) @ self.loadings_.T
 
     def score_samples(self, Y: Any) -> np.ndarray:
         """Log-likelihood of each row, exact, in nats (n,): higher is better."""
@@ -205,6 +210,8 @@ def load(path: Any) -> PPCA:
 
 
 def _checked_rank(q: Any, n: int, p: int) -> int:
+    if p == 1:
+        raise InputError("Y has one column; principal components need at least two. Add columns.")
     if not isinstance(q, int | np.integer) or isinstance(q, bool) or not 1 <= q < p:
         raise InputError(
             f"n_components={q!r}, and Y is {n} x {p}. Give a whole number from 1 to {p - 1}: one dimension at "
@@ -213,19 +220,16 @@ def _checked_rank(q: Any, n: int, p: int) -> int:
     return int(q)
 
 
-def _checked_weights(weights: Any, n: int) -> np.ndarray:
-    if weights is None:
-        return np.ones(n)
-    weight = np.asarray(weights, dtype=float)
-    if weight.shape != (n,) or not np.all(np.isfinite(weight)) or np.any(weight < 0) or not weight.any():
-        raise InputError(f"weights must be {n} finite numbers, not negative and not all 0, one a row of Y.")
-    return weight
-
-
 def _check_noise(eigenvalues: np.ndarray, q: int) -> None:
     if np.mean(eigenvalues[q:]) <= SMALLEST * max(eigenvalues[0], np.finfo(float).tiny):
         rank = int(np.sum(eigenvalues > SMALLEST * eigenvalues[0]))
+        if rank == 0:
+            raise InputError(
+                "Y does not vary: all rows (of a weight above 0) are the same, or differ by less than 1e-150. Give "
+                "rows that differ, or multiply Y by a constant, as other units do."
+            )
+        mend = f"Use at most {rank - 1} components, or add" if rank > 1 else "Add"
         raise InputError(
-            f"Y varies in {rank} directions only and n_components={q} takes them all: the noise variance would "
-            f"be 0 and the likelihood infinite. Use at most {max(rank - 1, 1)} components, or add rows."
+            f"Y varies in {rank} direction{'s' * (rank > 1)} only and n_components={q} takes them all: the noise "
+            f"variance would be 0 and the likelihood infinite. {mend} rows that differ."
         )

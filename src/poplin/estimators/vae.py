@@ -16,6 +16,7 @@ from poplin import fit as loop
 from poplin._numerics import at_length, compiled
 from poplin._types import InputError
 from poplin.data.blocks import Block
+from poplin.data.checks import check_basis
 from poplin.data.tables import listed
 from poplin.estimators import neural
 from poplin.estimators.building import (
@@ -104,7 +105,15 @@ class VAE(AbstractNeural, AbstractLikely, AbstractEstimator, NetworkSettings, Ep
             raise InputError(f"posterior={self.posterior!r} is not known; it is 'diagonal' or 'full'.")
         if self.basis is not None and self.likelihood != "poisson-lognormal":
             raise InputError("A basis goes with likelihood='poisson-lognormal'; leave it out.")
-        return Words(*names, widths(self.hidden), self.activation, self.basis)
+        basis = self.basis
+        if basis is not None:
+            basis = check_basis(basis, self.n_features_in_, self.column_names_)
+            if basis.shape[1] != self.n_components:
+                raise InputError(
+                    f"The basis V has {basis.shape[1]} columns and n_components={self.n_components}. Give as many "
+                    f"columns as components: n_components={basis.shape[1]}, or V[:, :{self.n_components}]."
+                )
+        return Words(*names, widths(self.hidden), self.activation, basis)
 
     def _trained(self, block: Block) -> neural.Trained:
         return neural.train(self.model_, self._objective(), block, self._plan())

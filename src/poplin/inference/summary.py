@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from poplin._types import printable
+from poplin._types import InputError, printable
 from poplin.data import held
 from poplin.data.counts import Counts
 
@@ -81,7 +81,13 @@ def summary(fit: Fitted, *, shown: int = 8) -> str:
     """
     lines = [f"Poisson-lognormal model, fitted by {method_words(fit)}", ""]
     lines += _two_columns(facts(fit))
-    lines += ["", *_coefficient_lines(fit, shown), "", *_covariance_lines(fit, shown)]
+    lines += [
+        "",
+        *_coefficient_lines(fit, shown),
+        "",
+        *_covariance_lines(fit, shown),
+        *_scale_lines(fit, shown),
+    ]
     told = (*fit.counts_.notes, *fit.messages_, *getattr(fit, "coef_notes", tuple)())
     if told:
         lines += ["", "To know", *(line for note in told for line in _wrapped(note, "  - "))]
@@ -242,6 +248,29 @@ def _with_errors(fit: Fitted, effect: tuple[str, str, float]) -> tuple[Any, ...]
     interval = f"{told.lower[at]:.3f} to {told.upper[at]:.3f}"
     numbers = f"{value:.3f}", f"{told.se[at]:.3f}", interval, f"{told.z[at]:.3f}", f"{told.p[at]:.2g}"
     return *names, *numbers, str(np.broadcast_to(told.method, told.p.shape)[at])
+
+
+def scale_table(fit: Fitted) -> Any:
+    """A borrowed basis's scales with their intervals, in its order; None without a basis or standard errors."""
+    ask = getattr(fit, "confint", None)
+    if fit.get_params().get("basis") is None or ask is None or coef_interval(fit) is None:
+        return None
+    try:
+        return ask("scales")
+    except InputError:  # of methods that estimate none
+        return None
+
+
+def _scale_lines(fit: Fitted, shown: int) -> list[str]:
+    table = scale_table(fit)
+    if table is None:
+        return []
+    told = [
+        f"  {name}  {line.estimate:.3g} (95 % interval {line.lower:.3g} to {line.upper:.3g})"
+        for name, line in table.iloc[:shown].iterrows()
+    ]
+    more = [f"  and {len(table) - shown} more"] if len(table) > shown else []
+    return ["", "Scales of the basis V, in its order", *told, *more]
 
 
 def _covariance_lines(fit: Fitted, shown: int) -> list[str]:

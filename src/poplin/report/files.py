@@ -45,23 +45,27 @@ FORMATS = {
 }
 
 
-def write_comparison(table: pandas.DataFrame, out: Path) -> list[Path]:
-    """Write compare.csv, compare.md and compare.png into `out`, made if need be; returns the paths."""
+def write_comparison(table: pandas.DataFrame, out: Path, notes: Sequence[str] = ()) -> list[Path]:
+    """Write compare.csv, compare.md and compare.png into `out`, made if need be; returns the paths.
+
+    `notes` are what is to be known of the table of counts, whatever it was fitted by.
+    """
     out.mkdir(parents=True, exist_ok=True)
     with written_together(out) as draft:
         table.to_csv(draft / "compare.csv")
-        (draft / "compare.md").write_text(markdown(table), encoding="utf-8")
+        (draft / "compare.md").write_text(markdown(table, notes), encoding="utf-8")
         figure(table).savefig(draft / "compare.png", format="png", dpi=130)
     return [out / name for name in ("compare.csv", "compare.md", "compare.png")]
 
 
-def markdown(table: pandas.DataFrame) -> str:
-    """The table for people to read."""
+def markdown(table: pandas.DataFrame, notes: Sequence[str] = ()) -> str:
+    """The table for people to read, and what they have to know of the counts."""
     head = ["method", *table.columns]
     lines = [_line(head), _line(["---"] * len(head))]
     for label, row in table.iterrows():
         lines.append(_line([str(label), *(_told(name, row[name]) for name in table.columns)]))
-    return "\n".join(lines) + "\n"
+    told = ["", "To know", "", *(f"- {note}" for note in notes)] if notes else []
+    return "\n".join([*lines, *told]) + "\n"
 
 
 def _line(cells: list[str]) -> str:
@@ -111,6 +115,7 @@ FORMULA = (
     "\r",
 )  # what spreadsheets take for the beginning of one, or skip before it
 PAGE = "report.html"
+SCALES = "scales.csv"
 MOST_FACTORS = 100  # of a direct form above that, by size
 
 
@@ -161,6 +166,8 @@ def write_results(
 ) -> list[Path]:
     """Write coef.csv, covariance.csv, embedding.csv, trace.csv, model.npz and (`page`) report.html into `out`.
 
+    Of a borrowed basis with standard errors, scales.csv too.
+
     The folder is made if need be. The files appear together when all are on the disk, and replace those of an earlier
     fit. Returns the paths, the page last.
     """
@@ -170,25 +177,34 @@ def write_results(
         for name, lines in tables.items():
             _write_table(draft / name, lines)
         fit.save(draft / "model.npz")
-        coef, *pages = _completed(fit, draft, origin, page=page)
-    return [out / name for name in (coef, *tables, "model.npz", *pages)]
+        coef, *others = _completed(fit, draft, origin, page=page)
+    return [out / name for name in (coef, *tables, "model.npz", *others)]
 
 
 def complete(fit: Fitted, out: Path, origin: html.Origin | None = None, *, page: bool = True) -> list[Path]:
-    """Write what standard errors are in, coef.csv and report.html, anew; returns the paths."""
+    """Write what standard errors are in, coef.csv, scales.csv and report.html, anew; returns the paths."""
     with written_together(out) as draft:
         written = _completed(fit, draft, origin, page=page)
     return [out / name for name in written]
 
 
 def _completed(fit: Fitted, draft: Path, origin: html.Origin | None, *, page: bool) -> list[str]:
-    """The two files, by their names; without a page, that of an earlier fit would be of another one than the tables."""
+    """The files, by their names; without a page, that of an earlier fit would be of another one than the tables.
+
+    scales.csv has the scales of a borrowed basis, in its order, with their intervals; an earlier fit's goes likewise.
+    """
     _write_table(draft / "coef.csv", _coefficients(fit))
+    written, scales = ["coef.csv"], summary.scale_table(fit)
+    if scales is None:
+        (draft.parent / SCALES).unlink(missing_ok=True)
+    else:
+        scales.to_csv(draft / SCALES)
+        written.append(SCALES)
     if not page:
         (draft.parent / PAGE).unlink(missing_ok=True)
-        return ["coef.csv"]
+        return written
     (draft / PAGE).write_text(html.page(fit, origin), encoding="utf-8", newline="")
-    return ["coef.csv", PAGE]
+    return [*written, PAGE]
 
 
 def _write_table(path: Path, lines: Iterable[Sequence[Any]]) -> None:
