@@ -1,10 +1,11 @@
-"""For all tests and examples: programs are compiled quickly, once for all workers, and do not pile up in one process.
+"""For all tests and examples: programs are compiled quickly, and do not pile up in one process.
 
 Start at `quickly`. Two thirds of the suite's time is compiling, most of it of programs that run once. XLA maps memory
 for each program; a process that has run out of maps (65530 by default on Linux) ends with a segmentation fault in the
 compiler.
 """
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,13 @@ import pytest
 from poplin._numerics import hurried
 
 MOST_MAPS = 20_000
+COPIED = (
+    "test_formats.py",
+    "test_damage.py",
+    "test_damage_sizes.py",
+    "test_fuzz_readers.py",
+    "test_backed.py",
+)
 QUICK = " ".join(
     [
         "--xla_backend_optimization_level=0",
@@ -24,20 +32,23 @@ QUICK = " ".join(
     ]
 )
 MAPS = Path("/proc/self/maps")
-# Workers, and the commands that tests run, keep compiled programs here, not in the home of whoever runs the tests: a
-# worker inherits what the process that started it was given.
+# The commands that tests run keep compiled programs here, not in the home of whoever runs the tests: a worker inherits
+# what the process that started it was given. Workers keep none: of seven programs they would find one there, and to
+# write and look up the others takes longer than to compile that one.
 if "POPLIN_TESTS_CACHES" not in os.environ:
     os.environ["POPLIN_TESTS_CACHES"] = tempfile.mkdtemp(prefix="poplin-tests-")
 os.environ["XDG_CACHE_HOME"] = os.environ["POPLIN_TESTS_CACHES"]
 os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{os.environ['XDG_CACHE_HOME']}/poplin"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_enable_compilation_cache", False)
 # Single operations, and programs that tests jit themselves, take half as long to compile; all programs take a tenth
 # less when they are not cut in parts, for which no core is idle. Else poplin's own programs say how they want to be
 # compiled. (If a newer XLA does not know one of these words, it ends the process and says which.)
 if QUICK not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
+# Traces are trees of small objects of which next to none is garbage: looking through all of them at every 700 takes a
+# fifteenth of the time.
+gc.set_threshold(100_000, 20, 20)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,6 +56,11 @@ def quickly() -> Iterator[None]:
     """Small programs, of which tests have thousands, are compiled as `poplin fit` compiles them."""
     with hurried(tells_all=False):
         yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """First the files of HDF5: each is read in a copy of the process, which is ten times as slow with many programs."""
+    items.sort(key=lambda item: item.path.name not in COPIED)  # the others keep their order
 
 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:

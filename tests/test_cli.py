@@ -216,20 +216,8 @@ def test_the_whole_of_it_on_a_real_table(shared_data: Path, tmp_path: Path) -> N
     assert np.linalg.eigvalsh(sigma).min() > 0
 
 
-def test_a_budget_that_is_too_small_is_told_and_the_results_are_written(tmp_path: Path) -> None:
-    draw = [
-        sys.executable,
-        "-m",
-        "poplin",
-        "simulate",
-        "--rows",
-        "40",
-        "--columns",
-        "3",
-        "--out",
-        "drawn.npz",
-    ]
-    subprocess.run(draw, cwd=tmp_path, check=True, capture_output=True)
+def test_a_budget_that_is_too_small_is_told_and_the_results_are_written(run: Run, tmp_path: Path) -> None:
+    assert run("simulate", "--rows", "40", "--columns", "3", "--out", "drawn.npz") == 0
     words = [sys.executable, "-m", "poplin", "fit", "drawn.npz", "--max-iter", "2", "--quiet", "--out", "out"]
     ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 3 and ended.stdout == ""

@@ -44,15 +44,26 @@ def test_eight_devices_give_the_numbers_of_one(name: str, eight: Any) -> None:
     devices.check(name, devices.estimates(name), eight)
 
 
-@pytest.mark.parametrize("name", ["bound", "bound, full Gaussians", "ml"])
-def test_a_fit_goes_on_with_another_number_of_devices(name: str, tmp_path: Path) -> None:
-    devices.stopped(name, tmp_path / f"{name}.npz")
-    begun = devices.started(devices.program(name), tmp_path, devices=DEVICES)
+STOPPED = ["bound", "bound, full Gaussians", "ml"]
+
+
+@pytest.fixture(scope="module")
+def gone_on(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which one process with eight devices went on with fits that one device had begun."""
+    folder = tmp_path_factory.mktemp("gone_on")
+    for name in STOPPED:
+        devices.stopped(name, folder / f"{name}.npz")
+    begun = devices.started(devices.program(*STOPPED), folder, devices=DEVICES)
+    assert devices.ended(begun) == [0], devices.heard(folder, 0)
+    return folder
+
+
+@pytest.mark.parametrize("name", STOPPED)
+def test_a_fit_goes_on_with_another_number_of_devices(name: str, gone_on: Path) -> None:
     whole = devices.estimates(name)
-    assert devices.ended(begun) == [0], devices.heard(tmp_path, 0)
-    devices.check(name, whole, np.load(tmp_path / "out.npz"))
-    shutil.copy(tmp_path / f"{name}, again.npz", tmp_path / f"{name}.npz")
-    devices.check(name, whole, devices.estimates(name, **devices.going_on(tmp_path, name)))
+    devices.check(name, whole, np.load(gone_on / "out.npz"))
+    shutil.copy(gone_on / f"{name}, again.npz", gone_on / f"{name}.npz")
+    devices.check(name, whole, devices.estimates(name, **devices.going_on(gone_on, name)))
 
 
 def test_one_device_is_left_alone() -> None:

@@ -234,12 +234,11 @@ def test_a_slow_climb_is_not_taken_for_the_top() -> None:
     counts = random.poisson(np.exp(np.minimum(latent - 9, 9)))
     counts = counts[:, (counts > 0).any(axis=0)]
 
-    def reached(tol: float, seed: int) -> float:
-        model = poplin.PLN(rank=2, shrinkage=0, tol=tol, max_iter=8000, random_state=seed)
-        return model.fit(counts).loglik_
+    def reached(steps: int, seed: int) -> float:
+        return poplin.PLN(rank=2, shrinkage=0, max_iter=steps, random_state=seed).fit(counts).loglik_
 
-    usual, long = np.mean([reached(0.2, seed) for seed in range(3)]), reached(0.03, 0)
-    assert usual > long - 80  # about 20, and one seed's is off by 65; by the lengths of movements alone 160
+    # 14, seeds apart by 10; by the lengths of movements alone it settles far below, 120, and creeps on from there
+    assert np.mean([reached(500, seed) for seed in range(3)]) > reached(2000, 0) - 50
 
 
 @pytest.mark.parametrize(("angle", "cosine"), [(0.0, 1.0), (np.pi / 3, 0.5), (np.pi, -1.0)])
