@@ -14,16 +14,26 @@ import subprocess
 import sys
 import tokenize
 import tomllib
-from collections.abc import Iterator
-from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-PACKAGE = REPOSITORY / "src" / "poplin"
+from tests.structure import (
+    PACKAGE,
+    REPOSITORY,
+    SOURCES,
+    Structure,
+    imported,
+    label,
+    module_of,
+    own_imports,
+    room_of,
+    structure,
+    tree_of,
+)
+
 ROOMS = (
     "_types < _numerics | _process < data < models < rows < updates | starts < methods < store < fit < inference < "
     "estimators < poplin < studies | report | tl | datasets | stopping < demo | job < cli < __main__"
@@ -32,58 +42,11 @@ FLOOR = {room: i for i, rooms in enumerate(ROOMS.split(" < ")) for room in rooms
 HEAVY = {"sklearn", "anndata", "pandas", "matplotlib", "pooch", "rich", "typer"}
 HEAVY_ALLOWED = {f"data/{name}.py" for name in ("readers", "framed", "large_files", "formula", "formats")}
 LONGEST_FILE, LONGEST_FUNCTION = 700, 60
+MOST = Structure(files=130, lines=36_500, with_one_importer=36, estimators=23, floors_of_estimators=11)
 
-SOURCES = sorted(PACKAGE.rglob("*.py"))
 EVERYTHING = sorted(
     path for top in ("src", "tests", "benchmarks") for path in (REPOSITORY / top).rglob("*.py")
 )
-
-
-def label(path: Path) -> str:
-    """How a file is called in the list of tests."""
-    return path.relative_to(REPOSITORY).as_posix()
-
-
-def module_of(path: Path) -> str:
-    """The dotted name of a file of the package."""
-    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def room_of(module: str) -> str:
-    """The first part of a name below `poplin`; `poplin` itself is the room of the public names."""
-    parts = module.split(".")
-    return parts[1] if len(parts) > 1 else "poplin"
-
-
-MODULES = {module_of(path): path for path in SOURCES}
-
-
-@cache
-def tree_of(path: Path) -> ast.Module:
-    """What a file says."""
-    return ast.parse(path.read_text())
-
-
-def imported(path: Path) -> Iterator[str]:
-    """Every module that a file imports, also inside functions, as absolute dotted names."""
-    for node in ast.walk(tree_of(path)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{label(path)}: line {node.lineno} imports by a relative name"
-            base = node.module or ""
-            yield from (_target(f"{base}.{alias.name}", base) for alias in node.names)
-
-
-def _target(longer: str, base: str) -> str:
-    """`from poplin.data import counts` is a module, `from poplin.data.counts import Counts` is not."""
-    return longer if longer in MODULES else base
-
-
-def own_imports(path: Path) -> set[str]:
-    """The modules of the package that a file imports."""
-    return {name for name in imported(path) if name.split(".")[0] == "poplin"}
 
 
 def code_lines(source: str, tree: ast.Module) -> set[int]:
@@ -126,6 +89,13 @@ def test_heavy_libraries_stay_right_of_the_numerics(path: Path) -> None:
         return
     heavy = {name for name in imported(path) if name.split(".")[0] in HEAVY}
     assert not heavy, f"{label(path)} imports {sorted(heavy)}; that belongs into estimators or right of it"
+
+
+def test_the_house_does_not_grow_by_splitting() -> None:
+    """`python -m tests.structure` prints these; a bound is lowered when the house has become smaller."""
+    found = structure()
+    over = [name for name, most in MOST._asdict().items() if getattr(found, name) > most]
+    assert not over, f"more than {MOST}: {found}"
 
 
 def test_no_circle() -> None:
@@ -215,6 +185,18 @@ def test_a_file_says_what_it_is_for_and_is_short(path: Path) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             size = len(lines & set(range(node.lineno, (node.end_lineno or node.lineno) + 1)))
             assert size <= LONGEST_FUNCTION, f"{label(path)}: {node.name} has {size} lines of code"
+
+
+STEPS = re.findall(r"^\d\. `(.+?)`: (.+)$", (REPOSITORY / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+
+
+def test_from_a_fit_to_a_chain_are_few_files() -> None:
+    """The path in CONTRIBUTING.md: what is said of a file stands in it."""
+    assert 0 < len(STEPS) <= 8
+    for name, words in STEPS:
+        source = (PACKAGE / name).read_text()
+        said = re.findall(r"`([\w.]+)`", words)
+        assert said and all(re.search(rf"\b{each.split('.')[-1]}\b", source) for each in said), name
 
 
 QUICK = [line.split("::") for line in (REPOSITORY / "tests" / "quick.txt").read_text().split()]
