@@ -1,4 +1,4 @@
-"""For all tests and examples: programs are compiled quickly, and do not pile up in one process.
+"""For all tests and examples: programs are compiled quickly, once for all workers, and do not pile up in one process.
 
 Start at `quickly`. Two thirds of the suite's time is compiling, most of it of programs that run once. XLA maps memory
 for each program; a process that has run out of maps (65530 by default on Linux) ends with a segmentation fault in the
@@ -32,15 +32,15 @@ QUICK = " ".join(
     ]
 )
 MAPS = Path("/proc/self/maps")
-# The commands that tests run keep compiled programs here, not in the home of whoever runs the tests: a worker inherits
-# what the process that started it was given. Workers keep none: of seven programs they would find one there, and to
-# write and look up the others takes longer than to compile that one.
+# Workers, and the commands that tests run, keep compiled programs here, not in the home of whoever runs the tests: a
+# worker inherits what the process that started it was given.
 if "POPLIN_TESTS_CACHES" not in os.environ:
     os.environ["POPLIN_TESTS_CACHES"] = tempfile.mkdtemp(prefix="poplin-tests-")
 os.environ["XDG_CACHE_HOME"] = os.environ["POPLIN_TESTS_CACHES"]
 os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{os.environ['XDG_CACHE_HOME']}/poplin"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-jax.config.update("jax_enable_compilation_cache", False)
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 # Single operations, and programs that tests jit themselves, take half as long to compile; all programs take a tenth
 # less when they are not cut in parts, for which no core is idle. Else poplin's own programs say how they want to be
 # compiled. (If a newer XLA does not know one of these words, it ends the process and says which.)
@@ -48,7 +48,7 @@ if QUICK not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
 # Traces are trees of small objects of which next to none is garbage: looking through all of them at every 700 takes a
 # fifteenth of the time.
-gc.set_threshold(100_000, 20, 20)
+gc.set_threshold(100_000, 10, 10)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -70,3 +70,4 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
             many = sum(1 for _ in lines) > MOST_MAPS
         if many:
             jax.clear_caches()
+            gc.collect()
