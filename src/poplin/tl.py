@@ -16,6 +16,8 @@ from poplin.data.offsets import is_name
 from poplin.data.tables import CountTable, index_names, listed
 from poplin.inference.summary import OF_A_RUN
 
+__all__ = ["pln"]
+
 USUAL_RANK = 10
 MOST_AXES = 10  # of a direct form
 SQUARE_UP_TO = 2000  # columns; above, Sigma is not written

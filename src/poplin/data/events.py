@@ -31,6 +31,8 @@ from poplin.data.events_sources import (
 from poplin.data.tables import listed
 from poplin.data.textfiles import GAP_WORDS
 
+__all__ = ["Columns", "EventCounts", "Rules", "count_events"]
+
 # Dates of events as people write them: one format for the whole column, inferred or asked for.
 #
 # Start at `days`. Two readings that differ (4/10/03 in America and in Britain) are a question, not a guess, and what

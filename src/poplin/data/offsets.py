@@ -18,6 +18,8 @@ from poplin.data import held
 from poplin.data.checks import check_counts
 from poplin.data.tables import CountTable, Names, as_table, column_defaults, listed, row_defaults
 
+__all__ = ["css", "gmpr", "rle", "tmm", "tss", "wrench"]
+
 # The offset of Kumar et al. (2018): how a row's composition differs from the mean one, where many counts are zero.
 #
 # Start at `log_factors`. With shares s_ij = y_ij / N_i, reference m_j = mean_i s_ij and ratios r_ij = s_ij / m_j:

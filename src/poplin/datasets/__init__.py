@@ -6,3 +6,5 @@
 from poplin.datasets.catalogue import describe as describe
 from poplin.datasets.catalogue import fetch as fetch
 from poplin.datasets.catalogue import names as names
+
+__all__ = ["describe", "fetch", "names"]

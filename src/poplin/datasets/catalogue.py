@@ -17,6 +17,8 @@ from poplin.data.tables import CountTable, listed
 from poplin.datasets import download
 from poplin.datasets.download import Remote, local
 
+__all__ = ["describe", "fetch", "names"]
+
 
 class Dataset(NamedTuple):
     """A public table: what it is, its shape, its files by name, how they are read, whose it is, on which terms."""

@@ -35,6 +35,7 @@ from poplin.inference.selection import (
     nesting,
     paired_loglik,
 )
+from poplin.models.draws import draw_counts
 
 # `select`: which rank, which shape of Sigma? Candidates side by side, by likelihood.
 #
@@ -452,7 +453,7 @@ def _bootstrap(
     for b in range(n_boot):
         noise = random.standard_normal((len(weights), fit.result_.loadings.shape[1]))
         position = counts.offset + counts.x @ fit.coef_ + noise @ fit.result_.loadings.T
-        y = np.where(np.isnan(counts.y), np.nan, random.poisson(np.exp(np.minimum(position, 40.0))))
+        y = np.where(np.isnan(counts.y), np.nan, draw_counts(random, position))
         again = tuple(side._replace(counts=side.counts._replace(y=y)) for side in sides)
         results = tuple(driver.fitted(side.counts, side.settings, began) for side in again)
         if any(result.interrupted for result in results):

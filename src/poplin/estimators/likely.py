@@ -169,7 +169,8 @@ class AbstractLikely:
         """Draw n rows from the fitted model: w from the prior, y from the likelihood, (n, p)."""
         x = neural.conditions(self.coded_, data, n)
         key = np.array([0, random_state], dtype=np.uint32)
-        return np.asarray(_drawn(self.model_, key, x, np.float32(offset), shape=(n, self.shape_.rank)))
+        out = np.asarray(_drawn(self.model_, key, x, shape=(n, self.shape_.rank)))
+        return self.model_.likelihood.sample(np.random.default_rng(random_state), out, np.float32(offset))
 
 
 @compiled()
@@ -184,7 +185,6 @@ def _shares(prior: Any, latent: Any) -> Any:
 
 
 @compiled(static_argnames="shape")
-def _drawn(model: Any, key: Any, x: Any, offset: Any, *, shape: tuple[int, int]) -> Any:
-    for_latent, for_y = jax.random.split(key)
-    latent = model.prior.sample(for_latent, shape)
-    return model.likelihood.sample(for_y, model.decoder(latent, x), offset[None, None])
+def _drawn(model: Any, key: Any, x: Any, *, shape: tuple[int, int]) -> Any:
+    """What the decoder gives at positions drawn from the prior."""
+    return model.decoder(model.prior.sample(key, shape), x)

@@ -36,6 +36,7 @@ from poplin.inference.intervals import Interval
 from poplin.inference.likelihood import RowLikelihood, row_loglik
 from poplin.inference.summary import summary
 from poplin.models.covariance import Covariance
+from poplin.models.draws import draw_counts
 from poplin.models.loadings import principal_axes
 from poplin.rows.gaussian import fit_rows
 from poplin.updates.structure import Model
@@ -48,6 +49,10 @@ from poplin.updates.structure import Model
 
 Moments = tuple[np.ndarray, np.ndarray]
 DRAWS = 1000  # importance draws of a row
+TOO_LARGE = (
+    "Check that the offset is on the log scale and that X is like that of the fit. If both are, the column varies too "
+    "much in the fit (`covariance_`): fit a smaller model (a rank, shrinkage) or leave it out."
+)
 
 
 def attributes(result: Result) -> dict[str, Any]:
@@ -656,7 +661,8 @@ class PLN(AbstractAsked, AbstractEstimator):
         x, o = as_covariates(self.coding_, n, X=X, offset=offset, data=data)
         random = np.random.default_rng(random_state)
         noise = random.standard_normal((n, self.result_.loadings.shape[1]))
-        return random.poisson(np.exp(o + x @ self.coef_ + noise @ self.result_.loadings.T))
+        log_rate = o + x @ self.coef_ + noise @ self.result_.loadings.T
+        return draw_counts(random, log_rate, columns=self.counts_.column_names, mend=TOO_LARGE)
 
     def score_samples(
         self, Y: Any, *, X: Any = None, offset: Any = None, data: Any = None, return_se: bool = False

@@ -36,6 +36,7 @@ from poplin.inference.intervals import LARGE, Moves, Part, Root, Tests, Wanted, 
 from poplin.inference.sandwich import Margins, Sandwich, deviations
 from poplin.inference.summary import OF_A_RUN
 from poplin.methods.exact import Likelihood
+from poplin.models.draws import draw_counts
 from poplin.models.loadings import DiagonalRoot
 from poplin.rows.nodes import column_nodes, joint_nodes
 from poplin.updates.structure import Diagonal, Full, Model
@@ -317,7 +318,7 @@ def _refit(fit: Any, settings: dict[str, Any], seed: int) -> Any:
     counts, random = fit.counts_, np.random.default_rng(seed)
     loadings = fit.result_.loadings
     latent = counts.x @ fit.coef_ + random.standard_normal((len(counts.y), loadings.shape[1])) @ loadings.T
-    drawn = random.poisson(np.exp(counts.offset + latent)).astype(float)
+    drawn = draw_counts(random, counts.offset + latent).astype(float)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
         warnings.simplefilter("ignore", ConvergenceWarning)

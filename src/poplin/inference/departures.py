@@ -25,6 +25,7 @@ import numpy as np
 from poplin.data import held
 from poplin.data.counts import Counts
 from poplin.inference.summary import Fitted
+from poplin.models.draws import draw_counts
 
 # The law of one count under a fitted model: Y ~ Poisson(e^T), T ~ N(center, variance), and its slopes.
 #
@@ -161,7 +162,6 @@ MOST_COUNTS, MOST_COLUMNS, MOST_ROWS = (
 EVALUATIONS = 60_000  # counts drawn from the fit, in all
 FEWEST_DRAWS, MOST_DRAWS = 5, 60  # of each row
 REPLICATES = 500
-LARGEST_RATE = 1e15
 TAIL, MIDDLE = 2.2, 0.5  # normal quantiles beyond, within which residuals say what kind a departure is
 
 
@@ -227,7 +227,7 @@ def looked(fit: Fitted, *, seed: int = 0) -> Looked:
     draws = int(np.clip(EVALUATIONS // (n * m), FEWEST_DRAWS, MOST_DRAWS))
     root = (fit.components_ * np.sqrt(np.maximum(fit.eigenvalues_, 0)))[seen.columns]
     noise = random.standard_normal((draws, n, root.shape[1])) @ root.T
-    y = 1.0 * random.poisson(np.exp(np.minimum(seen.center + noise, np.log(LARGEST_RATE))))
+    y = 1.0 * draw_counts(random, seen.center + noise)
     there = ~np.isnan(seen.y)
     latent = noise / np.sqrt(np.maximum(seen.variance, LEAST))
     return Looked(seen, _placed(seen.y, seen, there), _placed(y, seen, there), there, latent)

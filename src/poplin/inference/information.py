@@ -26,6 +26,7 @@ from poplin.data.blocks import Block
 from poplin.fit import Outcome, Progress, run
 from poplin.fit import ahead as compile_ahead
 from poplin.methods.method import AbstractMethod, Sweep
+from poplin.models.draws import draw_counts
 from poplin.models.loadings import AbstractLoadings, BorrowedBasis
 from poplin.rows import chains as chain
 from poplin.rows.frames import rates
@@ -376,7 +377,6 @@ def _products(here: Coordinates, scores: Array, rate: Counts, w: Latent, block: 
 PHASE = "information"
 SETTLING = 16  # moves before draws are used
 PARTING = 8  # the same of simulated rows, which begin at a draw already, both sets at the same
-LARGEST_RATE = 1e15  # of a simulated count
 NUMBERS = 16_000_000  # most numbers in one array of a slice of rows
 
 
@@ -467,8 +467,7 @@ def _simulated(here: Coordinates, block: Block, key: Array, *, kind) -> tuple[Fi
     random = np.random.default_rng([*np.asarray(jax.random.key_data(key)), int(block.index[0])])
     position = random.standard_normal((len(block.index), loadings.shape[1]))
     base = block.offset + block.x @ coef
-    rate = np.exp(np.minimum(base + position @ loadings.T, np.log(LARGEST_RATE)))
-    counts = random.poisson(rate).astype(float)
+    counts = draw_counts(random, np.asarray(base) + position @ loadings.T).astype(float)
     # of the counts alone: the chains' law must not know where they start
     mass = counts + 0.5 * np.exp(np.minimum(base, 0.0))
     centre = np.zeros((len(position), 1))  # whatever the numbers of a view

@@ -11,3 +11,5 @@ from poplin.methods.options import Composite as Composite
 from poplin.methods.options import Exact as Exact
 from poplin.methods.options import Moments as Moments
 from poplin.methods.options import Smoothed as Smoothed
+
+__all__ = ["BBVI", "IWAE", "MCMC", "Amortised", "Composite", "Exact", "Moments", "Smoothed"]

@@ -6,6 +6,8 @@ method's name stands for its record with nothing changed.
 
 from typing import NamedTuple
 
+__all__ = ["BBVI", "IWAE", "MCMC", "Amortised", "Composite", "Exact", "Moments", "Smoothed"]
+
 
 class Exact(NamedTuple):
     """Numerical integration, where Sigma is diagonal or there are at most 3 latent dimensions.

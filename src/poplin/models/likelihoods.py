@@ -6,12 +6,16 @@ depends on the data only and is computed once. All are in nats with every consta
 """
 
 from abc import abstractmethod
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.scipy.special import gammaln
+
+from poplin.models.draws import draw_counts
 
 # Functions of every entry of a table, in forms that are quick and exact enough in single precision.
 #
@@ -92,6 +96,7 @@ SMALLEST_LOG_SCALE = (
     -7.0
 )  # of a column's unit: below it a scale is held, or a constant column's density has no bound
 LOG_2PI = 1.8378770664093453
+LOWER = "Give an offset on the log scale that is like those of the rows that the model was fitted to."
 
 
 class AbstractLikelihood(eqx.Module):
@@ -114,8 +119,8 @@ class AbstractLikelihood(eqx.Module):
         """E[y | out], (..., p); for categories their number is meaningless: the most probable one."""
 
     @abstractmethod
-    def sample(self, key: Array, out: Array, offset: Array) -> Array:
-        """A draw of y, (..., p)."""
+    def sample(self, random: np.random.Generator, out: np.ndarray, offset: np.ndarray) -> np.ndarray:
+        """A draw of y, (..., p), by NumPy; an `InputError` for rates at which no count can be drawn."""
 
     def log_prob(self, out: Array, y: Array, offset: Array) -> Array:
         """Log p(y | out) in nats, every constant included."""
@@ -154,9 +159,9 @@ class Gaussian(AbstractLikelihood):
     def mean(self, out, offset):
         return lax.stop_gradient(self.place) + lax.stop_gradient(self.unit) * out
 
-    def sample(self, key, out, offset):
-        mean = self.mean(out, offset)
-        return mean + self.scale() * jax.random.normal(key, mean.shape, mean.dtype)
+    def sample(self, random, out, offset):
+        scale = np.exp(np.maximum(self.log_scale, SMALLEST_LOG_SCALE) if self.learned else self.log_scale)
+        return _normal(random, self, out, scale)
 
 
 class RowGaussian(AbstractLikelihood):
@@ -181,9 +186,15 @@ class RowGaussian(AbstractLikelihood):
     def mean(self, out, offset):
         return lax.stop_gradient(self.place) + lax.stop_gradient(self.unit) * out[..., :-1]
 
-    def sample(self, key, out, offset):
-        mean = self.mean(out, offset)
-        return mean + self._scale(out) * jax.random.normal(key, mean.shape, mean.dtype)
+    def sample(self, random, out, offset):
+        return _normal(random, self, out[..., :-1], np.exp(np.maximum(out[..., -1:], SMALLEST_LOG_SCALE)))
+
+
+def _normal(
+    random: np.random.Generator, law: Gaussian | RowGaussian, out: np.ndarray, scale: Any
+) -> np.ndarray:
+    """Draws about `out` with the standard deviation `scale`, both in the columns' units."""
+    return np.asarray(law.place) + np.asarray(law.unit) * (out + scale * random.standard_normal(out.shape))
 
 
 class Bernoulli(AbstractLikelihood):
@@ -201,8 +212,8 @@ class Bernoulli(AbstractLikelihood):
     def mean(self, out, offset):
         return jax.nn.sigmoid(out)
 
-    def sample(self, key, out, offset):
-        return (jax.random.uniform(key, out.shape, out.dtype) < jax.nn.sigmoid(out)).astype(out.dtype)
+    def sample(self, random, out, offset):
+        return (random.logistic(size=out.shape) < out).astype(out.dtype)
 
 
 class Categorical(AbstractLikelihood):
@@ -227,8 +238,9 @@ class Categorical(AbstractLikelihood):
     def mean(self, out, offset):
         return jnp.argmax(self._logits(out), axis=-1).astype(out.dtype)
 
-    def sample(self, key, out, offset):
-        return jax.random.categorical(key, self._logits(out), axis=-1).astype(out.dtype)
+    def sample(self, random, out, offset):
+        logits = out.reshape(*out.shape[:-1], -1, self.levels)
+        return np.argmax(logits + random.gumbel(size=logits.shape), axis=-1).astype(out.dtype)
 
 
 class Poisson(AbstractLikelihood):
@@ -253,8 +265,8 @@ class Poisson(AbstractLikelihood):
     def mean(self, out, offset):
         return jnp.exp(jnp.minimum(offset + out, LARGEST_LOG_RATE))
 
-    def sample(self, key, out, offset):
-        return jax.random.poisson(key, self.mean(out, offset)).astype(out.dtype)
+    def sample(self, random, out, offset):
+        return draw_counts(random, offset + out, mend=LOWER)
 
 
 class NegativeBinomial(AbstractLikelihood):
@@ -275,8 +287,8 @@ class NegativeBinomial(AbstractLikelihood):
     def mean(self, out, offset):
         return jnp.exp(jnp.minimum(offset + out, LARGEST_LOG_RATE))
 
-    def sample(self, key, out, offset):
-        mean, size = self.mean(out, offset), jnp.exp(self.log_size)
-        for_rate, for_count = jax.random.split(key)
-        rate = jax.random.gamma(for_rate, jnp.broadcast_to(size, mean.shape), dtype=mean.dtype) * mean / size
-        return jax.random.poisson(for_count, rate).astype(out.dtype)
+    def sample(self, random, out, offset):
+        log_size = np.asarray(self.log_size, dtype=float)
+        extra = random.standard_gamma(np.broadcast_to(np.exp(log_size), out.shape))
+        with np.errstate(divide="ignore"):  # of a size so small that the rate is 0
+            return draw_counts(random, offset + out + np.log(extra) - log_size, mend=LOWER)

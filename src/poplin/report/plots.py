@@ -18,6 +18,20 @@ from poplin.inference import summary
 from poplin.inference.summary import LARGEST_KHAT, Fitted
 from poplin.report import views
 
+__all__ = [
+    "biplot",
+    "coefficients",
+    "correlation_circle",
+    "eigenvalues",
+    "embedding",
+    "heat_map",
+    "khat",
+    "residuals",
+    "rootogram",
+    "selection",
+    "trace",
+]
+
 # What the pictures share: axes to draw on, colours that everybody can tell apart, labels that do not overlap.
 #
 # Start at `axes_of`. Groups have the colours of Okabe and Ito (2008) and others that stay apart from them, and, from

@@ -14,6 +14,7 @@ from poplin.data import held
 from poplin.data.counts import Counts
 from poplin.inference.departures import marginal_cdf
 from poplin.inference.summary import Fitted, measure
+from poplin.models.draws import draw_counts
 
 AXES_OF_A_DIRECT_FORM = 10  # of its p axes, how many go into the files and the figures
 
@@ -229,9 +230,7 @@ def frequencies(
     drawn = np.empty((tables, len(seen)))
     for t in range(tables):
         noise = random.standard_normal((len(taken), root.shape[1])) @ root.T
-        table = random.poisson(
-            np.exp(np.minimum((center + noise)[:, here], 40.0))
-        )  # a Poisson draw's limit is e^43
+        table = draw_counts(random, (center + noise)[:, here])
         drawn[t] = np.histogram(table[known], edges)[0]
     lower, upper = np.quantile(drawn, [0.025, 0.975], axis=0)
     return Frequencies(bin_names(edges), seen, drawn.mean(axis=0), lower, upper, len(taken), len(rows))

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import gammaln, logsumexp
 
+from poplin.models.draws import draw_counts
 from poplin.studies.study import Column, Estimate, Table
 
 NODES, WEIGHTS = (np.asarray(part) for part in np.polynomial.hermite_e.hermegauss(40))
@@ -119,7 +120,7 @@ def draw(random: np.random.Generator, *, n: int, p: int, beta: tuple[float, floa
     effect = np.sqrt(variance) * random.standard_normal((n, 1))
     latent = beta[0] + beta[1] * x + effect
     truth = np.array(beta)[:, None], np.array([[variance]]), np.ones((1, 1)), np.array([variance])
-    return Table(random.poisson(np.exp(latent)), x, latent, *truth)
+    return Table(draw_counts(random, latent), x, latent, *truth)
 
 
 def column(name: str, *, exact: bool) -> Column:

@@ -12,6 +12,7 @@ import numpy as np
 
 from poplin._types import InputError
 from poplin.data.tables import column_defaults, row_defaults
+from poplin.models.draws import draw_counts
 from poplin.store import written_whole
 
 SHAPES = ("ar1", "spherical", "diagonal")
@@ -56,10 +57,9 @@ def simulate(
     root = _root(covariance, columns, correlation) if rank is None else _loadings(random, columns, rank)
     latent = random.standard_normal((rows, root.shape[1])) @ root.T
     log_rate = mean + latent
-    if log_rate.max() > 40:
-        raise InputError("The mean is so high that counts are no longer whole numbers. Choose one below 30.")
+    counts = draw_counts(random, log_rate, mend="Choose a lower mean.")
     coef = np.full((1, columns), float(mean))
-    return Simulated(random.poisson(np.exp(log_rate)), coef, root @ root.T, latent)
+    return Simulated(counts, coef, root @ root.T, latent)
 
 
 def write(table: Simulated, path: Path) -> None:

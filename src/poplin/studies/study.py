@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from poplin._types import InputError
+from poplin.models.draws import draw_counts
 
 Numbers = dict[str, Any]
 
@@ -225,7 +226,7 @@ def table(law: Law, random: np.random.Generator, *, fresh: int = 0) -> Table:
     n = law.rows + fresh
     noise = random.standard_normal((n, len(law.scales)))
     latent = law.coef + (noise * np.sqrt(law.scales)) @ law.basis.T
-    counts = random.poisson(np.exp(latent))
+    counts = draw_counts(random, latent)
     held = counts[law.rows :] if fresh else None
     x = np.ones((law.rows, 1))
     seen = counts[: law.rows], x, latent[: law.rows]
