@@ -13,7 +13,6 @@ import pytest
 
 import poplin
 from poplin import InputError
-from poplin._types import UnfittedError
 from poplin.estimators.building import describe
 
 TABLE = np.random.default_rng(0).poisson(3.0, (12, 4)).astype(float)
@@ -95,31 +94,6 @@ def test_units_are_those_of_the_table(scale: float) -> None:
     y = np.column_stack([TABLE, np.full(len(TABLE), 3.0), np.zeros(len(TABLE))]) * scale
     found = describe(y, np.zeros((len(y), 1)), counts=False).unit
     assert np.allclose(found, [*(TABLE.std(axis=0) * scale), 1, 1], rtol=1e-6, atol=0)
-
-
-ASKED: dict[str, Any] = {
-    "transform": lambda model: model.transform(TABLE),
-    "save": lambda model: model.save("never.npz"),
-    "an attribute": lambda model: model.covariance_,
-}
-
-
-@pytest.mark.parametrize("what", ASKED)
-@pytest.mark.parametrize("model", [poplin.PPCA, poplin.VAE, poplin.Autoencoder, poplin.PLN])
-def test_what_was_not_fitted_says_so(model: Any, what: str) -> None:
-    one = model()
-    with pytest.raises(
-        UnfittedError, match=f"This {model.__name__} has not been fitted, so it has no .*_. Call fit"
-    ):
-        ASKED[what](one)
-    assert not hasattr(one, "loadings_") and getattr(one, "no_such_", None) is None
-
-
-def test_what_a_fit_does_not_leave_is_a_plain_attribute_error() -> None:
-    fit = poplin.PPCA(2).fit(TABLE)
-    with pytest.raises(AttributeError, match="'PPCA' object has no attribute 'history_'") as met:
-        _ = fit.history_
-    assert not isinstance(met.value, UnfittedError)
 
 
 POSITIONS = {

@@ -236,7 +236,6 @@ def refusals() -> dict[str, tuple[Any, Any, dict[str, Any], str]]:
             "without weights",
         ),
         "itself": (full, full, {}, "nothing to test"),
-        "not fitted": (poplin.PLN(), full, {}, "small is not fitted"),
         "number": (diagonal, full, {"n_boot": -1}, "n_boot=-1"),
     }
 

@@ -75,10 +75,6 @@ class InputError(ValueError):
         self.at_command_line = printable(words if at_command_line is None else at_command_line)
 
 
-class UnfittedError(InputError, AttributeError):
-    """What a fit leaves was asked of an estimator that has not been fitted."""
-
-
 class ConvergenceWarning(UserWarning):
     """A fit stopped before its stopping rule held; the message says what to do."""
 

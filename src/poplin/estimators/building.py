@@ -7,13 +7,13 @@ every machine, and sizes follow from the data and the settings alone, so that a 
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from poplin._types import InputError, UnfittedError
+from poplin._types import InputError
 from poplin.methods.gradient import Amortised
 from poplin.models.likelihoods import (
     AbstractLikelihood,
@@ -41,6 +41,15 @@ from poplin.rows.encoders import DiagonalEncoder, Features, FullEncoder, PointEn
 # `sklearn.base.clone` and grid searches work on whatever derives from it.
 
 
+def not_fitted(what: str) -> Exception:
+    """scikit-learn's error for what is asked of a model before `fit`; it is a ValueError and an AttributeError."""
+    from sklearn.exceptions import NotFittedError
+
+    return NotFittedError(
+        f"{what} is not fitted yet. Call fit first, or take a saved fit: poplin.load(path)."
+    )
+
+
 class AbstractEstimator:
     """A class whose settings are the arguments of its constructor."""
 
@@ -57,13 +66,15 @@ class AbstractEstimator:
             setattr(self, name, value)
         return self
 
-    def __getattr__(self, name: str) -> NoReturn:
-        """Asked of what is not there; what ends in an underscore is there after a fit."""
-        kind = type(self).__name__
-        left = name.endswith("_") and not name.startswith("_")
-        if left and not any(one.endswith("_") and not one.startswith("_") for one in vars(self)):
-            raise UnfittedError(f"This {kind} has not been fitted, so it has no {name}. Call fit first.")
-        raise AttributeError(f"'{kind}' object has no attribute '{name}'", name=name, obj=self)
+    if not TYPE_CHECKING:  # else any name would pass for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """What is not there: attributes of a fit, with an underscore at their end, where there was none."""
+            if name.startswith("_") or not name.endswith("_") or "n_features_in_" in vars(self):
+                return object.__getattribute__(
+                    self, name
+                )  # raises the error that there would be without this
+            raise not_fitted(f"This {type(self).__name__}")
 
     def __sklearn_tags__(self) -> Any:
         """What scikit-learn's pipelines and searches ask of an estimator: it needs a fit, and no target."""

@@ -22,6 +22,7 @@ from poplin.data.counts import Counts, as_counts, check_rank
 from poplin.data.held import check_dense
 from poplin.estimators import contest as standings
 from poplin.estimators import driver, likely, phases
+from poplin.estimators.building import not_fitted
 from poplin.estimators.contest import DIRECTION, Contest
 from poplin.estimators.phases import Recipe, count
 from poplin.estimators.pln import PLN
@@ -383,8 +384,8 @@ def _chi_squared(statistic: float, df: int) -> tuple[float, float]:
 
 def _side(fit: PLN, name: str) -> Side:
     """A fit as the test needs it; an `InputError` where it is no unshrunk maximum-likelihood fit."""
-    if not hasattr(fit, "result_"):
-        raise InputError(f"{name} is not fitted: call fit first.")
+    if "result_" not in vars(fit):
+        raise not_fitted(name)
     settings = fit.get_params()
     if settings["method"] != "ml":
         raise InputError(

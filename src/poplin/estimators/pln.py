@@ -265,11 +265,13 @@ class AbstractAsked:
     """
 
     seconds_: float
+    result_: Result
+    counts_: Counts
 
     def _asked(self) -> Uncertainty:
         """What has been computed for the present fit."""
         held = vars(self).get("_uncertainty")
-        if held is None or held.result is not vars(self)["result_"]:
+        if held is None or held.result is not self.result_:
             held = Uncertainty(self)
             vars(self)["_uncertainty"] = held
         return held
@@ -300,7 +302,7 @@ class AbstractAsked:
         return Asked(cluster=self._grouping(cluster))
 
     def _grouping(self, cluster: Any) -> Grouping:
-        counts = vars(self)["counts_"]
+        counts = self.counts_
         if is_held_sparse(counts.y):
             raise InputError(caveats.SAMPLED_ROWS)
         return grouping(cluster, counts.groups, counts.row_names)
