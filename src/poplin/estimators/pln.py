@@ -1,54 +1,40 @@
 """`PLN`, the Poisson-lognormal model as users meet it: settings, fit, and what a fit can be asked.
 
-Start at `PLN.fit`. The numbers come from `phases.py` (how it is fitted) and from below (what is asked of a
-fit); here they get names, NumPy arrays and words.
+Start at `PLN.fit`. The numbers come from `phases.py` (how it is fitted), `latent.py` (what is asked of rows) and
+`statistics.py` (standard errors, intervals and tests); here they get names, NumPy arrays and words.
 """
 
 from __future__ import annotations
 
-import copy
 import time
 import warnings
-from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from poplin._numerics import compiled, double_precision, key_of
-from poplin._types import ConvergenceWarning, DataWarning, InputError, LikelihoodWarning
-from poplin.data import held
-from poplin.data.blocks import Block, as_block
-from poplin.data.counts import Coding, Counts, as_counts, as_covariates, as_new_rows, some_rows
-from poplin.data.held import is_held_sparse
-from poplin.data.sides import Grouping, grouping
-from poplin.data.streams import Stream
-from poplin.estimators import amortised, contest, directions, driver, keeping, likely, uncertainty
-from poplin.estimators import standard_errors as caveats
+from poplin._numerics import double_precision
+from poplin._types import ConvergenceWarning, DataWarning, LikelihoodWarning
+from poplin.data.counts import Coding, Counts, as_counts, as_covariates, as_new_rows
+from poplin.estimators import contest, directions, driver, keeping, likely, uncertainty
 from poplin.estimators.building import AbstractEstimator
 from poplin.estimators.driver import Result
-from poplin.estimators.phases import best_rows, first_rows, frozen_bound, surer_rows, training_block
-from poplin.estimators.standard_errors import NOT_ASKED
-from poplin.estimators.uncertainty import Asked, StandardErrors, Uncertainty
-from poplin.inference.intervals import Interval
-from poplin.inference.likelihood import RowLikelihood, row_loglik
+from poplin.estimators.latent import (
+    bound,
+    bound_frame,
+    latent,
+    position,
+    row_count,
+    row_scores,
+    training_latent,
+)
+from poplin.estimators.statistics import AbstractStatistics
+from poplin.inference.likelihood import RowLikelihood
 from poplin.inference.summary import summary
 from poplin.models.covariance import Covariance
 from poplin.models.draws import draw_counts
 from poplin.models.loadings import principal_axes
-from poplin.rows.gaussian import fit_rows
-from poplin.updates.structure import Model
 
-# What can be asked of a fit: positions of rows, bounds, likelihoods, in the fit's own axes.
-#
-# Start at `latent`. Every fitted model is Z = XB + C w, so one set of row routines serves both forms; results are
-# turned here into what is reported (w in principal axes, or Z - XB).
-
-
-Moments = tuple[np.ndarray, np.ndarray]
-DRAWS = 1000  # importance draws of a row
 TOO_LARGE = (
     "Check that the offset is on the log scale and that X is like that of the fit. If both are, the column varies too "
     "much in the fit (`covariance_`): fit a smaller model (a rank, shrinkage) or leave it out."
@@ -86,333 +72,7 @@ def not_converged(fit: Any) -> str:
     )
 
 
-def new_block(counts: Counts) -> Block:
-    """Rows of a fitted model on the device: no prior for empty columns, weights as given."""
-    return as_block(counts.y, counts.x, counts.offset, counts.weights, prior=False)
-
-
-def _arrays(result: Result) -> tuple[jax.Array, jax.Array]:
-    return jnp.asarray(result.coef), jnp.asarray(result.loadings)
-
-
-def _uses_diagonal(result: Result) -> bool:
-    """Whether the rows of this fit are the bound's own diagonal Gaussians."""
-    return result.rows is not None and result.posterior == "diagonal"
-
-
-def diagonal_rows(result: Result, block: Block) -> tuple[jax.Array, jax.Array, float]:
-    """Means, variances and bound of the best diagonal Gaussians under the fitted parameters."""
-    model = Model(*_arrays(result))
-    first = first_rows(model, block, direct=result.direct)
-    outcome = best_rows(model, block, first, direct=result.direct)
-    if not (result.direct or np.isfinite(outcome.state.objective)):
-        outcome = best_rows(model, block, surer_rows(model, block), direct=False)
-    mean, log_sd = outcome.rows.unknown
-    return mean, jnp.exp(2 * log_sd), float(outcome.state.objective)
-
-
-def _reported(result: Result, mean: jax.Array, variance: jax.Array, x: jax.Array) -> Moments:
-    """Diagonal Gaussians of the bound as reported: Z - XB, or w in principal axes."""
-    coef, loadings = _arrays(result)
-    if result.direct:
-        return np.asarray(mean - x @ coef), np.asarray(variance)
-    _, _, rotation = principal_axes(loadings)
-    return np.asarray(mean @ rotation), np.asarray(variance @ rotation**2)
-
-
-def _full_moments(result: Result, block: Block, turn: jax.Array) -> Moments:
-    """Mean and variance of turn' w under each row's full Gaussian, for turn (q, r)."""
-    rows = fit_rows(block, *_arrays(result))
-    mean, variance = _turned(rows.mean, rows.covariance, turn)
-    return np.asarray(mean), np.asarray(variance)
-
-
-@compiled()
-def _turned(mean: jax.Array, covariance: jax.Array, turn: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return mean @ turn, jnp.einsum("qr,nqs,sr->nr", turn, covariance, turn)
-
-
-def _axes_of(result: Result) -> jax.Array:
-    """What turns w into the reported latent: C' (direct form) or the rotation to principal axes."""
-    _, loadings = _arrays(result)
-    return jnp.asarray(np.asarray(loadings).T) if result.direct else jnp.asarray(principal_axes(loadings)[2])
-
-
-def training_latent(result: Result, counts: Counts) -> Moments:
-    """`latent_mean_` and `latent_variance_`."""
-    if result.encoder is not None:
-        return amortised.embedded(result.encoder, Model(*_arrays(result)), counts)
-    if _uses_diagonal(result) and result.rows is not None and (counts.weights > 0).all():
-        mean, variance = (jnp.asarray(a) for a in result.rows)
-        return _reported(result, mean, variance, jnp.asarray(counts.x))
-    if held.is_held_sparse(counts.y):
-        return latent(result, counts)
-    return _latent(result, training_block(counts))
-
-
-def latent(result: Result, counts: Counts) -> Moments:
-    """Mean and variance of rows' latent positions under the fitted parameters."""
-    if result.encoder is not None:
-        return amortised.embedded(result.encoder, Model(*_arrays(result)), counts)
-    return _by_pieces(counts, lambda part: _latent(result, _new_rows(part)))
-
-
-def _new_rows(counts: Counts) -> Block:
-    return new_block(counts._replace(weights=np.ones_like(counts.weights)))
-
-
-def _by_pieces(counts: Counts, ask: Callable[[Counts], Any]) -> Any:
-    """What is asked of rows one by one; of a sparse table, of as many at a time as are dense together."""
-    if not held.is_held_sparse(counts.y):
-        return ask(counts)
-    found = [ask(some_rows(counts, rows)) for rows in held.pieces(*counts.y.shape)]
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
-
-
-def _latent(result: Result, block: Block) -> Moments:
-    if _uses_diagonal(result):
-        mean, variance, _ = diagonal_rows(result, block)
-        return _reported(result, mean, variance, block.x)
-    return _full_moments(result, block, _axes_of(result))
-
-
-def position(result: Result, counts: Counts) -> Moments:
-    """Mean and variance of Z of every column, seen or not, by the full Gaussian of each row, (n, p)."""
-
-    def of(part: Counts) -> Moments:
-        mean, variance = _full_moments(result, new_block(part), _arrays(result)[1].T)
-        return mean + part.x @ result.coef, variance
-
-    return _by_pieces(counts, of)
-
-
-def bound(result: Result, counts: Counts) -> float:
-    """The bound of the training rows at the fitted parameters, in the fit's Gaussian family."""
-    if not held.is_held_sparse(counts.y):
-        return _bound_of_block(result, training_block(counts))
-    stream = Stream(counts, seed=0, kind=jnp.float64)
-    blocks = (stream.block(k) for k in range(stream.blocks))
-    return sum(_bound_of_block(result, block) for block in blocks if np.any(np.asarray(block.weights)))
-
-
-def _bound_of_block(result: Result, block: Block) -> float:
-    """The same of some of the training rows; bounds of blocks add up, B and Sigma being as they are."""
-    model = Model(*_arrays(result))
-    if result.encoder is not None:
-        return amortised.bound(result.encoder, model, block)
-    if result.posterior == "full":
-        return float(block.weights @ fit_rows(block, *model).bound)
-    if result.rows is not None:
-        mean, variance = (jnp.asarray(a[np.asarray(block.index)]) for a in result.rows)
-        frozen = frozen_bound(model, direct=result.direct)
-        return float(frozen.value(frozen.measure((), (mean, 0.5 * jnp.log(variance)), block)[1])[0])
-    return diagonal_rows(result, block)[2]
-
-
-def row_scores(result: Result, counts: Counts, *, seed: int, khat: bool = False) -> RowLikelihood:
-    """Importance-sampled log-likelihood of each row; of a sparse table its pieces share the numbers of their draws."""
-    key = key_of(seed)
-
-    def of(part: Counts) -> RowLikelihood:
-        return row_loglik(key, new_block(part), *_arrays(result), draws=DRAWS, khat=khat)
-
-    return _by_pieces(counts, of)
-
-
-def bound_frame(result: Result) -> dict[str, np.ndarray]:
-    """The bound's own unknowns (diagonal variational fits): mean and variance of Z, or of w beside `loadings`."""
-    if result.rows is None:
-        raise AttributeError("variational_: only a fit by method='variational' has unknowns of the bound.")
-    mean, variance = result.rows
-    kind = (
-        {"covariance": result.loadings @ result.loadings.T}
-        if result.direct
-        else {"loadings": result.loadings}
-    )
-    return {"mean": mean, "variance": variance, "coef": result.coef, **kind}
-
-
-def row_count(X: Any, offset: Any, data: Any, n: int | None) -> int:
-    """How many rows a prediction has: said by X, data, a row-wise offset, or n."""
-    told = next((a for a in (X, data, offset) if a is not None and np.ndim(a) > 0), None)
-    if told is not None:
-        return len(told)
-    if n is None:
-        raise InputError("predict: nothing says how many rows. Give X, data, an offset for each row, or n.")
-    return n
-
-
-# What every fitted model can be asked about its uncertainty: the methods that users call.
-#
-# Start at `AbstractAsked.confint`. The numbers are made in `uncertainty.py`, once for a fit.
-
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-
-class AbstractAsked:
-    """Standard errors, intervals and tests of a fit.
-
-    `information` says from what: "expected" (the default; simulated under the fitted model), "observed" (Louis'
-    identity at the data) or "outer" (products of scores). `robust` gives the sandwich of the last two, which does not
-    trust the model's variances. Variational fits always get the sandwich of their bound, which does not show its bias,
-    and `method="composite"` the sandwich of its pairs.
-    `cluster` names a column of `data` (or obs) whose rows may depend on each other (donors, plates), or is one label
-    a row: the sandwich over these groups, with the CR2 correction and Student's t (`inference/sandwich.py`).
-    `n_boot` fits so many tables drawn from the fit instead (parametric bootstrap): it takes as many fits, and its
-    intervals take out the method's bias as it is seen at the fitted model.
-    """
-
-    seconds_: float
-    result_: Result
-    counts_: Counts
-
-    def _asked(self) -> Uncertainty:
-        """What has been computed for the present fit."""
-        held = vars(self).get("_uncertainty")
-        if held is None or held.result is not self.result_:
-            held = Uncertainty(self)
-            vars(self)["_uncertainty"] = held
-        return held
-
-    def standard_error_seconds(self) -> float:
-        """Seconds that standard errors may take where they come unasked, in a summary or a report."""
-        told = vars(self).get("_standard_errors", True)
-        return directions.usual(self.seconds_) if isinstance(told, bool) else float(told)
-
-    def go_without(self, why: str | None) -> None:
-        """Let summary and report go without standard errors and say why; None: they come again."""
-        vars(self)["_why_without"] = why
-
-    def _ask(
-        self,
-        *,
-        robust: bool = False,
-        information: str = "expected",
-        n_boot: int | None = None,
-        cluster: Any = None,
-    ) -> Asked:
-        """What is asked for, checked; where nothing else is, the groups of `clustered`."""
-        if cluster is None:
-            asked = Asked(robust, information, n_boot)
-            return asked._replace(cluster=vars(self).get("_cluster")) if asked == Asked() else asked
-        if n_boot is not None or information != "expected":
-            raise InputError(caveats.ONE_CLUSTER)
-        return Asked(cluster=self._grouping(cluster))
-
-    def _grouping(self, cluster: Any) -> Grouping:
-        counts = self.counts_
-        if is_held_sparse(counts.y):
-            raise InputError(caveats.SAMPLED_ROWS)
-        return grouping(cluster, counts.groups, counts.row_names)
-
-    def clustered(self, cluster: Any) -> Self:
-        """The same fit, whose summary, files, report, intervals and tests are by these groups of rows from now on.
-
-        `cluster` is as in `confint`. Nothing is fitted again; the fit itself stays as it is. Raises `InputError`
-        where no column of that name groups the rows.
-        """
-        other = copy.copy(self)
-        vars(other)["_cluster"] = self._grouping(cluster)
-        return other
-
-    def standard_errors(
-        self,
-        *,
-        robust: bool = False,
-        information: str = "expected",
-        n_boot: int | None = None,
-        cluster: Any = None,
-    ) -> StandardErrors:
-        """Standard errors of B, Sigma, its eigenvalues and a borrowed basis's scales, with notes on what to know.
-
-        Cost (expected): two chains of 16 to 72 moves for each of 5000 simulated rows, or 10 for each of K free numbers;
-        K^2 memory and K^3 algebra.
-        Above K = 2000 standard errors of B are found a few columns at a time, which a note and `coef_information` say;
-        above K = 6000 those of the variances too, and the rest is NaN: cost and memory grow with p.
-        """
-        asked = self._ask(robust=robust, information=information, n_boot=n_boot, cluster=cluster)
-        return self._asked().standard_errors(asked)
-
-    def confint(
-        self,
-        which: str = "coef",
-        level: float = 0.95,
-        *,
-        entries: Any = None,
-        robust: bool = False,
-        information: str = "expected",
-        n_boot: int | None = None,
-        cluster: Any = None,
-    ) -> DataFrame:
-        """Intervals of "coef", "covariance", "correlation", "eigenvalues" or "scales".
-
-        Columns estimate, se, z, p, lower, upper, method, and df of Student's t where robust or by clusters; index
-        (covariate, column), (column, column) or axis.
-        "scales" are those of a borrowed basis, in its order (eigenvalues are sorted). Variances, eigenvalues and
-        scales are on the log scale, correlations on Fisher's z. `entries` lists the pairs of columns, by name or
-        position, whose covariance or correlation is wanted; above 6000 free numbers (about 100 columns with a full
-        Sigma) only such lists are answered.
-
-        Coefficients of which counts say too little for Wald's quadratic (a level without a count of that column, a
-        column seen once; the rule is that of `inference.profile.holds`) have "profile" as their method: z is the
-        signed root of the likelihood ratio, p and the ends are those of the profile likelihood of the column alone,
-        infinite where it never falls. `robust` rescales that likelihood by what the rows' scores say. By clusters,
-        of which that likelihood knows nothing, they are NaN. Raises `InputError` where nothing is estimated.
-        """
-        asked = self._ask(robust=robust, information=information, n_boot=n_boot, cluster=cluster)
-        return self._asked().confint(which, level, asked, entries)
-
-    def wald(
-        self, hypothesis: Any, *, robust: bool = False, information: str = "expected", cluster: Any = None
-    ) -> DataFrame:
-        """Wald tests that a term of the formula, or H B with H (r, d), is zero: each column, then all of them.
-
-        Columns statistic, df, p, p_adjusted (Benjamini-Hochberg over the columns), method; the last line, named "all
-        columns", tests them jointly (NaN above 6000 free numbers). A column with a coefficient that Wald's quadratic
-        does not serve (see `confint`) has the test of `likelihood_ratio` instead, method "profile"; all columns
-        together then have that of Simes.
-        """
-        asked = self._ask(robust=robust, information=information, cluster=cluster)
-        return self._asked().wald(hypothesis, asked)
-
-    def likelihood_ratio(self, hypothesis: Any) -> DataFrame:
-        """Likelihood-ratio tests that a term of the formula, or H B with H (r, d), is zero, column by column.
-
-        Each column's own likelihood, a Poisson-lognormal regression by quadrature, is maximised with and without the
-        term; what other columns would add is left out, so that no draw is needed and columns that a level lacks have
-        a test. Columns statistic, df, p, p_adjusted (Benjamini-Hochberg over the columns), method; index column.
-        `poplin.likelihood_ratio` compares two fits of the whole table. Cost: some twenty times the table's cells
-        times 11 to 41 exponentials.
-        """
-        return self._asked().likelihood_ratio(hypothesis)
-
-    def coef_interval(self) -> Interval | None:
-        """95 % intervals of B as arrays (d, p), or None where there are none (interrupted, too many numbers).
-
-        In the seconds that `fit(standard_errors=...)` allows: where the whole information takes longer, by column
-        blocks, which `coef_notes` say. By clusters they take the time that they need.
-        """
-        return None if self._without() else self._asked().coef_interval(self._ask())
-
-    def coef_information(self) -> np.ndarray | None:
-        """From what each of these standard errors is, in words (d, p): "expected", "expected, by column blocks", ..."""
-        return None if self.coef_interval() is None else self._asked().coef_information(self._ask())
-
-    def coef_notes(self) -> tuple[str, ...]:
-        """What has to be known to read these intervals."""
-        why = self._without()
-        return (why,) if why else self._asked().coef_notes(self._ask())
-
-    def _without(self) -> str | None:
-        """Why there are no standard errors unasked."""
-        if vars(self).get("_standard_errors", True) is False:
-            return NOT_ASKED
-        return vars(self).get("_why_without")
-
-
-class PLN(AbstractAsked, AbstractEstimator):
+class PLN(AbstractStatistics, AbstractEstimator):
     """Poisson-lognormal model of a table of counts, by maximum likelihood or by the bound.
 
     Y_ij | Z_ij ~ Poisson(exp(o_ij + Z_ij)), Z_i = B'x_i + C w_i, w_i ~ N(0, I_q), Sigma = C C'.

@@ -473,7 +473,7 @@ MOST_SCORES = 20_000_000  # numbers of all rows' scores that are kept; above, on
 
 
 class Asked(NamedTuple):
-    """From what standard errors are asked for: see `AbstractAsked`."""
+    """From what standard errors are asked for: see `AbstractStatistics`."""
 
     robust: bool = False
     information: str = "expected"

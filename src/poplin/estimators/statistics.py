@@ -1,0 +1,186 @@
+"""Standard errors, intervals and tests of a fit: the methods that users call.
+
+Start at `AbstractStatistics.confint`. The numbers are made in `uncertainty.py`, once for a fit.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from poplin._types import InputError
+from poplin.data.counts import Counts
+from poplin.data.held import is_held_sparse
+from poplin.data.sides import Grouping, grouping
+from poplin.estimators import directions
+from poplin.estimators import standard_errors as caveats
+from poplin.estimators.driver import Result
+from poplin.estimators.standard_errors import NOT_ASKED
+from poplin.estimators.uncertainty import Asked, StandardErrors, Uncertainty
+from poplin.inference.intervals import Interval
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+class AbstractStatistics:
+    """Standard errors, intervals and tests of a fit.
+
+    `information` says from what: "expected" (the default; simulated under the fitted model), "observed" (Louis'
+    identity at the data) or "outer" (products of scores). `robust` gives the sandwich of the last two, which does not
+    trust the model's variances. Variational fits always get the sandwich of their bound, which does not show its bias,
+    and `method="composite"` the sandwich of its pairs.
+    `cluster` names a column of `data` (or obs) whose rows may depend on each other (donors, plates), or is one label
+    a row: the sandwich over these groups, with the CR2 correction and Student's t (`inference/sandwich.py`).
+    `n_boot` fits so many tables drawn from the fit instead (parametric bootstrap): it takes as many fits, and its
+    intervals take out the method's bias as it is seen at the fitted model.
+    """
+
+    seconds_: float
+    result_: Result
+    counts_: Counts
+
+    def _asked(self) -> Uncertainty:
+        """What has been computed for the present fit."""
+        held = vars(self).get("_uncertainty")
+        if held is None or held.result is not self.result_:
+            held = Uncertainty(self)
+            vars(self)["_uncertainty"] = held
+        return held
+
+    def standard_error_seconds(self) -> float:
+        """Seconds that standard errors may take where they come unasked, in a summary or a report."""
+        told = vars(self).get("_standard_errors", True)
+        return directions.usual(self.seconds_) if isinstance(told, bool) else float(told)
+
+    def go_without(self, why: str | None) -> None:
+        """Let summary and report go without standard errors and say why; None: they come again."""
+        vars(self)["_why_without"] = why
+
+    def _ask(
+        self,
+        *,
+        robust: bool = False,
+        information: str = "expected",
+        n_boot: int | None = None,
+        cluster: Any = None,
+    ) -> Asked:
+        """What is asked for, checked; where nothing else is, the groups of `clustered`."""
+        if cluster is None:
+            asked = Asked(robust, information, n_boot)
+            return asked._replace(cluster=vars(self).get("_cluster")) if asked == Asked() else asked
+        if n_boot is not None or information != "expected":
+            raise InputError(caveats.ONE_CLUSTER)
+        return Asked(cluster=self._grouping(cluster))
+
+    def _grouping(self, cluster: Any) -> Grouping:
+        counts = self.counts_
+        if is_held_sparse(counts.y):
+            raise InputError(caveats.SAMPLED_ROWS)
+        return grouping(cluster, counts.groups, counts.row_names)
+
+    def clustered(self, cluster: Any) -> Self:
+        """The same fit, whose summary, files, report, intervals and tests are by these groups of rows from now on.
+
+        `cluster` is as in `confint`. Nothing is fitted again; the fit itself stays as it is. Raises `InputError`
+        where no column of that name groups the rows.
+        """
+        other = copy.copy(self)
+        vars(other)["_cluster"] = self._grouping(cluster)
+        return other
+
+    def standard_errors(
+        self,
+        *,
+        robust: bool = False,
+        information: str = "expected",
+        n_boot: int | None = None,
+        cluster: Any = None,
+    ) -> StandardErrors:
+        """Standard errors of B, Sigma, its eigenvalues and a borrowed basis's scales, with notes on what to know.
+
+        Cost (expected): two chains of 16 to 72 moves for each of 5000 simulated rows, or 10 for each of K free numbers;
+        K^2 memory and K^3 algebra.
+        Above K = 2000 standard errors of B are found a few columns at a time, which a note and `coef_information` say;
+        above K = 6000 those of the variances too, and the rest is NaN: cost and memory grow with p.
+        """
+        asked = self._ask(robust=robust, information=information, n_boot=n_boot, cluster=cluster)
+        return self._asked().standard_errors(asked)
+
+    def confint(
+        self,
+        which: str = "coef",
+        level: float = 0.95,
+        *,
+        entries: Any = None,
+        robust: bool = False,
+        information: str = "expected",
+        n_boot: int | None = None,
+        cluster: Any = None,
+    ) -> DataFrame:
+        """Intervals of "coef", "covariance", "correlation", "eigenvalues" or "scales".
+
+        Columns estimate, se, z, p, lower, upper, method, and df of Student's t where robust or by clusters; index
+        (covariate, column), (column, column) or axis.
+        "scales" are those of a borrowed basis, in its order (eigenvalues are sorted). Variances, eigenvalues and
+        scales are on the log scale, correlations on Fisher's z. `entries` lists the pairs of columns, by name or
+        position, whose covariance or correlation is wanted; above 6000 free numbers (about 100 columns with a full
+        Sigma) only such lists are answered.
+
+        Coefficients of which counts say too little for Wald's quadratic (a level without a count of that column, a
+        column seen once; the rule is that of `inference.profile.holds`) have "profile" as their method: z is the
+        signed root of the likelihood ratio, p and the ends are those of the profile likelihood of the column alone,
+        infinite where it never falls. `robust` rescales that likelihood by what the rows' scores say. By clusters,
+        of which that likelihood knows nothing, they are NaN. Raises `InputError` where nothing is estimated.
+        """
+        asked = self._ask(robust=robust, information=information, n_boot=n_boot, cluster=cluster)
+        return self._asked().confint(which, level, asked, entries)
+
+    def wald(
+        self, hypothesis: Any, *, robust: bool = False, information: str = "expected", cluster: Any = None
+    ) -> DataFrame:
+        """Wald tests that a term of the formula, or H B with H (r, d), is zero: each column, then all of them.
+
+        Columns statistic, df, p, p_adjusted (Benjamini-Hochberg over the columns), method; the last line, named "all
+        columns", tests them jointly (NaN above 6000 free numbers). A column with a coefficient that Wald's quadratic
+        does not serve (see `confint`) has the test of `likelihood_ratio` instead, method "profile"; all columns
+        together then have that of Simes.
+        """
+        asked = self._ask(robust=robust, information=information, cluster=cluster)
+        return self._asked().wald(hypothesis, asked)
+
+    def likelihood_ratio(self, hypothesis: Any) -> DataFrame:
+        """Likelihood-ratio tests that a term of the formula, or H B with H (r, d), is zero, column by column.
+
+        Each column's own likelihood, a Poisson-lognormal regression by quadrature, is maximised with and without the
+        term; what other columns would add is left out, so that no draw is needed and columns that a level lacks have
+        a test. Columns statistic, df, p, p_adjusted (Benjamini-Hochberg over the columns), method; index column.
+        `poplin.likelihood_ratio` compares two fits of the whole table. Cost: some twenty times the table's cells
+        times 11 to 41 exponentials.
+        """
+        return self._asked().likelihood_ratio(hypothesis)
+
+    def coef_interval(self) -> Interval | None:
+        """95 % intervals of B as arrays (d, p), or None where there are none (interrupted, too many numbers).
+
+        In the seconds that `fit(standard_errors=...)` allows: where the whole information takes longer, by column
+        blocks, which `coef_notes` say. By clusters they take the time that they need.
+        """
+        return None if self._without() else self._asked().coef_interval(self._ask())
+
+    def coef_information(self) -> np.ndarray | None:
+        """From what each of these standard errors is, in words (d, p): "expected", "expected, by column blocks", ..."""
+        return None if self.coef_interval() is None else self._asked().coef_information(self._ask())
+
+    def coef_notes(self) -> tuple[str, ...]:
+        """What has to be known to read these intervals."""
+        why = self._without()
+        return (why,) if why else self._asked().coef_notes(self._ask())
+
+    def _without(self) -> str | None:
+        """Why there are no standard errors unasked."""
+        if vars(self).get("_standard_errors", True) is False:
+            return NOT_ASKED
+        return vars(self).get("_why_without")
