@@ -54,11 +54,28 @@ class AbstractEstimator:
     """A class whose settings are the arguments of its constructor."""
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The settings by name; `deep` is there for scikit-learn and changes nothing."""
+        """The settings by name.
+
+        Args:
+            deep: there for scikit-learn; changes nothing.
+
+        Returns:
+            The arguments of the constructor, as they were given or set.
+        """
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def set_params(self, **settings: Any) -> Self:
-        """Change settings by name; an unknown name is a ValueError that lists the known ones."""
+        """Change settings by name; a fit that is there stays as it is.
+
+        Args:
+            settings: arguments of the constructor by name.
+
+        Returns:
+            The estimator itself.
+
+        Raises:
+            ValueError: an unknown name; the message lists the known ones.
+        """
         known = self.get_params()
         for name, value in settings.items():
             if name not in known:

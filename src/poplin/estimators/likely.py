@@ -108,11 +108,27 @@ class AbstractLikely:
         khat: bool = False,
         proposal: str = "student",
     ) -> RowLikelihood:
-        """Importance-sampled log-likelihood of each row with its standard error, effective draws and k-hat if asked.
+        """Importance-sampled log-likelihood of each row with its standard error.
 
-        `proposal`: a "student" density around the encoder's Gaussian, whose tails are heavy enough wherever a row says
-        little, or that "gaussian" itself, as published numbers of autoencoders have it. A `LikelihoodWarning` names
-        rows whose error may be larger than stated (from 25 draws on).
+        log p(y) ~ log mean_s p(y, w_s) / t(w_s) over draws w_s ~ t. A `LikelihoodWarning` names rows whose error may be
+        larger than stated (from 25 draws on). Cost: `draws` passes of the decoder a row.
+
+        Args:
+            Y: rows (n, p) with the columns of the fit, matched by name where both have names.
+            data: conditions and batch (DataFrame, n rows) of a model with `condition` or `batch`; an AnnData's obs
+                serves too.
+            offset: on the log scale, for counts: a number, (n,), (n, 1) or (n, p); None: 0.
+            draws: of each row. More where errors are too large.
+            khat: also Pareto k-hat of each row, for which 25 draws or more are needed.
+            proposal: t: "student", a Student density around the encoder's Gaussian, whose tails are heavy enough
+                wherever a row says little, or that "gaussian" itself, as published numbers of autoencoders have it.
+
+        Returns:
+            A `RowLikelihood` of arrays (n,).
+
+        Raises:
+            InputError: an unknown proposal, too few draws for k-hat, or rows that are not such as the model was fitted
+                to.
         """
         if proposal not in ("student", "gaussian"):
             raise InputError(f"proposal={proposal!r} is not known; it is 'student' or 'gaussian'.")
@@ -133,16 +149,55 @@ class AbstractLikely:
     def score_samples(
         self, Y: Any, *, data: Any = None, offset: Any = None, draws: int = 1000, return_se: bool = False
     ) -> Any:
-        """Importance-sampled log-likelihood of each row in nats (n,), higher is better; standard errors if asked."""
+        """Importance-sampled log-likelihood of each row (see `loglik_rows`).
+
+        Args:
+            Y: rows (n, p) with the columns of the fit, matched by name where both have names.
+            data: conditions and batch (DataFrame, n rows) of a model with `condition` or `batch`; an AnnData's obs
+                serves too.
+            offset: on the log scale, for counts: a number, (n,), (n, 1) or (n, p); None: 0.
+            draws: of each row.
+            return_se: also return the Monte-Carlo standard errors.
+
+        Returns:
+            Log-likelihoods (n,), nats, higher is better; with `return_se` the pair with their errors (n,).
+
+        Raises:
+            InputError: columns, conditions or values are not such as the model was fitted to.
+        """
         found = self.loglik_rows(Y, data=data, offset=offset, draws=draws)
         return (found.value, found.standard_error) if return_se else found.value
 
     def score(self, Y: Any, y: Any = None, **others: Any) -> float:
-        """Mean of `score_samples`, in nats a row: higher is better."""
+        """Mean of `score_samples`.
+
+        Args:
+            Y: rows (n, p) with the columns of the fit, matched by name where both have names.
+            y: ignored.
+            others: arguments of `score_samples` by name: data, offset, draws.
+
+        Returns:
+            Nats a row, higher is better.
+        """
         return float(np.mean(self.score_samples(Y, **others)))
 
     def bound_samples(self, Y: Any, *, data: Any = None, offset: Any = None) -> np.ndarray:
-        """The bound on each row's log-likelihood (beta = 1), in nats (n,): exact or the mean of 100 draws."""
+        """The bound on each row's log-likelihood, at beta = 1.
+
+        Exact where it has a closed form (a linear decoder), else the mean of 100 draws.
+
+        Args:
+            Y: rows (n, p) with the columns of the fit, matched by name where both have names.
+            data: conditions and batch (DataFrame, n rows) of a model with `condition` or `batch`; an AnnData's obs
+                serves too.
+            offset: on the log scale, for counts: a number, (n,), (n, 1) or (n, p); None: 0.
+
+        Returns:
+            Bounds (n,), nats, every constant, higher is better.
+
+        Raises:
+            InputError: columns, conditions or values are not such as the model was fitted to.
+        """
         dtype = self._precise()
         exact = self._has_exact_bound()
         with double_precision():
@@ -155,18 +210,58 @@ class AbstractLikely:
             return in_slices(lambda part, first: _bounds(objective, model, seed, part, first), block, size)
 
     def responsibilities(self, Y: Any, *, data: Any = None, offset: Any = None) -> np.ndarray:
-        """Under a mixture prior: P(component | w) at each row's latent mean, (n, k)."""
+        """Under a mixture prior: P(component | w) at each row's latent mean.
+
+        Args:
+            Y: rows (n, p) with the columns of the fit, matched by name where both have names.
+            data: conditions and batch (DataFrame, n rows) of a model with `condition` or `batch`; an AnnData's obs
+                serves too.
+            offset: on the log scale, for counts: a number, (n,), (n, 1) or (n, p); None: 0.
+
+        Returns:
+            Shares (n, k), each row's sum 1.
+
+        Raises:
+            InputError: the prior is normal (fit with prior=k), or rows are not such as the model was fitted to.
+        """
         if not isinstance(self.model_.prior, Mixture):
             raise InputError("A normal prior has no components; fit with prior=k, a number of them.")
         latent = self.transform(Y, data=data, offset=offset)
         return np.asarray(_shares(self.model_.prior, latent))
 
     def predict(self, Y: Any, *, data: Any = None, offset: Any = None) -> np.ndarray:
-        """Under a mixture prior: the component of the largest share, (n,)."""
+        """Under a mixture prior: the component of the largest share.
+
+        Args:
+            Y: rows (n, p) with the columns of the fit, matched by name where both have names.
+            data: conditions and batch (DataFrame, n rows) of a model with `condition` or `batch`; an AnnData's obs
+                serves too.
+            offset: on the log scale, for counts: a number, (n,), (n, 1) or (n, p); None: 0.
+
+        Returns:
+            Numbers of components (n,), from 0.
+
+        Raises:
+            InputError: the prior is normal (fit with prior=k), or rows are not such as the model was fitted to.
+        """
         return np.argmax(self.responsibilities(Y, data=data, offset=offset), axis=1)
 
     def sample(self, n: int, *, data: Any = None, offset: float = 0.0, random_state: int = 0) -> np.ndarray:
-        """Draw n rows from the fitted model: w from the prior, y from the likelihood, (n, p)."""
+        """Draw rows from the fitted model: w from the prior, y from the likelihood.
+
+        Args:
+            n: number of rows.
+            data: conditions and batch (DataFrame, n rows) of a model with `condition` or `batch`.
+            offset: on the log scale, for counts; one number.
+            random_state: the seed of the draws.
+
+        Returns:
+            Rows (n, p); whole numbers where the model is one of counts.
+
+        Raises:
+            InputError: data has another number of rows than n, or a rate is above 1e15, whose counts no computer tells
+                apart.
+        """
         x = neural.conditions(self.coded_, data, n)
         key = np.array([0, random_state], dtype=np.uint32)
         out = np.asarray(_drawn(self.model_, key, x, shape=(n, self.shape_.rank)))

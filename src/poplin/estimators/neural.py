@@ -383,6 +383,8 @@ class AbstractNeural:
     messages_: tuple[str, ...]
     held_out_: np.ndarray
     model_: Any
+    coded_: Coded
+    shape_: Shape
 
     @abstractmethod
     def _words(self) -> Words:
@@ -399,11 +401,26 @@ class AbstractNeural:
     def fit(
         self, Y: Any, y: Any = None, *, data: Any = None, offset: Any = None, weights: Any = None
     ) -> Self:
-        """Fit to Y (n, p): array, DataFrame, scipy.sparse, AnnData or a path; `y` is ignored.
+        """Fit the model to a table: train its networks on minibatches.
 
-        `data` holds the conditions and the batch (an AnnData's obs serves as well); offset on the log scale, for
-        counts; weights (n,), 0 leaves a row out. Ctrl-C keeps what there is. Warns `ConvergenceWarning`
-        when the stopping rule did not hold or the KL term never got its whole weight.
+        Warns `ConvergenceWarning` when the stopping rule did not hold or the KL term never got its whole weight. Ctrl-C
+        keeps what there is.
+
+        Args:
+            Y: rows (n, p): array, DataFrame, scipy.sparse, AnnData or a path; what the likelihood can have made, none
+                missing.
+            y: ignored; scikit-learn passes it second.
+            data: conditions and batch (DataFrame, n rows) where `condition` or `batch` name some; an AnnData's obs
+                serves too.
+            offset: on the log scale, for counts: a number, (n,), (n, 1) or (n, p), or the name of one that is computed
+                ("tss", ...); None: 0.
+            weights: (n,); 0 leaves a row out. None: 1.
+
+        Returns:
+            The estimator itself, with its fitted attributes.
+
+        Raises:
+            InputError: what cannot be fitted, by row and column name, with how to mend it.
         """
         began = time.perf_counter()
         check_settings(self.get_params())  # type: ignore[attr-defined]
@@ -458,15 +475,35 @@ class AbstractNeural:
     def transform(
         self, Y: Any, *, data: Any = None, offset: Any = None, return_variance: bool = False
     ) -> Any:
-        """Means of the rows' latent positions (n, q), as the encoder gives them, and their variances if asked."""
+        """Means of the rows' latent positions, as the encoder gives them.
+
+        Args:
+            Y: rows (n, p) with the columns of the fit, matched by name where both have names.
+            data: conditions and batch (DataFrame, n rows) of a model with `condition` or `batch`; an AnnData's obs
+                serves too.
+            offset: on the log scale, for counts: a number, (n,), (n, 1) or (n, p); None: 0.
+            return_variance: also return the variances.
+
+        Returns:
+            Means (n, q); with `return_variance` the pair (means, variances).
+
+        Raises:
+            InputError: columns, conditions or values are not such as the model was fitted to.
+        """
         block = self._block(Y, data, offset)
         mean, variance = in_slices(lambda part, _: positions(self.model_, part), block, SLICE)
         return (mean, variance) if return_variance else mean
 
     def embed(self, data: Any, *, key: str = "X_poplin", offset: Any = None) -> None:
-        """Write the latent means of an AnnData's rows into its obsm[`key`], (n, q), where maps start from.
+        """Write the latent means of an AnnData's rows into its obsm, where maps start from.
 
-        Conditions and batch are read from its obs. Raises `InputError` for anything but an AnnData object.
+        Args:
+            data: an AnnData; conditions and batch are read from its obs.
+            key: name in obsm of the positions (n, q).
+            offset: on the log scale, for counts: a number, (n,), (n, 1) or (n, p); None: 0.
+
+        Raises:
+            InputError: anything but an AnnData object, or rows that are not such as the model was fitted to.
         """
         if not is_instance(data, "anndata", "AnnData"):
             kind = type(data).__name__
@@ -474,12 +511,33 @@ class AbstractNeural:
         data.obsm[key] = self.transform(data, offset=offset)
 
     def fit_transform(self, Y: Any, y: Any = None, **others: Any) -> np.ndarray:
-        """Fit, then the latent positions of the training rows."""
+        """Fit, then the latent positions of the training rows.
+
+        Args:
+            Y: rows (n, p), as in `fit`.
+            y: ignored.
+            others: arguments of `fit` by name: data, offset, weights.
+
+        Returns:
+            Means (n, q).
+        """
         self.fit(Y, y, **others)
         return self.transform(Y, data=others.get("data"), offset=others.get("offset"))
 
     def inverse_transform(self, W: Any, *, data: Any = None, offset: Any = 0.0) -> np.ndarray:
-        """E[y | w] at latent positions W (n, q) under the conditions in `data`, (n, p); offset: one number, or (n,)."""
+        """E[y | w] at latent positions: what the decoder makes of them.
+
+        Args:
+            W: positions (n, q).
+            data: conditions and batch (DataFrame, n rows) of a model with `condition` or `batch`.
+            offset: on the log scale, for counts: one number, or (n,).
+
+        Returns:
+            Means (n, p); for a categorical likelihood the most probable category.
+
+        Raises:
+            InputError: W or data has another shape.
+        """
         latent = as_positions(W, self.shape_.rank).astype(np.float32)
         x = conditions(self.coded_, data, len(latent))
         given = as_named(offset, "offset").values
@@ -491,14 +549,35 @@ class AbstractNeural:
         return np.asarray(_decoded(self.model_, latent, x, o))
 
     def reconstruct(self, Y: Any, *, data: Any = None, offset: Any = None, under: Any = None) -> np.ndarray:
-        """E[y | w] at each row's own latent mean, (n, p); `under` is a table of other conditions to decode it with."""
+        """E[y | w] at each row's own latent mean.
+
+        Args:
+            Y: rows (n, p) with the columns of the fit, matched by name where both have names.
+            data: conditions and batch (DataFrame, n rows) of a model with `condition` or `batch`; an AnnData's obs
+                serves too.
+            offset: on the log scale, for counts: a number, (n,), (n, 1) or (n, p); None: 0.
+            under: other conditions to decode the rows with (DataFrame, n rows); None: their own.
+
+        Returns:
+            Means (n, p).
+
+        Raises:
+            InputError: columns, conditions or values are not such as the model was fitted to.
+        """
         block = self._block(Y, data, offset)
         latent = in_slices(lambda part, _: positions(self.model_, part)[0], block, SLICE)
         x = block.x if under is None else conditions(self.coded_, under, len(latent))
         return np.asarray(_decoded(self.model_, latent, x, block.offset))
 
     def save(self, path: Any) -> None:
-        """Write the fit, and what new rows need, to one .npz file (no pickle), whole or not at all."""
+        """Write the fit, and what new rows need, to one .npz file (no pickle), whole or not at all.
+
+        Args:
+            path: the file; `poplin.load` reads it. The training rows are not kept in it.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
         leaves = jax.tree.leaves(self.model_)
         arrays = {f"model_{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
         arrays |= {f"columns_{name}": column for name, column in self.columns_._asdict().items()}

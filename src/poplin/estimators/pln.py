@@ -75,40 +75,63 @@ def not_converged(fit: Any) -> str:
 class PLN(AbstractStatistics, AbstractEstimator):
     """Poisson-lognormal model of a table of counts, by maximum likelihood or by the bound.
 
-    Y_ij | Z_ij ~ Poisson(exp(o_ij + Z_ij)), Z_i = B'x_i + C w_i, w_i ~ N(0, I_q), Sigma = C C'.
+    Y_ij | Z_ij ~ Poisson(exp(o_ij + Z_ij)), Z_i = B'x_i + C w_i, w_i ~ N(0, I_q), Sigma = C C': Y counts, o `offset`,
+    x_i a row of `X`, B `coef_`, Sigma `covariance_`, C `loadings_`. Cost of an iteration: n p exponentials and n p q
+    products, a handful of times. Source: Aitchison & Ho (1989), Biometrika 76; the bound of Chiquet, Mariadassou &
+    Robin (2018), Ann. Appl. Stat. 12.
 
-    Settings
-        rank: q < p for a low-rank Sigma = C C'; None: Sigma is p x p; "auto": chosen by held-out log-likelihood
-            (see `poplin.select`).
+    Args:
+        rank: q from 1 to min(n, p) for a low-rank Sigma = C C'; None: Sigma is p x p; "auto": chosen by held-out
+            log-likelihood (see `poplin.select`).
         covariance: "full", "diagonal", "spherical", or a p x p array (Sigma known, only B is fitted).
-        basis: V (p x q, orthonormal columns) from elsewhere; Sigma = V Lambda V', only Lambda's diagonal is
-        fitted.
-        method: "ml" (maximum likelihood by stochastic-approximation EM), "variational" (the bound), "exact",
-            "mcmc", "moments", "composite", "bbvi", "iwae", "amortised", "smoothed", or one of these with options:
-            `poplin.methods.Exact(...)`.
+        basis: V (p, q), orthonormal columns from elsewhere: Sigma = V Lambda V', only Lambda's diagonal is fitted.
+        method: "ml" (maximum likelihood by stochastic-approximation EM), "variational" (the bound: quicker, biased
+            where counts are low), "exact", "mcmc", "moments", "composite", "bbvi", "iwae", "amortised", "smoothed", or
+            one of these with options: `poplin.methods.Exact(...)`.
         posterior: "diagonal" or "full" Gaussian of each row in the bound; under "ml" it serves `elbo_` only.
-        shrinkage: weight in [0, 1) by which a free Sigma is pulled to its diagonal: that of kappa pseudo-rows is
-            kappa / (n + kappa). "auto": under "ml" rows that are left out choose it (it vanishes as n grows), under
-            "variational" it is 0.
-        formula: covariates from `data`, such as "~ tree + offset(log(reads))".
-        n_init: starts of the variational fit (which ml begins from); the best bound is kept.
-        max_iter, tol: iterations of the main phase at most, and its tolerance (None: 20000 and 1e-10 of the
-            bound for "variational", 5000 and 0.2 complete-data standard errors for "ml").
+        shrinkage: weight in [0, 1) by which a free Sigma is pulled to its diagonal: that of kappa pseudo-rows is kappa
+            / (n + kappa). "auto": under "ml" rows that are left out choose it (it vanishes as n grows), under
+            "variational" it is 0. 0 for intervals and ratios of the unshrunk likelihood.
+        formula: covariates from `data`, such as "~ tree + offset(log(reads))"; it brings its own intercept.
+        n_init: starts of the variational fit (which ml begins from); the best bound is kept. More where seeds disagree.
+        max_iter: iterations of the main phase at most. None: 5000 for "ml", 20000 for "variational" and "smoothed",
+            2000 for "bbvi" and "iwae", 1000 for "exact" and "composite", 600 for "mcmc", 100 rounds for "amortised".
+        tol: tolerance of the main phase. None: 0.2 complete-data standard errors for "ml", 1e-10 of the bound for
+            "variational", the method's own elsewhere.
         callback: called between compiled chunks with `poplin.fit.Progress`.
-        random_state: the seed; the same seed gives the same numbers.
-        checkpoint, checkpoint_every: a file (.npz) that keeps where the fit stands, every so many iterations
-            (None: 100). Where it is there already, `fit` goes on from it, to the numbers of a fit that was never
-            stopped; a file of other data or settings is refused. For "ml" and "variational" at a given rank.
+        random_state: the seed; the same seed gives the same numbers on the same machine.
+        checkpoint: a file (.npz) that keeps where the fit stands. Where it is there already, `fit` goes on from it, to
+            the numbers of a fit that was never stopped; a file of other data or settings is refused. For "ml" and
+            "variational" at a given rank.
+        checkpoint_every: iterations between two checkpoints (None: 100).
 
-    Attributes (NumPy): `coef_` B (d, p); `covariance_` Sigma (p, p); `loadings_` C in principal axes (p,
-    q), None in the direct form; `components_` (p, q) and `eigenvalues_` (q,) of Sigma; `latent_mean_`,
-    `latent_variance_` (factor form: w in principal axes, n x q; direct form: Z - XB, n x p); `elbo_`,
-    `loglik_`, `loglik_se_` (nats, every constant, higher is better), `khat_` (n,); `shrinkage_`, the share by
-    which correlations were pulled in these data (under "variational" the weight), more than `shrinkage_weight_` where
-    counts are low; `trace_`; `converged_`, `n_iter_`, `seconds_`.
-
-    Raises `InputError` for what cannot be fitted. Cost of an iteration: n p exponentials and n p q
-    products, a handful of times.
+    Attributes:
+        coef_: B (d, p), log scale.
+        covariance_: Sigma (p, p), log scale.
+        loadings_: C in principal axes (p, q); None in the direct form (no rank, no basis).
+        components_: orthonormal principal axes of Sigma (p, q).
+        eigenvalues_: of Sigma (q,), descending.
+        latent_mean_: posterior means of the training rows: w in principal axes (n, q), or Z - XB (n, p).
+        latent_variance_: posterior variances that go with `latent_mean_`.
+        elbo_: the bound, nats, every constant, higher is better.
+        loglik_: importance-sampled log-likelihood, nats, weighted sum over rows, every constant, higher is better.
+        loglik_se_: its Monte-Carlo standard error, nats.
+        khat_: Pareto k-hat of each row's importance weights (n,); above 0.7 a row's log-likelihood is not to be
+            trusted.
+        effective_draws_: effective number of draws of each row (n,).
+        variational_: unknowns of the bound, for method="variational".
+        shrinkage_: the share by which correlations were pulled in these data (under "variational" the weight).
+        shrinkage_weight_: kappa / (n + kappa), less than `shrinkage_` where counts are low.
+        trace_: arrays phase, iteration, objective (the bound in nats, or the share of moves accepted) and seconds.
+        converged_: whether the stopping rule held.
+        interrupted_: whether Ctrl-C ended it.
+        n_iter_: iterations of all phases.
+        seconds_: that the fit took.
+        messages_: what has to be known of the fit, one sentence each.
+        selection_: under rank="auto" the table of ranks (DataFrame), else None.
+        n_features_in_: p.
+        counts_: the checked table, with names.
+        result_: the fit as poplin keeps it (internal).
 
     >>> import numpy as np, poplin
     >>> counts = np.random.default_rng(0).poisson(3.0, (60, 4))
@@ -130,7 +153,8 @@ class PLN(AbstractStatistics, AbstractEstimator):
     seconds_: float
     messages_: tuple[str, ...]
     counts_: Counts
-    selection_: Any  # under rank="auto": how the ranks stand
+    selection_: Any
+    n_features_in_: int
 
     def __init__(
         self,
@@ -175,14 +199,29 @@ class PLN(AbstractStatistics, AbstractEstimator):
         data: Any = None,
         standard_errors: bool | float = True,
     ) -> Self:
-        """Fit to counts Y (n, p): array, DataFrame, scipy.sparse, AnnData or a path; `y` is ignored.
+        """Fit the model to a table of counts.
 
-        X (n, d) is used as given (None: an intercept); offset on the log scale; weights (n,); `data` holds
-        the formula's covariates. Ctrl-C keeps what there is (`interrupted_`). Warns `ConvergenceWarning` if
-        the stopping rule did not hold, `DataWarning` if rows go together within groups of a column of `data`.
-        `standard_errors` of the summary and the report, which are computed when they are first looked at: False for
-        none, a number for the seconds after which cheaper ones are told (True: twice the fit's or a minute, whichever
-        is longer); `confint` and its like always answer, and take as long as it takes.
+        Warns `ConvergenceWarning` if the stopping rule did not hold, `DataWarning` if rows go together within groups of
+        a column of `data`. Ctrl-C keeps what there is (`interrupted_`).
+
+        Args:
+            Y: counts (n, p): array, list of lists, DataFrame, scipy.sparse, AnnData or a path; NaN is a missing count.
+            y: ignored; scikit-learn passes it second.
+            X: covariates (n, d), array, DataFrame or a path, used as given (no intercept is added); None: an intercept,
+                or the formula's.
+            offset: on the log scale, a number, (n,), (n, 1) or (n, p), or the name of one that is computed ("tss",
+                "rle", "css", "gmpr", "tmm", "wrench"); None: 0. Adds to offset(...) terms of the formula.
+            weights: (n,), how often a row counts; 0 leaves it out. None: 1.
+            data: the formula's covariates, a DataFrame or a path, n rows; an AnnData's obs serves as well.
+            standard_errors: of the summary and the report, which are computed when they are first looked at. False:
+                none; a number: the seconds after which cheaper ones are shown; True: twice the fit's, or a minute if
+                that is longer. `confint` and its like always answer, and take as long as it takes.
+
+        Returns:
+            The estimator itself, with its fitted attributes.
+
+        Raises:
+            InputError: what cannot be fitted, by row and column name, with how to mend it.
         """
         began = time.perf_counter()
         self._standard_errors = directions.checked(standard_errors)
@@ -284,21 +323,61 @@ class PLN(AbstractStatistics, AbstractEstimator):
 
     def transform(
         self, Y: Any, *, X: Any = None, offset: Any = None, data: Any = None, return_variance: bool = False
-    ):
-        """Positions of rows, new or old, under the fitted model: as `latent_mean_` (and `latent_variance_`)."""
+    ) -> Any:
+        """Positions of rows, new or old, under the fitted model: as `latent_mean_` (and `latent_variance_`).
+
+        Cost: a Newton fit of each row's Gaussian, some tens of times n p q products.
+
+        Args:
+            Y: counts (n, p): array, DataFrame, scipy.sparse, AnnData or a path. Columns are matched by name where both
+                have names; NaN is a missing count.
+            X: covariates (n, d) as in the fit; None where the fit had an intercept alone, or a formula.
+            offset: on the log scale, a number, (n,), (n, 1) or (n, p), or "tss"; None: 0.
+            data: the formula's covariates (DataFrame), for a fit with a formula; an AnnData's obs serves as well.
+            return_variance: also return the variances.
+
+        Returns:
+            Means (n, q) of w in principal axes, or (n, p) of Z - XB; with `return_variance` the pair (means,
+            variances).
+
+        Raises:
+            InputError: columns or covariates are not those of the fit; the message names them.
+        """
         counts = as_new_rows(self.coding_, Y, X=X, offset=offset, data=data)
         with double_precision():
             mean, variance = latent(self.result_, counts)
         return (mean, variance) if return_variance else mean
 
     def fit_transform(self, Y: Any, y: Any = None, **others: Any) -> np.ndarray:
-        """Fit, then the positions of the training rows."""
+        """Fit, then the positions of the training rows.
+
+        Args:
+            Y: counts (n, p), as in `fit`.
+            y: ignored.
+            others: arguments of `fit` by name: X, offset, weights, data, standard_errors.
+
+        Returns:
+            `latent_mean_`, (n, q) or (n, p).
+        """
         return self.fit(Y, y, **others).latent_mean_
 
     def predict(
         self, X: Any = None, offset: Any = None, *, data: Any = None, n: int | None = None
     ) -> np.ndarray:
-        """Marginal mean counts exp(o + XB + diag(Sigma) / 2), (n, p); n rows if neither X nor data says how many."""
+        """Marginal mean counts exp(o + XB + diag(Sigma) / 2).
+
+        Args:
+            X: covariates (n, d) as in the fit; None where the fit had an intercept alone, or a formula.
+            offset: on the log scale, a number, (n,), (n, 1) or (n, p); None: 0.
+            data: the formula's covariates (DataFrame), for a fit with a formula.
+            n: number of rows, where neither X nor data nor an offset for each row says it.
+
+        Returns:
+            Mean counts (n, p).
+
+        Raises:
+            InputError: nothing says how many rows, or covariates are not those of the fit.
+        """
         rows = row_count(X, offset, data, n)
         x, o = as_covariates(self.coding_, rows, X=X, offset=offset, data=data)
         return np.exp(o + x @ self.coef_ + 0.5 * self.sigma_.diag())
@@ -308,8 +387,20 @@ class PLN(AbstractStatistics, AbstractEstimator):
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Mean counts of every column given those seen: NaN entries and absent columns of Y are unknown.
 
-        E[exp(o + Z) | seen] = exp(o + m + v / 2) with (m, v) of the row's full Gaussian; `latent` returns m
-        and v.
+        E[exp(o + Z) | seen] = exp(o + m + v / 2) with (m, v) of the row's full Gaussian.
+
+        Args:
+            Y: counts (n, p) with NaN where they are unknown; named columns may be absent.
+            X: covariates (n, d) as in the fit; None where the fit had an intercept alone, or a formula.
+            offset: on the log scale, a number, (n,), (n, 1) or (n, p), or "tss"; None: 0.
+            data: the formula's covariates (DataFrame), for a fit with a formula; an AnnData's obs serves as well.
+            latent: return m and v instead.
+
+        Returns:
+            Mean counts (n, p); with `latent` the pair (m, v) of Z, both (n, p), log scale.
+
+        Raises:
+            InputError: columns or covariates are not those of the fit; the message names them.
         """
         counts = as_new_rows(self.coding_, Y, X=X, offset=offset, data=data, partial=True)
         with double_precision():
@@ -319,7 +410,22 @@ class PLN(AbstractStatistics, AbstractEstimator):
     def sample(
         self, n: int, *, X: Any = None, offset: Any = None, data: Any = None, random_state: int = 0
     ) -> np.ndarray:
-        """Draw n rows of counts from the fitted model, (n, p)."""
+        """Draw rows of counts from the fitted model.
+
+        Args:
+            n: number of rows.
+            X: covariates (n, d) as in the fit; None where the fit had an intercept alone, or a formula.
+            offset: on the log scale, a number, (n,), (n, 1) or (n, p); None: 0.
+            data: the formula's covariates (DataFrame), for a fit with a formula.
+            random_state: the seed of the draws.
+
+        Returns:
+            Counts (n, p), whole numbers.
+
+        Raises:
+            InputError: a rate above 1e15, whose counts no computer tells apart, or covariates that are not those of the
+                fit.
+        """
         x, o = as_covariates(self.coding_, n, X=X, offset=offset, data=data)
         random = np.random.default_rng(random_state)
         noise = random.standard_normal((n, self.result_.loadings.shape[1]))
@@ -328,10 +434,26 @@ class PLN(AbstractStatistics, AbstractEstimator):
 
     def score_samples(
         self, Y: Any, *, X: Any = None, offset: Any = None, data: Any = None, return_se: bool = False
-    ):
-        """Importance-sampled log-likelihood of each row (n,), in nats; with its standard error if asked.
+    ) -> Any:
+        """Importance-sampled log-likelihood of each row.
 
-        A `LikelihoodWarning` names rows whose error may be larger than stated.
+        A `LikelihoodWarning` names rows whose error may be larger than stated. Cost: 1000 draws a row, n p q products
+        each.
+
+        Args:
+            Y: counts (n, p): array, DataFrame, scipy.sparse, AnnData or a path. Columns are matched by name where both
+                have names; NaN is a missing count.
+            X: covariates (n, d) as in the fit; None where the fit had an intercept alone, or a formula.
+            offset: on the log scale, a number, (n,), (n, 1) or (n, p), or "tss"; None: 0.
+            data: the formula's covariates (DataFrame), for a fit with a formula; an AnnData's obs serves as well.
+            return_se: also return the Monte-Carlo standard errors.
+
+        Returns:
+            Log-likelihoods (n,), nats, every constant, higher is better; with `return_se` the pair with their errors
+            (n,).
+
+        Raises:
+            InputError: columns or covariates are not those of the fit; the message names them.
         """
         counts = as_new_rows(self.coding_, Y, X=X, offset=offset, data=data)
         scores = self._scores(counts)
@@ -339,15 +461,38 @@ class PLN(AbstractStatistics, AbstractEstimator):
         return (scores.value, scores.standard_error) if return_se else scores.value
 
     def score(self, Y: Any, y: Any = None, **others: Any) -> float:
-        """Mean of `score_samples`, in nats a row: higher is better."""
+        """Mean of `score_samples`: held-out rows compare models by it.
+
+        Args:
+            Y: counts (n, p), as in `score_samples`.
+            y: ignored.
+            others: arguments of `score_samples` by name: X, offset, data.
+
+        Returns:
+            Nats a row, higher is better.
+        """
         return float(np.mean(self.score_samples(Y, **others)))
 
     def summary(self, *, cluster: Any = None) -> str:
-        """The fit as plain text; `cluster` as in `confint`."""
+        """The fit as plain text: the model, what to know, largest effects, axes.
+
+        Args:
+            cluster: groups of rows for the standard errors, as in `confint`.
+
+        Returns:
+            Lines of text.
+        """
         return summary(self if cluster is None else self.clustered(cluster))
 
     def save(self, path: Any) -> None:
-        """Write the fit, and what new rows need, to one .npz file (no pickle), whole or not at all."""
+        """Write the fit, and what new rows need, to one .npz file (no pickle), whole or not at all.
+
+        Args:
+            path: the file; `poplin.load` reads it. Training counts, names and covariates are kept in it.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
         keeping.save(self, path)
 
     @property

@@ -26,21 +26,34 @@ SMALLEST = 1e-13  # noise variance, relative to the largest eigenvalue, below wh
 
 
 class PPCA(AbstractEstimator):
-    """Probabilistic principal components: x | w ~ N(mu + C w, s2 I), w ~ N(0, I_q).
+    """Probabilistic principal components of a table of measurements.
 
-    Settings
-        n_components: q < p.
-        method: "closed" (from the eigenvalues of the covariance) or "em" (exact EM; each step costs 2 n p q).
-        max_iter, tol: of EM; it stops when a step changes C and s2 by less than `tol`, relatively.
+    x | w ~ N(mu + C w, s2 I), w ~ N(0, I_q): mu `mean_`, C `loadings_`, s2 `noise_variance_`. Signs: each axis's entry
+    of largest size is positive. Cost: O(n p^2 + p^3) ("closed"), 2 n p q a step ("em"). Warns `ConvergenceWarning` when
+    EM did not settle. Source: Tipping & Bishop (1999), J. R. Stat. Soc. B 61.
+
+    Args:
+        n_components: q, from 1 to p - 1.
+        method: "closed" (from the eigenvalues of the covariance) or "em" (exact EM, where p is large and q small).
+        max_iter: steps of EM at most.
+        tol: EM stops when a step changes C and s2 by less than this, relatively.
         callback: called between compiled chunks of EM with `poplin.fit.Progress`.
         random_state: seed of EM's start.
 
-    Attributes (NumPy): `mean_` mu (p,); `loadings_` C in principal axes (p, q); `components_` (p, q) orthonormal axes;
-    `eigenvalues_` (q,) of the fitted covariance, divisor n; `noise_variance_` s2; `covariance_` C C' + s2 I;
-    `loglik_` (nats, sum over rows, higher is better); `trace_`, `converged_`, `n_iter_`, `seconds_`.
-
-    Signs: each axis's entry of largest size is positive. Source: Tipping & Bishop (1999), J. R. Stat. Soc. B 61.
-    Raises `InputError` for what cannot be fitted; warns `ConvergenceWarning` when EM did not settle.
+    Attributes:
+        mean_: mu (p,), in the units of Y.
+        loadings_: C in principal axes (p, q).
+        components_: orthonormal axes (p, q).
+        eigenvalues_: leading eigenvalues of the fitted covariance (q,), divisor n, descending.
+        noise_variance_: s2.
+        covariance_: C C' + s2 I (p, p).
+        loglik_: log-likelihood, nats, weighted sum over rows, higher is better.
+        trace_: EM's steps: arrays phase, iteration, objective (nats), seconds; empty for "closed".
+        converged_: whether EM settled; True for "closed".
+        n_iter_: steps of EM.
+        seconds_: that the fit took.
+        column_names_: names of the columns.
+        n_features_in_: p.
 
     >>> import numpy as np, poplin
     >>> random = np.random.default_rng(0)
@@ -60,6 +73,8 @@ class PPCA(AbstractEstimator):
     converged_: bool
     n_iter_: int
     seconds_: float
+    column_names_: tuple[str, ...]
+    n_features_in_: int
 
     def __init__(
         self,
@@ -78,7 +93,20 @@ class PPCA(AbstractEstimator):
         self.random_state = random_state
 
     def fit(self, Y: Any, y: Any = None, *, weights: Any = None) -> Self:
-        """Fit to Y (n, p): array, DataFrame, scipy.sparse or AnnData; weights (n,) count a row so many times."""
+        """Fit the model to a table of measurements.
+
+        Args:
+            Y: finite numbers (n, p): array, DataFrame, scipy.sparse, AnnData or a path.
+            y: ignored; scikit-learn passes it second.
+            weights: (n,), how often a row counts; 0 leaves it out. None: 1.
+
+        Returns:
+            The estimator itself, with its fitted attributes.
+
+        Raises:
+            InputError: entries that are no finite numbers, a q that leaves no dimension to the noise, or fewer
+                directions in Y than q + 1.
+        """
         began = time.perf_counter()
         check_settings({name: v for name, v in self.get_params().items() if name != "n_components"})
         values = as_values(Y)
@@ -155,34 +183,93 @@ class PPCA(AbstractEstimator):
             return np.asarray(value), np.asarray(mean)
 
     def transform(self, Y: Any) -> np.ndarray:
-        """Posterior means E[w | x] in principal axes, (n, q)."""
+        """Posterior means E[w | x] in principal axes.
+
+        Args:
+            Y: rows (n, p), with the columns of the fit.
+
+        Returns:
+            Positions (n, q).
+
+        Raises:
+            InputError: columns are not those of the fit.
+        """
         return self._rows(Y)[1]
 
     def fit_transform(self, Y: Any, y: Any = None, *, weights: Any = None) -> np.ndarray:
-        """Fit, then the posterior means of the training rows."""
+        """Fit, then the posterior means of the training rows.
+
+        Args:
+            Y: numbers (n, p), as in `fit`.
+            y: ignored.
+            weights: (n,), as in `fit`.
+
+        Returns:
+            Positions (n, q).
+        """
         return self.fit(Y, y, weights=weights).transform(Y)
 
     def inverse_transform(self, W: Any) -> np.ndarray:
-        """The mean mu + C w of a row at each latent position, (n, p)."""
+        """The mean mu + C w of a row at each latent position.
+
+        Args:
+            W: positions (n, q).
+
+        Returns:
+            Means (n, p), in the units of Y.
+        """
         return self.mean_ + as_positions(W, self.loadings_.shape[1]) @ self.loadings_.T
 
     def score_samples(self, Y: Any) -> np.ndarray:
-        """Log-likelihood of each row, exact, in nats (n,): higher is better."""
+        """Exact log-likelihood of each row.
+
+        Args:
+            Y: rows (n, p), with the columns of the fit.
+
+        Returns:
+            Log-likelihoods (n,), nats, higher is better.
+
+        Raises:
+            InputError: columns are not those of the fit.
+        """
         return self._rows(Y)[0]
 
     def score(self, Y: Any, y: Any = None) -> float:
-        """Mean of `score_samples`, in nats a row: higher is better."""
+        """Mean of `score_samples`.
+
+        Args:
+            Y: rows (n, p), with the columns of the fit.
+            y: ignored.
+
+        Returns:
+            Nats a row, higher is better.
+        """
         return float(np.mean(self.score_samples(Y)))
 
     def sample(self, n: int, *, random_state: int = 0) -> np.ndarray:
-        """Draw n rows from the fitted model, (n, p)."""
+        """Draw rows from the fitted model.
+
+        Args:
+            n: number of rows.
+            random_state: the seed of the draws.
+
+        Returns:
+            Rows (n, p), in the units of Y.
+        """
         random = np.random.default_rng(random_state)
         latent = random.standard_normal((n, self.loadings_.shape[1]))
         noise = random.standard_normal((n, len(self.mean_)))
         return self.inverse_transform(latent) + np.sqrt(self.noise_variance_) * noise
 
     def save(self, path: Any) -> None:
-        """Write the fit to one .npz file (no pickle), whole or not at all; `poplin.load` reads it."""
+        """Write the fit to one .npz file (no pickle), whole or not at all.
+
+        Args:
+            path: the file; `poplin.load` reads it.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
         arrays = {"mean": self.mean_, "loadings": self.loadings_, "noise": np.asarray(self.noise_variance_)}
         arrays |= {f"trace_{name}": column for name, column in self.trace_.items()}
         settings = {k: v for k, v in self.get_params().items() if k != "callback"}

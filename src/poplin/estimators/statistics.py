@@ -28,14 +28,9 @@ if TYPE_CHECKING:
 class AbstractStatistics:
     """Standard errors, intervals and tests of a fit.
 
-    `information` says from what: "expected" (the default; simulated under the fitted model), "observed" (Louis'
-    identity at the data) or "outer" (products of scores). `robust` gives the sandwich of the last two, which does not
-    trust the model's variances. Variational fits always get the sandwich of their bound, which does not show its bias,
-    and `method="composite"` the sandwich of its pairs.
-    `cluster` names a column of `data` (or obs) whose rows may depend on each other (donors, plates), or is one label
-    a row: the sandwich over these groups, with the CR2 correction and Student's t (`inference/sandwich.py`).
-    `n_boot` fits so many tables drawn from the fit instead (parametric bootstrap): it takes as many fits, and its
-    intervals take out the method's bias as it is seen at the fitted model.
+    Variational fits always get the sandwich of their bound, which does not show its bias, and `method="composite"` the
+    sandwich of its pairs. By clusters: the sandwich over the groups, with the CR2 correction and Student's t
+    (`inference/sandwich.py`).
     """
 
     seconds_: float
@@ -51,12 +46,21 @@ class AbstractStatistics:
         return held
 
     def standard_error_seconds(self) -> float:
-        """Seconds that standard errors may take where they come unasked, in a summary or a report."""
+        """Seconds that standard errors may take where they come unasked, in a summary or a report.
+
+        Returns:
+            The number given as `fit(standard_errors=...)`; else twice the seconds of the fit, or a minute if that is
+            longer.
+        """
         told = vars(self).get("_standard_errors", True)
         return directions.usual(self.seconds_) if isinstance(told, bool) else float(told)
 
     def go_without(self, why: str | None) -> None:
-        """Let summary and report go without standard errors and say why; None: they come again."""
+        """Let summary and report go without standard errors, and say why.
+
+        Args:
+            why: a sentence for the reader; None: they come again.
+        """
         vars(self)["_why_without"] = why
 
     def _ask(
@@ -84,8 +88,17 @@ class AbstractStatistics:
     def clustered(self, cluster: Any) -> Self:
         """The same fit, whose summary, files, report, intervals and tests are by these groups of rows from now on.
 
-        `cluster` is as in `confint`. Nothing is fitted again; the fit itself stays as it is. Raises `InputError`
-        where no column of that name groups the rows.
+        Nothing is fitted again; the fit itself stays as it is.
+
+        Args:
+            cluster: name of a column of the fit's `data` (or obs) that groups the rows, or one label a row (n,).
+
+        Returns:
+            A copy of the fit that shares its arrays.
+
+        Raises:
+            InputError: no column of that name groups the rows, labels are missing or too few (fewer than three groups),
+                or the table is too large to be dense.
         """
         other = copy.copy(self)
         vars(other)["_cluster"] = self._grouping(cluster)
@@ -102,9 +115,25 @@ class AbstractStatistics:
         """Standard errors of B, Sigma, its eigenvalues and a borrowed basis's scales, with notes on what to know.
 
         Cost (expected): two chains of 16 to 72 moves for each of 5000 simulated rows, or 10 for each of K free numbers;
-        K^2 memory and K^3 algebra.
-        Above K = 2000 standard errors of B are found a few columns at a time, which a note and `coef_information` say;
-        above K = 6000 those of the variances too, and the rest is NaN: cost and memory grow with p.
+        K^2 memory and K^3 algebra. Above K = 2000 standard errors of B are found a few columns at a time, which a note
+        and `coef_information` say; above K = 6000 those of the variances too, and the rest is NaN: cost and memory grow
+        with p.
+
+        Args:
+            robust: the sandwich of the rows' own scores, which does not trust the model's variances.
+            information: "expected" (the default; simulated under the fitted model), "observed" (Louis' identity at the
+                data) or "outer" (products of the rows' scores).
+            n_boot: fit so many tables drawn from the fit instead (parametric bootstrap); costs as many fits. Its
+                intervals take out the method's bias as it is seen at the fitted model.
+            cluster: rows that may depend on each other (donors, plates): the name of a column of the fit's `data` (or
+                obs), or one label a row. None: rows are independent.
+
+        Returns:
+            A `StandardErrors`: arrays of the shapes of the estimates, and notes. Kept: asked again, it costs nothing.
+
+        Raises:
+            InputError: the method has no information (give `n_boot`, or fit by "ml"), or two kinds are asked for at
+                once.
         """
         asked = self._ask(robust=robust, information=information, n_boot=n_boot, cluster=cluster)
         return self._asked().standard_errors(asked)
@@ -120,20 +149,37 @@ class AbstractStatistics:
         n_boot: int | None = None,
         cluster: Any = None,
     ) -> DataFrame:
-        """Intervals of "coef", "covariance", "correlation", "eigenvalues" or "scales".
+        """Intervals of coefficients, covariances, correlations, eigenvalues or scales.
 
-        Columns estimate, se, z, p, lower, upper, method, and df of Student's t where robust or by clusters; index
-        (covariate, column), (column, column) or axis.
-        "scales" are those of a borrowed basis, in its order (eigenvalues are sorted). Variances, eigenvalues and
-        scales are on the log scale, correlations on Fisher's z. `entries` lists the pairs of columns, by name or
-        position, whose covariance or correlation is wanted; above 6000 free numbers (about 100 columns with a full
-        Sigma) only such lists are answered.
+        Wald intervals: estimate +- z se on the log scale for variances, eigenvalues and scales, on Fisher's z for
+        correlations, else as they are. Coefficients of which counts say too little for Wald's quadratic (a level
+        without a count of that column, a column seen once; the rule is that of `inference.profile.holds`) have
+        "profile" as their method: z is the signed root of the likelihood ratio, p and the ends are those of the profile
+        likelihood of the column alone, infinite where it never falls. `robust` rescales that likelihood by what the
+        rows' scores say. By clusters, of which that likelihood knows nothing, they are NaN and p is that of a score
+        test.
 
-        Coefficients of which counts say too little for Wald's quadratic (a level without a count of that column, a
-        column seen once; the rule is that of `inference.profile.holds`) have "profile" as their method: z is the
-        signed root of the likelihood ratio, p and the ends are those of the profile likelihood of the column alone,
-        infinite where it never falls. `robust` rescales that likelihood by what the rows' scores say. By clusters,
-        of which that likelihood knows nothing, they are NaN. Raises `InputError` where nothing is estimated.
+        Args:
+            which: "coef" (B), "covariance", "correlation" (entries on and above the diagonal that are estimated),
+                "eigenvalues" (descending), or "scales" (those of a borrowed basis, in its order).
+            level: share of tables in which an interval holds the truth, between 0 and 1.
+            entries: pairs of columns, by name or position, whose covariance or correlation is wanted; None: all. Above
+                6000 free numbers (about 100 columns with a full Sigma) only such lists are answered.
+            robust: the sandwich of the rows' own scores, which does not trust the model's variances.
+            information: "expected" (the default; simulated under the fitted model), "observed" (Louis' identity at the
+                data) or "outer" (products of the rows' scores).
+            n_boot: fit so many tables drawn from the fit instead (parametric bootstrap); costs as many fits. Its
+                intervals take out the method's bias as it is seen at the fitted model.
+            cluster: rows that may depend on each other (donors, plates): the name of a column of the fit's `data` (or
+                obs), or one label a row. None: rows are independent.
+
+        Returns:
+            A DataFrame with columns estimate, se, z, p, lower, upper, method ("wald", "profile", "score", "bootstrap"),
+            and df of Student's t where robust or by clusters; index (covariate, column), (column, column) or axis.
+
+        Raises:
+            InputError: an unknown `which`, a level outside (0, 1), nothing of it estimated under this covariance, or a
+                method without information (give `n_boot`).
         """
         asked = self._ask(robust=robust, information=information, n_boot=n_boot, cluster=cluster)
         return self._asked().confint(which, level, asked, entries)
@@ -143,10 +189,25 @@ class AbstractStatistics:
     ) -> DataFrame:
         """Wald tests that a term of the formula, or H B with H (r, d), is zero: each column, then all of them.
 
-        Columns statistic, df, p, p_adjusted (Benjamini-Hochberg over the columns), method; the last line, named "all
-        columns", tests them jointly (NaN above 6000 free numbers). A column with a coefficient that Wald's quadratic
-        does not serve (see `confint`) has the test of `likelihood_ratio` instead, method "profile"; all columns
-        together then have that of Simes.
+        statistic = (H b_j)' (H V_j H')^-1 (H b_j), V_j the covariance matrix of b_j's estimate: chi-squared with
+        rank(H) degrees of freedom, by clusters or robust with the p-value of Hotelling's F. A column with a coefficient
+        that Wald's quadratic does not serve (see `confint`) has the test of `likelihood_ratio` instead, method
+        "profile"; all columns together then have that of Simes (1986).
+
+        Args:
+            hypothesis: name of a term (all of its coefficients are zero), or H (r, d), one column a covariate.
+            robust: the sandwich of the rows' own scores, which does not trust the model's variances.
+            information: "expected" (the default; simulated under the fitted model), "observed" (Louis' identity at the
+                data) or "outer" (products of the rows' scores).
+            cluster: rows that may depend on each other (donors, plates): the name of a column of the fit's `data` (or
+                obs), or one label a row. None: rows are independent.
+
+        Returns:
+            A DataFrame with columns statistic, df, p, p_adjusted (Benjamini-Hochberg over the columns) and method;
+            index the columns, and "all columns" (NaN above 6000 free numbers).
+
+        Raises:
+            InputError: no such term, or an H of another shape.
         """
         asked = self._ask(robust=robust, information=information, cluster=cluster)
         return self._asked().wald(hypothesis, asked)
@@ -155,27 +216,48 @@ class AbstractStatistics:
         """Likelihood-ratio tests that a term of the formula, or H B with H (r, d), is zero, column by column.
 
         Each column's own likelihood, a Poisson-lognormal regression by quadrature, is maximised with and without the
-        term; what other columns would add is left out, so that no draw is needed and columns that a level lacks have
-        a test. Columns statistic, df, p, p_adjusted (Benjamini-Hochberg over the columns), method; index column.
-        `poplin.likelihood_ratio` compares two fits of the whole table. Cost: some twenty times the table's cells
+        term; what other columns would add is left out, so that no draw is needed and columns that a level lacks have a
+        test. `poplin.likelihood_ratio` compares two fits of the whole table. Cost: some twenty times the table's cells
         times 11 to 41 exponentials.
+
+        Args:
+            hypothesis: name of a term (all of its coefficients are zero), or H (r, d), one column a covariate.
+
+        Returns:
+            A DataFrame with columns statistic, df, p, p_adjusted (Benjamini-Hochberg over the columns), method; index
+            column.
+
+        Raises:
+            InputError: no such term, an H of another shape, counts that are not in memory, or covariates of which one
+                is a combination of others.
         """
         return self._asked().likelihood_ratio(hypothesis)
 
     def coef_interval(self) -> Interval | None:
-        """95 % intervals of B as arrays (d, p), or None where there are none (interrupted, too many numbers).
+        """95 % intervals of B as arrays, in the seconds that `fit(standard_errors=...)` allows.
 
-        In the seconds that `fit(standard_errors=...)` allows: where the whole information takes longer, by column
-        blocks, which `coef_notes` say. By clusters they take the time that they need.
+        Where the whole information takes longer, by column blocks, which `coef_notes` say. By clusters they take the
+        time that they need.
+
+        Returns:
+            An `Interval` of arrays (d, p), or None where there are none (interrupted, too many numbers).
         """
         return None if self._without() else self._asked().coef_interval(self._ask())
 
     def coef_information(self) -> np.ndarray | None:
-        """From what each of these standard errors is, in words (d, p): "expected", "expected, by column blocks", ..."""
+        """From what each standard error of `coef_interval` is, in words.
+
+        Returns:
+            An array (d, p) of "expected", "expected, by column blocks", ...; None where there are no intervals.
+        """
         return None if self.coef_interval() is None else self._asked().coef_information(self._ask())
 
     def coef_notes(self) -> tuple[str, ...]:
-        """What has to be known to read these intervals."""
+        """What has to be known to read the intervals of `coef_interval`.
+
+        Returns:
+            Sentences, none where there is nothing to know.
+        """
         why = self._without()
         return (why,) if why else self._asked().coef_notes(self._ask())
 

@@ -4,7 +4,6 @@ Start at `VAE`. Fitting, embedding, decoding and the training loop are in `neura
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NamedTuple
 
@@ -28,6 +27,7 @@ from poplin.estimators.building import (
     widths,
 )
 from poplin.estimators.checkpoints import beside
+from poplin.estimators.clusters import STARTS, Grouping, centres, fitted_mixture
 from poplin.estimators.likely import AbstractLikely
 from poplin.estimators.neural import AbstractNeural, rebuild
 from poplin.inference.likelihood import SLICE, in_slices
@@ -45,45 +45,62 @@ from poplin.methods.gradient import (
     row_values,
     shares,
 )
-from poplin.models.networks import Mixture, StandardNormal
+from poplin.models.networks import StandardNormal
 
 
 @dataclass(eq=False, repr=False)
 class VAE(AbstractNeural, AbstractLikely, AbstractEstimator, NetworkSettings, EpochSettings, BoundSettings):
-    """Variational autoencoder: y | w ~ likelihood(f(w, x)), w ~ prior, q(w | y, x) a Gaussian from a network.
+    """Variational autoencoder: a non-linear latent-variable model, whose rows' positions come from a network.
 
-    Settings
+    y | w ~ likelihood(f(w, x)), w ~ prior, q(w | y, x) a Gaussian from a network; the objective is the mean of log p(y
+    | w) - beta KL(q || prior). Cost of an epoch: 6 n (sum of products of neighbouring layer sizes) operations, no
+    transfer to the host. Source: Kingma & Welling (2014), ICLR.
+
+    Args:
         n_components: q, latent dimensions. All others are given by name.
         posterior: "diagonal", or "full": covariance L L' with L = mask * L' + diag(sigma), from the network.
-        likelihood: "gaussian", "bernoulli", "categorical", "poisson", "negative-binomial", or "poisson-lognormal":
+        draws: of each row in a step.
+        kl_warmup: epochs over which the KL term's weight rises to 1.
+        binarise: draw zeros and ones anew with the probabilities in Y, each time a row is seen ("bernoulli").
+        max_epochs: passes over the rows at most.
+        schedule: of the learning rate: "constant", "cosine" (down to zero), or "steps": down to a tenth in eight steps,
+            each three times as long as the one before (Burda, Grosse & Salakhutdinov 2016).
+        validation_fraction: share of the rows that is left out (5000 rows at most), to see when to stop.
+        patience: epochs (and 200 steps) without a better objective there after which it stops, the best model being
+            kept; None trains for max_epochs.
+        checkpoint: a path (.npz): training is written there about once a minute, and the same fit goes on from it.
+        likelihood: "gaussian", "bernoulli", "categorical", "poisson" or "negative-binomial", or "poisson-lognormal":
             rates exp(o + a + x'B + C w) without a decoder network, whose bound needs no draws.
-        scale: of the Gaussian: "column" (learned), "row" (sigma(w), from the decoder), "fixed" (1), or a number c.
-        beta: weight of the KL term in the objective; with 1 the objective is the bound.
-        prior: "normal", or a number k of components of a normal mixture, which is learned and summed exactly.
+        scale: of the Gaussian: "column" (learned), "row" (sigma(w), from the decoder), "fixed" (1), or a number.
         hidden: units of the encoder's hidden layers; the decoder has them in reverse. () is linear.
         activation: "relu", "tanh", "softplus" or "gelu".
-        basis: for "poisson-lognormal": V (p, q) from elsewhere, C = V Lambda^(1/2).
         condition: names of columns of `data` (or of an AnnData's obs) that encoder and decoder also see.
         batch: name of one more such column, whose values are always taken as categories: a donor's number, a run.
         layer: of an AnnData, in place of its X.
-        binarise: draw zeros and ones anew with the probabilities in Y, each time a row is seen.
-        draws: of each row in a step; `importance` = k > 1 trains the importance-weighted bound of k draws instead.
-        max_epochs, batch_size, learning_rate: of Adam on minibatches.
-        schedule: of the learning rate: "constant", "cosine" (down to zero), or "steps": down to a tenth in eight
-            steps, each three times as long as the one before (Burda, Grosse & Salakhutdinov 2016).
-        kl_warmup: epochs over which the KL term's weight rises to 1.
-        validation_fraction, patience: rows left out, and epochs (and 200 steps) without a better objective there
-            after which it stops, the best model being kept; patience=None trains for max_epochs.
-        checkpoint: a path (.npz): training is written there about once a minute, and the same fit goes on from it.
-        callback, random_state: as everywhere; the same seed gives the same numbers on the same machine.
+        batch_size: rows of a minibatch.
+        learning_rate: of Adam; lower it where training fails.
+        callback: called between compiled stretches of steps with `poplin.fit.Progress`.
+        random_state: the seed; the same seed gives the same numbers on the same machine.
+        beta: weight of the KL term in the objective; with 1 the objective is the bound.
+        prior: "normal", or a number k of components of a normal mixture, which is learned and summed exactly.
+        basis: for "poisson-lognormal": V (p, q) from elsewhere, C = V Lambda^(1/2).
+        importance: k > 1 trains the importance-weighted bound of k draws instead (Burda, Grosse & Salakhutdinov 2016).
 
-    Attributes: `history_`, one line an epoch, means over rows in nats (objective, bound and reconstruction: higher is
-    better; the bound is reconstruction minus divergence; held_out_* are those of the left-out rows, at full KL
-    weight); `stopped_` ("patience", "max_epochs", "interrupted", "failed"), `converged_`, `n_iter_` (epochs),
-    `messages_`, `held_out_` (numbers of the left-out rows), `seconds_`, `model_`.
-
-    Cost of an epoch: 6 n (sum of products of neighbouring layer sizes) operations, no transfer to the host. Source:
-    Kingma & Welling (2014), ICLR.
+    Attributes:
+        history_: DataFrame, one line an epoch, means over rows in nats (objective, bound and reconstruction: higher is
+            better; the bound is reconstruction minus divergence; held_out_* are those of the left-out rows, at full KL
+            weight).
+        stopped_: why: "patience", "max_epochs", "interrupted" or "failed".
+        converged_: whether the stopping rule held.
+        n_iter_: epochs.
+        messages_: what has to be known of the fit, one sentence each.
+        held_out_: numbers of the left-out rows.
+        seconds_: that the fit took.
+        column_names_: names of the columns.
+        n_features_in_: p.
+        model_: the networks (internal).
+        coded_: what later rows must look like (internal).
+        shape_: sizes that the networks follow from (internal).
 
     >>> import numpy as np, poplin
     >>> counts = np.random.default_rng(0).poisson(3.0, (60, 4))
@@ -148,14 +165,49 @@ def rebuilt_vae(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> VAE:
 
 @dataclass(eq=False, repr=False)
 class Autoencoder(AbstractNeural, AbstractEstimator, NetworkSettings, EpochSettings):
-    """Autoencoder: the maximum of sum_i log p(y_i | f(g(y_i))) over an encoder g and a decoder f.
+    """Autoencoder: rows squeezed through q numbers and back, without a prior.
 
-    Under the default likelihood, a Gaussian of fixed scale, that is least squares. Settings are those of `VAE`,
-    without prior, posterior and draws. hidden=() is linear: C spans the space of the first q principal axes, and the
-    encoder ends as the pseudo-inverse of the decoder where X'X is nonsingular.
+    The maximum of sum_i log p(y_i | f(g(y_i))) over an encoder g and a decoder f; under the default likelihood, a
+    Gaussian of fixed scale, that is least squares. hidden=() is linear: C spans the space of the first q principal
+    axes, and the encoder ends as the pseudo-inverse of the decoder where X'X is nonsingular. Cost of an epoch as of
+    `VAE`.
 
-    Attributes: `history_`, one line an epoch, means over rows in nats, higher is better; `stopped_`, `converged_`,
-    `n_iter_` (epochs), `messages_`, `held_out_`, `seconds_`, `model_`.
+    Args:
+        n_components: q, numbers a row is squeezed to. All others are given by name.
+        binarise: draw zeros and ones anew with the probabilities in Y, each time a row is seen ("bernoulli").
+        max_epochs: passes over the rows at most.
+        schedule: of the learning rate: "constant", "cosine" (down to zero), or "steps": down to a tenth in eight steps,
+            each three times as long as the one before (Burda, Grosse & Salakhutdinov 2016).
+        validation_fraction: share of the rows that is left out (5000 rows at most), to see when to stop.
+        patience: epochs (and 200 steps) without a better objective there after which it stops, the best model being
+            kept; None trains for max_epochs.
+        checkpoint: a path (.npz): training is written there about once a minute, and the same fit goes on from it.
+        likelihood: "gaussian", "bernoulli", "categorical", "poisson" or "negative-binomial".
+        scale: of the Gaussian: "column" (learned), "row" (sigma(w), from the decoder), "fixed" (1), or a number.
+        hidden: units of the encoder's hidden layers; the decoder has them in reverse. () is linear.
+        activation: "relu", "tanh", "softplus" or "gelu".
+        condition: names of columns of `data` (or of an AnnData's obs) that encoder and decoder also see.
+        batch: name of one more such column, whose values are always taken as categories: a donor's number, a run.
+        layer: of an AnnData, in place of its X.
+        batch_size: rows of a minibatch.
+        learning_rate: of Adam; lower it where training fails.
+        callback: called between compiled stretches of steps with `poplin.fit.Progress`.
+        random_state: the seed; the same seed gives the same numbers on the same machine.
+
+    Attributes:
+        history_: DataFrame, one line an epoch, means over rows in nats (objective and reconstruction: higher is
+            better).
+        stopped_: why: "patience", "max_epochs", "interrupted" or "failed".
+        converged_: whether the stopping rule held.
+        n_iter_: epochs.
+        messages_: what has to be known of the fit, one sentence each.
+        held_out_: numbers of the left-out rows.
+        seconds_: that the fit took.
+        column_names_: names of the columns.
+        n_features_in_: p.
+        model_: the networks (internal).
+        coded_: what later rows must look like (internal).
+        shape_: sizes that the networks follow from (internal).
 
     >>> import numpy as np, poplin
     >>> table = np.random.default_rng(0).normal(size=(60, 4))
@@ -183,12 +235,34 @@ class Autoencoder(AbstractNeural, AbstractEstimator, NetworkSettings, EpochSetti
         return Binarised(Reconstruction()) if self.binarise else Reconstruction()
 
     def score_samples(self, Y: Any, *, data: Any = None, offset: Any = None) -> np.ndarray:
-        """Log p(y | f(g(y))) of each row in nats (n,), higher is better: no likelihood of the row."""
+        """Log p(y | f(g(y))) of each row: how well it is rebuilt, no likelihood of the row.
+
+        Args:
+            Y: rows (n, p) with the columns of the fit, matched by name where both have names.
+            data: conditions and batch (DataFrame, n rows) of a model with `condition` or `batch`; an AnnData's obs
+                serves too.
+            offset: on the log scale, for counts: a number, (n,), (n, 1) or (n, p); None: 0.
+
+        Returns:
+            Nats (n,), every constant, higher is better.
+
+        Raises:
+            InputError: columns, conditions or values are not such as the model was fitted to.
+        """
         block = self._block(Y, data, offset)
         return in_slices(lambda part, _: row_values(self.model_, part), block, SLICE)
 
     def score(self, Y: Any, y: Any = None, **others: Any) -> float:
-        """Mean of `score_samples`, in nats a row: higher is better."""
+        """Mean of `score_samples`.
+
+        Args:
+            Y: rows (n, p) with the columns of the fit, matched by name where both have names.
+            y: ignored.
+            others: arguments of `score_samples` by name: data, offset.
+
+        Returns:
+            Nats a row, higher is better.
+        """
         return float(np.mean(self.score_samples(Y, **others)))
 
 
@@ -203,27 +277,61 @@ def rebuilt_autoencoder(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> 
 # clusters.
 
 
-SMALLEST_VARIANCE = 1e-3  # of a component when the mixture starts
-
-
 @dataclass(eq=False, repr=False)
 class MixtureVAE(
     AbstractNeural, AbstractLikely, AbstractEstimator, NetworkSettings, EpochSettings, BoundSettings
 ):
-    """Variational autoencoder with p(w) = sum_k pi_k N(m_k, diag(s_k^2)), all learned; k is a row's cluster.
+    """Variational autoencoder whose prior is a normal mixture: rows are clustered without labels.
 
-    The mixture is summed exactly (logsumexp): no label is sampled. Before, the same networks are trained for
-    `pretrain_epochs` under a standard normal prior whose KL term has the small weight `pretrain_beta`, and a Gaussian
-    mixture is fitted to the latent means (scikit-learn, the likeliest of 5 starts): no label is used for that either.
+    p(w) = sum_k pi_k N(m_k, diag(s_k^2)), all learned; k is a row's cluster (`predict`, `responsibilities`). The
+    mixture is summed exactly (logsumexp): no label is sampled. Before, the same networks are trained under a standard
+    normal prior, and a Gaussian mixture is fitted to the latent means (scikit-learn, the likeliest of 5 starts): no
+    label is used for that either. Source: the model is that of Jiang et al. (2017), IJCAI; the bound sums over k
+    instead of approximating q(k).
 
-    Settings
-        n_clusters: components of the mixture.
-        pretrain_epochs, pretrain_beta: of the start.
-        Others are those of `VAE`.
+    Args:
+        n_clusters: k, components of the mixture.
+        n_components: q, latent dimensions. All others are given by name.
+        posterior: "diagonal", or "full": covariance L L' with L = mask * L' + diag(sigma), from the network.
+        draws: of each row in a step.
+        kl_warmup: epochs over which the KL term's weight rises to 1.
+        binarise: draw zeros and ones anew with the probabilities in Y, each time a row is seen ("bernoulli").
+        max_epochs: passes over the rows at most.
+        schedule: of the learning rate: "constant", "cosine" (down to zero), or "steps": down to a tenth in eight steps,
+            each three times as long as the one before (Burda, Grosse & Salakhutdinov 2016).
+        validation_fraction: share of the rows that is left out (5000 rows at most), to see when to stop.
+        patience: epochs (and 200 steps) without a better objective there after which it stops, the best model being
+            kept; None trains for max_epochs.
+        checkpoint: a path (.npz): training is written there about once a minute, and the same fit goes on from it.
+        likelihood: "gaussian", "bernoulli", "categorical", "poisson" or "negative-binomial", or "poisson-lognormal", as
+            of `VAE`.
+        scale: of the Gaussian: "column" (learned), "row" (sigma(w), from the decoder), "fixed" (1), or a number.
+        hidden: units of the encoder's hidden layers; the decoder has them in reverse. () is linear.
+        activation: "relu", "tanh", "softplus" or "gelu".
+        condition: names of columns of `data` (or of an AnnData's obs) that encoder and decoder also see.
+        batch: name of one more such column, whose values are always taken as categories: a donor's number, a run.
+        layer: of an AnnData, in place of its X.
+        batch_size: rows of a minibatch.
+        learning_rate: of Adam; lower it where training fails.
+        callback: called between compiled stretches of steps with `poplin.fit.Progress`.
+        random_state: the seed; the same seed gives the same numbers on the same machine.
+        pretrain_epochs: of the start under a normal prior.
+        pretrain_beta: the small weight of its KL term.
 
-    `predict` gives clusters (n,), `responsibilities` P(k | w) at each row's latent mean (n, k).
-
-    Source: the model is that of Jiang et al. (2017), IJCAI; the bound sums over k instead of approximating q(k).
+    Attributes:
+        history_: DataFrame, one line an epoch, means over rows in nats after the start; columns as of `VAE`.
+        stopped_: why: "patience", "max_epochs", "interrupted" or "failed".
+        converged_: whether the stopping rule held.
+        n_iter_: epochs.
+        messages_: what has to be known of the fit, one sentence each.
+        held_out_: numbers of the left-out rows.
+        prior: k, as `VAE` has it.
+        seconds_: that the fit took.
+        column_names_: names of the columns.
+        n_features_in_: p.
+        model_: the networks (internal).
+        coded_: what later rows must look like (internal).
+        shape_: sizes that the networks follow from (internal).
 
     >>> import numpy as np, poplin
     >>> counts = np.random.default_rng(0).poisson(np.repeat([[1.0], [20.0]], 40, axis=0) * np.ones(4))
@@ -276,88 +384,9 @@ class MixtureVAE(
         return neural.train(model, self._objective(), block, self._plan())
 
 
-def fitted_mixture(latent: np.ndarray, components: int, seed: int) -> Mixture:
-    """The normal mixture of diagonal covariances that fits latent positions (n, q) best, of 5 starts."""
-    from sklearn.mixture import GaussianMixture
-
-    floor = SMALLEST_VARIANCE * float(np.mean(np.var(latent, axis=0)))
-    found = GaussianMixture(components, covariance_type="diag", n_init=5, reg_covar=floor, random_state=seed)
-    found.fit(latent.astype(float))
-    held: Any = found  # scikit-learn's types say that they may be None
-    arrays = (np.log(held.weights_), held.means_, 0.5 * np.log(held.covariances_))
-    return jax.tree.map(lambda a: np.asarray(a, dtype=np.float32), Mixture(*arrays))
-
-
 def rebuilt_mixturevae(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> MixtureVAE:
     """A fitted `MixtureVAE` from what its `save` wrote."""
     return rebuild(MixtureVAE, arrays, meta)
-
-
-# Where clusters begin: a label for every row from its latent position, without any label from elsewhere.
-#
-# Start at `STARTS`. k-means looks for round groups of one size; a graph of neighbours follows groups of any shape,
-# and cuts where few rows are near each other.
-
-
-NEIGHBOURS = 10  # of each row, in the graph
-TRIALS = 20  # starts of k-means, of which the best is kept
-
-
-def by_means(latent: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-    """Labels (n,) of the best of 20 starts of k-means on positions (n, q)."""
-    from sklearn.cluster import KMeans
-
-    found: Any = KMeans(clusters, n_init=TRIALS, random_state=seed)  # type: ignore[arg-type]
-    return found.fit_predict(latent)
-
-
-def by_neighbours(latent: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-    """Labels (n,) by spectral clustering of the graph in which each row is tied to its ten nearest.
-
-    A ties i and j with 1 where each is near the other, 1/2 where one is; leading eigenvectors of D^(-1/2) A D^(-1/2),
-    rows scaled to length one, are grouped by k-means: as many as clusters, and up to half as many more, since a group
-    that the first ones leave together shows in the next. Kept is the grouping of the smallest normalised cut. Cost: a
-    search for neighbours (n log n while q is small) and products of a sparse matrix of 20 n entries. Sources: Ng,
-    Jordan & Weiss (2001), NIPS; Shi & Malik (2000), IEEE PAMI 22.
-    """
-    import scipy.sparse
-    from scipy.sparse.linalg import eigsh
-    from sklearn.neighbors import kneighbors_graph
-
-    n = len(latent)
-    near: Any = kneighbors_graph(latent, min(NEIGHBOURS, n - 1), include_self=False)
-    ties = (near + near.T) / 2
-    root = np.sqrt(np.asarray(ties.sum(axis=1)).ravel())
-    scaled = scipy.sparse.diags_array(1 / root)
-    first = root + 0.1 * root.mean() * np.random.default_rng(seed).standard_normal(n)
-    numbers = sorted({min(clusters + more, n - 1) for more in (0, clusters // 4, clusters // 2)})
-    # to machine precision: a looser one misses that a graph in pieces has the largest eigenvalue several times
-    how: Any = {"which": "LA", "v0": first, "tol": 0, "ncv": min(6 * clusters, n)}
-    _, vectors = eigsh(scaled @ ties @ scaled, numbers[-1], **how)
-    found = [by_means(_unit(vectors[:, -many:]), clusters, seed) for many in numbers]
-    return min(found, key=lambda labels: normalised_cut(ties, labels))
-
-
-def normalised_cut(ties: Any, labels: np.ndarray) -> float:
-    """Sum over groups of the share of their ties (sparse, n x n) that leads out of them."""
-    member = np.eye(labels.max() + 1)[labels]
-    inside, whole = np.sum(member * (ties @ member), axis=0), np.asarray(ties.sum(axis=1)).ravel() @ member
-    return float(np.sum(1 - inside[whole > 0] / whole[whole > 0]))
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(length > 0, length, 1)
-
-
-class Grouping(NamedTuple):
-    """How rows are grouped, and for how many epochs those groups are what clustering aims at."""
-
-    labels: Callable[[np.ndarray, int, int], np.ndarray]
-    held: int
-
-
-STARTS = {"k-means": Grouping(by_means, 0), "neighbours": Grouping(by_neighbours, 1)}
 
 
 # `IDEC`, improved deep embedded clustering: an autoencoder that also gathers rows around centres.
@@ -370,27 +399,53 @@ KEPT = ("centres_", "labels_", "start_labels_", "start_positions_", "n_steps_")
 
 @dataclass(eq=False, repr=False)
 class IDEC(AbstractNeural, AbstractEstimator, NetworkSettings):
-    """Deep embedded clustering that keeps the autoencoder: -(mean squared error) - gamma KL(P || Q), maximised.
+    """Deep embedded clustering that keeps the autoencoder: rows are gathered around centres.
 
-    q_ik is a Student kernel of the distance from row i's position to centre k, p_ik sharpens it, over all rows. First
-    an autoencoder is trained for `pretrain_epochs`, its learning rate falling to zero along a cosine, and rows are
-    grouped by where it puts them: no label is used.
+    Maximised is -(mean squared error) - gamma KL(P || Q): q_ik is a Student kernel of the distance from row i's
+    position to centre k, p_ik sharpens it, over all rows. First an autoencoder is trained, its learning rate falling to
+    zero along a cosine, and rows are grouped by where it puts them: no label is used. The settings of the source are
+    the defaults. Source: Guo, Gao, Liu & Yin (2017), IJCAI.
 
-    Settings
-        n_clusters, n_components: clusters, latent dimensions.
+    Args:
+        n_clusters: k, clusters.
+        n_components: q, latent dimensions. All others are given by name.
+        likelihood: "gaussian", "bernoulli", "categorical", "poisson" or "negative-binomial".
+        scale: of the Gaussian: "column" (learned), "row" (sigma(w), from the decoder), "fixed" (1), or a number.
+        hidden: units of the encoder's hidden layers; the decoder has them in reverse. () is linear.
+        activation: "relu", "tanh", "softplus" or "gelu".
+        condition: names of columns of `data` (or of an AnnData's obs) that encoder and decoder also see.
+        batch: name of one more such column, whose values are always taken as categories: a donor's number, a run.
+        layer: of an AnnData, in place of its X.
+        batch_size: rows of a minibatch.
+        learning_rate: of Adam; lower it where training fails.
+        callback: called between compiled stretches of steps with `poplin.fit.Progress`.
+        random_state: the seed; the same seed gives the same numbers on the same machine.
         start: how rows are grouped first: "k-means" (20 starts), as in the source, or "neighbours": by the graph of
             each row's ten nearest, for groups that are not round. Then P is the groups themselves for the first epoch.
         gamma: weight of the clustering term, beside the mean squared error of an entry.
-        update_interval: steps between two looks at all rows; tol: it stops when fewer rows change their cluster.
-        max_iter: steps at most. Others are those of `Autoencoder`; the settings of the source are hidden=(500, 500,
-        2000), batch_size=256.
+        update_interval: steps between two looks at all rows.
+        tol: it stops when a smaller share of the rows changes its cluster between two looks.
+        max_iter: steps of clustering at most.
+        pretrain_epochs: passes over the rows of the autoencoder before.
 
-    Attributes: `labels_` (n,), `centres_` (k, q), `start_labels_` (those of the start), `start_positions_`
-    (n, q): where rows lay then; `history_` is that of the
-    autoencoder before clustering; `n_iter_` (its epochs), `n_steps_` (of clustering), `converged_`, `stopped_`,
-    `messages_`, `seconds_`.
-
-    Source: Guo, Gao, Liu & Yin (2017), IJCAI.
+    Attributes:
+        history_: DataFrame, one line an epoch, means over rows in nats, of the autoencoder before clustering.
+        stopped_: why: "tol", "max_iter" or "interrupted".
+        converged_: whether the stopping rule held.
+        n_iter_: epochs of the autoencoder.
+        messages_: what has to be known of the fit, one sentence each.
+        held_out_: numbers of the left-out rows.
+        seconds_: that the fit took.
+        column_names_: names of the columns.
+        n_features_in_: p.
+        model_: the networks (internal).
+        coded_: what later rows must look like (internal).
+        shape_: sizes that the networks follow from (internal).
+        n_steps_: steps of clustering.
+        labels_: clusters of the training rows (n,), from 0.
+        centres_: (k, q).
+        start_labels_: clusters of the start (n,).
+        start_positions_: where rows lay then (n, q).
 
     >>> import numpy as np, poplin
     >>> table = np.random.default_rng(0).normal(np.repeat([[0.0], [5.0]], 30, axis=0), 1.0, (60, 4))
@@ -470,19 +525,38 @@ class IDEC(AbstractNeural, AbstractEstimator, NetworkSettings):
         return {name: getattr(self, name) for name in KEPT}
 
     def responsibilities(self, Y: Any, *, data: Any = None, offset: Any = None) -> np.ndarray:
-        """Q, the share of each cluster in each row, (n, k)."""
+        """The share q_ik of each cluster in each row, by the distance of its position from the centres.
+
+        Args:
+            Y: rows (n, p) with the columns of the fit, matched by name where both have names.
+            data: conditions and batch (DataFrame, n rows) of a model with `condition` or `batch`; an AnnData's obs
+                serves too.
+            offset: on the log scale, for counts: a number, (n,), (n, 1) or (n, p); None: 0.
+
+        Returns:
+            Shares (n, k), each row's sum 1.
+
+        Raises:
+            InputError: columns, conditions or values are not such as the model was fitted to.
+        """
         return np.asarray(_shares(self.transform(Y, data=data, offset=offset), self.centres_))
 
     def predict(self, Y: Any, *, data: Any = None, offset: Any = None) -> np.ndarray:
-        """The cluster of the largest share, (n,)."""
+        """The cluster of the largest share.
+
+        Args:
+            Y: rows (n, p) with the columns of the fit, matched by name where both have names.
+            data: conditions and batch (DataFrame, n rows) of a model with `condition` or `batch`; an AnnData's obs
+                serves too.
+            offset: on the log scale, for counts: a number, (n,), (n, 1) or (n, p); None: 0.
+
+        Returns:
+            Numbers of clusters (n,), from 0.
+
+        Raises:
+            InputError: columns, conditions or values are not such as the model was fitted to.
+        """
         return np.argmax(self.responsibilities(Y, data=data, offset=offset), axis=1)
-
-
-def centres(latent: np.ndarray, labels: np.ndarray, clusters: int) -> np.ndarray:
-    """The mean position of each group, (k, q); that of all rows for a group without any."""
-    members = [latent[labels == k] for k in range(clusters)]
-    means = [(one if len(one) else latent).mean(axis=0) for one in members]
-    return np.stack(means).astype(np.float32)
 
 
 _shares = compiled()(shares)
@@ -499,7 +573,13 @@ def rebuilt_idec(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> IDEC:
 
 
 class Shifted(NamedTuple):
-    """Expected rows (n, p) with the shift and without it, and the shift delta (q,) in the latent space."""
+    """What `predict_shift` gives.
+
+    Attributes:
+        rows: expected rows (n, p) with the shift.
+        without: expected rows (n, p) without it; report `rows - without`.
+        shift: delta (q,) in the latent space.
+    """
 
     rows: np.ndarray
     without: np.ndarray
@@ -520,16 +600,29 @@ def predict_shift(
     data: Three = NOTHING,
     offset: Three = NOTHING,
 ) -> Shifted:
-    """E[y | w + delta] for the rows `to`, where delta leads from `control` to `treated` in the latent space.
+    """What rows would look like under a treatment that was seen on other rows only: E[y | w + delta].
 
-    `types`: a label for each row of control and of treated. delta is then the mean over types seen in both of the
-    difference of their latent means, so that a treatment that changed the mixture of types does not count as a shift;
-    without labels it is the difference of the overall means. The change to report is `rows - without`: both are
-    decoded, so that what decoding alone changes is in neither. `data` and `offset` hold conditions and offsets of
-    (control, treated, to), for a model that was fitted with them; the rows `to` are decoded under their own. Source:
-    Lotfollahi, Wolf & Theis (2019), Nat. Methods.
+    delta leads from `control` to `treated` in the latent space. The change to report is `rows - without`: both are
+    decoded, so that what decoding alone changes is in neither. Cost: one pass of the encoder and two of the decoder.
+    Source: Lotfollahi, Wolf & Theis (2019), Nat. Methods.
 
-    Raises `InputError` when no type is seen in both. Cost: one pass of the encoder and two of the decoder.
+    Args:
+        fit: a fitted model with an encoder and a decoder (`VAE`, `Autoencoder`, `MixtureVAE`, `IDEC`, `PPCA`).
+        control: rows (n, p) without the treatment.
+        treated: rows (m, p) with it.
+        to: the rows to shift.
+        types: a label for each row of control and of treated. delta is then the mean over types seen in both of the
+            difference of their latent means, so that a treatment that changed the mixture of types does not count as a
+            shift; None: the difference of the overall means.
+        data: conditions of (control, treated, to), for a model that was fitted with them; the rows `to` are decoded
+            under their own.
+        offset: offsets of (control, treated, to), log scale, for a model of counts.
+
+    Returns:
+        A `Shifted`: rows with the shift and without it, and delta.
+
+    Raises:
+        InputError: no type is seen in both, or labels are not one a row.
 
     >>> import numpy as np, poplin
     >>> random = np.random.default_rng(0)
