@@ -67,7 +67,9 @@ def printable(words: str) -> str:
 class InputError(ValueError):
     """A bad input: the message says what was found, where, what is wanted and how to mend it.
 
-    What mends it differs between doors: `at_command_line` is what is said there, where the message speaks of Python.
+    Args:
+        words: the message, where the mend is one of Python.
+        at_command_line: what is said at the command line instead, where the mend differs there; None: the same.
     """
 
     def __init__(self, words: str, *, at_command_line: str | None = None) -> None:
@@ -80,7 +82,11 @@ class ConvergenceWarning(UserWarning):
 
 
 class DataWarning(UserWarning):
-    """Something in the data that is kept, but that the user should know (by row or column name)."""
+    """Something in the data that is kept, but that the user should know (by row or column name).
+
+    Args:
+        words: the message.
+    """
 
     def __init__(self, words: str) -> None:
         super().__init__(printable(str(words)))

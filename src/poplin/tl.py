@@ -33,18 +33,27 @@ def pln(
     key_added: str = "poplin",
     **settings: Any,
 ) -> Any:
-    """Fit a Poisson-lognormal model to the counts of an AnnData and write what it found into it; returns the fit.
+    """Fit a Poisson-lognormal model to the counts of an AnnData and write what it found into it.
 
-    Counts are X or `layer`; `formula` is evaluated in obs ("~ batch"); `offset` is a column of obs (log scale), the
-    name of one that is computed ("tss", ...) or numbers. `rank` (10, or as many as a small table allows) and `settings`
-    are those of `poplin.PLN`; rank=None fits all of Sigma.
+    Written: obsm["X_poplin"] positions of the rows in principal axes (n, k), of a full Sigma the leading 10;
+    varm["poplin_loadings"] (p, k) what one standard deviation of an axis does to a column, varm["poplin_coef"]
+    coefficients (p, d); varp["poplin_covariance"] Sigma, up to 2000 columns; uns["poplin"] covariate_names,
+    eigenvalues, share (of the residual variance), elbo, converged, settings (JSON), messages, version.
 
-    Written: obsm["X_poplin"] positions of the rows in principal axes (n, k); varm["poplin_loadings"] (p, k) what one
-    standard deviation of an axis does to a column, varm["poplin_coef"] coefficients (p, d); varp["poplin_covariance"]
-    Sigma, up to 2000 columns; uns["poplin"] covariate_names, eigenvalues, share (of the residual variance), elbo,
-    converged, settings (JSON), messages, version. `key_added` takes the place of "poplin" in every name.
+    Args:
+        adata: AnnData with raw counts; it is changed in place.
+        layer: where the counts are; None: X.
+        formula: covariates, evaluated in obs ("~ batch"); None: an intercept.
+        offset: a column of obs (log scale), the name of one that is computed ("tss", ...), or numbers; None: 0.
+        rank: q, 10 or as many as a small table allows unless given; None fits all of Sigma, "auto" chooses.
+        key_added: takes the place of "poplin" in every name.
+        settings: others of `poplin.PLN`: method, shrinkage, random_state, ...
 
-    Raises `InputError` for what cannot be fitted.
+    Returns:
+        The fit.
+
+    Raises:
+        InputError: no AnnData, no such layer or column, or counts that cannot be fitted.
 
     >>> import anndata, numpy as np, poplin
     >>> cells = anndata.AnnData(np.random.default_rng(0).poisson(3.0, (60, 8)).astype("float32"))

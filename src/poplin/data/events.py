@@ -227,10 +227,16 @@ def _check_years(held: _Column, day: str) -> None:
 class EventCounts(NamedTuple):
     """Counts (n, p), sparse, rows and columns by name in order.
 
-    `totals` (n,): what each row counts within the dates, before codes are rolled up or left out: its log is an offset.
-    `rows_seen` (p,): rows in which a column is not zero. `people`: a DataFrame's columns by name, or nothing. `report`:
-    what was read and what was dropped, one sentence each. `concepts` (p,): the numbers of OMOP's concepts, where
-    columns have their names.
+    Attributes:
+        counts: scipy.sparse, (n, p).
+        row_names: of the rows (n,).
+        column_names: codes, or the names of OMOP's concepts (p,).
+        totals: what each row counts within the dates, before codes are rolled up or left out (n,): its log is an
+            offset.
+        rows_seen: rows in which a column is not zero (p,).
+        people: columns (n,) of what is known of the rows by name, or nothing.
+        report: what was read and what was dropped, one sentence each.
+        concepts: numbers of OMOP's concepts, where columns have their names (p,); else nothing.
     """
 
     counts: Any
@@ -342,7 +348,14 @@ MOST_UNMAPPED = 10  # codes that the map lacks, told by name
 
 
 class Columns(NamedTuple):
-    """Which columns of the events hold what; `date` and `count` may be absent."""
+    """Which columns of the events hold what.
+
+    Args:
+        row: the names of the rows: patients, sites.
+        code: what is counted.
+        date: when it was; None: dates do not matter.
+        count: how many of it; None: each line is one.
+    """
 
     row: str
     code: str
@@ -353,9 +366,13 @@ class Columns(NamedTuple):
 class Rules(NamedTuple):
     """Which events count, and as what.
 
-    `since`, `until`: first and last day, both included. `roll_up`: a file whose first two columns are a code and what
-    it becomes (a code with several lines counts in each). `min_rows`: columns above 0 in fewer rows are left out.
-    `distinct_days`: the days of a code are counted, not its events.
+    Args:
+        since: first day, included; None: no limit.
+        until: last day, included; None: no limit.
+        roll_up: a file whose first two columns are a code and what it becomes (a code with several lines counts in
+            each).
+        min_rows: columns above 0 in fewer rows are left out.
+        distinct_days: the days of a code are counted, not its events.
     """
 
     since: datetime.date | None = None
@@ -365,7 +382,11 @@ class Rules(NamedTuple):
     distinct_days: bool = False
 
     def needs_days(self) -> bool:
-        """Whether dates matter."""
+        """Whether dates matter.
+
+        Returns:
+            True where a rule asks for days.
+        """
         return self.distinct_days or self.since is not None or self.until is not None
 
 
@@ -381,12 +402,25 @@ def count_events(
 ) -> EventCounts:
     """Count the events of a file: rows by codes.
 
-    `columns` None: `events` is a folder of OMOP tables (condition_occurrence, drug_exposure, procedure_occurrence,
-    person, and concept, which names columns). `date_format` is how dates are written, for strptime or in letters
-    (M/D/YY); without it, the one format is inferred in which all read. `memory` is DuckDB's limit; what does not fit
-    goes to files in `scratch` (a folder, by default the system's for temporary files), removed at the end. `tell` hears
-    what is going on. Raises `InputError` for files that cannot be read and for tables of which nothing is left. One
-    pass over the file, and one over its dates where they matter; cost grows with the events.
+    One pass over the file, and one over its dates where they matter; cost grows with the events. What is left out, and
+    why, stands in the report.
+
+    Args:
+        events: a table of events (patient, code, perhaps a date and a count) as .csv, .tsv, .txt (also .gz) or Parquet,
+            or a folder of OMOP tables.
+        columns: which columns hold what; None: `events` is a folder of OMOP tables (condition_occurrence,
+            drug_exposure, procedure_occurrence, person, and concept, which names columns).
+        rules: which events count; None: all.
+        date_format: how dates are written, for strptime or in letters (M/D/YY); None: the one format in which all read.
+        memory: DuckDB's limit, as "4GB".
+        scratch: a folder for what does not fit in memory, removed at the end; None: the system's for temporary files.
+        tell: hears what is going on, a sentence at a time.
+
+    Returns:
+        An `EventCounts`.
+
+    Raises:
+        InputError: files that cannot be read, dates that read in no or two ways, and tables of which nothing is left.
     """
     rules = rules or Rules()
     if rules.since is not None and rules.until is not None and rules.since > rules.until:

@@ -152,7 +152,16 @@ def tss(counts: Any) -> np.ndarray:
     """Total-sum scaling: log of the row's total.
 
     offset_i = log sum_j y_ij. The only one of these that does not depend on the other rows, so it is right for rows
-    that come later, too. Raises `InputError` for rows without any count. Cost O(n p).
+    that come later, too. Cost O(n p).
+
+    Args:
+        counts: (n, p), array, DataFrame, scipy.sparse (stays sparse) or AnnData, every row with a count.
+
+    Returns:
+        The offset (n,) on the log scale.
+
+    Raises:
+        InputError: a row without any count.
 
     >>> import numpy as np
     >>> np.exp(tss([[1, 2, 3], [2, 4, 6]])).round(6).tolist()
@@ -164,10 +173,20 @@ def tss(counts: Any) -> np.ndarray:
 def rle(counts: Any, *, positive: bool = False) -> np.ndarray:
     """Relative log expression: the row's median ratio to the geometric mean row.
 
-    size_i = median_j y_ij / g_j, g_j = (prod_i y_ij)^(1/n), over the columns that are positive in every row (Anders &
-    Huber 2010, equation 5). `positive`: for tables where no column is; g_j = (product of the positive y_ij)^(1/n),
-    the median is over the columns that are positive in the row, and the sizes have geometric mean one (as the
-    option "poscounts" of DESeq2). Raises `InputError` where there is no such column. Cost O(n p log p).
+    size_i = median_j y_ij / g_j, g_j = (prod_i y_ij)^(1/n), over the columns that are positive in every row. Cost O(n p
+    log p). Source: Anders & Huber (2010), Genome Biol. 11, equation 5.
+
+    Args:
+        counts: (n, p), array, DataFrame, scipy.sparse or AnnData, every row with a count.
+        positive: for tables where no column is positive in every row: g_j = (product of the positive y_ij)^(1/n), the
+            median is over the columns that are positive in the row, and the sizes have geometric mean one (as the
+            option "poscounts" of DESeq2).
+
+    Returns:
+        The offset (n,) on the log scale.
+
+    Raises:
+        InputError: no column is positive in every row (positive=True, or another offset), or a row without any count.
 
     >>> import numpy as np
     >>> np.exp(rle([[1, 2, 3], [4, 8, 12]])).round(6).tolist()
@@ -195,8 +214,17 @@ def css(counts: Any) -> np.ndarray:
 
     q_i^l: quantiles (linear interpolation) of the row's positive counts, l = 1..p evenly from 0 to 1; d^l = median_i
     |q_i^l - median_i q_i^l|. The l taken is the first, from the middle on, after which d rises by a tenth or more (the
-    last if none is). size_i = sum of y_ij <= q_i^l, divided by its median over rows (Paulson et al. 2013).
-    Cost O(n p log p).
+    last if none is). size_i = sum of y_ij <= q_i^l, divided by its median over rows. Cost O(n p log p). Source: Paulson
+    et al. (2013), Nat. Methods 10.
+
+    Args:
+        counts: (n, p), array, DataFrame, scipy.sparse or AnnData, every row with a count.
+
+    Returns:
+        The offset (n,) on the log scale.
+
+    Raises:
+        InputError: a row without any count.
 
     >>> import numpy as np
     >>> np.exp(css(np.outer([1, 2, 3], [1, 2, 3, 4]))).round(6).tolist()
@@ -219,9 +247,18 @@ def css(counts: Any) -> np.ndarray:
 def gmpr(counts: Any) -> np.ndarray:
     """Geometric mean of pairwise ratios: rows compared two by two over what they share.
 
-    size_i = (prod_k r_ik)^(1/n), r_ik = median over the columns j positive in both of y_ij / y_kj (Chen et al. 2018); k
-    runs over all rows, i itself (r_ii = 1) included, pairs that share no column are left out. Raises `InputError`
-    for a row that shares no column with any other. Cost O(n^2 p).
+    size_i = (prod_k r_ik)^(1/n), r_ik = median over the columns j positive in both of y_ij / y_kj; k runs over all
+    rows, i itself (r_ii = 1) included, pairs that share no column are left out. Cost O(n^2 p). Source: Chen et al.
+    (2018), PeerJ 6.
+
+    Args:
+        counts: (n, p), array, DataFrame, scipy.sparse or AnnData, every row with a count.
+
+    Returns:
+        The offset (n,) on the log scale.
+
+    Raises:
+        InputError: a row that shares no column with any other, or a row without any count.
 
     >>> import numpy as np
     >>> np.exp(gmpr([[1, 2, 0, 5], [4, 8, 3, 0]])).round(6).tolist()
@@ -251,9 +288,18 @@ def tmm(counts: Any) -> np.ndarray:
 
     M_j = log2 (y_ij / N_i) / (y_rj / N_r), A_j = mean of the two log2 shares, over columns positive in both; the 30 %
     extreme M and 5 % extreme A at either end are left out, and log2 f_i is the mean of the rest with weights 1 / v_j,
-    v_j = (N_i - y_ij) / (N_i y_ij) + (N_r - y_rj) / (N_r y_rj) (Robinson & Oshlack 2010). The reference r is the row
-    whose upper quartile of shares is nearest to their mean. size_i = N_i f_i, with geometric mean one. Cost
-    O(n p log p).
+    v_j = (N_i - y_ij) / (N_i y_ij) + (N_r - y_rj) / (N_r y_rj). The reference r is the row whose upper quartile of
+    shares is nearest to their mean. size_i = N_i f_i, with geometric mean one. Cost O(n p log p). Source: Robinson &
+    Oshlack (2010), Genome Biol. 11.
+
+    Args:
+        counts: (n, p), array, DataFrame, scipy.sparse or AnnData, every row with a count.
+
+    Returns:
+        The offset (n,) on the log scale.
+
+    Raises:
+        InputError: a row without any count.
 
     >>> import numpy as np
     >>> np.exp(tmm(np.outer([1, 4], [1, 2, 3, 4]))).round(6).tolist()
@@ -275,8 +321,18 @@ def tmm(counts: Any) -> np.ndarray:
 def wrench(counts: Any, groups: Any = None) -> np.ndarray:
     """Wrench: ratios to the mean composition, averaged with weights for zeros and noisy columns.
 
-    See `offsets.py` for the formulas (Kumar et al. 2018, estimator W2). `groups` (n,): labels of rows whose
-    ratios are pulled to their group's; None: one group. size_i has geometric mean one. Cost O(n p).
+    size_i = N_i c_i, with geometric mean one; how c_i is found stands above `log_factors` in this file. Cost O(n p).
+    Source: Kumar et al. (2018), BMC Genomics 19, estimator W2.
+
+    Args:
+        counts: (n, p), array, DataFrame, scipy.sparse or AnnData, every row with a count.
+        groups: (n,), labels of rows whose ratios are pulled to their group's; None: one group.
+
+    Returns:
+        The offset (n,) on the log scale.
+
+    Raises:
+        InputError: groups is not one label a row, or a row without any count.
 
     >>> import numpy as np
     >>> np.exp(wrench(np.outer([1, 4], [1, 2, 3, 4]))).round(6).tolist()

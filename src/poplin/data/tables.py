@@ -24,12 +24,17 @@ MOST_EMPTY = 10_000_000  # rows or columns of a sparse table that has fewer entr
 
 
 class CountTable(NamedTuple):
-    """Counts as a file or an object held them, before any check of their values.
+    """Counts as a file or an object held them, before any check of their values; `fit` takes it as Y.
 
-    `values` is (n, p), dense, `scipy.sparse` or in a file; names are None where there were none; `covariates` is a
-    DataFrame with one row per row of `values`, or None; `notes` say what the reader noticed; `offset` is on
-    the log scale, as `as_counts` takes it, or None. `turned` is whether the table lay with samples in columns and was
-    turned round; `heading` is what stands over the row names, or nothing.
+    Attributes:
+        values: (n, p), dense, `scipy.sparse` or in a file.
+        row_names: None where there were none.
+        column_names: None where there were none.
+        covariates: a DataFrame with one row per row of `values`, or None.
+        notes: what the reader noticed, one sentence each.
+        offset: on the log scale, as `PLN.fit` takes it, or None.
+        turned: whether the table lay with samples in columns and was turned round.
+        heading: what stands over the row names, or nothing.
     """
 
     values: Any

@@ -138,6 +138,9 @@ TABLES: dict[str, Dataset] = {
 def names() -> tuple[str, ...]:
     """The names of the tables, for `fetch`.
 
+    Returns:
+        Names, in the order of the catalogue.
+
     >>> names()[:3]
     ('oaks', 'microcosm', 'crossover')
     """
@@ -147,7 +150,16 @@ def names() -> tuple[str, ...]:
 def describe(name: str) -> str:
     """What a table is, where it comes from, under which licence, with the addresses and checksums of its files.
 
-    Raises `InputError` for a name that is not in `names()`. Nothing is downloaded.
+    Nothing is downloaded.
+
+    Args:
+        name: one of `names()`.
+
+    Returns:
+        Lines of text.
+
+    Raises:
+        InputError: a name that is not in `names()`.
 
     >>> print(describe("oaks").splitlines()[0])
     oaks: bacteria and fungi on oak leaves, reads by taxon, with the tree's susceptibility to mildew
@@ -162,16 +174,19 @@ def describe(name: str) -> str:
 def fetch(name: str, *, folder: str | os.PathLike[str] | None = None) -> CountTable:
     """A public table by its name, ready for `fit`: counts with names, covariates and, where there is one, an offset.
 
-    Its files are downloaded once, checked against the recorded SHA-256 and kept in `folder` (by default that in the
-    environment as POPLIN_DATASETS, else the user's folder for caches). Covariates travel with the counts, so that a
-    formula finds them. Returns a `CountTable`: values (n, p), row_names, column_names, covariates (a DataFrame), offset
-    on the log scale.
+    Its files are downloaded once, checked against the recorded SHA-256 and kept. Covariates travel with the counts, so
+    that a formula finds them: `poplin.PLN(formula="~ tree").fit(poplin.datasets.fetch("oaks"))`.
 
-    Raises `InputError` for a name that is not in `names()`, without a network, and for a file that is not the recorded
-    one.
+    Args:
+        name: one of `names()`.
+        folder: where files are kept; None: that in the environment as POPLIN_DATASETS, else the user's folder for
+            caches.
 
-        oaks = poplin.datasets.fetch("oaks")
-        fit = poplin.PLN(formula="~ tree").fit(oaks)
+    Returns:
+        A `CountTable`: values (n, p), row_names, column_names, covariates (a DataFrame), offset on the log scale.
+
+    Raises:
+        InputError: a name that is not in `names()`, no network, or a file that is not the recorded one.
     """
     found = _named(name)
     where = None if folder is None else Path(folder)

@@ -50,8 +50,14 @@ if TYPE_CHECKING:
 class Selection(NamedTuple):
     """Candidates and the choice.
 
-    `table`: a line a candidate; `fit`: the chosen one, fitted to all rows; `settings`: what it takes beside the
-    common ones; `criterion` chose, `direction` says which way is better, `words` say all of it in a sentence.
+    Attributes:
+        table: DataFrame, a line a candidate in the order of their free parameters: parameters, each criterion, of
+            held-out log-likelihood the paired difference to the best and its standard error, how the fits went, chosen.
+        fit: the chosen one, fitted to all rows.
+        settings: what it takes beside the common ones.
+        criterion: which one chose.
+        direction: which way is better.
+        words: all of it in a sentence.
     """
 
     table: pandas.DataFrame
@@ -62,7 +68,11 @@ class Selection(NamedTuple):
     words: str
 
     def summary(self) -> str:
-        """The table and the choice as plain text."""
+        """The table and the choice as plain text.
+
+        Returns:
+            Lines of text.
+        """
         shown = self.table.drop(columns="chosen").to_string(float_format=lambda value: f"{value:.2f}")
         told = [f"{name}: {direction}" for name, direction in self.table.attrs.items()]
         return "\n".join([shown, "", "; ".join(told), self.words])
@@ -84,20 +94,34 @@ def select(
 ) -> Selection:
     """Fit candidates, compare them by likelihood, and fit the chosen one to all rows.
 
-    Candidates: `ranks` ("auto" looks for the best with few fits, a sequence takes these, () none) of free loadings,
-    or of the leading columns of `basis` V (p, q); and direct forms with a Sigma of each of `covariances` ("full",
-    "diagonal", "spherical", or Sigma). `criterion`, the first of several chooses:
-        "heldout" (higher is better): sum over rows of w_i log p(y_i), each row scored by a fit to the other folds,
-            importance-sampled, the same folds and draws for all. The simplest candidate within one standard error
-            of the best is chosen, by the paired differences of rows. `folds`: a number, or a label for each row.
-        "aic", "bic", "icl" (lower is better): -2 log p(Y) plus 2 K, K log n, K log n + 2 H, with K free parameters,
-            n the sum of weights, H the entropy of the rows' positions.
-    `settings` are those of `PLN` (method, shrinkage, formula, callback, random_state, ...); `tol` is 0.1 unless given,
-    so that chance in the fits does not decide. Y, X, offset, weights, data: as in `PLN.fit`.
+    Cost: for ranks, each fold (each table) one generous fit from scratch, then a short one a rank; a search needs 3
+    ranks if its guess is right. Memory: 4 n p numbers a fold.
 
-    Returns a `Selection`. Raises `InputError` for what cannot be fitted or divided, KeyboardInterrupt if it was
-    interrupted. Cost: for ranks, each fold (each table) one generous fit from scratch, then a short one a rank;
-    a search needs 3 ranks if its guess is right. Memory: 4 n p numbers a fold.
+    Args:
+        Y: counts (n, p), as in `PLN.fit`.
+        ranks: of free loadings, or of the leading columns of `basis`: "auto" looks for the best with few fits, a
+            sequence takes these, () none.
+        covariances: direct forms as well, with a Sigma of each: "full", "diagonal", "spherical", or Sigma (p, p).
+        basis: V (p, q), orthonormal columns.
+        criterion: one or several; the first chooses. "heldout" (higher is better): sum over rows of w_i log p(y_i),
+            each row scored by a fit to the other folds, importance-sampled, the same folds and draws for all; chosen is
+            the simplest candidate within one standard error of the best, by the paired differences of rows. "aic",
+            "bic", "icl" (lower is better): -2 log p(Y) plus 2 K, K log n, K log n + 2 H, with K free parameters, n the
+            sum of weights, H the entropy of the rows' positions.
+        folds: a number, or a label for each row (n,): rows that belong together should share one.
+        X: covariates (n, d), as in `PLN.fit`.
+        offset: log scale, as in `PLN.fit`.
+        weights: (n,), as in `PLN.fit`.
+        data: the formula's covariates, as in `PLN.fit`.
+        settings: those of `PLN` (method, shrinkage, formula, callback, random_state, ...); `tol` is 0.1 unless given,
+            so that chance in the fits does not decide.
+
+    Returns:
+        A `Selection`: the table, the chosen fit, and how it was chosen.
+
+    Raises:
+        InputError: what cannot be fitted or divided, or nothing to choose from.
+        KeyboardInterrupt: it was interrupted.
 
     >>> import numpy as np, poplin
     >>> random = np.random.default_rng(0)
@@ -166,7 +190,12 @@ COLUMNS = (
 
 
 class Comparison(NamedTuple):
-    """`table` (a DataFrame, one line a method) and `fits` (the fitted `PLN` by method)."""
+    """Several methods side by side.
+
+    Attributes:
+        table: DataFrame, one line a method; its columns are those of `compare`.
+        fits: the fitted `PLN` by method.
+    """
 
     table: pandas.DataFrame
     fits: dict[str, PLN]
@@ -184,14 +213,30 @@ def compare(
 ) -> Comparison:
     """Fit a table by several methods and set them side by side.
 
-    `methods`: names or options, as `PLN(method=...)` takes them, and "variational-full" for the bound with full
-    Gaussians (500 steps unless `max_iter` says otherwise). `settings` are those of `PLN` and hold for all. The table
-    has, for each method: seconds (compiling included), iterations, converged; the bound of the rows' Gaussians
-    (`posterior`) and the importance-sampled log-likelihood with its error, in nats, higher is better; the largest
-    Pareto k-hat of a row; and how far the estimates are from those of "ml" (of the first method that did it, where
-    "ml" is not among them): coef_difference, the root mean square over entries of B, and covariance_difference, the
-    Frobenius norm relative to Sigma's. A method that cannot fit this model has a `note` that says why. Raises
-    `InputError` where none can, KeyboardInterrupt if it was interrupted.
+    Bound, log-likelihood and k-hat are computed the same way for each, at the parameters that it ended with. Cost: the
+    fits, and 1000 importance draws a row for each.
+
+    Args:
+        Y: counts (n, p), as in `PLN.fit`.
+        methods: names or options, as `PLN(method=...)` takes them, and "variational-full" for the bound with full
+            Gaussians (500 steps unless `max_iter` says otherwise).
+        X: covariates (n, d), as in `PLN.fit`.
+        offset: log scale, as in `PLN.fit`.
+        weights: (n,), as in `PLN.fit`.
+        data: the formula's covariates, as in `PLN.fit`.
+        settings: those of `PLN`, the same for all.
+
+    Returns:
+        A `Comparison`. Its table has, for each method, seconds (compiling included), iterations, converged; bound of
+        the rows' Gaussians (`posterior`) and importance-sampled loglik with its error loglik_se, in nats, higher is
+        better; khat, the largest Pareto k-hat of a row; and how far the estimates are from those of "ml" (of the first
+        method that did it, where "ml" is not among them): coef_difference, the root mean square over entries of B, and
+        covariance_difference, the Frobenius norm relative to Sigma's. A method that cannot fit this model has a note
+        that says why.
+
+    Raises:
+        InputError: no method can fit this model, or `methods` is one name.
+        KeyboardInterrupt: it was interrupted.
 
     >>> import numpy as np, poplin
     >>> counts = np.random.default_rng(0).poisson(3.0, (60, 3))
@@ -293,10 +338,16 @@ def _table(lines: dict[str, dict[str, Any]]) -> pandas.DataFrame:
 
 
 class LikelihoodRatio(NamedTuple):
-    """The test: `statistic` 2 (log p large - log p small), its Monte-Carlo error `se`, `df`, and `p` with `p_se`.
+    """A likelihood-ratio test.
 
-    `p` is from chi-squared with `df` degrees of freedom, or, where there is a `bootstrap` (statistics of tables drawn
-    from the smaller fit), the share of those at least as large. `p_se`: what the Monte-Carlo error makes of p.
+    Attributes:
+        statistic: 2 (log p large - log p small), nats.
+        se: its Monte-Carlo error.
+        df: difference of free parameters.
+        p: from chi-squared with `df` degrees of freedom, or, where there is a bootstrap, the share of its statistics at
+            least as large.
+        p_se: what the Monte-Carlo error makes of p.
+        bootstrap: statistics of tables drawn from the smaller fit (n_boot,), or None.
     """
 
     statistic: float
@@ -331,16 +382,29 @@ def likelihood_ratio(
 ) -> LikelihoodRatio:
     """Likelihood-ratio test of the smaller of two nested fits to the same counts, by maximum likelihood.
 
-    statistic = 2 sum_i w_i [log p(y_i; large) - log p(y_i; small)], importance-sampled with paired draws (`draws` a
-    row). Under the smaller model it tends to chi-squared with `df` = difference of free parameters where the smaller
-    lies inside the larger: fewer covariates, correlations of zero, equal variances, a given Sigma, given axes. Where it
-    lies on the boundary (a lower rank) it does not: give `n_boot` (at least 99), tables drawn from the smaller
-    fit and fitted by both, with progress to `callback`; p = (1 + number at least as large) / (1 + n_boot).
+    statistic = 2 sum_i w_i [log p(y_i; large) - log p(y_i; small)], importance-sampled with paired draws. Under the
+    smaller model it tends to chi-squared with df = difference of free parameters where the smaller lies inside the
+    larger: fewer covariates, correlations of zero, equal variances, a given Sigma, given axes. Where it lies on the
+    boundary (a lower rank) it does not: give `n_boot`; p = (1 + number at least as large) / (1 + n_boot).
 
-    `se` is the error of the likelihoods' sampling; chance in the fits lowers each log-likelihood by about
-    tol^2 / 2 a parameter more: fit both with tol=0.05 where that matters. Raises `InputError` for fits that are not
-    nested, not of the same counts, shrunk, or not by method="ml"; KeyboardInterrupt if interrupted. Cost: n draws p q;
-    with `n_boot`, so many fits of both.
+    `se` is the error of the likelihoods' sampling; chance in the fits lowers each log-likelihood by about tol^2 / 2 a
+    parameter more: fit both with tol=0.05 where that matters. Cost: n draws p q; with `n_boot`, so many fits of both.
+
+    Args:
+        small: the smaller fit, by method="ml" and shrinkage=0.
+        large: the larger fit, of the same counts, offsets and weights.
+        n_boot: tables drawn from the smaller fit and fitted by both (use 99 or more); 0: chi-squared.
+        draws: importance draws a row.
+        callback: hears of the bootstrap's progress (`poplin.fit.Progress`).
+        random_state: the seed of the draws.
+
+    Returns:
+        A `LikelihoodRatio`.
+
+    Raises:
+        InputError: fits that are not nested, not of the same counts, shrunk, or not by method="ml".
+        NotFittedError: one of them is not fitted (scikit-learn's; call fit first).
+        KeyboardInterrupt: it was interrupted.
 
     >>> import numpy as np, poplin
     >>> random = np.random.default_rng(0)

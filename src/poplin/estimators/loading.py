@@ -18,7 +18,16 @@ READERS["PPCA"] = "poplin.estimators.ppca"
 def load(path: Any) -> Any:
     """A fitted model from a file that its `save` wrote; new rows can be embedded and scored at once.
 
-    Raises `InputError` for a file that is foreign, damaged or of a newer format. Costs no fit.
+    Costs no fit.
+
+    Args:
+        path: the .npz file, of any of poplin's models.
+
+    Returns:
+        The fitted model, of the class that was saved.
+
+    Raises:
+        InputError: a file that is foreign, damaged, of a newer format, or the checkpoint of a fit that was stopped.
     """
     arrays, meta = read_npz(path)
     name = str(meta.get("model", "PLN"))

@@ -64,11 +64,18 @@ PLAINLY = Asked()
 
 
 class StandardErrors(NamedTuple):
-    """Standard errors: coef (d, p), covariance (p, p), eigenvalues (k,), scales of a borrowed basis (q,) or None.
+    """Standard errors of a fit's estimates.
 
-    NaN where the data do not determine one: directions without information, eigenvalues too close to their
-    neighbours. What is not estimated (a fixed Sigma, the zeros of a diagonal one) has 0. Of a large fit, covariances
-    that were not asked for and eigenvalues are NaN too. `notes` say what to know.
+    NaN where the data do not determine one: directions without information, eigenvalues too close to their neighbours.
+    What is not estimated (a fixed Sigma, the zeros of a diagonal one) has 0. Of a large fit, covariances that were not
+    asked for and eigenvalues are NaN too.
+
+    Attributes:
+        coef: of B (d, p).
+        covariance: of Sigma (p, p).
+        eigenvalues: of Sigma's eigenvalues (k,).
+        scales: of a borrowed basis's scales (q,), in its order; None without a basis.
+        notes: what to know to read them, one sentence each.
     """
 
     coef: np.ndarray

@@ -42,10 +42,17 @@ class Root(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """Estimates with standard error, z and p-value (NaN where zero is no hypothesis), and interval ends.
+    """Estimates with their intervals, arrays of one shape.
 
-    `method` says of all, or of each, where z, p and the ends are from: "wald", "profile", "score" or "bootstrap".
-    `df` are Student's degrees of freedom, None where the normal serves.
+    Attributes:
+        estimate: the estimates.
+        se: standard errors.
+        z: estimate over standard error, or the signed root of a likelihood ratio; NaN where zero is no hypothesis.
+        p: two-sided p-values; NaN where zero is no hypothesis.
+        lower: lower ends.
+        upper: upper ends.
+        method: of all, or of each, where z, p and the ends are from: "wald", "profile", "score" or "bootstrap".
+        df: Student's degrees of freedom, None where the normal serves.
     """
 
     estimate: np.ndarray

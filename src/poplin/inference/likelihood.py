@@ -39,10 +39,17 @@ NODES, REACH = 121, 4.5  # of the one-dimensional integrals, in w = m + s sinh(u
 
 
 class RowLikelihood(NamedTuple):
-    """Per row (n,): log p(y_i) in nats, its standard error, the effective number of draws, Pareto k-hat or None.
+    """Log-likelihoods of rows by importance sampling, and how sure they are.
 
-    `unsure` (n,) is True where the error may be larger than stated: a k-hat above 0.7, or no number at all. Rows drawn
-    around their Gaussian, of which a quarter of the draws are effective, have their k-hat looked at only if asked for.
+    Rows drawn around their Gaussian, of which a quarter of the draws are effective, have their k-hat looked at only if
+    asked for.
+
+    Attributes:
+        value: log p(y_i) (n,), nats, every constant, higher is better.
+        standard_error: its Monte-Carlo standard error (n,), nats.
+        effective_size: effective number of draws (n,).
+        khat: Pareto k-hat (n,), or None where it was not asked for.
+        unsure: True where the error may be larger than stated (n,): a k-hat above 0.7, or no number at all.
     """
 
     value: np.ndarray

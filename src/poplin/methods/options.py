@@ -12,20 +12,30 @@ __all__ = ["BBVI", "IWAE", "MCMC", "Amortised", "Composite", "Exact", "Moments",
 class Exact(NamedTuple):
     """Numerical integration, where Sigma is diagonal or there are at most 3 latent dimensions.
 
-    `order`: Gauss-Hermite nodes along an axis; None: doubled until the log-likelihood no longer changes.
+    Cost of a step: n p order^q exponentials (n p order for a diagonal Sigma).
+
+    Args:
+        order: Gauss-Hermite nodes along an axis; None: doubled until the log-likelihood no longer changes.
     """
 
     order: int | None = None
 
 
 class Moments(NamedTuple):
-    """Closed form, from means and cross-products; needs an intercept among the covariates."""
+    """Closed form, from means and cross-products; needs an intercept among the covariates.
+
+    E[y_j y_k] / (E y_j E y_k) = exp(Sigma_jk) (Aitchison & Ho 1989). Cost n p^2; rough where counts are low.
+    """
 
 
 class Composite(NamedTuple):
     """Pairwise likelihoods: margins first, then one correlation a pair.
 
-    `order`: Gauss-Hermite nodes along each of the two axes of a pair; `margin_order`: nodes of a margin.
+    Cost of a step: O(n p^2 order^2).
+
+    Args:
+        order: Gauss-Hermite nodes along each of the two axes of a pair.
+        margin_order: nodes of a margin.
     """
 
     order: int = 12
@@ -35,8 +45,12 @@ class Composite(NamedTuple):
 class MCMC(NamedTuple):
     """Monte-Carlo EM with the no-U-turn sampler of BlackJAX.
 
-    `draws` of every row in an E-step of the first phase, twice as many in each that follows, `most_draws` at most. The
-    fit then has `draws_`, and `rhat_` and `chain_effective_draws_` of each row.
+    The fit then has `draws_`, and `rhat_` and `chain_effective_draws_` of each row. Source: Hoffman & Gelman (2014),
+    JMLR 15.
+
+    Args:
+        draws: of every row in an E-step of the first phase, twice as many in each that follows.
+        most_draws: at most.
     """
 
     draws: int = 5
@@ -44,12 +58,17 @@ class MCMC(NamedTuple):
 
 
 class BBVI(NamedTuple):
-    """Black-box variational inference with diagonal Gaussians.
+    """Black-box variational inference with diagonal Gaussians: gradients of the bound from draws.
 
-    `gradient`: "reparam" (through the draws) or "score" (the score function). `control`, for the score function:
-    "none", "rao-blackwell" (each component sees only the terms in which it occurs), "rloo" (less the mean of the other
-    draws), or "both". `draws` of every row at a step, two or more; `rate` of a step while it is constant. The fit
-    then has `gradient_variance_`: of a row's gradient at the start and at the end.
+    The fit then has `gradient_variance_`: of a row's gradient at the start and at the end. Source: Ranganath, Gerrish &
+    Blei (2014), AISTATS.
+
+    Args:
+        gradient: "reparam" (through the draws) or "score" (the score function, noisier).
+        control: for the score function: "none", "rao-blackwell" (each component sees only the terms in which it
+            occurs), "rloo" (less the mean of the other draws), or "both".
+        draws: of every row at a step, two or more.
+        rate: of a step while it is constant.
     """
 
     gradient: str = "reparam"
@@ -59,10 +78,14 @@ class BBVI(NamedTuple):
 
 
 class IWAE(NamedTuple):
-    """The importance-weighted bound with diagonal Gaussians and `draws` draws, doubly reparameterised.
+    """The importance-weighted bound with diagonal Gaussians, doubly reparameterised.
 
     What is reported of rows (`latent_mean_`, `elbo_`) is refitted by the plain bound: an importance-weighted proposal
-    is no posterior.
+    is no posterior. Sources: Burda, Grosse & Salakhutdinov (2016), ICLR; Tucker et al. (2019), ICLR.
+
+    Args:
+        draws: of every row at a step: the more, the nearer the bound is to the likelihood.
+        rate: of a step while it is constant.
     """
 
     draws: int = 20
@@ -72,11 +95,18 @@ class IWAE(NamedTuple):
 class Amortised(NamedTuple):
     """The bound with Gaussians from a network, which sees a row and says where it is: new rows need no optimisation.
 
-    `posterior`: covariances "diagonal" or "full" (L L', L = mask * L' + diag(sigma)). `hidden`: units of its layers.
-    `decoder`: B and Sigma follow by the M-step over all rows ("exact"), or climb together with the network
-    ("gradient"; the M-step then comes last). `refine`: free steps of each row from the network's answer
-    (semi-amortised), in the fit and for new rows. A round is `epochs` passes (200 steps at least) with minibatches of
-    `batch_size` rows and learning rate `rate`, which falls where rounds no longer gain.
+    A round is so many epochs (200 steps at least); the learning rate falls where rounds no longer gain. Source of
+    `refine`: Kim et al. (2018), ICML.
+
+    Args:
+        posterior: covariances "diagonal" or "full" (L L', L = mask * L' + diag(sigma)).
+        hidden: units of the network's layers.
+        decoder: B and Sigma follow by the M-step over all rows ("exact"), or climb together with the network
+            ("gradient"; the M-step then comes last).
+        refine: free steps of each row from the network's answer (semi-amortised), in the fit and for new rows.
+        epochs: passes over the rows in a round.
+        batch_size: rows of a minibatch.
+        rate: learning rate.
     """
 
     posterior: str = "diagonal"
@@ -91,10 +121,15 @@ class Amortised(NamedTuple):
 class Smoothed(NamedTuple):
     """Two steps: the variational fit, its means and standard deviations smoothed by two networks, B and Sigma refitted.
 
-    The networks have `hidden` units with ReLU, a linear output for means, softplus for standard deviations. They are
-    trained on squared errors for `epochs` passes at most (2000 steps, if that is more), minibatches of `batch_size`
-    rows, learning rate `rate`, until rows that were left out gain no more. The fit then has `smoothing_r2_`: the shares
-    of the variance of means and of standard deviations that the networks reproduce.
+    The networks have ReLU units, a linear output for means, softplus for standard deviations, and are trained on
+    squared errors until rows that were left out gain no more. The fit then has `smoothing_r2_`: the shares of the
+    variance of means and of standard deviations that the networks reproduce.
+
+    Args:
+        hidden: units of the networks' layers.
+        epochs: passes over the rows at most (2000 steps, if that is more).
+        batch_size: rows of a minibatch.
+        rate: learning rate.
     """
 
     hidden: tuple[int, ...] = (30, 30)

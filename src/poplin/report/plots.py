@@ -168,8 +168,20 @@ GOOD_KHAT = 0.5  # Vehtari et al. (2024): below it all is well
 def rootogram(fit: Fitted, ax: Axes | None = None, *, column: str | None = None) -> Axes:
     """Hanging rootogram: bars of the counts seen hang from what the fit expects, in square roots.
 
-    A bar that ends above zero: fewer counts of that size than expected. The band is where 95 % of tables drawn from
-    the fit end. Over all columns, or `column`.
+    A bar that ends above zero: fewer counts of that size than expected. The band is where 95 % of tables drawn from the
+    fit end. Cost: 19 to 99 tables drawn, of some rows where the table is large. Source: Kleiber & Zeileis (2016), Am.
+    Stat. 70.
+
+    Args:
+        fit: a fitted `PLN`.
+        ax: axes to draw on; None: those of a new figure.
+        column: one column by name; None: all.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InputError: no such column.
     """
     if column is not None and column not in fit.counts_.column_names:
         raise InputError(f"column={column!r}: the fit has {listed(fit.counts_.column_names)}.")
@@ -197,8 +209,20 @@ def rootogram(fit: Fitted, ax: Axes | None = None, *, column: str | None = None)
 def residuals(fit: Fitted, ax: Axes | None = None, *, against: str = "normal") -> Axes:
     """Randomised quantile residuals, against the normal quantiles they should have or against the expected count.
 
-    `against="normal"`: points on the line, within the 95 % band of a sample of that size (drawn pointwise, and for
-    independent residuals; those of one row go together), say that the margins fit. `against="mean"`: no pattern.
+    Source: Dunn & Smyth (1996), J. Comput. Graph. Stat. 5.
+
+    Args:
+        fit: a fitted `PLN`.
+        ax: axes to draw on; None: those of a new figure.
+        against: "normal": points on the line, within the 95 % band of a sample of that size (drawn pointwise, and for
+            independent residuals; those of one row go together), say that the margins fit. "mean": no pattern should be
+            seen.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InputError: `against` is neither.
     """
     if against not in ("normal", "mean"):
         raise InputError(f"against={against!r}: wanted is 'normal' or 'mean'.")
@@ -229,9 +253,20 @@ def residuals(fit: Fitted, ax: Axes | None = None, *, against: str = "normal") -
 
 
 def trace(fit: Fitted, ax: Axes | None = None, *, phase: str | None = None) -> Axes:
-    """The objective after each iteration of one phase (the last one by default): a bound rises and ends flat.
+    """The objective after each iteration of one phase: a bound rises and ends flat.
 
     The first tenth rises by far more than the rest and is drawn only as far as it is in the frame of the rest.
+
+    Args:
+        fit: a fitted `PLN`.
+        ax: axes to draw on; None: those of a new figure.
+        phase: a name in `trace_["phase"]`; None: the last one.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InputError: no such phase.
     """
     ax = axes_of(ax)
     curves = views.trace(fit)
@@ -251,7 +286,14 @@ def trace(fit: Fitted, ax: Axes | None = None, *, phase: str | None = None) -> A
 def khat(fit: Fitted, ax: Axes | None = None) -> Axes:
     """Pareto k-hat of each row's importance weights: above 0.7 its log-likelihood is not to be trusted.
 
-    Asks the fit for its log-likelihood, where it has not been asked for before.
+    Asks the fit for its log-likelihood, where it has not been asked for before. Source: Vehtari et al. (2024), JMLR 25.
+
+    Args:
+        fit: a fitted `PLN`.
+        ax: axes to draw on; None: those of a new figure.
+
+    Returns:
+        The axes.
     """
     ax = axes_of(ax)
     values = np.asarray(fit.khat_)  # type: ignore[attr-defined]
@@ -278,8 +320,15 @@ def khat(fit: Fitted, ax: Axes | None = None) -> Axes:
 def selection(found: Any, ax: Axes | None = None) -> Axes:
     """Candidates of `poplin.select` against their free parameters, by the criterion that chose.
 
-    Held-out log-likelihood (higher is better): nats below the best, with one standard error of the paired
-    difference. AIC, BIC, ICL (lower is better): how far above the lowest. The chosen one is filled.
+    Held-out log-likelihood (higher is better): nats below the best, with one standard error of the paired difference.
+    AIC, BIC, ICL (lower is better): how far above the lowest. The chosen one is filled.
+
+    Args:
+        found: what `poplin.select` returned.
+        ax: axes to draw on; None: those of a new figure.
+
+    Returns:
+        The axes.
     """
     ax = axes_of(ax)
     table, name = found.table.sort_values("parameters"), found.criterion
@@ -311,9 +360,21 @@ MOST_AXES, MOST_EFFECTS = 30, 40
 
 
 def heat_map(fit: Fitted, ax: Axes | None = None, *, which: str = "correlation", most: int = 300) -> Axes:
-    """Residual correlations (or `which="covariance"`) between columns, clustered; at most the `most` counted.
+    """Residual correlations or covariances between columns, clustered.
 
     Orange above zero, purple below. The order is that of an average-linkage tree of 1 - correlation.
+
+    Args:
+        fit: a fitted `PLN`.
+        ax: axes to draw on; None: those of a new figure.
+        which: "correlation" or "covariance" (log scale).
+        most: columns at most, those with the most counts.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InputError: `which` is neither.
     """
     if which not in ("correlation", "covariance"):
         raise InputError(f"which={which!r}: wanted is 'correlation' or 'covariance'.")
@@ -337,7 +398,16 @@ def heat_map(fit: Fitted, ax: Axes | None = None, *, which: str = "correlation",
 def eigenvalues(fit: Fitted, ax: Axes | None = None, *, most: int = MOST_AXES) -> Axes:
     """Eigenvalues of the residual covariance, each with its 95 % interval where there is one, and their shares.
 
-    The numbers above are the share of the residual variance that the axes up to that one hold.
+    The numbers above are the share of the residual variance that the axes up to that one hold. Asks the fit for the
+    intervals (`confint("eigenvalues")`), which may take as long as the fit.
+
+    Args:
+        fit: a fitted `PLN`.
+        ax: axes to draw on; None: those of a new figure.
+        most: axes at most.
+
+    Returns:
+        The axes.
     """
     ax = axes_of(ax)
     values = fit.eigenvalues_[:most]
@@ -380,9 +450,19 @@ def coefficients(
 ) -> Axes:
     """The effects of one covariate on the columns with 95 % intervals, the surest at the top.
 
-    `covariate`: its name in `counts_.covariate_names` (by default the first that is no intercept). Of more than `most`
-    columns those whose effect is largest against its error. Filled: an adjusted p-value (Benjamini and Hochberg over
-    all columns) below 0.05.
+    Filled: an adjusted p-value (Benjamini and Hochberg over all columns) below 0.05.
+
+    Args:
+        fit: a fitted `PLN`.
+        ax: axes to draw on; None: those of a new figure.
+        covariate: its name in `counts_.covariate_names`; None: the first that is no intercept.
+        most: columns at most, those whose effect is largest against its error.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InputError: no such covariate.
     """
     k = _covariate(fit, covariate)
     told = summary.coef_interval(fit)
@@ -436,10 +516,22 @@ Two = tuple[int, int]
 def embedding(
     fit: Fitted, ax: Axes | None = None, *, colour: Sequence[Any] | None = None, axes: Two = (1, 2)
 ) -> Axes:
-    """The rows as points on two principal axes (of a model with one axis: against the row's place in the table).
+    """The rows as points on two principal axes.
 
-    `colour` (n,): numbers on a scale, anything else as groups with a legend; a Series brings its name. `axes`: which
-    two, counted from 1.
+    Of a model with one axis: against the row's place in the table.
+
+    Args:
+        fit: a fitted `PLN`.
+        ax: axes to draw on; None: those of a new figure.
+        colour: (n,), numbers on a scale, anything else as groups with a legend; a Series brings its name. None: one
+            colour.
+        axes: which two principal axes, counted from 1.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InputError: the fit has no such axes.
     """
     ax = axes_of(ax)
     seen = views.embedding(fit)
@@ -464,9 +556,22 @@ def biplot(
     axes: Two = (1, 2),
     most: int = MOST_ARROWS,
 ) -> Axes:
-    """The rows as points, and the `most` columns with the longest loadings as arrows, on a scale of their own.
+    """The rows as points, and the columns with the longest loadings as arrows, on a scale of their own.
 
     A row far along an arrow has more of that column than its covariates and offset say. Needs two axes.
+
+    Args:
+        fit: a fitted `PLN`.
+        ax: axes to draw on; None: those of a new figure.
+        colour: (n,), as in `embedding`.
+        axes: which two principal axes, counted from 1.
+        most: arrows at most.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InputError: the fit has no such axes.
     """
     seen = views.embedding(fit)
     a, b = _two(axes, seen.scores.shape[1])
@@ -484,10 +589,22 @@ def biplot(
 def correlation_circle(
     fit: Fitted, ax: Axes | None = None, *, axes: Two = (1, 2), most: int = MOST_ARROWS
 ) -> Axes:
-    """Correlations of each column's latent residual with two axes: cor(Z_j - x'b_j, w_k) = C_jk / sqrt(Sigma_jj).
+    """Correlations of each column's latent residual with two axes.
 
-    Columns on the circle vary along these two axes alone, columns near the middle along others. The `most` longest are
-    named arrows, the rest points.
+    cor(Z_j - x'b_j, w_k) = C_jk / sqrt(Sigma_jj). Columns on the circle vary along these two axes alone, columns near
+    the middle along others.
+
+    Args:
+        fit: a fitted `PLN`.
+        ax: axes to draw on; None: those of a new figure.
+        axes: which two principal axes, counted from 1.
+        most: the longest, which are named arrows; the rest are points.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InputError: the fit has no such axes.
     """
     ax = axes_of(ax, (5.6, 5.6))
     a, b = _two(axes, fit.components_.shape[1])
