@@ -19,7 +19,7 @@ import pytest
 
 import poplin
 
-API = Path(__file__).resolve().parents[1] / "docs" / "api.md"
+PAGES = sorted((Path(__file__).resolve().parents[1] / "docs").rglob("*.md"))
 SECTIONS = griffe.DocstringSectionKind
 
 
@@ -32,9 +32,9 @@ class Public(NamedTuple):
 
 
 def doors() -> Iterator[Public]:
-    """What `poplin`, its public modules and those that the page of the API shows list."""
+    """What `poplin`, its public modules and those that the pages of the reference show list."""
     modules = {"poplin": poplin} | {f"poplin.{name}": getattr(poplin, name) for name in poplin._MODULES}
-    shown = re.findall(r"^::: (\S+)$", API.read_text(), re.MULTILINE)
+    shown = re.findall(r"^::: (\S+)$", "".join(page.read_text() for page in PAGES), re.MULTILINE)
     known = {module.__name__ for module in modules.values()}
     for name in set(shown) - known:
         with contextlib.suppress(ModuleNotFoundError):  # a class or a function
@@ -74,8 +74,8 @@ def public() -> dict[str, Public]:
         found[id(one.thing)] = one
         if inspect.isclass(one.thing):
             left += [Public(f"{one.name}.{name}", part) for name, part in parts_of(one.thing)]
-        if inspect.isfunction(one.thing):
-            left += [Public(f"{k.__module__}.{k.__name__}", k, False) for k in returned(one.thing)]
+        if inspect.isfunction(function := getattr(one.thing, "fget", getattr(one.thing, "func", one.thing))):
+            left += [Public(f"{k.__module__}.{k.__name__}", k, False) for k in returned(function)]
     return {one.name: one for one in sorted(found.values(), key=lambda one: one.name)}
 
 

@@ -107,7 +107,8 @@ class PLN(AbstractStatistics, AbstractEstimator):
 
     Attributes:
         coef_: B (d, p), log scale.
-        covariance_: Sigma (p, p), log scale.
+        covariance_: Sigma (p, p), log scale; made when it is first asked for.
+        sigma_: Sigma by its factor: diagonal, trace and blocks without a square of p x p.
         loadings_: C in principal axes (p, q); None in the direct form (no rank, no basis).
         components_: orthonormal principal axes of Sigma (p, q).
         eigenvalues_: of Sigma (q,), descending.

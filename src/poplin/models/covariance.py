@@ -15,7 +15,11 @@ PIECE = 4_000_000  # entries of Sigma that are made together, where all of them 
 
 
 class Covariance(NamedTuple):
-    """Sigma = C C', with the loadings C (p, q), or any root (p, p) of a Sigma of full rank."""
+    """Sigma = C C', known by a factor: what is asked of it needs no square of p x p numbers.
+
+    Attributes:
+        loadings: C (p, q), or any root (p, p) of a Sigma of full rank.
+    """
 
     loadings: np.ndarray
 
@@ -25,40 +29,80 @@ class Covariance(NamedTuple):
         return self.loadings.shape[0]
 
     def diag(self) -> np.ndarray:
-        """The variances (p,); p q products."""
+        """The variances; p q products.
+
+        Returns:
+            (p,), log scale.
+        """
         return np.einsum("jk,jk->j", self.loadings, self.loadings)
 
     def trace(self) -> float:
-        """Their sum."""
+        """The sum of the variances; p q products.
+
+        Returns:
+            tr Sigma.
+        """
         return float(np.vdot(self.loadings, self.loadings))
 
     def block(self, rows: Any, columns: Any = None) -> np.ndarray:
-        """The entries (rows, columns) of Sigma; `columns` None: those of the rows, a square."""
+        """Some entries of Sigma; q products each.
+
+        Args:
+            rows: positions of columns of the counts, an index of NumPy.
+            columns: the same of the block's other side; None: those of `rows`, a square.
+
+        Returns:
+            Entries (rows, columns), log scale.
+        """
         left = self.loadings[rows]
         return left @ (left if columns is None else self.loadings[columns]).T
 
     def product(self, x: np.ndarray) -> np.ndarray:
-        """Sigma x, (p, ...); 2 p q products each."""
+        """Sigma x; 2 p q products for each column of x.
+
+        Args:
+            x: (p, ...).
+
+        Returns:
+            (p, ...).
+        """
         return self.loadings @ (self.loadings.T @ x)
 
     def pieces(self) -> Iterator[slice]:
-        """All rows of Sigma, few enough together that their entries are no square."""
+        """All rows of Sigma, few enough together that their entries are no square.
+
+        Returns:
+            Slices of 0..p, one after the other.
+        """
         step = max(1, PIECE // self.p)
         yield from (slice(first, min(first + step, self.p)) for first in range(0, self.p, step))
 
     def distance(self, other: Covariance) -> float:
-        """||Sigma - Sigma'|| (Frobenius); p^2 q products."""
+        """||Sigma - Sigma'|| (Frobenius); p^2 q products.
+
+        Args:
+            other: Sigma', of as many columns.
+
+        Returns:
+            The distance.
+        """
         gaps = (np.vdot(gap, gap) for gap in (self._rows(i) - other._rows(i) for i in self.pieces()))
         return float(np.sqrt(sum(gaps)))
 
     def norm(self) -> float:
-        """||Sigma|| (Frobenius), that of C' C; p q^2 products."""
+        """||Sigma|| (Frobenius), that of C' C; p q^2 products.
+
+        Returns:
+            The norm.
+        """
         return float(np.linalg.norm(self.loadings.T @ self.loadings))
 
     def upper_correlations(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """Correlations of some columns with all, (m, p), some at a time; NaN on and below the diagonal.
+        """Correlations of some columns with all, some at a time; p^2 q products.
 
-        NaN also where a column has no variance.
+        Returns:
+            Pairs of a slice of m columns and an array (m, p): NaN on and below the diagonal, and where a column has no
+            variance.
         """
         deviation = np.sqrt(self.diag())[:, None]
         root = Covariance(self.loadings / np.where(deviation > 0, deviation, np.nan))
@@ -71,5 +115,9 @@ class Covariance(NamedTuple):
         return self.loadings[part] @ self.loadings.T
 
     def dense(self) -> np.ndarray:
-        """All of it (p, p)."""
+        """All of Sigma; p^2 q products.
+
+        Returns:
+            (p, p), log scale.
+        """
         return self.loadings @ self.loadings.T
