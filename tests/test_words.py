@@ -24,11 +24,10 @@ SECTIONS = griffe.DocstringSectionKind
 
 
 class Public(NamedTuple):
-    """A public name, what it stands for, and whether users construct it or only get it."""
+    """A public name and what it stands for."""
 
     name: str
     thing: Any
-    constructed: bool = True
 
 
 def doors() -> Iterator[Public]:
@@ -75,7 +74,7 @@ def public() -> dict[str, Public]:
         if inspect.isclass(one.thing):
             left += [Public(f"{one.name}.{name}", part) for name, part in parts_of(one.thing)]
         if inspect.isfunction(function := getattr(one.thing, "fget", getattr(one.thing, "func", one.thing))):
-            left += [Public(f"{k.__module__}.{k.__name__}", k, False) for k in returned(function)]
+            left += [Public(f"{k.__module__}.{k.__name__}", k) for k in returned(function)]
     return {one.name: one for one in sorted(found.values(), key=lambda one: one.name)}
 
 
@@ -123,11 +122,10 @@ def test_every_parameter_and_what_is_returned_is_documented(name: str) -> None:
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_setting_and_every_attribute_is_documented(name: str) -> None:
-    kind, constructed = CLASSES[name].thing, CLASSES[name].constructed
+    kind = CLASSES[name].thing
     found = sections(kind)
-    if hasattr(kind, "_fields"):  # settings, or a result
-        both = SECTIONS.parameters if constructed and SECTIONS.parameters in found else SECTIONS.attributes
-        assert described(found, both) == list(kind._fields)
+    if hasattr(kind, "_fields"):
+        assert described(found, SECTIONS.attributes) == list(kind._fields)
         return
     if not issubclass(kind, Exception) or "__init__" in vars(kind):
         # in any order: dataclasses have one of their own

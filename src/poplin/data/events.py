@@ -350,7 +350,7 @@ MOST_UNMAPPED = 10  # codes that the map lacks, told by name
 class Columns(NamedTuple):
     """Which columns of the events hold what.
 
-    Args:
+    Attributes:
         row: the names of the rows: patients, sites.
         code: what is counted.
         date: when it was; None: dates do not matter.
@@ -366,7 +366,7 @@ class Columns(NamedTuple):
 class Rules(NamedTuple):
     """Which events count, and as what.
 
-    Args:
+    Attributes:
         since: first day, included; None: no limit.
         until: last day, included; None: no limit.
         roll_up: a file whose first two columns are a code and what it becomes (a code with several lines counts in

@@ -14,7 +14,7 @@ class Exact(NamedTuple):
 
     Cost of a step: n p order^q exponentials (n p order for a diagonal Sigma).
 
-    Args:
+    Attributes:
         order: Gauss-Hermite nodes along an axis; None: doubled until the log-likelihood no longer changes.
     """
 
@@ -33,7 +33,7 @@ class Composite(NamedTuple):
 
     Cost of a step: O(n p^2 order^2).
 
-    Args:
+    Attributes:
         order: Gauss-Hermite nodes along each of the two axes of a pair.
         margin_order: nodes of a margin.
     """
@@ -48,7 +48,7 @@ class MCMC(NamedTuple):
     The fit then has `draws_`, and `rhat_` and `chain_effective_draws_` of each row. Source: Hoffman & Gelman (2014),
     JMLR 15.
 
-    Args:
+    Attributes:
         draws: of every row in an E-step of the first phase, twice as many in each that follows.
         most_draws: at most.
     """
@@ -63,7 +63,7 @@ class BBVI(NamedTuple):
     The fit then has `gradient_variance_`: of a row's gradient at the start and at the end. Source: Ranganath, Gerrish &
     Blei (2014), AISTATS.
 
-    Args:
+    Attributes:
         gradient: "reparam" (through the draws) or "score" (the score function, noisier).
         control: for the score function: "none", "rao-blackwell" (each component sees only the terms in which it
             occurs), "rloo" (less the mean of the other draws), or "both".
@@ -83,7 +83,7 @@ class IWAE(NamedTuple):
     What is reported of rows (`latent_mean_`, `elbo_`) is refitted by the plain bound: an importance-weighted proposal
     is no posterior. Sources: Burda, Grosse & Salakhutdinov (2016), ICLR; Tucker et al. (2019), ICLR.
 
-    Args:
+    Attributes:
         draws: of every row at a step: the more, the nearer the bound is to the likelihood.
         rate: of a step while it is constant.
     """
@@ -98,7 +98,7 @@ class Amortised(NamedTuple):
     A round is so many epochs (200 steps at least); the learning rate falls where rounds no longer gain. Source of
     `refine`: Kim et al. (2018), ICML.
 
-    Args:
+    Attributes:
         posterior: covariances "diagonal" or "full" (L L', L = mask * L' + diag(sigma)).
         hidden: units of the network's layers.
         decoder: B and Sigma follow by the M-step over all rows ("exact"), or climb together with the network
@@ -125,7 +125,7 @@ class Smoothed(NamedTuple):
     squared errors until rows that were left out gain no more. The fit then has `smoothing_r2_`: the shares of the
     variance of means and of standard deviations that the networks reproduce.
 
-    Args:
+    Attributes:
         hidden: units of the networks' layers.
         epochs: passes over the rows at most (2000 steps, if that is more).
         batch_size: rows of a minibatch.
