@@ -86,7 +86,7 @@ class AbstractEstimator:
     if not TYPE_CHECKING:  # else any name would pass for an attribute
 
         def __getattr__(self, name: str) -> Any:
-            """What is not there: attributes of a fit, with an underscore at their end, where there was none."""
+            # called for what is not there: attributes of a fit, with an underscore at their end, where there was none
             if name.startswith("_") or not name.endswith("_") or "n_features_in_" in vars(self):
                 return object.__getattribute__(
                     self, name

@@ -79,7 +79,7 @@ class VAE(AbstractNeural, AbstractLikely, AbstractEstimator, NetworkSettings, Ep
         layer: of an AnnData, in place of its X.
         batch_size: rows of a minibatch.
         learning_rate: of Adam; lower it where training fails.
-        callback: called between compiled stretches of steps with `poplin.fit.Progress`.
+        callback: called between compiled chunks of steps with `poplin.fit.Progress`.
         random_state: the seed; the same seed gives the same numbers on the same machine.
         beta: weight of the KL term in the objective; with 1 the objective is the bound.
         prior: "normal", or a number k of components of a normal mixture, which is learned and summed exactly.
@@ -191,7 +191,7 @@ class Autoencoder(AbstractNeural, AbstractEstimator, NetworkSettings, EpochSetti
         layer: of an AnnData, in place of its X.
         batch_size: rows of a minibatch.
         learning_rate: of Adam; lower it where training fails.
-        callback: called between compiled stretches of steps with `poplin.fit.Progress`.
+        callback: called between compiled chunks of steps with `poplin.fit.Progress`.
         random_state: the seed; the same seed gives the same numbers on the same machine.
 
     Attributes:
@@ -313,7 +313,7 @@ class MixtureVAE(
         layer: of an AnnData, in place of its X.
         batch_size: rows of a minibatch.
         learning_rate: of Adam; lower it where training fails.
-        callback: called between compiled stretches of steps with `poplin.fit.Progress`.
+        callback: called between compiled chunks of steps with `poplin.fit.Progress`.
         random_state: the seed; the same seed gives the same numbers on the same machine.
         pretrain_epochs: of the start under a normal prior.
         pretrain_beta: the small weight of its KL term.
@@ -418,7 +418,7 @@ class IDEC(AbstractNeural, AbstractEstimator, NetworkSettings):
         layer: of an AnnData, in place of its X.
         batch_size: rows of a minibatch.
         learning_rate: of Adam; lower it where training fails.
-        callback: called between compiled stretches of steps with `poplin.fit.Progress`.
+        callback: called between compiled chunks of steps with `poplin.fit.Progress`.
         random_state: the seed; the same seed gives the same numbers on the same machine.
         start: how rows are grouped first: "k-means" (20 starts), as in the source, or "neighbours": by the graph of
             each row's ten nearest, for groups that are not round. Then P is the groups themselves for the first epoch.
