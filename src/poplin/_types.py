@@ -69,7 +69,7 @@ class InputError(ValueError):
 
     Args:
         words: the message, where the mend is one of Python.
-        at_command_line: what is said at the command line instead, where the mend differs there; None: the same.
+        at_command_line: the message at the command line instead, where the mend differs there; None: the same.
     """
 
     def __init__(self, words: str, *, at_command_line: str | None = None) -> None:

@@ -385,7 +385,7 @@ class Rules(NamedTuple):
         """Whether dates matter.
 
         Returns:
-            True where a rule asks for days.
+            True where a rule needs days.
         """
         return self.distinct_days or self.since is not None or self.until is not None
 
@@ -414,7 +414,7 @@ def count_events(
         date_format: how dates are written, for strptime or in letters (M/D/YY); None: the one format in which all read.
         memory: DuckDB's limit, as "4GB".
         scratch: a folder for what does not fit in memory, removed at the end; None: the system's for temporary files.
-        tell: hears what is going on, a sentence at a time.
+        tell: called with a sentence at each stage.
 
     Returns:
         An `EventCounts`.

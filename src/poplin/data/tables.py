@@ -33,8 +33,8 @@ class CountTable(NamedTuple):
         covariates: a DataFrame with one row per row of `values`, or None.
         notes: what the reader noticed, one sentence each.
         offset: on the log scale, as `PLN.fit` takes it, or None.
-        turned: whether the table lay with samples in columns and was turned round.
-        heading: what stands over the row names, or nothing.
+        turned: whether the table had samples in columns and was transposed.
+        heading: the name of the column of row names, or nothing.
     """
 
     values: Any

@@ -395,7 +395,7 @@ def likelihood_ratio(
         large: the larger fit, of the same counts, offsets and weights.
         n_boot: tables drawn from the smaller fit and fitted by both (use 99 or more); 0: chi-squared.
         draws: importance draws a row.
-        callback: hears of the bootstrap's progress (`poplin.fit.Progress`).
+        callback: called after each table of the bootstrap with `poplin.fit.Progress`.
         random_state: the seed of the draws.
 
     Returns:

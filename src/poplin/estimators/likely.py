@@ -259,8 +259,7 @@ class AbstractLikely:
             Rows (n, p); whole numbers where the model is one of counts.
 
         Raises:
-            InputError: data has another number of rows than n, or a rate is above 1e15, whose counts no computer tells
-                apart.
+            InputError: data has another number of rows than n, or a rate is above 1e15, at which counts are not exact.
         """
         x = neural.conditions(self.coded_, data, n)
         key = np.array([0, random_state], dtype=np.uint32)

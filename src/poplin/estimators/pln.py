@@ -89,9 +89,9 @@ class PLN(AbstractStatistics, AbstractEstimator):
             where counts are low), "exact", "mcmc", "moments", "composite", "bbvi", "iwae", "amortised", "smoothed", or
             one of these with options: `poplin.methods.Exact(...)`.
         posterior: "diagonal" or "full" Gaussian of each row in the bound; under "ml" it serves `elbo_` only.
-        shrinkage: weight in [0, 1) by which a free Sigma is pulled to its diagonal: that of kappa pseudo-rows is kappa
-            / (n + kappa). "auto": under "ml" rows that are left out choose it (it vanishes as n grows), under
-            "variational" it is 0. 0 for intervals and ratios of the unshrunk likelihood.
+        shrinkage: weight in [0, 1) of a free Sigma's diagonal: Sigma = (n S + kappa T) / (n + kappa), T the diagonal
+            of S, weight kappa / (n + kappa), kappa a prior sample size. "auto": under "ml" left-out rows choose it (it
+            vanishes as n grows), under "variational" it is 0. Take 0 for intervals and ratios of the likelihood itself.
         formula: covariates from `data`, such as "~ tree + offset(log(reads))"; it brings its own intercept.
         n_init: starts of the variational fit (which ml begins from); the best bound is kept. More where seeds disagree.
         max_iter: iterations of the main phase at most. None: 5000 for "ml", 20000 for "variational" and "smoothed",
@@ -100,14 +100,14 @@ class PLN(AbstractStatistics, AbstractEstimator):
             "variational", the method's own elsewhere.
         callback: called between compiled chunks with `poplin.fit.Progress`.
         random_state: the seed; the same seed gives the same numbers on the same machine.
-        checkpoint: a file (.npz) that keeps where the fit stands. Where it is there already, `fit` goes on from it, to
+        checkpoint: a file (.npz) of the fit's state so far. Where it exists already, `fit` goes on from it, to
             the numbers of a fit that was never stopped; a file of other data or settings is refused. For "ml" and
             "variational" at a given rank.
         checkpoint_every: iterations between two checkpoints (None: 100).
 
     Attributes:
         coef_: B (d, p), log scale.
-        covariance_: Sigma (p, p), log scale; made when it is first asked for.
+        covariance_: Sigma (p, p), log scale; computed when it is first used.
         sigma_: Sigma by its factor: diagonal, trace and blocks without a square of p x p.
         loadings_: C in principal axes (p, q); None in the direct form (no rank, no basis).
         components_: orthonormal principal axes of Sigma (p, q).
@@ -263,7 +263,7 @@ class PLN(AbstractStatistics, AbstractEstimator):
 
     @cached_property
     def covariance_(self) -> np.ndarray:
-        """Sigma = C C' (p, p), made when it is first asked for: with many columns it is the largest part of a fit."""
+        """Sigma = C C' (p, p), computed when it is first used: with many columns it is the largest part of a fit."""
         return self.sigma_.dense()
 
     @cached_property
@@ -386,9 +386,9 @@ class PLN(AbstractStatistics, AbstractEstimator):
     def predict_conditional(
         self, Y: Any, *, X: Any = None, offset: Any = None, data: Any = None, latent: bool = False
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """Mean counts of every column given those seen: NaN entries and absent columns of Y are unknown.
+        """Mean counts of every column given the known ones: NaN entries and absent columns of Y are unknown.
 
-        E[exp(o + Z) | seen] = exp(o + m + v / 2) with (m, v) of the row's full Gaussian.
+        E[exp(o + Z) | known] = exp(o + m + v / 2) with (m, v) of the row's full Gaussian.
 
         Args:
             Y: counts (n, p) with NaN where they are unknown; named columns may be absent.
@@ -424,7 +424,7 @@ class PLN(AbstractStatistics, AbstractEstimator):
             Counts (n, p), whole numbers.
 
         Raises:
-            InputError: a rate above 1e15, whose counts no computer tells apart, or covariates that are not those of the
+            InputError: a rate above 1e15, at which counts are not exact, or covariates that are not those of the
                 fit.
         """
         x, o = as_covariates(self.coding_, n, X=X, offset=offset, data=data)
@@ -498,7 +498,7 @@ class PLN(AbstractStatistics, AbstractEstimator):
 
     @property
     def variational_(self) -> dict[str, np.ndarray]:
-        """The bound's own unknowns, in its own frame: mean, variance, coef, and covariance or loadings."""
+        """The bound's own unknowns, in its own parameterisation: mean, variance, coef, and covariance or loadings."""
         return bound_frame(self.result_)
 
 

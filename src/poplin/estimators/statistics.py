@@ -46,7 +46,7 @@ class AbstractStatistics:
         return held
 
     def standard_error_seconds(self) -> float:
-        """Seconds that standard errors may take where they come unasked, in a summary or a report.
+        """Seconds that standard errors may take in a summary or a report, where nobody requested them.
 
         Returns:
             The number given as `fit(standard_errors=...)`; else twice the seconds of the fit, or a minute if that is
@@ -124,15 +124,15 @@ class AbstractStatistics:
             information: "expected" (the default; simulated under the fitted model), "observed" (Louis' identity at the
                 data) or "outer" (products of the rows' scores).
             n_boot: fit so many tables drawn from the fit instead (parametric bootstrap); costs as many fits. Its
-                intervals take out the method's bias as it is seen at the fitted model.
+                intervals take out the method's bias, as estimated at the fitted model.
             cluster: rows that may depend on each other (donors, plates): the name of a column of the fit's `data` (or
                 obs), or one label a row. None: rows are independent.
 
         Returns:
-            A `StandardErrors`: arrays of the shapes of the estimates, and notes. Kept: asked again, it costs nothing.
+            A `StandardErrors`: arrays of the shapes of the estimates, and notes. A second call costs nothing.
 
         Raises:
-            InputError: the method has no information (give `n_boot`, or fit by "ml"), or two kinds are asked for at
+            InputError: the method has no information (give `n_boot`, or fit by "ml"), or two kinds are requested at
                 once.
         """
         asked = self._ask(robust=robust, information=information, n_boot=n_boot, cluster=cluster)
@@ -169,7 +169,7 @@ class AbstractStatistics:
             information: "expected" (the default; simulated under the fitted model), "observed" (Louis' identity at the
                 data) or "outer" (products of the rows' scores).
             n_boot: fit so many tables drawn from the fit instead (parametric bootstrap); costs as many fits. Its
-                intervals take out the method's bias as it is seen at the fitted model.
+                intervals take out the method's bias, as estimated at the fitted model.
             cluster: rows that may depend on each other (donors, plates): the name of a column of the fit's `data` (or
                 obs), or one label a row. None: rows are independent.
 

@@ -48,7 +48,7 @@ class RowLikelihood(NamedTuple):
         value: log p(y_i) (n,), nats, every constant, higher is better.
         standard_error: its Monte-Carlo standard error (n,), nats.
         effective_size: effective number of draws (n,).
-        khat: Pareto k-hat (n,), or None where it was not asked for.
+        khat: Pareto k-hat (n,), or None where it was not requested.
         unsure: True where the error may be larger than stated (n,): a k-hat above 0.7, or no number at all.
     """
 

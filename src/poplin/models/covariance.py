@@ -15,7 +15,7 @@ PIECE = 4_000_000  # entries of Sigma that are made together, where all of them 
 
 
 class Covariance(NamedTuple):
-    """Sigma = C C', known by a factor: what is asked of it needs no square of p x p numbers.
+    """Sigma = C C', known by a factor, without a square of p x p numbers.
 
     Attributes:
         loadings: C (p, q), or any root (p, p) of a Sigma of full rank.

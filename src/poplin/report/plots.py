@@ -286,7 +286,7 @@ def trace(fit: Fitted, ax: Axes | None = None, *, phase: str | None = None) -> A
 def khat(fit: Fitted, ax: Axes | None = None) -> Axes:
     """Pareto k-hat of each row's importance weights: above 0.7 its log-likelihood is not to be trusted.
 
-    Asks the fit for its log-likelihood, where it has not been asked for before. Source: Vehtari et al. (2024), JMLR 25.
+    Computes the fit's log-likelihood where that has not been done. Source: Vehtari et al. (2024), JMLR 25.
 
     Args:
         fit: a fitted `PLN`.
@@ -398,8 +398,8 @@ def heat_map(fit: Fitted, ax: Axes | None = None, *, which: str = "correlation",
 def eigenvalues(fit: Fitted, ax: Axes | None = None, *, most: int = MOST_AXES) -> Axes:
     """Eigenvalues of the residual covariance, each with its 95 % interval where there is one, and their shares.
 
-    The numbers above are the share of the residual variance that the axes up to that one hold. Asks the fit for the
-    intervals (`confint("eigenvalues")`), which may take as long as the fit.
+    The numbers above are the share of the residual variance that the axes up to that one hold. Computes the intervals
+    (`confint("eigenvalues")`), which may take as long as the fit.
 
     Args:
         fit: a fitted `PLN`.
