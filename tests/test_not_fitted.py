@@ -53,7 +53,9 @@ def test_a_method_that_needs_a_fit_says_so(model: str, method: str) -> None:
     }
     if method == "predict" and model == "PLN":
         given = {"n": 3}
-    with pytest.raises(NotFittedError, match=rf"^This {model} is not fitted yet\. Call fit"):
+    with pytest.raises(
+        NotFittedError, match=rf"^This {model} has not been fitted, so it has no \w+_\. Call fit"
+    ):
         ask(**given)
 
 
@@ -61,16 +63,16 @@ def test_a_method_that_needs_a_fit_says_so(model: str, method: str) -> None:
 def test_an_attribute_of_a_fit_is_not_there_before(model: str, attribute: str) -> None:
     one = getattr(poplin, model)()
     assert not hasattr(one, attribute)
-    with pytest.raises(NotFittedError, match=f"^This {model} is not fitted yet"):
+    with pytest.raises(NotFittedError, match=f"^This {model} has not been fitted, so it has no {attribute}"):
         getattr(one, attribute)
 
 
 def test_functions_of_fits_say_so() -> None:
-    with pytest.raises(NotFittedError, match="^small is not fitted yet"):
+    with pytest.raises(NotFittedError, match="^small has not been fitted"):
         poplin.likelihood_ratio(poplin.PLN(), poplin.PLN())
-    with pytest.raises(NotFittedError, match="^This PLN is not fitted yet"):
+    with pytest.raises(NotFittedError, match="^This PLN has not been fitted"):
         poplin.plots.embedding(poplin.PLN())
-    with pytest.raises(NotFittedError, match="^This VAE is not fitted yet"):
+    with pytest.raises(NotFittedError, match="^This VAE has not been fitted"):
         poplin.predict_shift(poplin.VAE(), TABLE, TABLE, to=TABLE)
 
 

@@ -41,13 +41,11 @@ from poplin.rows.encoders import DiagonalEncoder, Features, FullEncoder, PointEn
 # `sklearn.base.clone` and grid searches work on whatever derives from it.
 
 
-def not_fitted(what: str) -> Exception:
-    """scikit-learn's error for what is asked of a model before `fit`; it is a ValueError and an AttributeError."""
+def not_fitted(what: str, attribute: str) -> Exception:
+    """scikit-learn's error for what is wanted of a model before `fit`; it is a ValueError and an AttributeError."""
     from sklearn.exceptions import NotFittedError
 
-    return NotFittedError(
-        f"{what} is not fitted yet. Call fit first, or take a saved fit: poplin.load(path)."
-    )
+    return NotFittedError(f"{what} has not been fitted, so it has no {attribute}. Call fit first.")
 
 
 class AbstractEstimator:
@@ -91,7 +89,7 @@ class AbstractEstimator:
                 return object.__getattribute__(
                     self, name
                 )  # raises the error that there would be without this
-            raise not_fitted(f"This {type(self).__name__}")
+            raise not_fitted(f"This {type(self).__name__}", name)
 
     def __sklearn_tags__(self) -> Any:
         """What scikit-learn's pipelines and searches ask of an estimator: it needs a fit, and no target."""

@@ -449,7 +449,7 @@ def _chi_squared(statistic: float, df: int) -> tuple[float, float]:
 def _side(fit: PLN, name: str) -> Side:
     """A fit as the test needs it; an `InputError` where it is no unshrunk maximum-likelihood fit."""
     if "result_" not in vars(fit):
-        raise not_fitted(name)
+        raise not_fitted(name, "loglik_")
     settings = fit.get_params()
     if settings["method"] != "ml":
         raise InputError(
