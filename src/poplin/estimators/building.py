@@ -84,11 +84,9 @@ class AbstractEstimator:
     if not TYPE_CHECKING:  # else any name would pass for an attribute
 
         def __getattr__(self, name: str) -> Any:
-            # called for what is not there: attributes of a fit, with an underscore at their end, where there was none
+            # called for what is not there: an attribute of a fit, with an underscore at its end, where there was none
             if name.startswith("_") or not name.endswith("_") or "n_features_in_" in vars(self):
-                return object.__getattribute__(
-                    self, name
-                )  # raises the error that there would be without this
+                return object.__getattribute__(self, name)  # raises again what brought us here
             raise not_fitted(f"This {type(self).__name__}", name)
 
     def __sklearn_tags__(self) -> Any:

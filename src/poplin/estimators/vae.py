@@ -76,7 +76,7 @@ class VAE(AbstractNeural, AbstractLikely, AbstractEstimator, NetworkSettings, Ep
         activation: "relu", "tanh", "softplus" or "gelu".
         condition: names of columns of `data` (or of an AnnData's obs) that encoder and decoder also see.
         batch: name of one more such column, whose values are always taken as categories: a donor's number, a run.
-        layer: of an AnnData, in place of its X.
+        layer: of an AnnData (or an .h5ad), in place of its X.
         batch_size: rows of a minibatch.
         learning_rate: of Adam; lower it where training fails.
         callback: called between compiled chunks of steps with `poplin.fit.Progress`.
@@ -188,7 +188,7 @@ class Autoencoder(AbstractNeural, AbstractEstimator, NetworkSettings, EpochSetti
         activation: "relu", "tanh", "softplus" or "gelu".
         condition: names of columns of `data` (or of an AnnData's obs) that encoder and decoder also see.
         batch: name of one more such column, whose values are always taken as categories: a donor's number, a run.
-        layer: of an AnnData, in place of its X.
+        layer: of an AnnData (or an .h5ad), in place of its X.
         batch_size: rows of a minibatch.
         learning_rate: of Adam; lower it where training fails.
         callback: called between compiled chunks of steps with `poplin.fit.Progress`.
@@ -310,7 +310,7 @@ class MixtureVAE(
         activation: "relu", "tanh", "softplus" or "gelu".
         condition: names of columns of `data` (or of an AnnData's obs) that encoder and decoder also see.
         batch: name of one more such column, whose values are always taken as categories: a donor's number, a run.
-        layer: of an AnnData, in place of its X.
+        layer: of an AnnData (or an .h5ad), in place of its X.
         batch_size: rows of a minibatch.
         learning_rate: of Adam; lower it where training fails.
         callback: called between compiled chunks of steps with `poplin.fit.Progress`.
@@ -415,7 +415,7 @@ class IDEC(AbstractNeural, AbstractEstimator, NetworkSettings):
         activation: "relu", "tanh", "softplus" or "gelu".
         condition: names of columns of `data` (or of an AnnData's obs) that encoder and decoder also see.
         batch: name of one more such column, whose values are always taken as categories: a donor's number, a run.
-        layer: of an AnnData, in place of its X.
+        layer: of an AnnData (or an .h5ad), in place of its X.
         batch_size: rows of a minibatch.
         learning_rate: of Adam; lower it where training fails.
         callback: called between compiled chunks of steps with `poplin.fit.Progress`.
