@@ -35,7 +35,7 @@ def doors() -> Iterator[Public]:
     modules = {"poplin": poplin} | {f"poplin.{name}": getattr(poplin, name) for name in poplin._MODULES}
     shown = re.findall(r"^::: (\S+)$", "".join(page.read_text() for page in PAGES), re.MULTILINE)
     known = {module.__name__ for module in modules.values()}
-    for name in set(shown) - known:
+    for name in sorted(set(shown) - known):
         with contextlib.suppress(ModuleNotFoundError):  # a class or a function
             modules[name] = importlib.import_module(name)
     for prefix, module in modules.items():
@@ -118,6 +118,8 @@ def test_every_parameter_and_what_is_returned_is_documented(name: str) -> None:
     assert described(found, SECTIONS.parameters) == parameters(function)
     if str(inspect.signature(function).return_annotation) != "None":
         assert found.get(SECTIONS.returns), "no Returns section"
+    if "raise InputError" in inspect.getsource(function):
+        assert found.get(SECTIONS.raises), "no Raises section"
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -25,7 +25,15 @@ LOOK = 1.0  # seconds that a chunk should take: each takes its memory anew, whic
 
 
 class Progress(NamedTuple):
-    """What the callback is told between chunks; the objective is in nats, higher is better."""
+    """What a callback is called with, between compiled chunks of iterations.
+
+    Attributes:
+        phase: name of the phase: "variational", "pilot", "ml", "bootstrap", ...
+        iteration: iterations of the phase so far.
+        max_iter: iterations of the phase at most.
+        objective: the phase's own, in nats where it is a bound, higher is better; NaN where there is none.
+        seconds: since the fit began.
+    """
 
     phase: str
     iteration: int
