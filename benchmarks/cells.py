@@ -108,7 +108,7 @@ def scores(types: np.ndarray, found: np.ndarray) -> dict[str, float]:
 def lines_of(counts: np.ndarray, depth: np.ndarray, types: np.ndarray, seed: int, peer: str | None) -> Any:
     """The lines of one seed."""
     import poplin
-    from poplin.estimators.clusters import STARTS
+    from poplin.estimators.building import STARTS
 
     groups = len(np.unique(types))
     how: dict[str, Any] = {"hidden": (128,), "start": "neighbours", "batch_size": 128}

@@ -18,7 +18,7 @@ import poplin
 from benchmarks.designs import LAWS, load, simulate
 from benchmarks.measure import REPOSITORY, facts
 from poplin._numerics import double_precision
-from poplin.estimators import amortised, latent
+from poplin.estimators import amortised, pln
 from poplin.updates.structure import Model
 
 NAME, NEW = "lowrank_10k", 1_000_000
@@ -27,10 +27,10 @@ NAME, NEW = "lowrank_10k", 1_000_000
 def bounds(fit: poplin.PLN, counts: np.ndarray) -> tuple[float, float]:
     """The bound a row at the fit's parameters: with the network's Gaussians, and with the best diagonal ones."""
     with double_precision():
-        block = latent.new_block(fit.counts_._replace(**_rows(counts)))
-        model = Model(*latent._arrays(fit.result_))
+        block = pln.new_block(fit.counts_._replace(**_rows(counts)))
+        model = Model(*pln._arrays(fit.result_))
         ours = amortised.bound(fit.result_.encoder, model, block)
-        best = latent.diagonal_rows(fit.result_, block)[2]
+        best = pln.diagonal_rows(fit.result_, block)[2]
     return ours / len(counts), best / len(counts)
 
 

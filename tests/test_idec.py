@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 import poplin
-from poplin.estimators.clusters import STARTS, by_means, by_neighbours, centres, normalised_cut
+from poplin.estimators.building import STARTS, by_means, by_neighbours, centres, normalised_cut
 from poplin.methods.gradient import shares, target
 from tests.oracles_neural import quickly as quickly
 

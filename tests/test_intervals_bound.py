@@ -13,7 +13,7 @@ import pytest
 
 import poplin
 from poplin._numerics import double_precision
-from poplin.estimators import latent
+from poplin.estimators import pln
 from poplin.estimators.directions import free_directions, sums
 from poplin.rows.gaussian import fit_rows
 from tests.instances import TABLES, fit
@@ -38,9 +38,7 @@ def profiled_bound(one: Any, free: Any, numbers: np.ndarray) -> float:
         if result.posterior == "full":
             rows = fit_rows(free.block, jnp.asarray(result.coef + coef), jnp.asarray(loadings), tol=1e-12)
             return float(free.block.weights @ rows.bound)
-        return latent.diagonal_rows(result._replace(coef=result.coef + coef, loadings=loadings), free.block)[
-            2
-        ]
+        return pln.diagonal_rows(result._replace(coef=result.coef + coef, loadings=loadings), free.block)[2]
 
 
 def moved_loadings(here: Any, numbers: np.ndarray) -> np.ndarray:

@@ -42,7 +42,8 @@ FLOOR = {room: i for i, rooms in enumerate(ROOMS.split(" < ")) for room in rooms
 HEAVY = {"sklearn", "anndata", "pandas", "matplotlib", "pooch", "rich", "typer"}
 HEAVY_ALLOWED = {f"data/{name}.py" for name in ("readers", "framed", "large_files", "formula", "formats")}
 LONGEST_FILE, LONGEST_FUNCTION = 700, 60
-MOST = Structure(files=130, lines=36_500, with_one_importer=36, estimators=23, floors_of_estimators=11)
+# lines: of which docstrings of public callables, which `test_words.py` asks for, are a thousand
+MOST = Structure(files=130, lines=37_000, with_one_importer=36, estimators=23, floors_of_estimators=11)
 
 EVERYTHING = sorted(
     path for top in ("src", "tests", "benchmarks") for path in (REPOSITORY / top).rglob("*.py")

@@ -13,7 +13,7 @@ from scipy.stats import multivariate_normal
 from sklearn.metrics import adjusted_rand_score
 
 import poplin
-from poplin.estimators.clusters import fitted_mixture
+from poplin.estimators.building import fitted_mixture
 from tests.oracles_neural import quickly as quickly
 
 HOW: dict[str, Any] = {"hidden": (16,), "max_epochs": 30, "pretrain_epochs": 40, "learning_rate": 0.005}

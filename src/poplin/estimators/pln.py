@@ -1,6 +1,6 @@
 """`PLN`, the Poisson-lognormal model as users meet it: settings, fit, and what a fit can be asked.
 
-Start at `PLN.fit`. The numbers come from `phases.py` (how it is fitted), `latent.py` (what is asked of rows) and
+Start at `PLN.fit`. The numbers come from `phases.py` (how it is fitted), from below (what is asked of rows) and from
 `statistics.py` (standard errors, intervals and tests); here they get names, NumPy arrays and words.
 """
 
@@ -8,32 +8,32 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Self
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from poplin._numerics import double_precision
-from poplin._types import ConvergenceWarning, DataWarning, LikelihoodWarning
-from poplin.data.counts import Coding, Counts, as_counts, as_covariates, as_new_rows
-from poplin.estimators import contest, directions, driver, keeping, likely, uncertainty
+from poplin._numerics import compiled, double_precision, key_of
+from poplin._types import ConvergenceWarning, DataWarning, InputError, LikelihoodWarning
+from poplin.data import held
+from poplin.data.blocks import Block, as_block
+from poplin.data.counts import Coding, Counts, as_counts, as_covariates, as_new_rows, some_rows
+from poplin.data.streams import Stream
+from poplin.estimators import amortised, contest, directions, driver, keeping, likely, uncertainty
 from poplin.estimators.building import AbstractEstimator
 from poplin.estimators.driver import Result
-from poplin.estimators.latent import (
-    bound,
-    bound_frame,
-    latent,
-    position,
-    row_count,
-    row_scores,
-    training_latent,
-)
+from poplin.estimators.phases import best_rows, first_rows, frozen_bound, surer_rows, training_block
 from poplin.estimators.statistics import AbstractStatistics
-from poplin.inference.likelihood import RowLikelihood
+from poplin.inference.likelihood import RowLikelihood, row_loglik
 from poplin.inference.summary import summary
 from poplin.models.covariance import Covariance
 from poplin.models.draws import draw_counts
 from poplin.models.loadings import principal_axes
+from poplin.rows.gaussian import fit_rows
+from poplin.updates.structure import Model
 
 TOO_LARGE = (
     "Check that the offset is on the log scale and that X is like that of the fit. If both are, the column varies too "
@@ -70,6 +70,172 @@ def not_converged(fit: Any) -> str:
         f"The fit stopped after {fit.n_iter_} iterations before its stopping rule held. Raise max_iter, fit a "
         "smaller model (a rank), or let Sigma be shrunk (shrinkage='auto')."
     )
+
+
+# Rows under a fitted model: their positions, the bound on them, their likelihoods, in the fit's own axes.
+#
+# Start at `latent`. Every fitted model is Z = XB + C w, so one set of row routines serves both forms; results are
+# turned here into what is reported (w in principal axes, or Z - XB).
+
+
+Moments = tuple[np.ndarray, np.ndarray]
+DRAWS = 1000  # importance draws of a row
+
+
+def new_block(counts: Counts) -> Block:
+    """Rows of a fitted model on the device: no prior for empty columns, weights as given."""
+    return as_block(counts.y, counts.x, counts.offset, counts.weights, prior=False)
+
+
+def _arrays(result: Result) -> tuple[jax.Array, jax.Array]:
+    return jnp.asarray(result.coef), jnp.asarray(result.loadings)
+
+
+def _uses_diagonal(result: Result) -> bool:
+    """Whether the rows of this fit are the bound's own diagonal Gaussians."""
+    return result.rows is not None and result.posterior == "diagonal"
+
+
+def diagonal_rows(result: Result, block: Block) -> tuple[jax.Array, jax.Array, float]:
+    """Means, variances and bound of the best diagonal Gaussians under the fitted parameters."""
+    model = Model(*_arrays(result))
+    first = first_rows(model, block, direct=result.direct)
+    outcome = best_rows(model, block, first, direct=result.direct)
+    if not (result.direct or np.isfinite(outcome.state.objective)):
+        outcome = best_rows(model, block, surer_rows(model, block), direct=False)
+    mean, log_sd = outcome.rows.unknown
+    return mean, jnp.exp(2 * log_sd), float(outcome.state.objective)
+
+
+def _reported(result: Result, mean: jax.Array, variance: jax.Array, x: jax.Array) -> Moments:
+    """Diagonal Gaussians of the bound as reported: Z - XB, or w in principal axes."""
+    coef, loadings = _arrays(result)
+    if result.direct:
+        return np.asarray(mean - x @ coef), np.asarray(variance)
+    _, _, rotation = principal_axes(loadings)
+    return np.asarray(mean @ rotation), np.asarray(variance @ rotation**2)
+
+
+def _full_moments(result: Result, block: Block, turn: jax.Array) -> Moments:
+    """Mean and variance of turn' w under each row's full Gaussian, for turn (q, r)."""
+    rows = fit_rows(block, *_arrays(result))
+    mean, variance = _turned(rows.mean, rows.covariance, turn)
+    return np.asarray(mean), np.asarray(variance)
+
+
+@compiled()
+def _turned(mean: jax.Array, covariance: jax.Array, turn: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return mean @ turn, jnp.einsum("qr,nqs,sr->nr", turn, covariance, turn)
+
+
+def _axes_of(result: Result) -> jax.Array:
+    """What turns w into the reported latent: C' (direct form) or the rotation to principal axes."""
+    _, loadings = _arrays(result)
+    return jnp.asarray(np.asarray(loadings).T) if result.direct else jnp.asarray(principal_axes(loadings)[2])
+
+
+def training_latent(result: Result, counts: Counts) -> Moments:
+    """`latent_mean_` and `latent_variance_`."""
+    if result.encoder is not None:
+        return amortised.embedded(result.encoder, Model(*_arrays(result)), counts)
+    if _uses_diagonal(result) and result.rows is not None and (counts.weights > 0).all():
+        mean, variance = (jnp.asarray(a) for a in result.rows)
+        return _reported(result, mean, variance, jnp.asarray(counts.x))
+    if held.is_held_sparse(counts.y):
+        return latent(result, counts)
+    return _latent(result, training_block(counts))
+
+
+def latent(result: Result, counts: Counts) -> Moments:
+    """Mean and variance of rows' latent positions under the fitted parameters."""
+    if result.encoder is not None:
+        return amortised.embedded(result.encoder, Model(*_arrays(result)), counts)
+    return _by_pieces(counts, lambda part: _latent(result, _new_rows(part)))
+
+
+def _new_rows(counts: Counts) -> Block:
+    return new_block(counts._replace(weights=np.ones_like(counts.weights)))
+
+
+def _by_pieces(counts: Counts, ask: Callable[[Counts], Any]) -> Any:
+    """What is asked of rows one by one; of a sparse table, of as many at a time as are dense together."""
+    if not held.is_held_sparse(counts.y):
+        return ask(counts)
+    found = [ask(some_rows(counts, rows)) for rows in held.pieces(*counts.y.shape)]
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+
+
+def _latent(result: Result, block: Block) -> Moments:
+    if _uses_diagonal(result):
+        mean, variance, _ = diagonal_rows(result, block)
+        return _reported(result, mean, variance, block.x)
+    return _full_moments(result, block, _axes_of(result))
+
+
+def position(result: Result, counts: Counts) -> Moments:
+    """Mean and variance of Z of every column, seen or not, by the full Gaussian of each row, (n, p)."""
+
+    def of(part: Counts) -> Moments:
+        mean, variance = _full_moments(result, new_block(part), _arrays(result)[1].T)
+        return mean + part.x @ result.coef, variance
+
+    return _by_pieces(counts, of)
+
+
+def bound(result: Result, counts: Counts) -> float:
+    """The bound of the training rows at the fitted parameters, in the fit's Gaussian family."""
+    if not held.is_held_sparse(counts.y):
+        return _bound_of_block(result, training_block(counts))
+    stream = Stream(counts, seed=0, kind=jnp.float64)
+    blocks = (stream.block(k) for k in range(stream.blocks))
+    return sum(_bound_of_block(result, block) for block in blocks if np.any(np.asarray(block.weights)))
+
+
+def _bound_of_block(result: Result, block: Block) -> float:
+    """The same of some of the training rows; bounds of blocks add up, B and Sigma being as they are."""
+    model = Model(*_arrays(result))
+    if result.encoder is not None:
+        return amortised.bound(result.encoder, model, block)
+    if result.posterior == "full":
+        return float(block.weights @ fit_rows(block, *model).bound)
+    if result.rows is not None:
+        mean, variance = (jnp.asarray(a[np.asarray(block.index)]) for a in result.rows)
+        frozen = frozen_bound(model, direct=result.direct)
+        return float(frozen.value(frozen.measure((), (mean, 0.5 * jnp.log(variance)), block)[1])[0])
+    return diagonal_rows(result, block)[2]
+
+
+def row_scores(result: Result, counts: Counts, *, seed: int, khat: bool = False) -> RowLikelihood:
+    """Importance-sampled log-likelihood of each row; of a sparse table its pieces share the numbers of their draws."""
+    key = key_of(seed)
+
+    def of(part: Counts) -> RowLikelihood:
+        return row_loglik(key, new_block(part), *_arrays(result), draws=DRAWS, khat=khat)
+
+    return _by_pieces(counts, of)
+
+
+def bound_frame(result: Result) -> dict[str, np.ndarray]:
+    """The bound's own unknowns (diagonal variational fits): mean and variance of Z, or of w beside `loadings`."""
+    if result.rows is None:
+        raise AttributeError("variational_: only a fit by method='variational' has unknowns of the bound.")
+    mean, variance = result.rows
+    kind = (
+        {"covariance": result.loadings @ result.loadings.T}
+        if result.direct
+        else {"loadings": result.loadings}
+    )
+    return {"mean": mean, "variance": variance, "coef": result.coef, **kind}
+
+
+def row_count(X: Any, offset: Any, data: Any, n: int | None) -> int:
+    """How many rows a prediction has: said by X, data, a row-wise offset, or n."""
+    told = next((a for a in (X, data, offset) if a is not None and np.ndim(a) > 0), None)
+    if told is not None:
+        return len(told)
+    if n is None:
+        raise InputError("predict: nothing says how many rows. Give X, data, an offset for each row, or n.")
+    return n
 
 
 class PLN(AbstractStatistics, AbstractEstimator):
@@ -255,6 +421,13 @@ class PLN(AbstractStatistics, AbstractEstimator):
         self.coding_ = Coding(counts.column_names, counts.covariate_names, counts.design)
         self.n_features_in_ = len(counts.column_names)
         vars(self).update(attributes(result))  # into __dict__: `elbo_` may be among them
+
+    def _asked(self) -> uncertainty.Uncertainty:
+        held = vars(self).get("_uncertainty")
+        if held is None or held.result is not self.result_:
+            held = uncertainty.Uncertainty(self)
+            vars(self)["_uncertainty"] = held
+        return held
 
     @property
     def sigma_(self) -> Covariance:

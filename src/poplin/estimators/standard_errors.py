@@ -472,6 +472,28 @@ NOISY = 0.5  # Monte-Carlo error from which the observed information is not used
 MOST_SCORES = 20_000_000  # numbers of all rows' scores that are kept; above, only sums over clusters are
 
 
+class StandardErrors(NamedTuple):
+    """Standard errors of a fit's estimates.
+
+    NaN where the data do not determine one: directions without information, eigenvalues too close to their neighbours.
+    What is not estimated (a fixed Sigma, the zeros of a diagonal one) has 0. Of a large fit, covariances that were not
+    asked for and eigenvalues are NaN too.
+
+    Attributes:
+        coef: of B (d, p).
+        covariance: of Sigma (p, p).
+        eigenvalues: of Sigma's eigenvalues (k,).
+        scales: of a borrowed basis's scales (q,), in its order; None without a basis.
+        notes: what to know to read them, one sentence each.
+    """
+
+    coef: np.ndarray
+    covariance: np.ndarray
+    eigenvalues: np.ndarray
+    scales: np.ndarray | None
+    notes: tuple[str, ...]
+
+
 class Asked(NamedTuple):
     """From what standard errors are asked for: see `AbstractStatistics`."""
 

@@ -6,6 +6,7 @@ Start at `AbstractStatistics.confint`. The numbers are made in `uncertainty.py`,
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -17,8 +18,7 @@ from poplin.data.sides import Grouping, grouping
 from poplin.estimators import directions
 from poplin.estimators import standard_errors as caveats
 from poplin.estimators.driver import Result
-from poplin.estimators.standard_errors import NOT_ASKED
-from poplin.estimators.uncertainty import Asked, StandardErrors, Uncertainty
+from poplin.estimators.standard_errors import NOT_ASKED, Asked, StandardErrors
 from poplin.inference.intervals import Interval
 
 if TYPE_CHECKING:
@@ -37,13 +37,9 @@ class AbstractStatistics:
     result_: Result
     counts_: Counts
 
-    def _asked(self) -> Uncertainty:
-        """What has been computed for the present fit."""
-        held = vars(self).get("_uncertainty")
-        if held is None or held.result is not self.result_:
-            held = Uncertainty(self)
-            vars(self)["_uncertainty"] = held
-        return held
+    @abstractmethod
+    def _asked(self) -> Any:
+        """What has been computed for the present fit (`uncertainty.Uncertainty`)."""
 
     def standard_error_seconds(self) -> float:
         """Seconds that standard errors may take in a summary or a report, where nobody requested them.

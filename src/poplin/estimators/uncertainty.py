@@ -5,7 +5,7 @@ Start at `Uncertainty`, which is made once for a fit and answers `standard_error
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,6 +41,7 @@ from poplin.estimators.standard_errors import (
     Piecewise,
     Replicates,
     Roots,
+    StandardErrors,
     basic,
     replicates,
     tests_by_parts,
@@ -61,28 +62,6 @@ NO_RATIO = (
     "the covariates that are, or fit a part of the rows that was read before."
 )
 PLAINLY = Asked()
-
-
-class StandardErrors(NamedTuple):
-    """Standard errors of a fit's estimates.
-
-    NaN where the data do not determine one: directions without information, eigenvalues too close to their neighbours.
-    What is not estimated (a fixed Sigma, the zeros of a diagonal one) has 0. Of a large fit, covariances that were not
-    asked for and eigenvalues are NaN too.
-
-    Attributes:
-        coef: of B (d, p).
-        covariance: of Sigma (p, p).
-        eigenvalues: of Sigma's eigenvalues (k,).
-        scales: of a borrowed basis's scales (q,), in its order; None without a basis.
-        notes: what to know to read them, one sentence each.
-    """
-
-    coef: np.ndarray
-    covariance: np.ndarray
-    eigenvalues: np.ndarray
-    scales: np.ndarray | None
-    notes: tuple[str, ...]
 
 
 class Uncertainty:

@@ -19,15 +19,18 @@ from poplin.data.checks import check_basis
 from poplin.data.tables import listed
 from poplin.estimators import neural
 from poplin.estimators.building import (
+    STARTS,
     AbstractEstimator,
     BoundSettings,
     EpochSettings,
+    Grouping,
     NetworkSettings,
     Words,
+    centres,
+    fitted_mixture,
     widths,
 )
 from poplin.estimators.checkpoints import beside
-from poplin.estimators.clusters import STARTS, Grouping, centres, fitted_mixture
 from poplin.estimators.likely import AbstractLikely
 from poplin.estimators.neural import AbstractNeural, rebuild
 from poplin.inference.likelihood import SLICE, in_slices
