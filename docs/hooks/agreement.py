@@ -1,19 +1,22 @@
 """What the text of a page says in numbers is what its code says or prints; else the build ends.
 
-Start at `on_page_content`. Looked at are the pages whose code runs. In their paragraphs and lists, every number with a
-decimal point, and every "14 of 15", has to be found in the code or its output. Numbers may differ by little more than
-one unit of their last digit, since sums are rounded differently on other processors. A paragraph that leads to where its
-numbers were measured (a link to benchmarks or studies) is left out, and so are tables. Used by mkdocs.yml.
+Start at `missing`. Looked at are the pages whose code runs. In their paragraphs and lists, every number with a decimal
+point, every "14 of 15" and every "46 %" (but for the 95 % of intervals) has to be found in the code or its output.
+Numbers may differ by little more than one unit of their last digit, since sums are rounded differently on other
+processors. A paragraph that leads to where its numbers were measured (a link to benchmarks or studies) is left out, and
+so are tables. Used by mkdocs.yml.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
 
 DECIMAL = re.compile(r"(?<![\w.^])[-\u2212]?\d+\.\d+(?![\w.]\d)")
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]\d+)?")
+PERCENT = re.compile(r"(?<![\w.])(\d+) %")
 SHARE = re.compile(r"\b(\d+) of (?:the )?(\d+)\b")
 UNITS = 1.5  # of the last digit
 _log = logging.getLogger("mkdocs.hooks.agreement")
@@ -28,7 +31,9 @@ class Told(HTMLParser):
         self._inside: list[str] = []
         self.feed(content)
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(
+        self, tag: str, attrs: list[tuple[str, str | None]]
+    ) -> None:
         if tag in ("p", "li"):
             self.paragraphs.append("")
             self.links.append("")
@@ -45,34 +50,62 @@ class Told(HTMLParser):
     def handle_data(self, data: str) -> None:
         if "pre" in self._inside:
             self.code.append(data)
-        elif set(self._inside) & {"p", "li"} and not set(self._inside) & {"code", "table", "math"}:
+        elif set(self._inside) & {"p", "li"} and not set(self._inside) & {
+            "code",
+            "table",
+            "math",
+        }:
             self.paragraphs[-1] += data
 
 
 def on_page_content(content: str, *, page, config, files) -> None:
-    """Warn of each number that the text has and the code has not."""
+    """Warn of each paragraph with numbers that the code has not."""
+    for paragraph, numbers in missing(content):
+        start = " ".join(paragraph.split())[:60]
+        _log.warning(
+            "%s says %s, which its code neither has nor prints: '%s...'",
+            page.file.src_uri,
+            ", ".join(numbers),
+            start,
+        )
+
+
+def missing(content: str) -> Iterator[tuple[str, list[str]]]:
+    """The paragraphs with numbers that are not in the code or its output, and these numbers."""
     if '<div class="result"' not in content:
         return
     told = Told(content)
     code = "".join(told.code)
     numbers = [float(number) for number in NUMBER.findall(code)]
-    shares = set(SHARE.findall(code))
+    shares = SHARE.findall(code)
     for paragraph, links in zip(told.paragraphs, told.links, strict=True):
         if "benchmarks/" in links or "studies/" in links:
             continue
-        missing = [number for number in DECIMAL.findall(paragraph) if not near(number, numbers)]
-        missing += [f"{few} of {all_}" for few, all_ in SHARE.findall(paragraph) if (few, all_) not in shares]
-        if missing:
-            _log.warning(
-                "%s says %s, and its code neither has nor prints it: '%s...'",
-                page.file.src_uri,
-                ", ".join(missing),
-                " ".join(paragraph.split())[:60],
-            )
+        lacks = [
+            number
+            for number in DECIMAL.findall(paragraph)
+            if not near(number, numbers)
+        ]
+        lacks += [
+            f"{few} of {many}"
+            for few, many in SHARE.findall(paragraph)
+            if (few, many) not in shares
+        ]
+        lacks += [
+            f"{percent} %"
+            for percent in PERCENT.findall(paragraph)
+            if percent not in ("95", "100")
+            and f"{percent}%" not in code
+            and not near(f"{float(percent) / 100:.2f}", numbers)
+        ]
+        if lacks:
+            yield paragraph, lacks
 
 
 def near(number: str, numbers: list[float]) -> bool:
     """Whether one of the numbers is this one, as it is rounded here."""
     number = number.replace("\u2212", "-")
     unit = 10.0 ** -len(number.partition(".")[2])
-    return any(abs(abs(other) - abs(float(number))) < UNITS * unit for other in numbers)
+    return any(
+        abs(abs(other) - abs(float(number))) < UNITS * unit for other in numbers
+    )
