@@ -128,6 +128,26 @@ def test_the_code_of_the_readme_runs(tmp_path: Path) -> None:
     assert blocks and done.returncode == 0, done.stderr[-2000:]
 
 
+def test_commands_of_the_pages_have_such_options() -> None:
+    """Each `poplin NAME ... --option` of a page, shown or run, also where a line ends with a backslash."""
+    import typer
+
+    from poplin.cli import app
+
+    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    said = {
+        (path.name, name, option)
+        for path in PAGES
+        for command in re.findall(r"\bpoplin ((?:[^\n`|&\\]|\\\n)*)", path.read_text())
+        for name in command.split()[:1]
+        if name in known
+        for option in re.findall(r"(?<!\S)--[a-z][\w-]*", command)
+    }
+    assert len(said) > 20
+    names = {name: {word for each in command.params for word in each.opts} for name, command in known.items()}
+    assert not {each for each in said if each[2] not in names[each[1]] | {"--help"}}
+
+
 def test_the_gallery_has_every_picture() -> None:
     takes = {
         name: [*inspect.signature(each).parameters]
