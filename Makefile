@@ -12,7 +12,7 @@ help:
 	@echo "make demo    install, fit a real table of counts, write poplin-demo/report.html"
 	@echo "make test    install, then ruff, pyright, the tests and the examples in the docstrings"
 	@echo "make quick   install, then ruff, pyright and a tenth of the tests, some of every room: three minutes"
-	@echo "make docs    install, build the documentation into site/"
+	@echo "make docs    install, build the documentation into site/ and run its code meanwhile: about three minutes"
 	@echo "make bench   install pyPLNmodels too and run poplin and it side by side"
 
 demo: $(VENV)/.ready

@@ -15,6 +15,8 @@ class Doctests(griffe.Extension):
             return
         paragraphs = obj.docstring.value.split("\n\n")
         obj.docstring.value = "\n\n".join(
-            f"```pycon\n{each.strip(chr(10))}\n```" if each.lstrip().startswith(">>> ") else each
+            f"```pycon\n{each.strip(chr(10))}\n```"
+            if each.lstrip().startswith(">>> ")
+            else each
             for each in paragraphs
         )

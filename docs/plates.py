@@ -18,7 +18,9 @@ from matplotlib.patches import FancyBboxPatch
 INK, BLUE, GREY = "#222222", "#0072b2", "#d0d0d0"
 SIZE = 33  # of a node, in points
 PANELS = ("generative", "inference", "combined")
-Arrows = tuple[str, ...]  # each "a>b", or "a>b~0.4" where it is bent around what lies between
+Arrows = tuple[
+    str, ...
+]  # each "a>b", or "a>b~0.4" where it is bent around what lies between
 
 
 class Node(NamedTuple):
@@ -62,11 +64,16 @@ def pln(more: dict[str, Node], generative: Arrows, inference: Arrows) -> Model:
         "B": Node(0.5, 3.7, "$B$", "parameter"),
     }
     shared = ("x>Z", "w>Z", "B>Z", "Z>y", "o>y")
-    plates = (Plate("o y", COLUMNS, 0.42, "left"), Plate("x Z w y o m", ROWS, 0.62))
+    plates = (
+        Plate("o y", COLUMNS, 0.42, "left"),
+        Plate("x Z w y o m", ROWS, 0.62),
+    )
     return Model(nodes | more, plates, shared + generative, inference)
 
 
-def network(more: dict[str, Node], generative: Arrows, inference: Arrows, rows: str) -> Model:
+def network(
+    more: dict[str, Node], generative: Arrows, inference: Arrows, rows: str
+) -> Model:
     """What the autoencoders share: a position w, a row y, a decoder f, an encoder g."""
     nodes = {
         "w": Node(1.1, 2.2, "$w_i$"),
@@ -75,14 +82,25 @@ def network(more: dict[str, Node], generative: Arrows, inference: Arrows, rows: 
         "g": Node(2.6, 1.4, "$g$", "parameter"),
     }
     arrows = ("w>y", "f>y"), ("y>w", "g>w")
-    return Model(nodes | more, (Plate(rows, ROWS),), arrows[0] + generative, arrows[1] + inference)
+    return Model(
+        nodes | more,
+        (Plate(rows, ROWS),),
+        arrows[0] + generative,
+        arrows[1] + inference,
+    )
 
 
 _C = {"C": Node(1.9, 3.7, "$C$", "parameter")}
 _FREE = {"m": Node(2.4, 0.6, "$m_i, S_i$", "parameter")}
 _ENCODER = {"g": Node(3.7, 1.4, "$g$", "parameter")}
-_BASIS = {"V": Node(1.6, 3.7, "$V$", "known"), "L": Node(2.6, 3.7, r"$\Lambda$", "parameter")}
-_CONDITION = {"c": Node(2.1, 1.4, "$c_i$", "seen"), "g": Node(3.4, 1.4, "$g$", "parameter")}
+_BASIS = {
+    "V": Node(1.6, 3.7, "$V$", "known"),
+    "L": Node(2.6, 3.7, r"$\Lambda$", "parameter"),
+}
+_CONDITION = {
+    "c": Node(2.1, 1.4, "$c_i$", "seen"),
+    "g": Node(3.4, 1.4, "$g$", "parameter"),
+}
 _POINT = {"w": Node(1.1, 2.2, "$w_i$", "computed")}
 _MIXTURE = {
     "k": Node(1.1, 3.7, "$k_i$"),
@@ -98,8 +116,12 @@ _CLUSTERS = {
 MODELS = {
     "PLN": pln(_C | _FREE, ("C>Z",), ("y>m", "x>m", "o>m~0.4", "m>w")),
     "PLN_ml": pln(_C, ("C>Z",), ("y>w", "x>w~-0.4", "o>w~-0.1", "B>w", "C>w")),
-    "PLN_basis": pln(_BASIS | _FREE, ("V>Z", "L>Z"), ("y>m", "x>m", "o>m~0.4", "m>w")),
-    "PLN_encoder": pln(_C | _ENCODER, ("C>Z",), ("y>w", "x>w~-0.6", "o>w~-0.1", "g>w")),
+    "PLN_basis": pln(
+        _BASIS | _FREE, ("V>Z", "L>Z"), ("y>m", "x>m", "o>m~0.4", "m>w")
+    ),
+    "PLN_encoder": pln(
+        _C | _ENCODER, ("C>Z",), ("y>w", "x>w~-0.6", "o>w~-0.1", "g>w")
+    ),
     "PPCA": Model(
         {
             "w": Node(1.1, 2.2, "$w_i$"),
@@ -115,7 +137,9 @@ MODELS = {
     "Autoencoder": network(_POINT, (), (), "w y"),
     "VAE": network({}, (), (), "w y"),
     "VAE_condition": network(_CONDITION, ("c>y",), ("c>w",), "w y c"),
-    "MixtureVAE": network(_MIXTURE, ("pi>k", "k>w", "ms>w"), ("w>k", "pi>k", "ms>k"), "w y k"),
+    "MixtureVAE": network(
+        _MIXTURE, ("pi>k", "k>w", "ms>w"), ("w>k", "pi>k", "ms>k"), "w y k"
+    ),
     "IDEC": network(_CLUSTERS, (), ("w>q", "centre>q", "q>P"), "w y q"),
 }
 
@@ -127,7 +151,9 @@ def main() -> None:
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     for name, model in MODELS.items():
-        drawn(model).savefig(out / f"{name}.png", dpi=80, metadata={"Software": None})
+        drawn(model).savefig(
+            out / f"{name}.png", dpi=80, metadata={"Software": None}
+        )
 
 
 def drawn(model: Model) -> Figure:
@@ -145,7 +171,11 @@ def panel(ax: Axes, model: Model, solid: Arrows, dashed: Arrows) -> None:
     """Nodes that an arrow touches, the boxes around them, the arrows."""
     here = {name for arrow in solid + dashed for name in ends(arrow)}
     for plate in model.plates:
-        box(ax, [model.nodes[name] for name in plate.nodes.split() if name in here], plate)
+        box(
+            ax,
+            [model.nodes[name] for name in plate.nodes.split() if name in here],
+            plate,
+        )
     for arrow in solid:
         connect(ax, model, arrow, rivals=dashed, inference=False)
     for arrow in dashed:
@@ -153,7 +183,9 @@ def panel(ax: Axes, model: Model, solid: Arrows, dashed: Arrows) -> None:
     for name in here:
         draw(ax, model.nodes[name])
     places = model.nodes.values()
-    ax.set_xlim(min(n.x for n in places) - 0.75, max(n.x for n in places) + 0.75)
+    ax.set_xlim(
+        min(n.x for n in places) - 0.75, max(n.x for n in places) + 0.75
+    )
     ax.set_ylim(min(n.y for n in places) - 1.05, max(n.y for n in places) + 0.8)
     ax.axis("off")
 
@@ -183,19 +215,52 @@ def draw(ax: Axes, node: Node) -> None:
     size = SIZE * (0.8 if square else 1)
     look = {"markerfacecolor": face, "markeredgecolor": INK, "linestyle": ""}
     if square and len(node.text) > 9:  # two letters or more need room
-        frame = {"boxstyle": "square,pad=0.45", "facecolor": face, "edgecolor": INK}
-        ax.text(node.x, node.y, node.text, ha="center", va="center", fontsize=11, bbox=frame, zorder=4)
+        frame = {
+            "boxstyle": "square,pad=0.45",
+            "facecolor": face,
+            "edgecolor": INK,
+        }
+        ax.text(
+            node.x,
+            node.y,
+            node.text,
+            ha="center",
+            va="center",
+            fontsize=11,
+            bbox=frame,
+            zorder=4,
+        )
         return
-    ax.plot(node.x, node.y, "s" if square else "o", markersize=size, zorder=3, **look)
+    ax.plot(
+        node.x,
+        node.y,
+        "s" if square else "o",
+        markersize=size,
+        zorder=3,
+        **look,
+    )
     if node.kind == "computed":
         ax.plot(node.x, node.y, "o", markersize=size - 6, zorder=3, **look)
-    ax.text(node.x, node.y, node.text, ha="center", va="center", fontsize=11, zorder=4)
+    ax.text(
+        node.x,
+        node.y,
+        node.text,
+        ha="center",
+        va="center",
+        fontsize=11,
+        zorder=4,
+    )
 
 
-def connect(ax: Axes, model: Model, arrow: str, *, rivals: Arrows, inference: bool) -> None:
+def connect(
+    ax: Axes, model: Model, arrow: str, *, rivals: Arrows, inference: bool
+) -> None:
     """An arrow between two nodes, bent where another one takes the straight way."""
     start, end = (model.nodes[name] for name in ends(arrow))
-    look = {"color": BLUE if inference else INK, "linestyle": (0, (4, 2)) if inference else "-"}
+    look = {
+        "color": BLUE if inference else INK,
+        "linestyle": (0, (4, 2)) if inference else "-",
+    }
     curve = f"arc3,rad={bend(arrow, rivals, inference=inference)}"
     ax.annotate(
         "",
@@ -217,8 +282,14 @@ def box(ax: Axes, nodes: list[Node], plate: Plate) -> None:
     """A plate around those of its nodes that are here."""
     if not nodes:
         return
-    left, right = min(n.x for n in nodes) - plate.pad, max(n.x for n in nodes) + plate.pad
-    low, high = min(n.y for n in nodes) - plate.pad - 0.2, max(n.y for n in nodes) + plate.pad
+    left, right = (
+        min(n.x for n in nodes) - plate.pad,
+        max(n.x for n in nodes) + plate.pad,
+    )
+    low, high = (
+        min(n.y for n in nodes) - plate.pad - 0.2,
+        max(n.y for n in nodes) + plate.pad,
+    )
     shape = FancyBboxPatch(
         (left, low),
         right - left,
@@ -229,7 +300,15 @@ def box(ax: Axes, nodes: list[Node], plate: Plate) -> None:
     )
     ax.add_patch(shape)
     at = left + 0.08 if plate.side == "left" else right - 0.08
-    ax.text(at, low + 0.05, plate.text, ha=plate.side, va="bottom", fontsize=8, color="#555555")
+    ax.text(
+        at,
+        low + 0.05,
+        plate.text,
+        ha=plate.side,
+        va="bottom",
+        fontsize=8,
+        color="#555555",
+    )
 
 
 if __name__ == "__main__":

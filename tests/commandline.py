@@ -16,9 +16,9 @@ Run = Callable[..., int]
 # What a page or an example begins with when a test runs it in a process of its own: programs compiled as in tests, also
 # those for tables that are not small, since what tests make of them is short.
 QUICKLY = """
-from poplin import _compile
-_compile.SMALL = float("inf")
-quick = _compile.hurried(tells_all=False)
+from poplin import _numerics
+_numerics.SMALL = float("inf")
+quick = _numerics.hurried(tells_all=False)
 quick.__enter__()
 """
 
