@@ -92,6 +92,34 @@ def test_the_effect_of_an_absent_level_does_not_depend_on_the_seed() -> None:
     assert np.all(np.abs(off) < 0.4) and abs(off.mean()) < 0.2
 
 
+CODINGS = {  # rows of X of the three levels: indicators, each against the first, each against the mean
+    "indicators": np.eye(3),
+    "first level": np.array([[1.0, 0, 0], [1, 1, 0], [1, 0, 1]]),
+    "mean": np.array([[1.0, 1, 0], [1, 0, 1], [1, -1, -1]]),
+}
+
+
+def absent_twice() -> tuple[np.ndarray, np.ndarray]:
+    """Counts of two columns, the first in one of three levels alone, which is not the first; the levels."""
+    random, group = np.random.default_rng(0), np.repeat(np.arange(3), 33)
+    z = 2 + random.multivariate_normal(np.zeros(2), [[1, 0.7], [0.7, 1]], len(group))
+    counts = random.poisson(np.exp(z)).astype(float)
+    counts[group != 1, 0] = 0
+    return counts, group
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_levels_without_a_count_end_at_the_optimum_however_they_are_coded(coding: str) -> None:
+    """Standard errors are 2.3 there: e^-6 counts a row, and the prior. By draws' noise, seeds ended at -5 to -21."""
+    counts, group = absent_twice()
+    x = CODINGS[coding][group]
+    oracle = poplin.PLN(method="exact", shrinkage=0.02).fit(counts, X=x)
+    fits = [poplin.PLN(shrinkage=0.02, random_state=seed).fit(counts, X=x) for seed in range(4)]
+    assert all(fit.converged_ for fit in [oracle, *fits])
+    off = np.array([CODINGS[coding] @ (fit.coef_ - oracle.coef_)[:, 0] for fit in fits])[:, [0, 2]] / 2.3
+    assert np.all(np.abs(off) < 0.4) and np.all(np.abs(off.mean(axis=0)) < 0.2), off
+
+
 def rarely_seen(seed: int) -> np.ndarray:
     """A column of 80 rows, and one that is seen where the first is largest, four times: its scale has no maximum."""
     random = np.random.default_rng(seed)

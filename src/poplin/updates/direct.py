@@ -128,14 +128,18 @@ class Direct(AbstractStructure):
         at_scale = jnp.einsum("kj,kl,jl->j", inverse, excess, model.loadings)
         told = jnp.concatenate([means.cross @ inverse, at_scale[None]])
         spread = jnp.sum((frame.from_frame @ inverse) ** 2, axis=0) * jnp.sum(frame.loadings**2, axis=1)
-        # of each coefficient by itself: a level in which a column is absent has no variance of its own to be rid of
-        plain = jnp.diagonal(average[2], axis1=1, axis2=2).T
-        size_of = jnp.append(jnp.diagonal(total.gram), rows)[:, None]
-        share = plain / (plain + LEFT * size_of * spread + 1e-300)
+        # in every direction of B by itself, however x is coded: along one that tells rows in which a column is absent
+        # there is no variance of counts to be rid of
+        level, scale, other = average[2][:, :-1, :-1], average[2][:, -1, -1], LEFT * spread
+        both = level + other[:, None, None] * total.gram
+        gap = told - total.gradient
+        of_level = jnp.linalg.solve(both, gap[:-1].T[:, :, None])
+        of_level = jnp.einsum("jkl,jl->kj", level, of_level[:, :, 0])
+        of_scale = scale / (scale + other * rows + 1e-300) * gap[-1]
         quiet = total._replace(
             cross=means.cross,
             second=means.second,
-            gradient=total.gradient + share * (told - total.gradient),
+            gradient=total.gradient + jnp.append(of_level, of_scale[None], axis=0),
         )
         chosen = jax.tree.map(lambda a, b: jnp.where(trusted, a, b), quiet, total)
         return chosen._replace(known=shares(means.known, frame)), (*average[:3], trusted, average[4])
