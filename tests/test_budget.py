@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import poplin
+from poplin._errors import InputError
 from poplin._process import CLAIM
-from poplin._types import InputError
 from poplin.estimators import directions
 from poplin.estimators import standard_errors as caveats
 from poplin.estimators import standard_errors as piecewise

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data.counts import Coding, Counts, as_counts, as_covariates, as_new_rows
 from tests.bad_inputs import LEAVES, TAXA, good_counts, good_covariates, matrix
 

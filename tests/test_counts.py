@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
-from poplin._types import DataWarning, InputError
+from poplin._errors import DataWarning, InputError
 from poplin.data.counts import (
     Counts,
     as_counts,

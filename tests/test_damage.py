@@ -18,7 +18,7 @@ import pytest
 import zarr
 from scipy import sparse
 
-from poplin._types import DataWarning, InputError
+from poplin._errors import DataWarning, InputError
 from poplin.data import held
 from poplin.data.counts import as_counts
 from poplin.data.events import Columns, count_events

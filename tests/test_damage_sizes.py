@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data import damage
 from poplin.data.counts import as_counts
 from poplin.data.formula import design, design_from_json, design_to_json

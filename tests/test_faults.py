@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import poplin
-from poplin._types import InputError, is_slip
+from poplin._errors import InputError, is_slip
 from poplin.data import framed
 from poplin.data.located import loaded
 from poplin.data.readers import read_counts

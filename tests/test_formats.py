@@ -21,7 +21,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from poplin._types import DataWarning, InputError
+from poplin._errors import DataWarning, InputError
 from poplin.data import formats, framed
 from poplin.data.counts import as_counts
 from poplin.data.framed import turned

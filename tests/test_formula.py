@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data.counts import as_counts
 from poplin.data.formula import Design, apply, design, design_from_json, design_to_json
 

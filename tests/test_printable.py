@@ -15,7 +15,7 @@ import pandas
 import pytest
 
 import poplin
-from poplin._types import printable
+from poplin._errors import printable
 from tests.commandline import Run, table
 
 NAMES = {

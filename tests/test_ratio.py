@@ -15,8 +15,8 @@ import pytest
 from scipy.stats import chi2
 
 import poplin
+from poplin._errors import InputError
 from poplin._numerics import double_precision
-from poplin._types import InputError
 from poplin.inference.likelihood import row_loglik
 from poplin.inference.selection import Nesting, Placed, covariates_within, nesting, paired_loglik, toward
 from poplin.models.loadings import BorrowedBasis, FreeLoadings

@@ -17,7 +17,7 @@ import zarr
 from scipy import sparse
 from scipy.io import mmwrite
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data.counts import as_counts, check_basis
 from poplin.data.readers import read_basis, read_counts, read_table
 from tests.annotated import stored

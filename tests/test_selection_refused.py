@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import poplin
-from poplin._types import InputError
+from poplin._errors import InputError
 from tests.instances import orthonormal
 from tests.test_selection import TWO
 

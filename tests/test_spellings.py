@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data.counts import as_counts
 from poplin.data.formula import apply, design
 from poplin.data.readers import read_counts, read_table

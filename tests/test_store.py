@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from poplin import store
-from poplin._types import InputError
+from poplin._errors import InputError
 
 KINDS = some.sampled_from([np.float64, np.float32, np.int64, np.uint8, np.bool_, np.dtype("U7")])
 NAMES = some.text(some.characters(codec="utf-8", exclude_characters="/\\\0:"), min_size=1, max_size=12)

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data.readers import read_counts, read_table
 from poplin.data.textfiles import layout, read_body
 

@@ -93,7 +93,7 @@ def named(names: Any) -> tuple[str, ...] | None:
 
 def by_poplin(path: Path) -> Table:
     """What `poplin fit` does with a file of counts before it fits."""
-    from poplin._types import InputError
+    from poplin._errors import InputError
     from poplin.data.counts import as_counts
     from poplin.data.readers import read_counts
 

@@ -82,7 +82,7 @@ def copied(valid: Path, folder: Path, door: Format) -> Path:
 
 def read(door: Format, path: Path) -> tuple[str, str, Table | None]:
     """Outcome, what was said, and the table if there is one."""
-    from poplin._types import InputError
+    from poplin._errors import InputError
 
     try:
         return "read", "", door.read(path)

@@ -6,7 +6,7 @@ nothing.
 
 from __future__ import annotations
 
-from poplin._types import ConvergenceWarning, DataWarning, InputError, LikelihoodWarning
+from poplin._errors import ConvergenceWarning, DataWarning, InputError, LikelihoodWarning
 
 TYPE_CHECKING = False  # as type checkers take it; `typing` would take half of the time that all of this takes
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.scipy.linalg import cho_solve
 
-from poplin._types import InputError
+from poplin._errors import InputError
 
 # What poplin takes for granted of JAX, whatever the user's process has set: NaN is a value, keys are Threefry's.
 #

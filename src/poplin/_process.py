@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from poplin._types import InputError
+from poplin._errors import InputError
 
 # Pieces of work that Ctrl-C must not tear: it is heard when they have ended.
 #

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from poplin import stopping
+from poplin._errors import ConvergenceWarning, DataWarning, InputError, LikelihoodWarning
 from poplin._process import claimed, whole
-from poplin._types import ConvergenceWarning, DataWarning, InputError, LikelihoodWarning
 from poplin.data.framed import turned
 from poplin.data.located import ANNOTATED, FRAMES, MATRICES, kind_of
 from poplin.data.offsets import doubtful_names, is_name

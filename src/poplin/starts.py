@@ -10,8 +10,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from poplin._axes import Coefficients, Counts, Loadings
 from poplin._numerics import solve_gram
-from poplin._types import Coefficients, Counts, Loadings
 from poplin.data.blocks import NO_EXPOSURE, NOWHERE, Block, layout
 from poplin.models.loadings import AbstractLoadings
 

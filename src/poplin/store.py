@@ -17,8 +17,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from poplin._errors import InputError, said
 from poplin._process import LOCK, naming, scratch, whole
-from poplin._types import InputError, said
 from poplin.data.damage import member
 
 FORMAT = "poplin fit"

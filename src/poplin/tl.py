@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import poplin
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data.offsets import is_name
 from poplin.data.tables import CountTable, index_names, listed
 from poplin.inference.summary import OF_A_RUN

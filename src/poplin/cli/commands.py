@@ -18,8 +18,8 @@ import typer
 
 from poplin import job as jobs
 from poplin import stopping
+from poplin._errors import InputError, fault, printable
 from poplin._process import claimed
-from poplin._types import InputError, fault, printable
 from poplin.cli import joining
 from poplin.cli.options import (
     RESULT,

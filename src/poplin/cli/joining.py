@@ -21,7 +21,7 @@ from typing import NamedTuple, NoReturn
 
 from poplin import _process, stopping
 from poplin import job as jobs
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.job import Job
 
 ADDRESS, MANY, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from poplin._types import printable
+from poplin._errors import printable
 
 DATA, MODEL, RESULT = "Data", "Model", "Results"
 CountsFile = Annotated[

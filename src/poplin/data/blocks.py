@@ -17,7 +17,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from scipy.special import gammaln
 
-from poplin._types import Counts, Covariates, InputError, Rows
+from poplin._axes import Counts, Covariates, Rows
+from poplin._errors import InputError
 
 # exp(NO_EXPOSURE + z) is zero for every z, and 0 * NO_EXPOSURE is zero: finite in single precision too.
 NO_EXPOSURE = -1e30

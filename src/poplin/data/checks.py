@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data.held import (
     KINDS,
     Faults,

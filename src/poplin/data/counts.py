@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from poplin._types import DataWarning, InputError
+from poplin._errors import DataWarning, InputError
 from poplin.data import held
 from poplin.data.checks import (
     check_basis,

@@ -26,7 +26,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data.held import are_many
 
 # What a file declares, against the bytes it has: refused before memory is asked for.

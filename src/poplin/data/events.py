@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from poplin import _process
-from poplin._types import InputError, is_slip
+from poplin._errors import InputError, is_slip
 from poplin.data.events_sources import (
     NO_CONCEPT,
     OMOP,

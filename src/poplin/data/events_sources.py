@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data.tables import Names, listed
 from poplin.data.textfiles import DAMAGE, opened
 

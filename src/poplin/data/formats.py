@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data.damage import check_chunks, check_stored
 from poplin.data.located import loaded
 from poplin.data.stored import root_of

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data.checks import check_exact, check_log_scale
 from poplin.data.offsets import doubtful_names, doubtful_values
 from poplin.data.readers import read_table

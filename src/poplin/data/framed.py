@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data.formats import read_r
 from poplin.data.held import as_held, is_held_sparse, is_on_disk
 from poplin.data.large_files import frame_in

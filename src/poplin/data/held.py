@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, final
 
 import numpy as np
 
-from poplin._types import InputError, said
+from poplin._errors import InputError, said
 
 # Entries that are no counts: which kinds there are, and where the first of each is, piece by piece.
 #

@@ -16,7 +16,7 @@ from typing import Any, final
 
 import numpy as np
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data import held
 from poplin.data.damage import NAME, check_declared, check_facts, check_stored
 from poplin.data.held import Backed, Source, SparseRows, Stored

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from poplin._types import InputError, is_slip, said
+from poplin._errors import InputError, is_slip, said
 from poplin.data.tables import listed
 
 TEXT = (".csv", ".tsv", ".txt", ".tab")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data import held
 from poplin.data.checks import check_counts
 from poplin.data.tables import CountTable, Names, as_table, column_defaults, listed, row_defaults

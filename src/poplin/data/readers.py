@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from poplin._types import DataWarning, InputError
+from poplin._errors import DataWarning, InputError
 from poplin.data.damage import array_in, arrays_in, check_facts, check_stored
 from poplin.data.formats import TURNED, TYPES, Features, chosen_features, read_biom, read_tenx
 from poplin.data.framed import read_frame, read_framed_counts

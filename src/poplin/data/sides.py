@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data.checks import check_finite, check_log_scale, check_names
 from poplin.data.framed import total_hint, turned_hint
 from poplin.data.offsets import by_name, doubtful_values

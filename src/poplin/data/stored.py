@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data.damage import (
     check_chunks,
     check_heaps,

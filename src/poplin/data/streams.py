@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data.blocks import Block, as_block
 from poplin.data.counts import Counts
 from poplin.data.held import column_sums, dense_rows, is_on_disk, seen

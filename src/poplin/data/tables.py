@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data.held import as_held, is_large, is_on_disk
 from poplin.data.stored import from_file, is_instance
 

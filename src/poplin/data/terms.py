@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data.tables import Names, listed
 
 # Formulas that would not end: terms are counted before they are expanded, whole numbers before they are computed.

@@ -22,7 +22,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO, cast, final
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data.damage import CELLS, check_declared
 from poplin.data.tables import Names, listed, more
 from poplin.data.terms import written

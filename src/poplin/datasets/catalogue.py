@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data.tables import CountTable, listed
 from poplin.datasets import download
 from poplin.datasets.download import Remote, local

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data.tables import CountTable, index_names
 
 FOLDER = "POPLIN_DATASETS"  # the variable of the environment that says where files are kept

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from poplin._errors import InputError
 from poplin._numerics import compiled
-from poplin._types import InputError
 from poplin.data.blocks import Block, as_block
 from poplin.estimators import phases
 from poplin.estimators.phases import Ended, Fitted, Recipe, RowGaussians, Task, count, one_of

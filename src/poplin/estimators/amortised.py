@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from poplin._errors import InputError
 from poplin._numerics import compiled
-from poplin._types import InputError
 from poplin.data import held
 from poplin.data.blocks import NO_EXPOSURE, Block
 from poplin.estimators import neural, phases

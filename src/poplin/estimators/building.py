@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.methods.gradient import Amortised
 from poplin.models.likelihoods import (
     AbstractLikelihood,

@@ -24,8 +24,8 @@ from jax import ShapeDtypeStruct
 
 from poplin import fit
 from poplin import fit as loop
+from poplin._errors import InputError
 from poplin._numerics import THREEFRY
-from poplin._types import InputError
 from poplin.data.blocks import NOWHERE, Block, Layout, on_host
 from poplin.data.counts import Counts
 from poplin.data.held import arrays_of

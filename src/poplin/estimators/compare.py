@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
+from poplin._errors import ConvergenceWarning, DataWarning, InputError
 from poplin._numerics import double_precision, key_of
-from poplin._types import ConvergenceWarning, DataWarning, InputError
 from poplin.data.blocks import as_block
 from poplin.data.counts import Counts, as_counts, check_rank
 from poplin.data.held import check_dense

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from poplin import starts
+from poplin._errors import InputError
 from poplin._numerics import double_precision, key_of
-from poplin._types import InputError
 from poplin.data.blocks import NO_EXPOSURE, Block, as_block
 from poplin.data.counts import Counts, check_basis
 from poplin.data.held import check_dense

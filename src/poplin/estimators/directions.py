@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from poplin._errors import InputError
 from poplin._numerics import THREEFRY, caught_up
-from poplin._types import InputError
 from poplin.data.blocks import Block
 from poplin.data.counts import Counts, some_rows
 from poplin.data.held import is_held_sparse

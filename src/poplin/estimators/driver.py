@@ -15,8 +15,8 @@ import numpy as np
 from jax import Array, ShapeDtypeStruct
 
 from poplin import fit
+from poplin._errors import InputError
 from poplin._numerics import double_precision, in_a_hurry, key_of, meanwhile
-from poplin._types import InputError
 from poplin.data.blocks import Block, check_agreed, layout, on_host, rows_in
 from poplin.data.counts import Counts
 from poplin.data.held import column_sums

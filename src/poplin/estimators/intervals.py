@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data import held
 from poplin.data.blocks import NO_EXPOSURE
 from poplin.data.tables import listed

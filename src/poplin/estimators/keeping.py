@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from poplin._types import InputError, said
+from poplin._errors import InputError, said
 from poplin.data.checks import MOST_COVARIATE, check_basis, check_counts, check_covariance, check_weights
 from poplin.data.counts import Counts
 from poplin.data.formula import design_from_json, design_to_json

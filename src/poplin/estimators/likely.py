@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from poplin._errors import InputError, LikelihoodWarning
 from poplin._numerics import compiled, double_precision
-from poplin._types import InputError, LikelihoodWarning
 from poplin.data.blocks import Block
 from poplin.data.tables import listed
 from poplin.estimators import neural

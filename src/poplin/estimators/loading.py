@@ -6,7 +6,7 @@ Start at `load`. Each estimator writes its own file (`store.write_npz`); one wit
 from importlib import import_module
 from typing import Any
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.estimators.keeping import check_model, sound
 from poplin.store import read_npz
 

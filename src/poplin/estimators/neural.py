@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 
 from poplin import fit as loop
+from poplin._errors import ConvergenceWarning, DataWarning, InputError
 from poplin._numerics import at_length, compiled, double_precision
-from poplin._types import ConvergenceWarning, DataWarning, InputError
 from poplin.data.blocks import Block
 from poplin.data.checks import check_counts, check_weights
 from poplin.data.counts import Values, as_new_values, as_positions, as_values, check_size

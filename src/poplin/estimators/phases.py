@@ -17,8 +17,9 @@ from jax import Array
 from jax.scipy.linalg import solve_triangular
 
 from poplin import starts
+from poplin._axes import Latent
+from poplin._errors import InputError
 from poplin._numerics import compiled
-from poplin._types import InputError, Latent
 from poplin.data.blocks import (
     NO_EXPOSURE,
     NOWHERE,

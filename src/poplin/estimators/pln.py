@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from poplin._errors import ConvergenceWarning, DataWarning, InputError, LikelihoodWarning
 from poplin._numerics import compiled, double_precision, key_of
-from poplin._types import ConvergenceWarning, DataWarning, InputError, LikelihoodWarning
 from poplin.data import held
 from poplin.data.blocks import Block, as_block
 from poplin.data.counts import Coding, Counts, as_counts, as_covariates, as_new_rows, some_rows

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from poplin import fit as loop
+from poplin._errors import ConvergenceWarning, InputError
 from poplin._numerics import double_precision
-from poplin._types import ConvergenceWarning, InputError
 from poplin.data.checks import MOST_COVARIATE, check_weights
 from poplin.data.counts import as_new_values, as_positions, as_values, check_size
 from poplin.data.sides import row_vector

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from poplin._axes import Latent, Scalar
 from poplin._numerics import compiled, solve_gram
-from poplin._types import Latent, Scalar
 from poplin.data.blocks import Block, on_host
 from poplin.estimators import phases
 from poplin.estimators.phases import Fitted, Recipe, Settings

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from poplin._errors import ConvergenceWarning, DataWarning, InputError
 from poplin._numerics import double_precision
-from poplin._types import ConvergenceWarning, DataWarning, InputError
 from poplin.data.held import check_dense
 from poplin.data.sides import Grouping
 from poplin.estimators import driver, phases

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data.counts import Counts
 from poplin.data.held import is_held_sparse
 from poplin.data.sides import Grouping, grouping

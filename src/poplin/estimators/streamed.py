@@ -18,8 +18,8 @@ from jax import Array
 from poplin import fit as loop
 from poplin import fit as passes
 from poplin import starts
+from poplin._errors import InputError
 from poplin._numerics import compiled, key_of, solve_gram
-from poplin._types import InputError
 from poplin.data.blocks import Block
 from poplin.data.counts import Counts, some_rows
 from poplin.data.held import column_sums, is_held_sparse, largest

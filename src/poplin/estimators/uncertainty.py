@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from poplin._errors import InputError
 from poplin._numerics import double_precision
-from poplin._types import InputError
 from poplin.data.counts import Counts
 from poplin.estimators import driver, phases
 from poplin.estimators import standard_errors as caveats

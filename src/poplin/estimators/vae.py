@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from poplin import fit as loop
+from poplin._errors import InputError
 from poplin._numerics import at_length, compiled
-from poplin._types import InputError
 from poplin.data.blocks import Block
 from poplin.data.checks import check_basis
 from poplin.data.tables import listed

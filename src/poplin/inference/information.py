@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from poplin._axes import Coefficients, Counts, Covariance, Latent, Loadings, Scalar
 from poplin._numerics import compiled
-from poplin._types import Coefficients, Counts, Covariance, Latent, Loadings, Scalar
 from poplin.data.blocks import Block
 from poplin.fit import Outcome, Progress, run
 from poplin.fit import ahead as compile_ahead

@@ -18,8 +18,8 @@ from jax import Array, lax
 from jax.scipy.special import ndtr
 from scipy.special import fdtri, gammaln
 
+from poplin._axes import Coefficients, Loadings, Rows
 from poplin._numerics import compiled
-from poplin._types import Coefficients, Loadings, Rows
 from poplin.data.blocks import Block
 from poplin.inference.sequential import ERROR, Way, in_rounds, log_mean
 from poplin.inference.summary import LARGEST_KHAT

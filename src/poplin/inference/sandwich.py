@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from poplin._axes import Coefficients
 from poplin._numerics import compiled
-from poplin._types import Coefficients
 from poplin.data.blocks import Block
 from poplin.inference.information import Coordinates, Information
 from poplin.inference.intervals import Root

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from poplin._types import Rows
+from poplin._axes import Rows
 from poplin.data.blocks import Block
 from poplin.inference.likelihood import (
     ENOUGH,

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from poplin._axes import Coefficients, Loadings
 from poplin._numerics import compiled
-from poplin._types import Coefficients, Loadings
 from poplin.data.blocks import Block
 from poplin.rows.batches import inverse_root
 from poplin.rows.frames import rates

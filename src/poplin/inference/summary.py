@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from poplin._types import InputError, printable
+from poplin._errors import InputError, printable
 from poplin.data import held
 from poplin.data.counts import Counts
 

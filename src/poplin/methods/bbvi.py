@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from poplin._types import Scalar
+from poplin._axes import Scalar
 from poplin.methods import ml
 from poplin.methods.method import AbstractMethod, Sweep
 from poplin.rows.frames import AbstractFrame, AbstractSlope, Diagonals, Place, noise

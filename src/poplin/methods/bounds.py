@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 
+from poplin._axes import Coefficients, Covariance, Loadings, Rows, Scalar
 from poplin._numerics import solve_gram
-from poplin._types import Coefficients, Covariance, Loadings, Rows, Scalar
 from poplin.data.blocks import Block
 from poplin.methods.gradient import AbstractObjective, Terms
 from poplin.models.loadings import AbstractLoadings

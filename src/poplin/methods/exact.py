@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from poplin._types import Scalar
+from poplin._axes import Scalar
 from poplin.data.blocks import Block
 from poplin.methods.bounds import AbstractBound
 from poplin.models.loadings import AbstractLoadings

@@ -14,7 +14,7 @@ from jax import ShapeDtypeStruct
 from jax.flatten_util import ravel_pytree
 from jax.sharding import PartitionSpec
 
-from poplin._types import Scalar
+from poplin._axes import Scalar
 from poplin.data.blocks import NOWHERE, ROWS, Block, Layout, along, axis_of, layout
 
 

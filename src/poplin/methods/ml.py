@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from poplin._types import Latent, Rows, Scalar
+from poplin._axes import Latent, Rows, Scalar
 from poplin.methods.method import AbstractMethod, Sweep
 from poplin.rows import cells
 from poplin.rows import chains as chain

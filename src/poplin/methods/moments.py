@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from poplin._axes import Coefficients, Rows
+from poplin._errors import InputError
 from poplin._numerics import compiled
-from poplin._types import Coefficients, InputError, Rows
 from poplin.data.blocks import Block
 from poplin.rows.nodes import JointNodes
 

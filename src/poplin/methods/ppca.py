@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from poplin._axes import Loadings, Scalar
 from poplin._numerics import compiled, inverse_and_logdet
-from poplin._types import Loadings, Scalar
 from poplin.methods.method import AbstractMethod, Sweep
 
 

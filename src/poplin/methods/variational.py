@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from poplin._types import Counts, Loadings, Scalar
+from poplin._axes import Counts, Loadings, Scalar
 from poplin.methods.bounds import AbstractBound
 from poplin.methods.method import AbstractMethod, Sweep
 from poplin.rows.batches import all_pairs, precisions

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data.tables import place
 
 LARGEST_RATE = (

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from poplin._types import Coefficients, Loadings
+from poplin._axes import Coefficients, Loadings
 
 
 class AbstractLoadings(eqx.Module):

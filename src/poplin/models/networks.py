@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from poplin._types import Coefficients, Loadings
+from poplin._axes import Coefficients, Loadings
 
 
 class Network(eqx.Module):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data.events import EventCounts
 from poplin.data.held import is_on_disk
 from poplin.data.readers import read_annotated

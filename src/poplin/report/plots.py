@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data.tables import listed
 from poplin.inference import summary
 from poplin.inference.summary import LARGEST_KHAT, Fitted
@@ -627,7 +627,7 @@ def correlation_circle(
 
 def _two(axes: Two, k: int) -> Two:
     """The two axes, from 0, when there are such."""
-    from poplin._types import InputError
+    from poplin._errors import InputError
 
     if len(axes) != 2 or not all(isinstance(one, int) and 1 <= one <= k for one in axes):
         raise InputError(

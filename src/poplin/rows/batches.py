@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from poplin._types import Counts, Loadings, Rows
+from poplin._axes import Counts, Loadings, Rows
 from poplin.data.blocks import Block
 
 CHUNK = 1_000_000  # most numbers in one array of a chunk of rows, where a single row allows it

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from poplin._axes import Coefficients, Counts, Covariance, Latent, Loadings
 from poplin._numerics import compiled
-from poplin._types import Coefficients, Counts, Covariance, Latent, Loadings
 from poplin.data.blocks import Block
 from poplin.rows.batches import CHUNK
 from poplin.rows.chains import Frame, row_words

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.random import threefry_2x32
 
-from poplin._types import Coefficients, Counts, Latent, Loadings, Rows, Scalar
+from poplin._axes import Coefficients, Counts, Latent, Loadings, Rows, Scalar
 from poplin.data.blocks import Block
 from poplin.models.likelihoods import row_sums
 from poplin.rows.frames import rates

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 
+from poplin._axes import Coefficients, Counts, Latent, Loadings, Rows
 from poplin._numerics import inverse_and_logdet
-from poplin._types import Coefficients, Counts, Latent, Loadings, Rows
 from poplin.data.blocks import Block
 
 # How far a row goes along two directions at once, one for its mean and one for its covariance.

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
+from poplin._axes import Coefficients, Counts, Latent, Loadings, Rows
 from poplin._numerics import compiled
-from poplin._types import Coefficients, Counts, Latent, Loadings, Rows
 from poplin.data.blocks import Block
 from poplin.rows.batches import all_pairs, in_chunks, inverses, precisions, spreads
 from poplin.rows.frames import Plane, plane_search, rates

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from poplin._types import Coefficients, Counts, Loadings, Rows
+from poplin._axes import Coefficients, Counts, Loadings, Rows
 from poplin.data.blocks import Block
 from poplin.rows.batches import in_chunks
 from poplin.rows.frames import rates

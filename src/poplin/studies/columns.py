@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import gammaln
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.methods.moments import poisson_regression
 from poplin.studies.repeated import gaussians, integrated
 from poplin.studies.study import Column, Estimate, Table

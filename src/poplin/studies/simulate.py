@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.data.tables import column_defaults, row_defaults
 from poplin.models.draws import draw_counts
 from poplin.store import written_whole

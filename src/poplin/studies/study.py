@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from poplin._types import InputError
+from poplin._errors import InputError
 from poplin.models.draws import draw_counts
 
 Numbers = dict[str, Any]

@@ -6,8 +6,8 @@ Start at `standard_distance`: what the stopping rule of stochastic approximation
 import jax.numpy as jnp
 from jax import Array
 
+from poplin._axes import Coefficients, Covariance, Scalar
 from poplin._numerics import solve_gram
-from poplin._types import Coefficients, Covariance, Scalar
 from poplin.rows.chains import Shares
 from poplin.updates.structure import Counting
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
+from poplin._axes import Scalar
 from poplin._numerics import inverse_and_logdet, solve_gram
-from poplin._types import Scalar
 from poplin.rows.chains import Shares, controlled, shares
 from poplin.updates.convergence import LEAP, lengthened, noise_after
 from poplin.updates.structure import (

@@ -15,8 +15,8 @@ import numpy as np
 from jax import Array
 from jax.scipy.linalg import cho_solve
 
+from poplin._axes import Coefficients, Counts, Covariance, Latent, Loadings, Scalar
 from poplin._numerics import inverse_and_logdet, solve_gram
-from poplin._types import Coefficients, Counts, Covariance, Latent, Loadings, Scalar
 from poplin.data.blocks import Block
 from poplin.rows.chains import Chains, Frame, Means, Shares, controlled
 

@@ -1,39 +1,14 @@
-"""What all rooms share: axis letters with the array types that carry them, and what is said when something is wrong.
+"""The things poplin says when something is not as it should be. Nothing heavy is imported: every command begins here.
 
-n rows (patients, cells, sites), p columns (codes, genes, species), d covariates, q latent dimensions, s Monte-Carlo
-draws. `Float["n p"]`-style names only document shapes; nothing is computed here. Errors start at `InputError`.
+Start at `InputError`: every check at the door raises it, the command line turns it into exit code 2. `said` is what
+another library said, in one line; `is_slip` tells that from a fault of poplin's own. A numerical failure is not an exception but data (`converged_`), told once by
+`ConvergenceWarning`. What is said may quote names from files of strangers: `printable` keeps them from steering the
+terminal.
 """
 
 import os
 import zlib
 from types import TracebackType
-
-from jax import Array
-from jaxtyping import Float
-
-# The axis letters of the house, and the array types that carry them.
-#
-# n rows (patients, cells, sites), p columns (codes, genes, species), d covariates, q latent dimensions, s Monte-Carlo
-# draws. `Float["n p"]`-style names below only document shapes; nothing is computed here.
-
-
-Rows = Float[Array, " n"]
-Counts = Float[Array, "n p"]
-Covariates = Float[Array, "n d"]
-Coefficients = Float[Array, "d p"]
-Loadings = Float[Array, "p q"]
-Latent = Float[Array, "n q"]
-Covariance = Float[Array, "p p"]
-Scalar = Float[Array, ""]
-
-
-# The things poplin says when something is not as it should be.
-#
-# Start at `InputError`: every check at the door raises it, the command line turns it into exit code 2. `said` is what
-# another library said, in one line; `is_slip` tells that from a fault of poplin's own. A numerical failure is not an
-# exception but data (`converged_`), told once by `ConvergenceWarning`. What is said may quote names from files of
-# strangers: `printable` keeps them from steering the terminal.
-
 
 _HOME = os.path.dirname(__file__)
 # What a slip in a program raises. Damaged bytes raise it too, but in the lines of the library that reads them.
