@@ -175,7 +175,9 @@ def test_elements_that_are_only_declared_are_refused(
         if part == "uns/more":  # which is not read then
             assert np.array_equal(as_counts(tmp_path / name).y[np.arange(6)].toarray(), good_counts())
             return
-    with pytest.raises(InputError, match="declares too much|damaged: of its indptr"):
+    with pytest.raises(
+        InputError, match="declares too much|damaged: of its .* missing|damaged: of its indptr"
+    ):
         as_counts(tmp_path / name)
 
 

@@ -431,7 +431,7 @@ def test_without_rdata_it_is_said_what_to_install(tmp_path: Path, monkeypatch: p
 def test_an_r_file_is_unpacked_no_further_than_anybodys_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(formats, "_LARGEST", 100)
+    monkeypatch.setattr(formats, "_LARGEST_R", 100)
     rds(tmp_path / "y.rds", R.matrix(COUNTS))
     with pytest.raises(InputError, match="unpacks to more than"):
         read_counts(tmp_path / "y.rds")

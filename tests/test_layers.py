@@ -35,8 +35,8 @@ from tests.structure import (
 )
 
 ROOMS = (
-    "_errors | _axes < _numerics | _process < data < models < rows < updates | starts < methods < store < fit < inference < "
-    "estimators < poplin < studies | report | tl | datasets | stopping < demo | job < cli < __main__"
+    "_errors | _axes < _numerics | _process < data < models < rows < updates | starts < methods < store < fit < "
+    "inference < estimators < poplin < studies | report | tl | datasets | stopping < demo | job < cli < __main__"
 )
 FLOOR = {room: i for i, rooms in enumerate(ROOMS.split(" < ")) for room in rooms.split(" | ")}
 HEAVY = {"sklearn", "anndata", "pandas", "matplotlib", "pooch", "rich", "typer"}

@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 HELD = """
 import os, sys
 from pathlib import Path
-from poplin import _scratch
-with _scratch.claimed(Path("out")), _scratch.scratch(Path("out")) as mine:
+from poplin import _process
+with _process.claimed(Path("out")), _process.scratch(Path("out")) as mine:
     (mine / "events.duckdb").write_text("patients")
     print("here", flush=True)
     sys.stdin.read()

@@ -1,9 +1,9 @@
 """The things poplin says when something is not as it should be. Nothing heavy is imported: every command begins here.
 
 Start at `InputError`: every check at the door raises it, the command line turns it into exit code 2. `said` is what
-another library said, in one line; `is_slip` tells that from a fault of poplin's own. A numerical failure is not an exception but data (`converged_`), told once by
-`ConvergenceWarning`. What is said may quote names from files of strangers: `printable` keeps them from steering the
-terminal.
+another library said, in one line; `is_slip` tells that from a fault of poplin's own. A numerical failure is not an
+exception but data (`converged_`), told once by `ConvergenceWarning`. What is said may quote names from files of
+strangers: `printable` keeps them from steering the terminal.
 """
 
 import os

@@ -321,7 +321,16 @@ def _read(file: Path, part: str | None) -> Any:
         for name, make in parser.DEFAULT_ALTREP_MAP.items()
     }
     parsed = parser.parse_data(_unpacked(file), altrep_constructor_dict=sequences, extension=".rds")
-    thing, encoding = parsed.object, parsed.extra.encoding
+    try:
+        return _of_tree(parsed.object, part, file, parsed.extra.encoding)
+    except (LookupError, AttributeError, TypeError) as error:  # rdata's tree is of whatever the bytes say
+        raise ValueError(f"its parts are not those of an object of R ({error})") from error
+
+
+def _of_tree(thing: Any, part: str | None, file: Path, encoding: str | None) -> Any:
+    """The table in an object of R, as rdata has parsed it."""
+    from rdata import parser
+
     if thing.info.type is parser.RObjectType.LIST:  # of names and what was saved under them
         return _one(_pairs(thing, encoding), part, file, encoding)
     tags = _attributes(thing, encoding)
