@@ -126,6 +126,16 @@ def test_entries_without_places_are_refused(
         as_counts(path)
 
 
+def test_a_type_in_the_place_of_counts_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "y.h5ad"
+    stored(path, anndata.AnnData(good_counts().to_numpy().astype(np.float32)))
+    with h5py.File(path, "r+") as root:
+        del root["X"]
+        root["X"] = np.dtype("f4")
+    with pytest.raises(InputError, match="y.h5ad"):
+        as_counts(path)
+
+
 def spoilt(path: Path, table: Any) -> None:
     """An AnnData on disk whose indices and pointers are written over."""
     stored(path, anndata.AnnData(sparse.csr_matrix(good_counts().to_numpy().astype(np.float32))))

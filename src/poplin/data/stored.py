@@ -82,7 +82,8 @@ def large_table(root: Any, key: str) -> tuple[Any, tuple[str, ...]]:
     The element is None where there is no table of this name, or one that can be read.
     """
     node = root[key] if key in root else None
-    if node is None or not (hasattr(node, "shape") or "indptr" in node):
+    # a group or an array; a named type of HDF5 is neither
+    if node is None or not (hasattr(node, "shape") or hasattr(node, "keys") and "indptr" in node):
         return None, ()
     shape = _shape(node)
     told = check_chunks(node, shape, name_of(node))
