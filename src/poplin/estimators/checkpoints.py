@@ -22,7 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import ShapeDtypeStruct
 
-from poplin import fit
 from poplin import fit as loop
 from poplin._errors import InputError
 from poplin._numerics import THREEFRY
@@ -415,7 +414,7 @@ def run_resumed(
 def run_blocks(
     method: AbstractMethod,
     first: Callable[[int, Block], Any],
-    stream: fit.Blocks,
+    stream: loop.Blocks,
     settings: Settings,
     *,
     phase: str,
@@ -430,9 +429,9 @@ def run_blocks(
     shelf = Shelf(stream.blocks, None if keeper is None else keeper.folder)
     how = settings.of(phase)
     course = Course(
-        lying=lambda: lying(method, fit.shapes_of_blocks(method, first, stream)),
+        lying=lambda: lying(method, loop.shapes_of_blocks(method, first, stream)),
         fresh=lambda: None,
-        go=lambda keeping: fit.run_blocks(
+        go=lambda keeping: loop.run_blocks(
             method, first, stream, many=many, shelf=shelf, keeping=keeping, **how
         ),
     )
