@@ -58,7 +58,7 @@ $(BIN)/python:
 
 $(VENV)/.ready: pyproject.toml | $(BIN)/python
 	@echo "Installing poplin and what it needs into $(VENV) (a minute or two the first time) ..."
-	@$(PIP) --editable .
+	@$(PIP) --editable '.[datasets,events,mcmc]'
 	@touch $@
 
 $(VENV)/.ready-test: $(VENV)/.ready

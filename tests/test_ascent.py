@@ -18,7 +18,7 @@ from poplin import fit as loop
 from poplin._numerics import double_precision
 from poplin.estimators import phases
 from poplin.methods import variational
-from poplin.methods.variational import FullVariational, Variational
+from poplin.methods.variational import FullVariational, QuasiNewton
 from poplin.rows.gaussian import start_rows
 from poplin.updates.structure import Model
 from tests import laws, twins
@@ -45,11 +45,11 @@ def kappa_of(model: str, table: str) -> float:
     return weight / (1 - weight) * TABLES[table].weights.sum()
 
 
-def diagonal_method(model: str, table: str) -> tuple[Variational, Any, Any]:
+def diagonal_method(model: str, table: str) -> tuple[QuasiNewton, Any, Any]:
     """The method, its first values and the block, as `PLN` makes them."""
     recipe, block = recipe_of(model, TABLES[table]), block_of(TABLES[table])
     with double_precision():
-        return Variational(recipe.bound(), TOLERANCE), phases.first_values(recipe, block), block
+        return QuasiNewton(recipe.bound(), TOLERANCE), phases.first_values(recipe, block), block
 
 
 def runner(method: Any, block: Any) -> Any:

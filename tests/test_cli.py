@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -225,7 +226,27 @@ def test_a_budget_that_is_too_small_is_told_and_the_results_are_written(run: Run
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
 
 
-@pytest.mark.parametrize("name", ["fit", "counts", "compare", "study", "simulate", "demo"])
+def test_new_rows_are_embedded_by_a_saved_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are embedded one by one, so half of the table lies where all of it does; columns in any order."""
+    monkeypatch.chdir(tmp_path)
+    write_leaves(tmp_path)
+    counts, covariates = leaves()
+    formula = "~ tree + offset(log(reads))"
+    fit = PLN(rank=2, method="variational", formula=formula).fit(counts, data=covariates)
+    fit.save("model.npz")
+    counts.iloc[::2, ::-1].to_csv("new.csv")
+    options = ["--covariates", "leaves.csv", "--model", "model.npz", "--out", "positions.csv"]
+    said = CliRunner().invoke(poplin.cli.app, ["embed", "new.csv", *options], catch_exceptions=False)
+    assert said.exit_code == 0 and f"{len(counts.iloc[::2])} rows" in said.output
+    found = pandas.read_csv("positions.csv", index_col="row")
+    assert list(found.index) == list(counts.index[::2])
+    wanted = fit.transform(counts, data=covariates)[::2]
+    np.testing.assert_allclose(found.to_numpy(), wanted, atol=1e-6)
+    with pytest.raises(poplin.InputError, match="--covariates"):
+        CliRunner().invoke(poplin.cli.app, ["embed", "new.csv", *options[2:]], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("name", ["fit", "embed", "counts", "compare", "study", "simulate", "demo"])
 def test_the_screen_shows_every_word_of_the_help(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rich takes words in brackets for marks of its own, and leaves them out."""
     monkeypatch.setenv("COLUMNS", "300")

@@ -19,7 +19,7 @@ from poplin.data import blocks
 from poplin.data.blocks import as_rows
 from poplin.methods.bounds import DirectBound
 from poplin.methods.method import over_devices
-from poplin.methods.variational import Variational
+from poplin.methods.variational import QuasiNewton
 from poplin.starts import direct_start
 from poplin.updates.structure import Diagonal
 from tests import devices
@@ -70,7 +70,7 @@ def test_one_device_is_left_alone() -> None:
     table = TABLES["plain"]
     with double_precision():
         block = blocks.placed(as_rows(table.y, table.x, table.offset, table.weights))
-        method = Variational(DirectBound(Diagonal()), 1e-6)  # type: ignore[arg-type]
+        method = QuasiNewton(DirectBound(Diagonal()), 1e-6)  # type: ignore[arg-type]
         assert jax.device_count() == 1 and blocks.layout(block) is None
         assert over_devices(method, direct_start(block), block) is method
         assert blocks.rows_in(block) == len(table.y) and blocks.agreed(7, block) == 7

@@ -33,7 +33,7 @@ def test_the_networks_are_the_notes() -> None:
         recipe, block = recipe_of("rank", table), block_of(table)
         start = phases.fit_variational(recipe, block, phases.Settings(50, 1e-6, 0.0))
         assert start.rows is not None
-        task = Task(recipe, block, None, None, 0.0, None, None)  # type: ignore[arg-type]
+        task = Task(recipe, block, None, None, None, None)  # type: ignore[arg-type]
         lesson = amortised._lesson(task, *(np.asarray(a) for a in start.rows))
         made = amortised._first(Smoothed(), start, task, lesson, 0)
     for network in (made.for_mean, made.for_sd):

@@ -13,7 +13,7 @@ import pytest
 
 import poplin
 from poplin._numerics import double_precision
-from poplin.estimators import pln
+from poplin.estimators import phases, pln
 from poplin.estimators.directions import free_directions, sums
 from poplin.rows.gaussian import fit_rows
 from tests.instances import TABLES, fit
@@ -58,7 +58,7 @@ def test_the_hessian_is_that_of_the_profiled_bound(model: str, posterior: str) -
     one = fit(TABLES["weighted"], method="variational", posterior=posterior, tol=1e-13, **MODELS[model])
     with double_precision():
         free = free_directions(one)
-        found = sums("observed", free, one.get_params())
+        found = sums("observed", free, phases.checked(one.get_params()))
     size, random, step = free.here.size(), np.random.default_rng(0), 0.03
     here = profiled_bound(one, free, np.zeros(size))
     for _ in range(2):

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 import poplin
-from poplin._numerics import FORKED, key_of, usual_rules
+from poplin._numerics import FORKED, usual_rules
+from poplin._random import Purpose, derive
 from tests.instances import TABLES
 
 SETTINGS: dict[str, Callable[[], Any]] = {
@@ -64,7 +65,7 @@ def test_what_is_set_is_set_again_afterwards() -> None:
         with usual_rules():
             assert not jax.debug_nans.value and jax.default_prng_impl.value == "threefry2x32"
         assert jax.debug_nans.value and jax.default_prng_impl.value == "rbg"
-        assert jax.random.key_data(key_of(3)).shape == (2,)
+        assert jax.random.key_data(derive(3, Purpose.MAIN).key()).shape == (2,)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork there")

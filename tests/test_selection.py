@@ -21,6 +21,7 @@ import poplin
 from poplin._numerics import double_precision
 from poplin.data.counts import as_counts
 from poplin.estimators import contest as path
+from poplin.estimators import phases
 from poplin.estimators.contest import Contest, labels_of
 from poplin.inference import selection
 from poplin.models.loadings import FreeLoadings
@@ -169,7 +170,9 @@ def test_entropy_of_positions_without_counts_is_that_of_the_prior() -> None:
 
 def contest(table: Table, criteria: tuple[str, ...] = ("heldout",), **others: Any) -> Contest:
     counts = as_counts(table.y, X=table.x, offset=table.offset, weights=table.weights)
-    return Contest(counts, poplin.PLN(**others).get_params(), criteria, labels_of(counts, 4, seed=0))
+    return Contest(
+        counts, phases.checked(poplin.PLN(**others).get_params()), criteria, labels_of(counts, 4, seed=0)
+    )
 
 
 def test_a_row_does_not_help_to_score_itself() -> None:

@@ -83,7 +83,7 @@ def test_each_block_is_visited_once_before_any_is_again() -> None:
 
 
 def _method(structure: AbstractStructure, whole: float) -> ml.Minibatch:
-    return ml.Minibatch(ml.MaximumLikelihood(structure, 0.5, 0.2), whole)
+    return ml.Minibatch(ml.StochasticApproximation(structure, 0.5, 0.2), whole)
 
 
 def _begun(name: str, block: Block) -> tuple[ml.Minibatch, ml.MinibatchState, ml.Visited]:

@@ -14,7 +14,7 @@ import pytest
 from scipy import sparse
 
 import poplin
-from poplin import fit as passes
+from poplin import fit as loop
 from poplin._numerics import double_precision
 from poplin.data.counts import as_counts
 from poplin.data.streams import Stream
@@ -93,7 +93,7 @@ def test_the_m_step_over_blocks_is_that_of_the_whole(model: str) -> None:
             return RowMoments(jnp.asarray(mean[index]), jnp.asarray(variance[index]))
 
         wanted = refit(recipe, whole, rows(whole), model_)
-        found = passes.run_blocks(
+        found = loop.run_blocks(
             Refit(recipe),
             lambda k, block: First(model_, rows(block)),
             parts,

@@ -1,4 +1,4 @@
-"""What the studies bring along: the estimator by moments, the laws, and what columns make of a fit."""
+"""What the studies bring along: the laws, repeated measures, and what columns make of a fit."""
 
 from __future__ import annotations
 
@@ -8,57 +8,11 @@ from scipy.integrate import quad
 from scipy.stats import norm, poisson
 
 import poplin
-from poplin.studies import columns, repeated, study
+from poplin.studies import repeated, study
 from poplin.studies.borrowed import turned
-from poplin.studies.columns import estimate, moments
+from poplin.studies.columns import estimate
 from tests.instances import autoregressive
-from tests.oracles import bound, univariate_fit
-
-NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(60)
-MOST = 60
-
-
-def population(coef: np.ndarray, sigma: np.ndarray, x: np.ndarray, offset: float) -> list[np.ndarray]:
-    """Every pair of counts below 60 under covariates x (d,), with its exact probability as weight (quadrature)."""
-    first, second = np.meshgrid(NODES, NODES, indexing="ij")
-    latent = np.stack([first.ravel(), second.ravel()], axis=1) @ np.linalg.cholesky(sigma).T
-    share = np.outer(WEIGHTS, WEIGHTS).ravel() / WEIGHTS.sum() ** 2
-    rate = np.exp(offset + x @ coef + latent)
-    mass = poisson.pmf(np.arange(MOST)[:, None, None], rate)  # (count, node, column)
-    joint = np.einsum("s,as,bs->ab", share, mass[:, :, 0], mass[:, :, 1])
-    a, b = np.meshgrid(np.arange(MOST), np.arange(MOST), indexing="ij")
-    y = np.stack([a.ravel(), b.ravel()], axis=1).astype(float)
-    return [y, np.tile(x, (len(y), 1)), np.full_like(y, offset), joint.ravel()]
-
-
-def test_moments_of_a_whole_population_are_the_truth() -> None:
-    """With each pair of counts weighed by its probability, two groups and an offset: B and Sigma exactly."""
-    coef = np.array([[0.1, -0.4], [0.3, 0.2]])
-    sigma = np.array([[0.30, 0.12], [0.12, 0.25]])
-    parts = [population(coef, sigma, np.array([1.0, g]), offset) for g, offset in ((0.0, 0.2), (1.0, -0.1))]
-    y, x, offset, weights = (np.concatenate(part) for part in zip(*parts, strict=True))
-    found = moments(y, x, offset, weights)
-    np.testing.assert_allclose(found.coef, coef, atol=1e-6)
-    np.testing.assert_allclose(found.covariance, sigma, atol=1e-6)
-    assert not found.mended
-
-
-def test_moments_weigh_rows_as_if_they_were_repeated() -> None:
-    random = np.random.default_rng(3)
-    y = random.poisson(3.0, (30, 3)).astype(float)
-    x = np.column_stack([np.ones(30), random.normal(size=30)])
-    times = random.integers(0, 4, 30)
-    weighted, repeated = (
-        moments(y, x, 0.0, times.astype(float)),
-        moments(np.repeat(y, times, 0), np.repeat(x, times, 0)),
-    )
-    np.testing.assert_allclose(weighted.coef, repeated.coef, atol=1e-9)
-    np.testing.assert_allclose(weighted.covariance, repeated.covariance, atol=1e-9)
-
-
-def test_moments_want_an_intercept() -> None:
-    with pytest.raises(poplin.InputError, match="intercept"):
-        moments(np.ones((5, 2)), np.arange(5.0)[:, None])
+from tests.oracles import bound
 
 
 @pytest.mark.parametrize("method", ["variational", "ml"])
@@ -131,21 +85,6 @@ def test_the_bound_of_repeated_measures_agrees_with_rank_one_loadings() -> None:
         for i in range(4)
     ]
     assert repeated.objective(THETA, held, exact=False)[0] == pytest.approx(sum(slow), abs=1e-9)
-
-
-def test_integration_is_maximum_likelihood_of_a_column() -> None:
-    """Against the slow twin; a known variance stays where it is and lowers the likelihood."""
-    y = np.random.default_rng(8).poisson(np.exp(np.random.default_rng(9).normal(0.5, 0.7, (200, 1))))
-    free, known = columns.fit(y), columns.fit(y, np.array([0.2]))
-    slow = univariate_fit(y[:, 0].astype(float), np.zeros(200))
-    assert free.mean[0] == pytest.approx(slow.mean, abs=1e-3)
-    assert free.variance[0] == pytest.approx(slow.variance, abs=1e-3)
-    assert known.variance[0] == pytest.approx(0.2, rel=1e-12)
-    values = [
-        columns.loglik(np.array([f.mean[0], np.log(f.variance[0])]), y[:, 0].astype(float))[0].sum()
-        for f in (free, known)
-    ]
-    assert values[0] > values[1] and free.converged and known.converged
 
 
 @pytest.mark.parametrize("degrees", [0.0, 20.0, 90.0])

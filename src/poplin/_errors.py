@@ -8,7 +8,9 @@ strangers: `printable` keeps them from steering the terminal.
 
 import os
 import zlib
+from importlib import import_module
 from types import TracebackType
+from typing import Any
 
 _HOME = os.path.dirname(__file__)
 # What a slip in a program raises. Damaged bytes raise it too, but in the lines of the library that reads them.
@@ -69,6 +71,20 @@ class DataWarning(UserWarning):
 
 class LikelihoodWarning(DataWarning):
     """Log-likelihoods of some rows are less exact than their standard errors say; the message names the rows."""
+
+
+def library(name: str, *, extra: str, what: str) -> Any:
+    """A library that not everybody needs, and that comes with an extra of poplin.
+
+    Raises `InputError` where it is not installed: `what` needs it, and how it is installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise InputError(
+            f"{what} needs the library {name.partition('.')[0]}, which is not installed here: pip install "
+            f"'poplin[{extra}]'."
+        ) from error
 
 
 def said(error: BaseException) -> str:

@@ -23,7 +23,7 @@ from poplin._errors import InputError
 
 # What poplin takes for granted of JAX, whatever the user's process has set: NaN is a value, keys are Threefry's.
 #
-# Start at `usual_rules`, inside which every program runs, and `key_of`. Loops begin with NaN where nothing has been
+# Start at `usual_rules`, inside which every program runs. Loops begin with NaN where nothing has been
 # computed, chains count words of Threefry by a row's number: under `jax_debug_nans` or another generator they would
 # end in an error. Where nothing unusual is set, nothing is changed.
 
@@ -46,11 +46,6 @@ def usual_rules() -> Iterator[None]:
             if rule.value != usual:
                 changed.enter_context(rule(usual))
         yield
-
-
-def key_of(seed: int) -> jax.Array:
-    """The random key of a seed."""
-    return jax.random.key(seed, impl=THREEFRY)
 
 
 # How programs are compiled: `jax.jit` with the settings that suit loops over small tables on a processor.

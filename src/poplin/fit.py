@@ -89,6 +89,14 @@ def begin(method: AbstractMethod, first: Any, block: Block) -> tuple[Any, Any]:
     return jax.tree.map(strong, method.start(first, block))
 
 
+def step(method: AbstractMethod, state: Any, rows: Any, block: Block) -> tuple[Any, Any]:
+    """One step of a method over rows that are all at hand: each of its sweeps, and the update by its sum."""
+    for local, update in method.sweeps():
+        rows, total = local(state, rows, block)
+        state = update(state, total)
+    return state, rows
+
+
 @compiled(donate_argnums=(1, 2))
 def _advance(method: AbstractMethod, state: Any, rows: Any, block: Block, budget: Any):
     """At most `budget` steps, with the objective after each."""
@@ -97,15 +105,13 @@ def _advance(method: AbstractMethod, state: Any, rows: Any, block: Block, budget
         state, _, _, k = carry
         return (k < budget) & ~method.done(state) & ~method.failed(state)
 
-    def step(carry):
+    def further(carry):
         state, rows, objectives, k = carry
-        for local, update in method.sweeps():
-            rows, total = local(state, rows, block)
-            state = update(state, total)
+        state, rows = step(method, state, rows, block)
         return state, rows, objectives.at[k].set(state.objective), k + 1
 
     state, rows, objectives, k = jax.lax.while_loop(
-        going, step, (state, rows, jnp.full(CHUNK, jnp.nan), jnp.asarray(0))
+        going, further, (state, rows, jnp.full(CHUNK, jnp.nan), jnp.asarray(0))
     )
     return state, rows, objectives, k, method.done(state), method.failed(state)
 

@@ -207,12 +207,7 @@ def prepare(given: Inputs, settings: dict[str, Any], out: Path) -> Job:
     """Open the files and find the columns; raises `InputError` before anything long begins."""
     _check_options(given)
     files.check_folder(out)
-    table, data = _read(given)
-    if given.transpose:
-        table = turned(table)
-        data = table.covariates if given.covariates is None else data
-    if given.covariates is not None:
-        table, data = joined(table, data)
+    table, data = _sides(given)
     if given.formula is not None and data is None:
         raise InputError(
             f"--formula needs covariates, and {given.counts.name} brings none. Give them with --covariates."
@@ -230,6 +225,42 @@ def prepare(given: Inputs, settings: dict[str, Any], out: Path) -> Job:
         else aligned(data, "covariates", table.row_names, table.values.shape[0], [], table.column_names),
         h5ad=None if given.h5ad_out is None else (given.counts, given.h5ad_out),
     )
+
+
+def _sides(given: Inputs) -> tuple[CountTable, Any]:
+    """The counts as they are to be read, and the covariates of their rows."""
+    table, data = _read(given)
+    if given.transpose:
+        table = turned(table)
+        data = table.covariates if given.covariates is None else data
+    return (table, data) if given.covariates is None else joined(table, data)
+
+
+def embed(given: Inputs, model: Path, out: Path) -> int:
+    """Write the positions of rows under a saved fit to `out`, a table; returns how many rows there are.
+
+    Raises `InputError` for a file that is no fit of `PLN`, and for columns or covariates that are not the fit's.
+    """
+    import poplin
+
+    files.check_file(out)
+    fit = poplin.load(model)
+    if not isinstance(fit, poplin.PLN):
+        raise InputError(
+            f"{model} is a fit of {type(fit).__name__}; poplin embed takes those of PLN (model.npz of poplin fit). "
+            "In Python: poplin.load(...).transform(...)."
+        )
+    table, data = _sides(given)
+    if fit.formula is not None and data is None:
+        raise InputError(
+            f"The fit has the formula {fit.formula!r}, and {given.counts.name} brings no covariates. Give them with "
+            "--covariates."
+        )
+    mean = fit.transform(
+        table, data=None if fit.formula is None else data, offset=_offset(data, given.offset)
+    )
+    files.write_embedding(fit, mean, table.row_names or row_defaults(len(mean)), out)
+    return len(mean)
 
 
 def checkpoint(out: Path, every: int | None, *, resume: bool) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from poplin._errors import InputError, fault, printable
 from poplin._process import claimed
 from poplin.cli import joining
 from poplin.cli.options import (
+    MODEL,
     RESULT,
     Basis,
     CheckpointEvery,
@@ -265,6 +266,30 @@ def fit(
 
 
 @app.command()
+def embed(
+    counts: CountsFile,
+    *,
+    model: Annotated[
+        Path, typer.Option(metavar="FILE", help="model.npz of poplin fit.", rich_help_panel=MODEL)
+    ],
+    covariates: Covariates = None,
+    offset: Offset = None,
+    row_names: RowNames = None,
+    transpose: Transpose = False,
+    layer: Layer = None,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE.csv", help="Table of positions.", rich_help_panel=RESULT)
+    ],
+    quiet: Quiet = False,
+) -> None:
+    """Positions of new rows under a fit that was saved, as embedding.csv has those of its own; nothing is fitted."""
+    inputs = jobs.Inputs(counts, covariates, row_names, offset=offset, layer=layer, transpose=transpose)
+    rows = jobs.embed(inputs, model, out)
+    if not quiet:
+        say(f"Written: {out}, the positions of {rows} rows.")
+
+
+@app.command()
 def compare(
     counts: CountsFile,
     *,
@@ -293,7 +318,7 @@ def compare(
 @app.command()
 def demo(out: Out = Path("poplin-demo"), quiet: Quiet = False) -> None:
     """Fit a real table that comes with scikit-learn: the ink in 1797 handwritten digits."""
-    from poplin.demo import digits
+    from poplin.datasets.catalogue import digits
     from poplin.report.views import Colour as Colouring
 
     check_folder(out)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from poplin import _process
-from poplin._errors import InputError, is_slip
+from poplin._errors import InputError, is_slip, library
 from poplin.data.events_sources import (
     NO_CONCEPT,
     OMOP,
@@ -458,8 +458,7 @@ def count_events(
 @contextmanager
 def _base(events: Path, memory: str, scratch: Path | None) -> Iterator[Any]:
     """An empty database on disk that is gone afterwards; DuckDB's complaints become `InputError`."""
-    import duckdb
-
+    duckdb = library("duckdb", extra="events", what="Counting events")
     with _process.scratch(scratch or Path(tempfile.gettempdir())) as folder:
         base = duckdb.connect(str(folder / "events.duckdb"))
         try:

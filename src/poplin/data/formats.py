@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from poplin._errors import InputError
+from poplin._errors import InputError, library
 from poplin.data.damage import check_chunks, check_stored
 from poplin.data.located import loaded
 from poplin.data.stored import root_of
@@ -301,13 +301,7 @@ def read_r(file: Path, part: str | None) -> Any:
 
     Raises `InputError` where there are several and none is named, or what is there is no table.
     """
-    try:
-        import rdata  # noqa: F401
-    except ImportError:
-        raise InputError(
-            f"To read {file.name}, the library rdata is wanted: pip install rdata (it is in the extra "
-            "poplin[formats]). Or write the table from R: write.csv(x, 'counts.csv')."
-        ) from None
+    library("rdata", extra="formats", what=f"Reading {file.name}, a file of R,")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of classes that rdata does not know
         return loaded(file, lambda: _read(file, part))

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from poplin._errors import InputError
+from poplin._errors import InputError, library
 from poplin.data.formats import read_r
 from poplin.data.held import as_held, is_held_sparse, is_on_disk
 from poplin.data.large_files import frame_in
@@ -234,8 +234,7 @@ def _wanted(book: Any, part: str | None, file: Path) -> list[str]:
 @contextmanager
 def _opened(file: Path, *, formulas: bool) -> Iterator[Any]:
     """A workbook, closed in the end; what openpyxl warns of (styles, extensions) is no matter of tables."""
-    import openpyxl
-
+    openpyxl = library("openpyxl", extra="formats", what=f"Reading {file.name}")
     with warnings.catch_warnings(), file.open("rb") as stream:  # openpyxl closes no broken file
         warnings.simplefilter("ignore")
         book = openpyxl.load_workbook(stream, read_only=True, data_only=not formulas)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from poplin._errors import InputError
+from poplin._random import Purpose, derive
 from poplin.data.blocks import Block, as_block
 from poplin.data.counts import Counts
 from poplin.data.held import column_sums, dense_rows, is_on_disk, seen
@@ -143,7 +144,7 @@ class Stream:
         self.blocks = -(-n // self.rows)
         self.whole = float(np.sum(counts.weights))
         run = int(np.clip(self.rows // RUNS, 1, RUN)) if is_on_disk(counts.y) else 1
-        self._order = dealt(np.random.default_rng([seed, n]), n, run)
+        self._order = dealt(derive(seed, Purpose.ORDER, n).generator(), n, run)
         self._filled = self._half_counts()
         self._ahead = Ahead(lambda number: dense_rows(counts.y, self._chosen(number)))
         self._next = {k: k + 1 for k in range(self.blocks - 1)}
@@ -179,7 +180,8 @@ class Stream:
 
     def _visits(self, iteration: int, many: int) -> list[int]:
         pace = -(-self.blocks // many)
-        order = np.random.default_rng([self.seed, 1 + iteration // pace]).permutation(self.blocks)
+        random = derive(self.seed, Purpose.VISITS, iteration // pace).generator()
+        order = random.permutation(self.blocks)
         return [int(k) for k in order[iteration % pace :: pace]]
 
     def _chosen(self, number: int) -> np.ndarray:

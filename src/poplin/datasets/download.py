@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from poplin._errors import InputError
+from poplin._errors import InputError, library
 from poplin.data.tables import CountTable, index_names
 
 FOLDER = "POPLIN_DATASETS"  # the variable of the environment that says where files are kept
@@ -32,8 +32,7 @@ class Remote(NamedTuple):
 
 def folder_of_files() -> Path:
     """Where files are kept: $POPLIN_DATASETS, else `poplin/datasets` in the user's folder for caches."""
-    import pooch
-
+    pooch = library("pooch", extra="datasets", what="A public table")
     return Path(os.environ.get(FOLDER) or Path(pooch.os_cache("poplin")) / "datasets")
 
 
@@ -43,8 +42,7 @@ def local(remote: Remote, folder: Path | None = None) -> Path:
     Raises `InputError` when there is no network, when the file is gone, when what comes is not the file that was
     recorded (nothing of it is kept), or when the folder cannot be written.
     """
-    import pooch
-
+    pooch = library("pooch", extra="datasets", what="A public table")
     place = (folder or folder_of_files()) / remote.place
     ask: Any = pooch.HTTPDownloader(timeout=TIMEOUT)
     try:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from poplin._errors import InputError
+from poplin._errors import InputError, library
 from poplin._numerics import compiled
 from poplin.data.blocks import Block, as_block
 from poplin.estimators import phases
@@ -21,8 +21,8 @@ from poplin.fit import Outcome, Progress, Trace, run
 from poplin.methods import bbvi, mcmc
 from poplin.methods.exact import Likelihood, first_values
 from poplin.methods.moments import correlations, log_moments, nearest_correlation, nearest_covariance
-from poplin.methods.options import BBVI, IWAE, MCMC, Composite, Exact, Moments
-from poplin.methods.variational import Variational
+from poplin.methods.options import BBVI, IWAE, MCMC, Composite, Exact
+from poplin.methods.variational import QuasiNewton
 from poplin.models.loadings import (
     AbstractLoadings,
     BorrowedBasis,
@@ -100,10 +100,10 @@ def _few(dimensions: int) -> int:
     return dimensions
 
 
-def fit_exact(options: Exact, task: Task) -> Ended:
+def fit_exact(task: Task) -> Ended:
     """Climb the log-likelihood from the bound's optimum."""
     way = plan(task.recipe)
-    order, last = _orders(options, max(way.axes, 1))
+    order, last = _orders(task.settings.method, max(way.axes, 1))
     done, kappa = [task.begin()], task.kappa()
     if isinstance(task.recipe.shape, Full) and task.weight is None and not done[-1].outcome.interrupted:
         done.append(climb(way, order, PILOT_ROWS, done[-1].model, task))
@@ -141,7 +141,7 @@ def climb(way: Plan, order: int, kappa: float, model: Model, task: Task) -> Fitt
     weak = way.weak * task.recipe.spread
     target = Likelihood(way.free, way.rule(order), weak, way.least, kappa, task.recipe.level)
     outcome = run(
-        Variational(target, settings.tol),
+        QuasiNewton(target, settings.tol),
         _first(way.free, task.block, model),
         task.block,
         phase="exact",
@@ -186,8 +186,10 @@ LOOKS, SETTLING, LOOKED = 4, 50, 200  # chains of a row, moves that do not count
 NUMBERS = 20_000_000  # most numbers of the draws that are looked at
 
 
-def fit_mcmc(options: MCMC, task: Task) -> Ended:
+def fit_mcmc(task: Task) -> Ended:
     """Phases with twice as many draws each, until the averaged iterates no longer move."""
+    options: MCMC = task.settings.method
+    library("blackjax", extra="mcmc", what="method='mcmc'")
     draws = count(options.draws, "draws", least=1)
     most = count(options.most_draws, "most_draws", least=draws)
     done, kappa = [task.begin()], task.kappa()
@@ -287,7 +289,7 @@ PAIRS = 64  # pairs between two looks at the clock
 MENDED = "The estimate of Sigma was no covariance and is replaced by the nearest one."
 
 
-def fit_moments(options: Moments, task: Task) -> Ended:
+def fit_moments(task: Task) -> Ended:
     """B and Sigma from means and cross-products."""
     level = None if task.recipe.level is None else np.asarray(task.recipe.level)
     found = log_moments(task.block, level)
@@ -299,10 +301,11 @@ def fit_moments(options: Moments, task: Task) -> Ended:
     return Ended([phase], 0.0, {}, (MENDED,) if mended else ())
 
 
-def fit_composite(options: Composite, task: Task) -> Ended:
+def fit_composite(task: Task) -> Ended:
     """Margins by one-dimensional integrals, then each pair's correlation; the diagonal of Sigma is the margins'."""
     if isinstance(task.recipe.shape, Fixed):
         raise InputError("method='composite' estimates Sigma, and it is given. Use method='ml'.")
+    options: Composite = task.settings.method
     order = count(options.order, "order", least=2)
     spherical = isinstance(task.recipe.shape, Spherical)
     way = Plan(SphericalRoot() if spherical else DiagonalRoot(), 0)
@@ -406,8 +409,9 @@ CONTROLS = {
 }
 
 
-def fit_bbvi(options: BBVI, task: Task) -> Ended:
+def fit_bbvi(task: Task) -> Ended:
     """Rows climb by the gradient that the options name."""
+    options: BBVI = task.settings.method
     kind = one_of(options.gradient, ("score", "reparam"), "gradient")
     control = one_of(options.control, tuple(CONTROLS), "control")
     if kind == "reparam" and control != "none":
@@ -420,11 +424,11 @@ def fit_bbvi(options: BBVI, task: Task) -> Ended:
     return _fit(task, slope, draws, options.rate, exactly=True)
 
 
-def fit_iwae(options: IWAE, task: Task) -> Ended:
+def fit_iwae(task: Task) -> Ended:
     """Rows climb the importance-weighted bound, the model follows the weighted draws."""
-    return _fit(
-        task, ImportanceWeighted(), count(options.draws, "draws", least=1), options.rate, exactly=False
-    )
+    options: IWAE = task.settings.method
+    draws = count(options.draws, "draws", least=1)
+    return _fit(task, ImportanceWeighted(), draws, options.rate, exactly=False)
 
 
 def _fit(task: Task, slope: AbstractSlope, draws: int, rate: float, *, exactly: bool) -> Ended:

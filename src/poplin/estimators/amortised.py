@@ -12,6 +12,7 @@ import numpy as np
 
 from poplin._errors import InputError
 from poplin._numerics import compiled
+from poplin._random import Purpose, derive
 from poplin.data import held
 from poplin.data.blocks import NO_EXPOSURE, Block
 from poplin.estimators import neural, phases
@@ -137,7 +138,7 @@ def from_arrays(options: Amortised, result: Any, arrays: dict[str, np.ndarray]) 
     (d, p), k = result.coef.shape, result.loadings.shape[1]
     nothing = Excess(np.zeros(p), np.ones(p), np.zeros(p), np.zeros((d, p)), np.zeros((p, k)))  # type: ignore[arg-type]
     sizes = Sizes(p, d, k, result.direct)
-    empty = _encoder(options, sizes, nothing, np.random.default_rng(0), outward=None)
+    empty = _encoder(options, sizes, nothing, derive(0, Purpose.MAIN).generator(), outward=None)
     wanted = jax.tree.leaves(empty)
     leaves = [arrays[f"encoder_{i}"] for i in range(len(wanted))]
     if [leaf.shape for leaf in leaves] != [leaf.shape for leaf in wanted]:
@@ -336,11 +337,12 @@ class Whole:
         return model, float(value)
 
 
-def fit_amortised(options: Amortised, task: Task, table: Table | None = None) -> Ended:
+def fit_amortised(task: Task, table: Table | None = None) -> Ended:
     """Rounds of training and M-steps until the bound rises no more at any learning rate.
 
     `table`: where the task's block is a part of the rows, which weighs as much as all; None: it is all rows.
     """
+    options: Amortised = task.settings.method
     _check(options)
     recipe = phases.with_shrinkage(task.recipe, task.kappa())
     start = _start(recipe, task)
@@ -348,8 +350,8 @@ def fit_amortised(options: Amortised, task: Task, table: Table | None = None) ->
         return Ended([start], task.kappa(), {})
     direct = recipe.loadings is None
     sizes = Sizes(task.block.y.shape[1], task.block.x.shape[1], recipe.rank, direct)
-    seed = int(np.asarray(jax.random.key_data(task.key))[-1]) % 2**31
-    encoder = first_encoder(options, sizes, start.model, task.block, np.random.default_rng(seed))
+    seed = task.settings.random_state % 2**31
+    encoder = first_encoder(options, sizes, start.model, task.block, derive(seed, Purpose.MAIN).generator())
     origin = np.asarray(start.model.coef) if direct else None
     rounds = _Rounds(options, recipe, task, Whole(task.block) if table is None else table, origin, seed)
     end, embedder = rounds.run(start.model, encoder)
@@ -384,7 +386,9 @@ def _start_rows(task: Task) -> np.ndarray | None:
     used = np.flatnonzero(np.asarray(task.block.weights) > 0)
     if len(used) <= START_ROWS:
         return None
-    return np.sort(np.random.default_rng(0).choice(used, START_ROWS, replace=False))
+    return np.sort(
+        derive(task.settings.random_state, Purpose.SAMPLE).generator().choice(used, START_ROWS, replace=False)
+    )
 
 
 def _rows_of_start(task: Task) -> float:
@@ -508,8 +512,9 @@ LEAST_SMOOTHING_STEPS = 2_000, 200  # in all, and without a gain, however few ro
 FIRST_SMOOTHING_SCALE = 0.3  # of the last layer's first weights
 
 
-def fit_smoothed(options: Smoothed, task: Task) -> Ended:
+def fit_smoothed(task: Task) -> Ended:
     """Variational fit, two networks, the M-step at what they say."""
+    options: Smoothed = task.settings.method
     _check_smoothed(options)
     recipe = phases.with_shrinkage(task.recipe, task.kappa())
     start = phases.fit_variational(recipe, task.block, task.main)
@@ -517,7 +522,7 @@ def fit_smoothed(options: Smoothed, task: Task) -> Ended:
         return Ended([start], task.kappa(), {})
     assert start.rows is not None
     mean, sd = np.asarray(start.rows.mean), np.sqrt(np.asarray(start.rows.variance))
-    seed = int(np.asarray(jax.random.key_data(task.key))[-1]) % 2**31
+    seed = task.settings.random_state % 2**31
     with jax.enable_x64(False):
         lesson = _lesson(task, mean, sd)
         first = _first(options, start, task, lesson, seed)
@@ -556,7 +561,7 @@ def _first(options: Smoothed, start: Fitted, task: Task, lesson: Lesson, seed: i
     p, k = lesson.y.shape[1], lesson.mean.shape[1]
     features = features_of(task.block, start.model, directions=np.zeros((p, 0)))
     sizes = (p + lesson.x.shape[1] + 1, *options.hidden, k)
-    random = np.random.default_rng(seed)
+    random = derive(seed, Purpose.MAIN).generator()
 
     def network(average: np.ndarray) -> Network:
         made = random_network(random, sizes, jax.nn.relu, final_scale=FIRST_SMOOTHING_SCALE)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from poplin._errors import InputError
+from poplin._random import Purpose, derive
 from poplin.methods.gradient import Amortised
 from poplin.models.likelihoods import (
     AbstractLikelihood,
@@ -432,7 +433,7 @@ def by_neighbours(latent: np.ndarray, clusters: int, seed: int) -> np.ndarray:
     ties = (near + near.T) / 2
     root = np.sqrt(np.asarray(ties.sum(axis=1)).ravel())
     scaled = scipy.sparse.diags_array(1 / root)
-    first = root + 0.1 * root.mean() * np.random.default_rng(seed).standard_normal(n)
+    first = root + 0.1 * root.mean() * derive(seed, Purpose.MAIN).generator().standard_normal(n)
     numbers = sorted({min(clusters + more, n - 1) for more in (0, clusters // 4, clusters // 2)})
     # to machine precision: a looser one misses that a graph in pieces has the largest eigenvalue several times
     how: Any = {"which": "LA", "v0": first, "tol": 0, "ncv": min(6 * clusters, n)}

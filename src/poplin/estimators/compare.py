@@ -10,13 +10,15 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 
 from poplin._errors import ConvergenceWarning, DataWarning, InputError
-from poplin._numerics import double_precision, key_of
+from poplin._numerics import double_precision
+from poplin._random import Purpose, derive
 from poplin.data.blocks import as_block
 from poplin.data.counts import Counts, as_counts, check_rank
 from poplin.data.held import check_dense
@@ -24,7 +26,7 @@ from poplin.estimators import contest as standings
 from poplin.estimators import driver, likely, phases
 from poplin.estimators.building import not_fitted
 from poplin.estimators.contest import DIRECTION, Contest
-from poplin.estimators.phases import Recipe, count
+from poplin.estimators.phases import FitSettings, Recipe
 from poplin.estimators.pln import PLN
 from poplin.fit import Progress
 from poplin.inference.selection import (
@@ -36,6 +38,7 @@ from poplin.inference.selection import (
     nesting,
     paired_loglik,
 )
+from poplin.methods.options import MaximumLikelihood, name_of
 from poplin.models.draws import draw_counts
 
 # `select`: which rank, which shape of Sigma? Candidates side by side, by likelihood.
@@ -133,9 +136,9 @@ def select(
     face = PLN(**_common(settings))
     criteria = standings.criteria_of(criterion)
     counts = as_counts(Y, X=X, offset=offset, weights=weights, data=data, formula=face.formula)
-    seed = count(face.random_state, "random_state", least=0)
-    labels = standings.labels_of(counts, folds, seed=seed)
-    contest = Contest(counts, face.get_params() | {"basis": basis}, criteria, labels)
+    asked = phases.checked(face.get_params() | {"basis": basis})
+    labels = standings.labels_of(counts, folds, seed=asked.random_state)
+    contest = Contest(counts, asked, criteria, labels)
     _enter(contest, ranks, covariances)
     winner = contest.winner()
     standings.warn_of_doubt(contest, stacklevel=4)
@@ -273,7 +276,7 @@ def _labels(methods: Sequence[Any]) -> dict[str, Any]:
     """The methods by name; options that share a name are numbered."""
     labels: dict[str, Any] = {}
     for method in methods:
-        name = method if isinstance(method, str) and method == FULL else driver.name_of(driver.chosen(method))
+        name = method if isinstance(method, str) and method == FULL else name_of(method)
         label, again = name, 2
         while label in labels:
             label, again = f"{name} {again}", again + 1
@@ -362,7 +365,7 @@ class Side(NamedTuple):
     """One of the two fits: its table, settings with the rank as a number, and what they stand for."""
 
     counts: Counts
-    settings: dict[str, Any]
+    settings: FitSettings
     recipe: Recipe
 
     def parameters(self) -> int:
@@ -422,7 +425,7 @@ def likelihood_ratio(
         ranks=(sides[0].recipe.rank, sides[1].recipe.rank),
     )
     _check_nested(lies, sides, n_boot)
-    key = key_of(phases.count(random_state, "random_state", least=0))
+    key = derive(phases.count(random_state, "random_state", least=0), Purpose.LIKELIHOOD).key()
     paired = _compared(sides, (small.result_, large.result_), key, draws)
     likely.warn_of(paired.unsure, sides[0].counts.row_names, of=" under one of the fits")
     weights = sides[0].counts.weights
@@ -450,22 +453,20 @@ def _side(fit: PLN, name: str) -> Side:
     """A fit as the test needs it; an `InputError` where it is no unshrunk maximum-likelihood fit."""
     if "result_" not in vars(fit):
         raise not_fitted(name, "loglik_")
-    settings = fit.get_params()
-    if settings["method"] != "ml":
+    settings = replace(phases.checked(fit.get_params()), callback=None)
+    if not isinstance(settings.method, MaximumLikelihood):
         raise InputError(
-            f"{name} was fitted by method={settings['method']!r}: a ratio of likelihoods needs their maxima. "
+            f"{name} was fitted by method={name_of(settings.method)!r}: a ratio of likelihoods needs their maxima. "
             "Fit with method='ml'."
         )
     if fit.shrinkage_weight_ > 0:
         raise InputError(
             f"{name} has a shrunk Sigma (weight {fit.shrinkage_weight_:.3g}). Fit with shrinkage=0."
         )
-    if settings["rank"] is not None:
-        settings["rank"] = fit.components_.shape[1]
-    settings["callback"] = None
+    if settings.rank is not None:
+        settings = replace(settings, rank=fit.components_.shape[1])
     with double_precision():
-        model = phases.recipe(fit.counts_, **{k: settings[k] for k in ("covariance", "rank", "basis")})
-    return Side(fit.counts_, settings, model)
+        return Side(fit.counts_, settings, settings.recipe(fit.counts_))
 
 
 def _check_same_rows(small: Counts, large: Counts) -> None:
@@ -512,7 +513,7 @@ def _bootstrap(
     fit: PLN, sides: tuple[Side, Side], *, n_boot: int, draws: int, seed: int, callback: Any
 ) -> np.ndarray:
     """Statistics of tables drawn from the smaller fit, missing where the counts are."""
-    random, began = np.random.default_rng(seed), time.perf_counter()
+    random, began = derive(seed, Purpose.BOOTSTRAP).generator(), time.perf_counter()
     counts, weights = sides[0].counts, sides[0].counts.weights
     drawn = np.empty(n_boot)
     for b in range(n_boot):
@@ -523,7 +524,7 @@ def _bootstrap(
         results = tuple(driver.fitted(side.counts, side.settings, began) for side in again)
         if any(result.interrupted for result in results):
             raise KeyboardInterrupt
-        paired = _compared(again, results, key_of(seed), draws)  # type: ignore[arg-type]
+        paired = _compared(again, results, derive(seed, Purpose.LIKELIHOOD).key(), draws)  # type: ignore[arg-type]
         drawn[b] = 2 * float(weights @ paired.difference)
         if callback is not None:
             callback(Progress("bootstrap", b + 1, n_boot, math.nan, time.perf_counter() - began))

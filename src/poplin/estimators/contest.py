@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,17 +20,19 @@ import numpy as np
 
 from poplin import starts
 from poplin._errors import InputError
-from poplin._numerics import double_precision, key_of
+from poplin._numerics import double_precision
+from poplin._random import Purpose, derive
 from poplin.data.blocks import NO_EXPOSURE, Block, as_block
 from poplin.data.counts import Counts, check_basis
 from poplin.data.held import check_dense
 from poplin.data.tables import listed
 from poplin.estimators import driver, likely, phases
-from poplin.estimators.phases import Chained, Recipe, Settings, count, one_of, recipe
+from poplin.estimators.phases import Chained, FitSettings, Recipe, Settings, count, one_of
 from poplin.fit import Outcome, run
 from poplin.inference import selection
 from poplin.inference.likelihood import RowLikelihood, padded, row_loglik
 from poplin.methods import ml
+from poplin.methods.options import MaximumLikelihood
 from poplin.models.loadings import BorrowedBasis
 from poplin.rows.gaussian import fit_rows
 from poplin.updates.low_rank import LowRank
@@ -144,7 +147,7 @@ def _structure(recipe: Recipe, rank: int) -> AbstractStructure:
 def _settle(structure: AbstractStructure, where: Chained, main: Settings) -> tuple[Outcome, Model]:
     """Maximum likelihood from where chains stand: how the loop ended, and the averaged model."""
     rank = where.first.model.loadings.shape[1]
-    method = ml.MaximumLikelihood(
+    method = ml.StochasticApproximation(
         structure, phases.constant_gamma(len(where.block.y), rank, direct=False), main.tol
     )
     outcome = run(
@@ -161,7 +164,7 @@ def _settle(structure: AbstractStructure, where: Chained, main: Settings) -> tup
 
 
 @jax.jit
-def _estimate(method: ml.MaximumLikelihood, state: ml.State) -> Model:
+def _estimate(method: ml.StochasticApproximation, state: ml.State) -> Model:
     return method.estimate(state)
 
 
@@ -217,7 +220,7 @@ def _filled(rows: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([rows, np.full(size - len(rows), rows[0])])
 
 
-def direct_fit(counts: Counts, settings: dict[str, Any], began: float) -> Fit:
+def direct_fit(counts: Counts, settings: FitSettings, began: float) -> Fit:
     """A fit from scratch of whatever the settings say. Raises KeyboardInterrupt if it was interrupted."""
     result = driver.fitted(counts, settings, began)
     if result.interrupted:
@@ -257,25 +260,26 @@ class Contest:
     """Candidates over one table: the parts, the draws and the settings that they share."""
 
     def __init__(
-        self, counts: Counts, settings: dict[str, Any], criteria: tuple[str, ...], labels: np.ndarray
+        self, counts: Counts, settings: FitSettings, criteria: tuple[str, ...], labels: np.ndarray
     ) -> None:
         check_dense(counts.y, "The choice among models")
         self.counts, self.criteria, self.labels = counts, criteria, labels
         self.basis = None
-        if settings["basis"] is not None:
-            self.basis = check_basis(settings["basis"], counts.y.shape[1], counts.column_names)
-        self.settings = settings | {"rank": None, "basis": None, "covariance": "full"}
+        if settings.basis is not None:
+            self.basis = check_basis(settings.basis, counts.y.shape[1], counts.column_names)
+        self.settings = replace(settings, rank=None, basis=None, covariance="full")
+        self.by_chains = isinstance(settings.method, MaximumLikelihood)
         self.began = time.perf_counter()
         self.found: dict[Any, Candidate] = {}
         self.top = 0  # the highest rank fitted from scratch
         self.parts = parts(counts, labels) if HELD_OUT in criteria else []
         if set(criteria) & set(DEVIANCES):
             self.parts.append(whole(counts))
-        key = key_of(settings["random_state"])
+        key = derive(settings.random_state, Purpose.MAIN).key()
         with double_precision():
             keys = [jax.random.fold_in(key, k) for k in range(len(self.parts))]
             self.paths = [RankPath(self._form, *each) for each in zip(self.parts, keys, strict=True)]
-            self.score = scores_of(counts, key)
+            self.score = scores_of(counts, derive(settings.random_state, Purpose.LIKELIHOOD).key())
 
     def of_rank(self, rank: int) -> Candidate:
         """The candidate of a rank (with a basis: of its so many leading columns)."""
@@ -288,7 +292,7 @@ class Contest:
         given = {"rank": rank} if self.basis is None else {"basis": self.basis[:, :rank]}
 
         def fit(k: int, main: Settings) -> Fit:
-            if self.settings["method"] != "ml":
+            if not self.by_chains:
                 return self._alone(k, given, main)
             self._begin(k)
             return self.paths[k].fit(rank, main)
@@ -305,7 +309,7 @@ class Contest:
             label = covariance if isinstance(covariance, str) else f"fixed {fixed + 1}" if fixed else "fixed"
             given = {"covariance": covariance}
             with double_precision():
-                recipe = phases.recipe(self.counts, **(self._model_settings() | given))
+                recipe = self._recipe(given)
             fit = lambda k, main: self._alone(k, given, main)
             self.found[key] = self._candidate(label, given, recipe, fit, width=lambda: recipe.rank)
         return self.found[key]
@@ -365,15 +369,15 @@ class Contest:
         assert candidate.scores is not None
         return candidate.scores
 
-    def _model_settings(self) -> dict[str, Any]:
-        return {name: self.settings[name] for name in ("covariance", "rank", "basis")}
+    def _recipe(self, given: dict[str, Any]) -> Recipe:
+        asked = replace(self.settings, **given)
+        return phases.recipe(self.counts, covariance=asked.covariance, rank=asked.rank, basis=asked.basis)
 
     def _form(self, rank: int) -> Recipe:
-        given = {"rank": rank} if self.basis is None else {"basis": self.basis[:, :rank]}
-        return phases.recipe(self.counts, **(self._model_settings() | given))
+        return self._recipe({"rank": rank} if self.basis is None else {"basis": self.basis[:, :rank]})
 
     def _alone(self, k: int, given: dict[str, Any], main: Settings) -> Fit:
-        told = self.settings | given | {"callback": main.callback, "tol": main.tol}
+        told = replace(self.settings, callback=main.callback, tol=main.tol, **given)
         return direct_fit(self.parts[k].counts, told, main.began)
 
     def _candidate(self, label: str, given, recipe: Recipe, fit, *, width) -> Candidate:
@@ -408,11 +412,11 @@ class Contest:
     def _main(self, words: str) -> Settings:
         """Iterations, tolerance and progress of a fit that is one of many."""
         main = driver.main_settings(self.settings, self.began)
-        if self.settings["tol"] is None and self.settings["method"] == "ml":
+        if self.settings.tol is None and self.by_chains:
             main = main._replace(tol=TOLERANCE)
-        if self.settings["max_iter"] is None and self.settings["method"] == "ml":
+        if self.settings.max_iter is None and self.by_chains:
             main = main._replace(max_iter=min(main.max_iter, ITERATIONS))
-        callback = self.settings["callback"]
+        callback = self.settings.callback
         if callback is None:
             return main
         return main._replace(callback=lambda told: callback(told._replace(phase=f"{words}: {told.phase}")))
@@ -430,7 +434,7 @@ class Contest:
 
     def _first(self) -> int:
         """The rank at which the generous fit's eigenvalues drop most."""
-        if self.settings["method"] != "ml":
+        if not self.by_chains:
             return self._guess()
         with double_precision():
             sizes = self._begin(0)
@@ -440,7 +444,7 @@ class Contest:
     def _begin(self, k: int) -> np.ndarray:
         """The generous fit of a part, from which its other ranks begin; the sizes of its axes."""
         main = self._main(f"rank {self.top}, where lower ones begin, {self.parts[k].name}")
-        return self.paths[k].begin(self.top, main._replace(tol=driver.TOLERANCE["ml"]))
+        return self.paths[k].begin(self.top, main._replace(tol=driver.WAYS[MaximumLikelihood].tol))
 
     def _rank_of(self, candidate: Candidate) -> int:
         return next(rank for rank, one in self.found.items() if one is candidate)
@@ -510,23 +514,20 @@ def labels_of(counts: Counts, folds: Any, *, seed: int) -> np.ndarray:
     return labels
 
 
-def with_rank(counts: Counts, settings: dict[str, Any]) -> tuple[dict[str, Any], Chosen | None]:
+def with_rank(counts: Counts, settings: FitSettings) -> tuple[FitSettings, Chosen | None]:
     """Settings in which rank="auto" has become a number, and how it was chosen (None where it was given)."""
-    if not isinstance(settings["rank"], str) or settings["rank"] != "auto":
+    if not isinstance(settings.rank, str) or settings.rank != "auto":
         return settings, None
-    recipe(
-        counts, rank=1, **{name: settings[name] for name in ("covariance", "basis")}
-    )  # do they go together?
+    replace(settings, rank=1).recipe(counts)  # does a rank go with the others?
     chosen = choose_rank(counts, settings)
-    return settings | {"rank": chosen.rank}, chosen
+    return replace(settings, rank=chosen.rank), chosen
 
 
-def choose_rank(counts: Counts, settings: dict[str, Any]) -> Chosen:
+def choose_rank(counts: Counts, settings: FitSettings) -> Chosen:
     """The rank by held-out log-likelihood, five folds (fewer rows: a fold each)."""
     folds = min(FOLDS, int((counts.weights > 0).sum()))
-    seed = count(settings["random_state"], "random_state", least=0)
-    labels = labels_of(counts, folds, seed=seed)
-    contest = Contest(counts, settings | {"rank": None}, (HELD_OUT,), labels)
+    labels = labels_of(counts, folds, seed=settings.random_state)
+    contest = Contest(counts, settings, (HELD_OUT,), labels)
     contest.search()
     warn_of_doubt(contest, stacklevel=5)
     return Chosen(contest.winner().settings["rank"], table(contest), words(contest))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -14,11 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from poplin._errors import InputError
-from poplin._numerics import THREEFRY, caught_up
+from poplin._numerics import caught_up
+from poplin._random import Purpose, derive
 from poplin.data.blocks import Block
 from poplin.data.counts import Counts, some_rows
 from poplin.data.held import is_held_sparse
 from poplin.estimators import phases, streamed
+from poplin.estimators.phases import FitSettings
 from poplin.inference.information import (
     Coordinates,
     Groups,
@@ -36,6 +39,7 @@ from poplin.inference.sandwich import (
     profiled,
     profiled_scores,
 )
+from poplin.methods.options import Variational
 from poplin.models.loadings import BorrowedBasis
 from poplin.rows.gaussian import fit_rows
 from poplin.updates.structure import AbstractShape, Model
@@ -78,17 +82,17 @@ class Free(NamedTuple):
 
 def free_directions(fit: Any) -> Free:
     """The rows and the free directions of a fit."""
-    result, counts, settings = fit.result_, fit.counts_, fit.get_params()
-    if settings["rank"] == "auto":
-        settings = settings | {"rank": result.loadings.shape[1]}
-    recipe = phases.recipe(counts, **{k: settings[k] for k in ("covariance", "rank", "basis")})
-    counts, result = _seen(counts, result, settings["random_state"])
+    result, counts, settings = fit.result_, fit.counts_, phases.checked(fit.get_params())
+    if settings.rank == "auto":
+        settings = replace(settings, rank=result.loadings.shape[1])
+    recipe = settings.recipe(counts)
+    counts, result = _seen(counts, result, settings.random_state)
     block = phases.training_block(counts)
     model = Model(jnp.asarray(result.coef), jnp.asarray(result.loadings))
     basis = np.asarray(recipe.loadings.basis) if isinstance(recipe.loadings, BorrowedBasis) else None
     weights = np.asarray(block.weights)
     mean_rate, usual = (weights @ _expected_rates(block, model, s) / weights.sum() for s in (0.5, 0.0))
-    if result.rows is None and settings["method"] != "variational":
+    if result.rows is None and not isinstance(settings.method, Variational):
         here = coordinates(recipe.shape, recipe.loadings, model, jnp.asarray(mean_rate))
         return Free(block, here, basis, recipe.shape, mean_rate, usual, None)
     diagonal = result.posterior == "diagonal"
@@ -146,18 +150,16 @@ def _best(model: Model, block: Block, *, direct: bool) -> tuple[np.ndarray, np.n
 
 
 def request(
-    kind: str, free: Free, settings: dict[str, Any], *, more: int = 0, size: int | None = None
+    kind: str, free: Free, settings: FitSettings, *, more: int = 0, size: int | None = None
 ) -> Request:
     """How information of a kind is found for a table of this size; `more`: how often to take four times the draws.
 
     `size` is how many numbers are told at once: all free ones if it is not given.
     """
     n, size = len(free.block.index), free.here.size() if size is None else size
-    # of bits that nothing has to be compiled for
-    bits = np.random.SeedSequence([settings["random_state"], 3]).generate_state(2)
-    key = jax.random.wrap_key_data(jnp.asarray(bits), impl=THREEFRY)
+    key = derive(settings.random_state, Purpose.INFORMATION).key()
     single = float(np.max(np.asarray(free.block.y))) < phases.SINGLE_UP_TO
-    plain = Request(key, kind=jnp.float32 if single else jnp.float64, callback=settings["callback"])
+    plain = Request(key, kind=jnp.float32 if single else jnp.float64, callback=settings.callback)
     if kind == "observed":
         all_rows, each = OBSERVED_DRAWS
         draws = int(np.clip(max(all_rows, each * size) / (2 * n), 32, 2000))
@@ -171,17 +173,17 @@ def request(
     return plain._replace(copies=copies, draws=draws)
 
 
-def compile_ahead(recipe: phases.Recipe, block: Block) -> None:
+def compile_ahead(recipe: phases.Recipe, block: Block, settings: FitSettings) -> None:
     """Compile what the usual standard errors need for a fit of this recipe to a table of this shape."""
     (_, p), d = block.y.shape, block.x.shape[1]
     like = Model(jnp.asarray(np.zeros((d, p))), jnp.asarray(np.eye(p, recipe.rank)))
     here = coordinates(recipe.shape, recipe.loadings, like, jnp.asarray(np.ones(p)))
     free = Free(block, here, None, recipe.shape, np.ones(p), np.ones(p), None)
-    ahead(block, here, request("expected", free, {"random_state": 0, "callback": None}))
+    ahead(block, here, request("expected", free, settings))
 
 
 def sums(
-    kind: str, free: Free, settings: dict[str, Any], *, more: int = 0, groups: Groups | None = None
+    kind: str, free: Free, settings: FitSettings, *, more: int = 0, groups: Groups | None = None
 ) -> Information:
     """The sums of a kind of information: the expensive part. `more`: see `request`; `groups`: see `Information`."""
     caught_up()

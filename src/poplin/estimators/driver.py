@@ -12,107 +12,37 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, ShapeDtypeStruct
+from jax import ShapeDtypeStruct
 
 from poplin import fit
 from poplin._errors import InputError
-from poplin._numerics import double_precision, in_a_hurry, key_of, meanwhile
-from poplin.data.blocks import Block, check_agreed, layout, on_host, rows_in
+from poplin._numerics import double_precision, in_a_hurry, meanwhile
+from poplin.data.blocks import Block, check_agreed, layout, on_host
 from poplin.data.counts import Counts
 from poplin.data.held import column_sums
 from poplin.estimators import alternatives, amortised, checkpoints, directions, phases, streamed
 from poplin.estimators.checkpoints import Keeper
-from poplin.estimators.phases import Ended, Fitted, Recipe, RowGaussians, Settings, Task
+from poplin.estimators.phases import Ended, FitSettings, Fitted, Recipe, RowGaussians, Settings, Task
 from poplin.estimators.refit import piloted, pull_alone, pulled
 from poplin.fit import joined
 from poplin.inference.selection import Placed, paired_loglik
 from poplin.methods import ml
-from poplin.methods.options import BBVI, IWAE, MCMC, Amortised, Composite, Exact, Moments, Smoothed
+from poplin.methods.options import (
+    BBVI,
+    IWAE,
+    MCMC,
+    Amortised,
+    Composite,
+    Exact,
+    MaximumLikelihood,
+    Moments,
+    Smoothed,
+    Variational,
+    chosen,
+    name_of,
+)
 from poplin.rows import gaussian
 from poplin.updates.structure import Full, Model
-
-# The ways to fit that are not "ml" or "variational": from a method's options to phases on the loop.
-#
-# Start at `fit_by`. Each way ends in `Fitted` phases, the pseudo-rows behind a shrunk Sigma, and what else it has to
-# report. The options themselves are in `methods/options.py`.
-
-
-PLAIN = ("ml", "variational")
-
-
-class Way(NamedTuple):
-    """A method's options, how it is carried out, and its usual number of iterations and tolerance."""
-
-    options: type
-    carry_out: Callable[[Any, Task], Ended]
-    max_iter: int
-    tol: float
-
-
-WAYS: dict[str, Way] = {
-    "exact": Way(Exact, alternatives.fit_exact, 1_000, 1e-9),
-    "mcmc": Way(MCMC, alternatives.fit_mcmc, 600, 0.1),
-    "bbvi": Way(BBVI, alternatives.fit_bbvi, 2_000, 0.2),
-    "iwae": Way(IWAE, alternatives.fit_iwae, 2_000, 0.2),
-    "moments": Way(Moments, alternatives.fit_moments, 1, 1e-10),
-    "composite": Way(Composite, alternatives.fit_composite, 1_000, 1e-9),
-    "amortised": Way(Amortised, amortised.fit_amortised, 100, 1e-3),
-    "smoothed": Way(Smoothed, amortised.fit_smoothed, 20_000, 1e-10),
-}
-NAMES = (*PLAIN, *WAYS)
-INFORMED = ("ml", "variational", "exact", "mcmc")  # whose errors follow from information or from a sandwich
-
-
-def chosen(method: Any) -> Any:
-    """Either "ml" or "variational", or the options of another way; an `InputError` that lists the names."""
-    if isinstance(method, str) and method in PLAIN:
-        return method
-    if isinstance(method, str) and method in WAYS:
-        return WAYS[method].options()
-    if type(method) in _by_options():
-        return method
-    raise InputError(
-        f"method={method!r}: wanted is one of {', '.join(map(repr, NAMES))}, or options from poplin.methods."
-    )
-
-
-def way_of(options: Any) -> Way:
-    """The way that these options belong to."""
-    return WAYS[_by_options()[type(options)]]
-
-
-def name_of(method: Any) -> str:
-    """The name of a method that is given by its name or by its options."""
-    return method if isinstance(method, str) else _by_options()[type(method)]
-
-
-def check_informed(method: Any) -> None:
-    """An `InputError` where standard errors of a method's estimates do not follow from the likelihood's information."""
-    if name_of(method) not in INFORMED:
-        raise InputError(
-            f"Standard errors of method={name_of(method)!r} do not follow from the likelihood's information. Give "
-            "n_boot, for example n_boot=200, or fit with method='ml'."
-        )
-
-
-def _by_options() -> dict[type, str]:
-    return {way.options: name for name, way in WAYS.items()}
-
-
-def to_plain(method: Any) -> Any:
-    """A method as a word or a list, for a file."""
-    return method if isinstance(method, str) else [name_of(method), dict(method._asdict())]
-
-
-def from_plain(kept: Any) -> Any:
-    """The method that `to_plain` wrote."""
-    return kept if isinstance(kept, str) else WAYS[kept[0]].options(**kept[1])
-
-
-def fit_by(options: Any, task: Task) -> Ended:
-    """Carry a way out."""
-    return way_of(options).carry_out(options, task)
-
 
 # Compiles what maximum likelihood will need while the variational fit before it is compiled and runs.
 #
@@ -130,33 +60,35 @@ class Ready(NamedTuple):
     after: Future[None]
 
 
-def compile_ahead(recipe: Recipe, block: Block, key: Array, *, direct_rows: bool) -> Ready:
-    """Begin to compile, unless a fit of these shapes was here before. `direct_rows`: rows keep p numbers, not q."""
+def compile_ahead(task: Task) -> Ready:
+    """Begin to compile, unless a fit of these shapes was here before."""
+    recipe, block, chains = task.recipe, task.block, task.settings.method.chains
     n, p = block.y.shape
+    direct_rows = recipe.loadings is None  # rows keep p numbers, not q
     like = jax.tree.map(lambda a: ShapeDtypeStruct(a.shape, a.dtype), block)
-    shape = jax.tree.structure(recipe), recipe.rank, n, p, block.x.shape, phases.chain_kind(recipe, block)
+    how = phases.chain_kind(recipe, block, chains)
+    shape = jax.tree.structure(recipe), recipe.rank, n, p, block.x.shape, how
     new = shape not in _known and layout(block) is None  # shapes do not say how several devices share rows
     _known.update([shape] if new else [])
     d = block.x.shape[1]
     model = Model(_numbers(d, p), _numbers(p, p if direct_rows else recipe.rank))
     rows = RowGaussians(*(_numbers(n, p if direct_rows else recipe.rank),) * 2)
 
-    def chains() -> None:
+    def ahead() -> None:
         if new:
-            how = phases.chain_kind(recipe, block)
             moving, mean_rate, many = phases.repeated.shapes(model, rows, like, **how._asdict())
             method = phases.ml_method(phases.with_shrinkage(recipe, 0.0), len(many.y), tol=0.2)
             slow: Any = ShapeDtypeStruct((p,), bool) if direct_rows else None
-            fit.ahead(method, ml.First(model, moving, mean_rate, key, slow), many)
+            fit.ahead(method, ml.First(model, moving, mean_rate, task.key, slow), many)
             phases.repeated.ahead(model, rows, like, **how._asdict())
 
     def after() -> None:
         if new:
             gaussian.ahead(like, *model)
 
-    ready = Ready(meanwhile(chains), meanwhile(after))
+    ready = Ready(meanwhile(ahead), meanwhile(after))
     if new and in_a_hurry() and p <= WORTHWHILE:
-        meanwhile(lambda: directions.compile_ahead(recipe, block))
+        meanwhile(lambda: directions.compile_ahead(recipe, block, task.settings))
     return ready
 
 
@@ -169,28 +101,25 @@ def _numbers(*shape: int) -> Any:
 # Start at `check`. Nothing is done where there is one process.
 
 
-def check(counts: Counts, settings: dict[str, Any], keeper: Keeper | None) -> None:
+def check(counts: Counts, settings: FitSettings, keeper: Keeper | None) -> None:
     """Raise `InputError` for a fit that processes cannot share, and in all of them where one has another fit."""
     if jax.process_count() == 1:
         return
-    name = name_of(chosen(settings["method"]))
-    if name not in PLAIN:
+    if not WAYS[type(settings.method)].over_devices:
         raise InputError(
-            f"method='{name}' runs in one process; several ({jax.process_count()} here) share a fit by 'ml' or "
-            "'variational'. Choose one of these, or fit in one process."
+            f"method='{name_of(settings.method)}' runs in one process; several ({jax.process_count()} here) share a "
+            "fit by 'ml' or 'variational'. Choose one of these, or fit in one process."
         )
     # of several devices' fits whether they have loadings makes no difference
-    if streamed.wanted(counts, name, loadings=False):
+    if streamed.wanted(counts, settings.method, loadings=False):
         raise InputError(
             "A table whose rows are dense a block at a time (sparse, or very large) is fitted in one process. Use one."
         )
-    told = json.dumps(checkpoints.facts(counts, settings), sort_keys=True)
-    told += repr(settings["checkpoint_every"]) + ("" if keeper is None else keeper.standing)
+    told = json.dumps(checkpoints.facts(counts, settings.plain()), sort_keys=True)
+    told += repr(settings.checkpoint_every) + ("" if keeper is None else keeper.standing)
     check_agreed(hashlib.sha256(told.encode()).hexdigest(), "Counts, settings or checkpoints")
 
 
-ITERATIONS = {"variational": 20_000, "ml": 5_000}
-TOLERANCE = {"variational": 1e-10, "ml": 0.2}
 EVERY = 100  # iterations between two checkpoints
 BROKEN = (
     "After {count} iterations of the phase '{phase}' the parameters were no longer finite; the estimates are those of "
@@ -237,153 +166,138 @@ class Result(NamedTuple):
     broken: str = ""  # what happened, where the last phase ended in numbers that are none
 
 
-def keeper(counts: Counts, settings: dict[str, Any]) -> Keeper | None:
+def keeper(counts: Counts, settings: FitSettings) -> Keeper | None:
     """The checkpoint that the settings ask for, None if they do not; `fitted` begins or goes on with it.
 
     Raises `InputError` for a file that cannot serve, or belongs to another fit, and for fits that have none.
     """
-    path, every = settings["checkpoint"], settings["checkpoint_every"]
+    path, every = settings.checkpoint, settings.checkpoint_every
     if path is None:
         if every is not None:
             raise InputError(f"checkpoint_every={every!r} needs a file: give checkpoint='name.npz' as well.")
         return None
-    every = EVERY if every is None else phases.count(every, "checkpoint_every", least=1)
-    name = name_of(chosen(settings["method"]))
-    if name not in PLAIN:
+    name = name_of(settings.method)
+    if name not in ("ml", "variational"):
         raise InputError(
             f"checkpoint: fits by method='{name}' keep none, those by 'ml' and 'variational' do. Leave it out."
         )
-    if isinstance(settings["rank"], str):
+    if isinstance(settings.rank, str):
         raise InputError(
-            f"checkpoint goes with a rank that is given, not with rank={settings['rank']!r}, which is many fits. "
+            f"checkpoint goes with a rank that is given, not with rank={settings.rank!r}, which is many fits. "
             "Choose the rank first (poplin.select), then fit with it."
         )
-    return Keeper(checkpoints.place(path, counts, settings), every)
+    return Keeper(checkpoints.place(path, counts, settings.plain()), EVERY if every is None else every)
 
 
-def fitted(counts: Counts, settings: dict[str, Any], began: float, *, keeper: Keeper | None = None) -> Result:
+def fitted(counts: Counts, settings: FitSettings, began: float, *, keeper: Keeper | None = None) -> Result:
     """Run the phases that the settings ask for; `keeper` keeps where they stand."""
-    method = chosen(settings["method"])
-    posterior = phases.one_of(settings["posterior"], phases.POSTERIORS, "posterior")
-    weight = phases.shrinkage_weight(settings["shrinkage"])
-    starts = phases.count(settings["n_init"], "n_init", least=1)
-    seed = phases.count(settings["random_state"], "random_state", least=0)
-    main = main_settings(settings, began)._replace(keeper=keeper)
+    way, main = WAYS[type(settings.method)], main_settings(settings, began)._replace(keeper=keeper)
     check(counts, settings, keeper)
     with double_precision():
-        model = phases.recipe(counts, **{k: settings[k] for k in ("covariance", "rank", "basis")})
-        model = phases.unshrunk(model) if weight == 0 else model
-        if streamed.wanted(counts, name_of(method), loadings=model.loadings is not None):
-            begin = _sample_fit(_start_settings(model, main), starts, seed)
-            return _streamed(method, model, counts, main, weight, posterior, seed, begin)
-        block = phases.spread_block(counts) if isinstance(method, str) else phases.training_block(counts)
-        key = key_of(seed)
-        if method == "variational":
-            return _variational(model, block, main, weight or 0.0, starts, posterior, key)
-        if method == "ml":
-            return _ml(model, block, main, weight, starts, posterior, key)
-        short = _start_settings(model, main)
-        task = Task(
-            model, block, counts, main, weight, key, lambda: _best_bound(model, block, short, starts, key)
-        )
-        ended = fit_by(method, task)
-        pull = _pull(task.recipe, block, ended.fits[-1], ended.kappa)
-        return _another(ended, task.recipe, posterior, task.rows(), pull)
+        model = settings.recipe(counts)
+        short = DIRECT_START if model.loadings is None else FACTOR_START
+        short = short._replace(began=began, callback=main.callback, keeper=keeper)
+        in_blocks = streamed.wanted(counts, settings.method, loadings=model.loadings is not None)
+        if in_blocks:
+            block = phases.training_block(streamed.sample(counts, settings.random_state))
+        else:
+            block = phases.spread_block(counts) if way.over_devices else phases.training_block(counts)
+        task = Task(model, block, counts, settings, main, short)
+        ended = streamed.OVER_BLOCKS[type(settings.method)](task) if in_blocks else way.carry_out(task)
+        pull = None if isinstance(settings.method, Variational) else _pull(task, ended, in_blocks=in_blocks)
+        return _finished(ended, task, pull)
 
 
-def main_settings(settings: dict[str, Any], began: float) -> Settings:
+def main_settings(settings: FitSettings, began: float) -> Settings:
     """Iterations, tolerance and callback of the main phase."""
-    method = chosen(settings["method"])
-    if isinstance(method, str):
-        usual, near = ITERATIONS[method], TOLERANCE[method]
-    else:
-        _, _, usual, near = way_of(method)
-    limit = settings["max_iter"]
-    limit = usual if limit is None else phases.count(limit, "max_iter", least=1)
-    tol = near if settings["tol"] is None else float(settings["tol"])
-    if not tol > 0:
-        raise InputError(f"tol={settings['tol']!r}: wanted is a positive number.")
-    return Settings(limit, tol, began, settings["callback"])
+    way = WAYS[type(settings.method)]
+    limit = way.max_iter if settings.max_iter is None else settings.max_iter
+    return Settings(limit, way.tol if settings.tol is None else settings.tol, began, settings.callback)
 
 
-def _start_settings(model: Recipe, main: Settings) -> Settings:
-    """Of the variational fit that other methods begin from."""
-    short = DIRECT_START if model.loadings is None else FACTOR_START
-    return short._replace(began=main.began, callback=main.callback, keeper=main.keeper)
+def fit_bound(task: Task) -> Ended:
+    """The bound with diagonal Gaussians, and from there with full ones where they are asked for."""
+    task = task._replace(recipe=phases.with_shrinkage(task.recipe, task.kappa()))
+    done = [task.begin(task.main)]
+    if task.settings.posterior == "full" and not done[0].outcome.interrupted:
+        done.append(phases.fit_full(task.recipe, task.block, done[0], task.main))
+    return Ended(done, task.kappa(), {})
 
 
-def _another(ended: Ended, model: Recipe, posterior: str, rows: float, pull: float | None = None) -> Result:
-    """A fit by one of the ways below, to rows of so much weight."""
-    fits, kappa, extras, messages, encoder, bounds = ended
-    weight = kappa / (rows + kappa)
-    done = _result(model, fits[-1]._replace(rows=None), fits, posterior, weight, 0, pull)
-    if bounds is not None and not bounds[1] > bounds[0] - BELOW:
-        messages = (*messages, LOW.format(begun=bounds[0], reached=bounds[1]))
-        done = done._replace(converged=False)
-    return done._replace(extras=extras, messages=(*done.messages, *messages), encoder=encoder)
-
-
-def _kappa(weight: float, block: Block) -> float:
-    return weight / (1 - weight) * float(np.sum(on_host(block.weights)))
-
-
-def _variational(
-    model: Recipe, block: Block, main: Settings, weight: float, starts: int, posterior: str, key
-) -> Result:
-    model = phases.with_shrinkage(model, _kappa(weight, block))
-    best = _best_bound(model, block, main, starts, key)
-    done = [best]
-    if posterior == "full" and not best.outcome.interrupted:
-        done.append(phases.fit_full(model, block, best, main))
-    return _result(model, done[-1], done, posterior, weight, rows_in(block))
-
-
-def _best_bound(model: Recipe, block: Block, settings: Settings, starts: int, key) -> Fitted:
-    """The best of a variational fit from the usual first values and others from random neighbours of them."""
-    fits = [phases.fit_variational(model, block, settings)]
-    while len(fits) < starts and not fits[-1].outcome.interrupted:
-        fits.append(phases.fit_variational(model, block, settings, key=jax.random.fold_in(key, len(fits))))
-    best = max(fits, key=lambda f: float(f.outcome.state.objective))
-    if not fits[-1].outcome.interrupted:
-        return best
-    return best._replace(outcome=best.outcome._replace(interrupted=True, converged=False))
-
-
-def _ml(
-    model: Recipe, block: Block, main: Settings, weight: float | None, starts: int, posterior: str, key
-) -> Result:
-    short = _start_settings(model, main)
-    ready = compile_ahead(model, block, key, direct_rows=model.loadings is None)
-    start = _best_bound(model, block, short, starts, key)
+def fit_ml(task: Task) -> Ended:
+    """The bound, from its rows chains; a pilot where the data choose the shrinkage; then maximum likelihood."""
+    model, block, chains = task.recipe, task.block, task.settings.method.chains
+    ready = compile_ahead(task)
+    start, kappa, words = task.begin(), task.kappa(), ()
     done = [start]
-    rows = float(np.sum(on_host(block.weights)))
-    kappa, words = _kappa(weight or 0.0, block), ()
     if start.outcome.interrupted:  # what comes next is not waited for, which is compiled meanwhile
-        return _result(model, start, done, posterior, kappa / (rows + kappa), rows_in(block))
+        return Ended(done, kappa, {})
     ready.chains.result()
-    where = phases.chain_start(model, block, start, key)
-    if weight is None and isinstance(model.shape, Full):
-        pilot, where, kappa = piloted(model, where, main, whole=rows, block=block)
+    where = phases.chain_start(model, block, start, task.key, chains=chains)
+    if task.weight is None and isinstance(model.shape, Full):
+        pilot, where, kappa = piloted(model, where, task.main, whole=task.rows(), block=block)
         done.append(pilot)
     if not done[-1].outcome.interrupted:
         shrunk = phases.with_shrinkage(model, kappa)
-        end, _ = phases.ml_phase(shrunk, where, main, phase="ml")
+        end, _ = phases.ml_phase(shrunk, where, task.main, phase="ml")
         done.append(end)
         try:
-            words = _below_start(shrunk, block, start.model, end, main.tol, key)
+            words = _below_start(shrunk, block, start.model, end, task.main.tol, task.key)
         except KeyboardInterrupt:  # the fit is done; what was not looked at is not claimed
             done[-1] = end._replace(outcome=end.outcome._replace(converged=False, interrupted=True))
         if words:
             done[-1] = end._replace(outcome=end.outcome._replace(converged=False))
-    pull = _pull(model, block, done[-1], kappa)
-    result = _result(model, done[-1], done, posterior, kappa / (rows + kappa), rows_in(block), pull)
-    return result._replace(messages=(*result.messages, *words))
+    return Ended(done, kappa, {}, words)
 
 
-def _pull(model: Recipe, block: Block, end: Fitted, kappa: float) -> float | None:
+class Way(NamedTuple):
+    """How a method is carried out, its usual number of iterations and tolerance, and what it can do.
+
+    informed: its errors follow from information or from a sandwich; over_devices: several devices share its rows.
+    """
+
+    carry_out: Callable[[Task], Ended]
+    max_iter: int
+    tol: float
+    informed: bool = False
+    over_devices: bool = False
+
+
+WAYS: dict[type, Way] = {
+    MaximumLikelihood: Way(fit_ml, 5_000, 0.2, informed=True, over_devices=True),
+    Variational: Way(fit_bound, 20_000, 1e-10, informed=True, over_devices=True),
+    Exact: Way(alternatives.fit_exact, 1_000, 1e-9, informed=True),
+    MCMC: Way(alternatives.fit_mcmc, 600, 0.1, informed=True),
+    BBVI: Way(alternatives.fit_bbvi, 2_000, 0.2),
+    IWAE: Way(alternatives.fit_iwae, 2_000, 0.2),
+    Moments: Way(alternatives.fit_moments, 1, 1e-10),
+    Composite: Way(alternatives.fit_composite, 1_000, 1e-9),
+    Amortised: Way(amortised.fit_amortised, 100, 1e-3),
+    Smoothed: Way(amortised.fit_smoothed, 20_000, 1e-10),
+}
+
+
+def check_informed(method: Any) -> None:
+    """An `InputError` where standard errors of a method's estimates do not follow from the likelihood's information."""
+    if not WAYS[type(chosen(method))].informed:
+        raise InputError(
+            f"Standard errors of method={name_of(method)!r} do not follow from the likelihood's information. Give "
+            "n_boot, for example n_boot=200, or fit with method='ml'."
+        )
+
+
+def _pull(task: Task, ended: Ended, *, in_blocks: bool) -> float | None:
     """What a fit that is whole reports as its shrinkage."""
+    end, counts = ended.fits[-1], task.counts
     sound = all(np.isfinite(np.asarray(part)).all() for part in end.model)
-    return pulled(model, block, end.model, kappa) if sound and not end.outcome.interrupted else None
+    if not sound or end.outcome.interrupted or not isinstance(task.recipe.shape, Full):
+        return None
+    if not in_blocks:
+        return pulled(task.recipe, task.block, end.model, ended.kappa)
+    root = np.asarray(end.model.loadings)
+    return pull_alone(
+        root @ root.T, np.asarray(column_sums(counts.y, counts.weights)), task.rows(), ended.kappa
+    )
 
 
 def _below_start(recipe: Recipe, block: Block, start: Model, end: Fitted, tol: float, key) -> tuple[str, ...]:
@@ -425,44 +339,6 @@ def _penalty(recipe: Recipe, model: Model) -> float:
     return float(phases.penalty(recipe, model))
 
 
-Begin = Callable[[Recipe, Block], Fitted]
-
-
-def _sample_fit(short: Settings, starts: int, seed: int) -> Begin:
-    """The bound's fit of a sample of rows, from which a fit over blocks begins."""
-    return lambda model, part: _best_bound(model, part, short, starts, key_of(seed))
-
-
-def _streamed(
-    method: Any,
-    model: Recipe,
-    counts: Counts,
-    main: Settings,
-    weight: float | None,
-    posterior: str,
-    seed: int,
-    begin: Begin,
-) -> Result:
-    """The same methods, rows dense one block at a time."""
-    rows = float(np.sum(counts.weights))
-    if not isinstance(method, str):
-        ended = streamed.fit_amortised(method, model, counts, main, weight, seed=seed, start=begin)
-        return _another(ended, model, posterior, rows)
-    if method == "ml":
-        found = streamed.fit_ml(model, counts, main, weight, seed=seed, start=begin)
-    else:
-        full = posterior == "full"
-        found = streamed.fit_variational(
-            model, counts, main, weight or 0.0, seed=seed, full=full, start=begin
-        )
-    fits, kappa, words = found
-    root, pull = np.asarray(fits[-1].model.loadings), None
-    if method == "ml" and isinstance(model.shape, Full) and np.isfinite(root).all():
-        pull = pull_alone(root @ root.T, np.asarray(column_sums(counts.y, counts.weights)), rows, kappa)
-    done = _result(model, fits[-1], fits, posterior, kappa / (rows + kappa), len(counts.weights), pull)
-    return done._replace(messages=(*done.messages, words))
-
-
 def _sound(end: Fitted, fits: list[Fitted]) -> tuple[Fitted, str]:
     """The last phase whose model is finite, and what to say where that is not the end."""
     finite = [k for k, fit in enumerate(fits) if all(np.isfinite(part).all() for part in fit.model)]
@@ -482,32 +358,32 @@ def _sound(end: Fitted, fits: list[Fitted]) -> tuple[Fitted, str]:
     return fits[last]._replace(outcome=end.outcome, rows=None), BROKEN.format(**told)
 
 
-def _result(
-    model: Recipe,
-    end: Fitted,
-    fits: list[Fitted],
-    posterior: str,
-    weight: float,
-    n: int,
-    pull: float | None = None,
-) -> Result:
-    end, broken = _sound(end, fits)
-    outcome = end.outcome
+def _finished(ended: Ended, task: Task, pull: float | None) -> Result:
+    """The fit as arrays. `pull`: the share by which correlations were pulled, None where the weight says it."""
+    model, messages = task.recipe, ended.messages
+    end, broken = _sound(ended.fits[-1], ended.fits)
+    outcome, weight = end.outcome, ended.kappa / (task.rows() + ended.kappa)
     # a weight that is none comes of chains that broke: the estimates are of a phase before them, which shrinks nothing
     weight = weight if isinstance(model.shape, Full) and np.isfinite(weight) else 0.0
-    rows = None if end.rows is None else tuple(on_host(a)[:n] for a in end.rows)
+    rows = None if end.rows is None else tuple(on_host(a)[: len(task.counts.weights)] for a in end.rows)
+    low = ended.bounds is not None and not ended.bounds[1] > ended.bounds[0] - BELOW
+    if low:
+        begun, reached = ended.bounds  # type: ignore[misc]
+        messages = (*messages, LOW.format(begun=begun, reached=reached))
     return Result(
         coef=np.asarray(end.model.coef),
         loadings=np.asarray(end.model.loadings),
         direct=model.loadings is None,
-        posterior=posterior,
+        posterior=task.settings.posterior,
         shrinkage=weight if pull is None else pull,
         weight=weight,
         rows=rows,  # type: ignore[arg-type]
         objective=None if rows is None else float(outcome.state.objective),
-        converged=outcome.converged and not broken,
+        converged=outcome.converged and not broken and not low,
         interrupted=outcome.interrupted,
-        trace=joined([f.outcome.trace for f in fits]),
-        messages=(broken,) if broken else (),
+        trace=joined([f.outcome.trace for f in ended.fits]),
+        messages=(*((broken,) if broken else ()), *messages),
+        extras=ended.extras or None,
+        encoder=ended.encoder,
         broken=broken,
     )

@@ -18,9 +18,10 @@ from poplin.data.formula import design_from_json, design_to_json
 from poplin.data.held import Source, is_held_sparse, is_on_disk, smallest
 from poplin.data.large_files import reopened
 from poplin.data.tables import sparse_numbers
-from poplin.estimators import amortised, driver
+from poplin.estimators import amortised
 from poplin.estimators.driver import Result
 from poplin.inference.summary import OF_A_RUN
+from poplin.methods.options import chosen, from_plain, to_plain
 from poplin.store import read_npz, write_npz
 
 # What is asked of the numbers in a file before a fit is made of them: finite, of sizes that go together, no giants.
@@ -139,7 +140,7 @@ def save(fit: Any, path: Any) -> None:
     if result.encoder is not None:
         arrays |= amortised.as_arrays(result.encoder)
     settings = {k: v for k, v in fit.get_params().items() if k not in OF_A_RUN}
-    settings["method"] = driver.to_plain(settings["method"])
+    settings["method"] = to_plain(settings["method"])
     for name in ("covariance", "basis"):
         if settings[name] is not None and not isinstance(settings[name], str):
             arrays[f"setting_{name}"] = np.asarray(settings[name], dtype=float)
@@ -197,7 +198,7 @@ def load(face: type, path: Any) -> Any:
 
 def _rebuilt(face: type, arrays: dict[str, np.ndarray], meta: dict[str, Any], y: Any) -> Any:
     settings = dict(meta["settings"])
-    settings["method"] = driver.from_plain(settings["method"])
+    settings["method"] = from_plain(settings["method"])
     for name in ("covariance", "basis"):
         settings[name] = arrays.get(f"setting_{name}", settings[name])
     names = {k: tuple(meta[k]) for k in ("row_names", "column_names", "covariate_names", "notes")}
@@ -222,7 +223,7 @@ def _rebuilt(face: type, arrays: dict[str, np.ndarray], meta: dict[str, Any], y:
         **({"weight": meta["shrinkage"]} | {word: meta[word] for word in WORDS if word in meta}),
     )
     if "encoder_0" in arrays:
-        embedder = amortised.from_arrays(driver.chosen(settings["method"]), result, arrays)
+        embedder = amortised.from_arrays(chosen(settings["method"]), result, arrays)
         result = result._replace(encoder=embedder)
     fit = face(**settings)
     fit._take(result, counts)

@@ -16,6 +16,7 @@ import numpy as np
 
 from poplin._errors import InputError, LikelihoodWarning
 from poplin._numerics import compiled, double_precision
+from poplin._random import Purpose, derive
 from poplin.data.blocks import Block
 from poplin.data.tables import listed
 from poplin.estimators import neural
@@ -262,9 +263,11 @@ class AbstractLikely:
             InputError: data has another number of rows than n, or a rate is above 1e15, at which counts are not exact.
         """
         x = neural.conditions(self.coded_, data, n)
-        key = np.array([0, random_state], dtype=np.uint32)
+        key = derive(random_state, Purpose.MAIN).key_data()
         out = np.asarray(_drawn(self.model_, key, x, shape=(n, self.shape_.rank)))
-        return self.model_.likelihood.sample(np.random.default_rng(random_state), out, np.float32(offset))
+        return self.model_.likelihood.sample(
+            derive(random_state, Purpose.MAIN).generator(), out, np.float32(offset)
+        )
 
 
 @compiled()

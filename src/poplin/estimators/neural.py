@@ -20,6 +20,7 @@ import pandas as pd
 from poplin import fit as loop
 from poplin._errors import ConvergenceWarning, DataWarning, InputError
 from poplin._numerics import at_length, compiled, double_precision
+from poplin._random import Purpose, derive
 from poplin.data.blocks import Block
 from poplin.data.checks import check_counts, check_weights
 from poplin.data.counts import Values, as_new_values, as_positions, as_values, check_size
@@ -140,14 +141,14 @@ def _facts(objective: AbstractObjective, block: Block, plan: Plan) -> dict[str, 
 
 def seed_key(seed: int) -> np.ndarray:
     """The key of a seed."""
-    return np.array([seed >> 32, seed & 0xFFFFFFFF], dtype=np.uint32)  # as jax.random.key, without a program
+    return derive(seed, Purpose.MAIN).key_data()
 
 
 def _split(block: Block, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
     """Which rows train and which are left out; rows of weight 0 do neither."""
     used = np.flatnonzero(np.asarray(block.weights) > 0)
     held = min(round(plan.validation_fraction * len(used)), MOST_HELD, len(used) - 1)
-    order = np.random.default_rng([plan.seed, 1]).permutation(used)
+    order = derive(plan.seed, Purpose.VALIDATION).generator().permutation(used)
     return np.sort(order[held:]), np.sort(order[:held])
 
 
@@ -442,7 +443,9 @@ class AbstractNeural:
         self.shape_ = Shape(rows.y.shape[1], rows.x.shape[1], int(self._setting("n_components")), levels)
         self.columns_ = columns
         self.column_names_, self.n_features_in_ = self.coded_.columns, rows.y.shape[1]
-        self.model_ = build(self._words(), self.shape_, columns, np.random.default_rng(self._plan().seed))
+        self.model_ = build(
+            self._words(), self.shape_, columns, derive(self._plan().seed, Purpose.MAIN).generator()
+        )
 
     def _after(self, trained: Trained) -> None:
         self.model_, self.history_ = trained.model, trained.history
@@ -610,7 +613,7 @@ def rebuild(face: Any, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> A
     fit.column_names_, fit.n_features_in_ = fit.coded_.columns, len(meta["columns"])
     fit.shape_ = Shape(*meta["shape"])
     fit.columns_ = Columns(**{name: arrays[f"columns_{name}"] for name in Columns._fields})
-    empty = build(fit._words(), fit.shape_, fit.columns_, np.random.default_rng(0))
+    empty = build(fit._words(), fit.shape_, fit.columns_, derive(0, Purpose.MAIN).generator())
     leaves, tree = jax.tree.flatten(empty)
     held = [arrays[f"model_{i}"] for i in range(len(leaves))]
     if [leaf.shape for leaf in leaves] != [leaf.shape for leaf in held]:

@@ -6,7 +6,8 @@ Start at `fit_variational` and `fit_ml`. Options arrive here as objects (`Recipe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from poplin import starts
 from poplin._axes import Latent
 from poplin._errors import InputError
 from poplin._numerics import compiled
+from poplin._random import Purpose, derive
 from poplin.data.blocks import (
     NO_EXPOSURE,
     NOWHERE,
@@ -43,7 +45,8 @@ from poplin.fit import Outcome, Trace, continued, run
 from poplin.methods import ml, variational
 from poplin.methods.bounds import AbstractBound, DirectBound, FactorBound
 from poplin.methods.method import over_devices
-from poplin.methods.variational import FullVariational, Turning, Variational, remains
+from poplin.methods.options import Variational, chosen, to_plain
+from poplin.methods.variational import FullVariational, QuasiNewton, Turning, remains
 from poplin.models.loadings import AbstractLoadings, BorrowedBasis, FreeLoadings, FrozenLoadings
 from poplin.rows.cells import slow_columns
 from poplin.rows.chains import Chains
@@ -114,7 +117,7 @@ def best_rows(
     model: Model, block: Block, first: starts.First, *, direct: bool, tol: float = 1e-10, max_iter: int = 2000
 ) -> Outcome:
     """The rows' best Gaussians from these first values: of Z in the direct form, of w in the factor form."""
-    method = Variational(frozen_bound(model, direct=direct), tol)
+    method = QuasiNewton(frozen_bound(model, direct=direct), tol)
     return run(method, first, block, phase="rows", max_iter=max_iter, began=time.perf_counter())
 
 
@@ -337,8 +340,19 @@ def fit_variational(recipe: Recipe, block: Block, settings: Settings, *, key: Ar
 
 def climb(recipe: Recipe, block: Block, first: starts.First, settings: Settings) -> Outcome:
     """Maximise the diagonal bound from given first values, without turning; of the rows their unknowns remain."""
-    method = Variational(recipe.bound(), settings.tol)
+    method = QuasiNewton(recipe.bound(), settings.tol)
     return run_resumed(method, first, block, settings, phase="variational", remains=remains)
+
+
+def best_bound(recipe: Recipe, block: Block, settings: Settings, starts: int, key: Array) -> Fitted:
+    """The best of a variational fit from the usual first values and others from random neighbours of them."""
+    fits = [fit_variational(recipe, block, settings)]
+    while len(fits) < starts and not fits[-1].outcome.interrupted:
+        fits.append(fit_variational(recipe, block, settings, key=jax.random.fold_in(key, len(fits))))
+    best = max(fits, key=lambda fit: float(fit.outcome.state.objective))
+    if not fits[-1].outcome.interrupted:
+        return best
+    return best._replace(outcome=best.outcome._replace(interrupted=True, converged=False))
 
 
 def _fitted(recipe: Recipe, outcome: Outcome, traces: list[Trace]) -> Fitted:
@@ -377,18 +391,20 @@ class ChainKind(NamedTuple):
     kind: Any
 
 
-def chain_kind(recipe: Recipe, block: Block) -> ChainKind:
-    """Several chains a row on a small table; single precision on a large one, if its counts allow."""
+def chain_kind(recipe: Recipe, block: Block, chains: int | None = None) -> ChainKind:
+    """So many chains a row, or several on a small table; single precision on a large one, if its counts allow."""
     n, p = rows_in(block), block.y.shape[1]
-    copies = chains_per_row(n, p, recipe.rank)
+    copies = chains_per_row(n, p, recipe.rank) if chains is None else count(chains, "chains", least=1)
     single = n * copies * p >= SINGLE_FROM and largest(block.y) < SINGLE_UP_TO
     return ChainKind(recipe.loadings is None, copies, jnp.float32 if single else jnp.float64)
 
 
-def chain_start(recipe: Recipe, block: Block, start: Fitted, key: Array) -> Chained:
+def chain_start(
+    recipe: Recipe, block: Block, start: Fitted, key: Array, *, chains: int | None = None
+) -> Chained:
     """Chains at the variational means, and the block repeated for several chains a row (weights shared out)."""
     assert start.rows is not None
-    how, over, given = chain_kind(recipe, block), layout(block), (start.model, start.rows, block)
+    how, over, given = chain_kind(recipe, block, chains), layout(block), (start.model, start.rows, block)
     if over is None:
         rows, mean_rate, many = repeated(*given, **how._asdict())
     else:
@@ -449,11 +465,11 @@ class Chained(NamedTuple):
     block: Block
 
 
-def ml_method(recipe: Recipe, rows: int, *, tol: float, pace: int = 1) -> ml.MaximumLikelihood:
+def ml_method(recipe: Recipe, rows: int, *, tol: float, pace: int = 1) -> ml.StochasticApproximation:
     """The method for so many chains an iteration, all of which are visited in `pace` iterations."""
     gamma = constant_gamma(rows, recipe.rank, direct=recipe.loadings is None)
     structure = recipe.structure(weak=True)
-    return ml.MaximumLikelihood(structure, gamma, tol, pace=pace, falls=FALLS * pace)
+    return ml.StochasticApproximation(structure, gamma, tol, pace=pace, falls=FALLS * pace)
 
 
 def ml_phase(recipe: Recipe, where: Chained, settings: Settings, *, phase: str) -> tuple[Fitted, Chained]:
@@ -467,7 +483,7 @@ def ml_phase(recipe: Recipe, where: Chained, settings: Settings, *, phase: str) 
 
 
 @compiled()
-def _estimate(method: ml.MaximumLikelihood, state: ml.State, key: Array) -> tuple[Model, Array]:
+def _estimate(method: ml.StochasticApproximation, state: ml.State, key: Array) -> tuple[Model, Array]:
     """The averaged model, and a key for the phase that follows."""
     return method.estimate(state), jax.random.fold_in(key, 1)
 
@@ -558,26 +574,94 @@ def shrinkage_weight(value: Any) -> float | None:
     return float(value)
 
 
-# What a way to fit is given and what it gives back. Start at `Task`.
+# What a fit is asked for, what a way to fit is given, and what it gives back. Start at `FitSettings` and `Task`.
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """The parameters of `PLN`, checked, and what they stand for.
+
+    method: its options; posterior: the Gaussians of the bound; shrinkage: a weight, None where the data choose it; rank
+    None, a number or "auto". Recipe and table have their own checks (`recipe`).
+    """
+
+    rank: Any
+    covariance: Any
+    basis: Any
+    method: Any
+    posterior: str
+    shrinkage: float | None
+    n_init: int
+    max_iter: int | None
+    tol: float | None
+    callback: Callable[..., None] | None
+    random_state: int
+    checkpoint: Any
+    checkpoint_every: int | None
+
+    def recipe(self, counts: Counts) -> Recipe:
+        """The model of these settings, with the weak priors that they ask for."""
+        made = recipe(counts, covariance=self.covariance, rank=self.rank, basis=self.basis)
+        return unshrunk(made) if self.shrinkage == 0 else made
+
+    def plain(self) -> dict[str, Any]:
+        """What identifies a fit, in words, numbers and arrays."""
+        shrinkage = "auto" if self.shrinkage is None else self.shrinkage
+        return vars(self) | {"method": to_plain(self.method), "shrinkage": shrinkage}
+
+
+def checked(given: Mapping[str, Any]) -> FitSettings:
+    """The parameters of `PLN` as settings; an `InputError` for one that cannot be."""
+    method = chosen(given["method"])
+    posterior = one_of(given["posterior"], POSTERIORS, "posterior")
+    if isinstance(method, Variational) and method.posterior is not None:
+        posterior = one_of(method.posterior, POSTERIORS, "posterior")
+    limit, tol, every = given["max_iter"], given["tol"], given["checkpoint_every"]
+    if tol is not None and not (isinstance(tol, int | float | np.number) and tol > 0):
+        raise InputError(f"tol={tol!r}: wanted is a positive number.")
+    return FitSettings(
+        **{name: given[name] for name in ("rank", "covariance", "basis", "callback", "checkpoint")},
+        method=method,
+        posterior=posterior,
+        shrinkage=shrinkage_weight(given["shrinkage"]),
+        n_init=count(given["n_init"], "n_init", least=1),
+        max_iter=None if limit is None else count(limit, "max_iter", least=1),
+        tol=None if tol is None else float(tol),
+        random_state=count(given["random_state"], "random_state", least=0),
+        checkpoint_every=None if every is None else count(every, "checkpoint_every", least=1),
+    )
 
 
 class Task(NamedTuple):
-    """The model, the rows, the main phase's settings, the weight of shrinkage (None: auto), a random key.
+    """The model, the rows, the settings, and how the main phase runs and the variational fit before it.
 
-    `begin` fits the diagonal bound and returns that phase; `counts` are the rows as they came.
+    `counts` are the rows as they came; `block` those on the device, of a table in blocks a sample.
     """
 
     recipe: Recipe
     block: Block
     counts: Counts
+    settings: FitSettings
     main: Settings
-    weight: float | None
-    key: Array
-    begin: Callable[[], Fitted]
+    short: Settings
+
+    @property
+    def weight(self) -> float | None:
+        """The weight of shrinkage; None where the data choose it."""
+        return self.settings.shrinkage
+
+    @property
+    def key(self) -> Array:
+        """The random key of the fit."""
+        return derive(self.settings.random_state, Purpose.MAIN).key()
+
+    def begin(self, how: Settings | None = None) -> Fitted:
+        """The diagonal bound, the best of so many starts, by the short phase unless another is given."""
+        return best_bound(self.recipe, self.block, how or self.short, self.settings.n_init, self.key)
 
     def rows(self) -> float:
         """The sum of the rows' weights."""
-        return float(np.sum(np.asarray(self.block.weights)))
+        return float(np.sum(self.counts.weights))
 
     def kappa(self) -> float:
         """The pseudo-rows that a given weight of shrinkage stands for; zero where the data choose."""

@@ -17,12 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from poplin._errors import ConvergenceWarning, DataWarning, InputError, LikelihoodWarning
-from poplin._numerics import compiled, double_precision, key_of
+from poplin._numerics import compiled, double_precision
+from poplin._random import Purpose, derive
 from poplin.data import held
 from poplin.data.blocks import Block, as_block
 from poplin.data.counts import Coding, Counts, as_counts, as_covariates, as_new_rows, some_rows
 from poplin.data.streams import Stream
-from poplin.estimators import amortised, contest, directions, driver, keeping, likely, uncertainty
+from poplin.estimators import amortised, contest, directions, driver, keeping, likely, phases, uncertainty
 from poplin.estimators.building import AbstractEstimator
 from poplin.estimators.driver import Result
 from poplin.estimators.phases import best_rows, first_rows, frozen_bound, surer_rows, training_block
@@ -207,7 +208,7 @@ def _bound_of_block(result: Result, block: Block) -> float:
 
 def row_scores(result: Result, counts: Counts, *, seed: int, khat: bool = False) -> RowLikelihood:
     """Importance-sampled log-likelihood of each row; of a sparse table its pieces share the numbers of their draws."""
-    key = key_of(seed)
+    key = derive(seed, Purpose.LIKELIHOOD).key()
 
     def of(part: Counts) -> RowLikelihood:
         return row_loglik(key, new_block(part), *_arrays(result), draws=DRAWS, khat=khat)
@@ -253,7 +254,7 @@ class PLN(AbstractStatistics, AbstractEstimator):
         basis: V (p, q), orthonormal columns from elsewhere: Sigma = V Lambda V', only Lambda's diagonal is fitted.
         method: "ml" (maximum likelihood by stochastic-approximation EM), "variational" (the bound: quicker, biased
             where counts are low), "exact", "mcmc", "moments", "composite", "bbvi", "iwae", "amortised", "smoothed", or
-            one of these with options: `poplin.methods.Exact(...)`.
+            one of these with options: `poplin.methods.MaximumLikelihood(...)`, `poplin.methods.Exact(...)`.
         posterior: "diagonal" or "full" Gaussian of each row in the bound; under "ml" it serves `elbo_` only.
         shrinkage: weight in [0, 1) of a free Sigma's diagonal: Sigma = (n S + kappa T) / (n + kappa), T the diagonal
             of S, weight kappa / (n + kappa), kappa a prior sample size. "auto": under "ml" left-out rows choose it (it
@@ -394,9 +395,10 @@ class PLN(AbstractStatistics, AbstractEstimator):
         self._standard_errors = directions.checked(standard_errors)
         self.go_without(None)
         counts = as_counts(Y, X=X, offset=offset, weights=weights, data=data, formula=self.formula)
-        keeper = driver.keeper(counts, self.get_params())
+        settings = phases.checked(self.get_params())
+        keeper = driver.keeper(counts, settings)
         began -= 0.0 if keeper is None else keeper.spent
-        settings, chosen = contest.with_rank(counts, self.get_params())
+        settings, chosen = contest.with_rank(counts, settings)
         result = driver.fitted(counts, settings, began, keeper=keeper)
         if chosen is not None:
             result = result._replace(messages=(chosen.words, *result.messages))
@@ -601,7 +603,7 @@ class PLN(AbstractStatistics, AbstractEstimator):
                 fit.
         """
         x, o = as_covariates(self.coding_, n, X=X, offset=offset, data=data)
-        random = np.random.default_rng(random_state)
+        random = derive(random_state, Purpose.MAIN).generator()
         noise = random.standard_normal((n, self.result_.loadings.shape[1]))
         log_rate = o + x @ self.coef_ + noise @ self.result_.loadings.T
         return draw_counts(random, log_rate, columns=self.counts_.column_names, mend=TOO_LARGE)

@@ -13,6 +13,7 @@ import numpy as np
 from poplin import fit as loop
 from poplin._errors import ConvergenceWarning, InputError
 from poplin._numerics import double_precision
+from poplin._random import Purpose, derive
 from poplin.data.checks import MOST_COVARIATE, check_weights
 from poplin.data.counts import as_new_values, as_positions, as_values, check_size
 from poplin.data.sides import row_vector
@@ -141,7 +142,7 @@ class PPCA(AbstractEstimator):
     def _em(self, mean, eigenvalues, block: Measurements, q: int, began: float) -> Gaussian:
         """EM from random loadings of the size of the data."""
         scale = np.sqrt(eigenvalues.mean())
-        start = scale * np.random.default_rng(self.random_state).standard_normal((len(mean), q))
+        start = scale * derive(self.random_state, Purpose.MAIN).generator().standard_normal((len(mean), q))
         first = Gaussian(jnp.asarray(mean), jnp.asarray(start), jnp.asarray(scale**2))
         outcome = loop.run(
             ExactEM(jnp.asarray(self.tol)),
@@ -256,7 +257,7 @@ class PPCA(AbstractEstimator):
         Returns:
             Rows (n, p), in the units of Y.
         """
-        random = np.random.default_rng(random_state)
+        random = derive(random_state, Purpose.MAIN).generator()
         latent = random.standard_normal((n, self.loadings_.shape[1]))
         noise = random.standard_normal((n, len(self.mean_)))
         return self.inverse_transform(latent) + np.sqrt(self.noise_variance_) * noise

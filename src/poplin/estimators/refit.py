@@ -16,6 +16,7 @@ from poplin._numerics import compiled, solve_gram
 from poplin.data.blocks import Block, on_host
 from poplin.estimators import phases
 from poplin.estimators.phases import Fitted, Recipe, Settings
+from poplin.fit import step
 from poplin.inference.shrinkage import FOLDS, Estimate, folds_of, most_likely_shrinkage, pull_of
 from poplin.methods.method import AbstractMethod, Sweep
 from poplin.models.loadings import BorrowedBasis
@@ -172,14 +173,8 @@ def refit(recipe: Recipe, block: Block, rows: RowMoments, first: Model) -> Model
         state, _ = carry
         return ~method.done(state) & ~method.failed(state) & (state.iteration < MOST_STEPS)
 
-    def step(carry):
-        state, rows = carry
-        for local, update in method.sweeps():
-            rows, total = local(state, rows, block)
-            state = update(state, total)
-        return state, rows
-
-    return lax.while_loop(going, step, method.start(First(first, rows), block))[0].model
+    begun = method.start(First(first, rows), block)
+    return lax.while_loop(going, lambda carry: step(method, *carry, block), begun)[0].model
 
 
 def _rates(block: Block, rows: RowMoments, model: Model) -> Array:

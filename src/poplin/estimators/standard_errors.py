@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ import numpy as np
 
 from poplin._errors import ConvergenceWarning, DataWarning, InputError
 from poplin._numerics import double_precision
+from poplin._random import Purpose, derive
 from poplin.data.held import check_dense
 from poplin.data.sides import Grouping
 from poplin.estimators import driver, phases
@@ -36,6 +38,7 @@ from poplin.inference.intervals import LARGE, Moves, Part, Root, Tests, Wanted, 
 from poplin.inference.sandwich import Margins, Sandwich, deviations
 from poplin.inference.summary import OF_A_RUN
 from poplin.methods.exact import Likelihood
+from poplin.methods.options import Composite, chosen
 from poplin.models.draws import draw_counts
 from poplin.models.loadings import DiagonalRoot
 from poplin.rows.nodes import column_nodes, joint_nodes
@@ -61,7 +64,7 @@ class Piecewise:
 
     def __init__(self, fit: Any, free: Free, watch: Watch) -> None:
         self.free, self.sigma, self.watch = free, fit.sigma_, watch
-        self.settings = fit.get_params() | {"callback": watch}
+        self.settings = replace(phases.checked(fit.get_params()), callback=watch)
         self.by_views = free.shape is None
         self.by_sub_tables = free.in_parts() and not self.by_views and self.sigma.p > SIZE
         self._made: dict[Key, CoreErrors] = {}
@@ -241,7 +244,7 @@ def root(fit: Any, free: Any) -> Root:
         raise InputError(SHAPES)
     if len(free.block.index) * free.here.size() > MOST_CHANGES:
         raise InputError(LARGE_CHANGE.format(rows=len(free.block.index), size=free.here.size()))
-    options = driver.chosen(fit.get_params()["method"])
+    options = chosen(fit.get_params()["method"])
     with double_precision():
         margins = Margins(jnp.asarray(fit.coef_), jnp.asarray(np.sqrt(fit.sigma_.diag())))
         rule = joint_nodes(options.order, 2) if isinstance(free.shape, Full) else None
@@ -300,9 +303,8 @@ def replicates(fit: Any, count: int) -> Replicates:
     tell = settings["callback"]
     settings |= dict.fromkeys(OF_A_RUN) | {"formula": None, "rank": _rank(fit)}
     for r in range(count):
-        # a seed far from those of the fit itself
-        seed = (settings["random_state"] + 1_000_003 * (r + 1)) % MOST_SEED
-        one = _refit(fit, settings | {"random_state": seed}, seed)
+        random = derive(fit.random_state, Purpose.BOOTSTRAP, r).generator()
+        one = _refit(fit, settings | {"random_state": int(random.integers(MOST_SEED))}, random)
         found.append((one.coef_, one.covariance_, one.eigenvalues_))
         if tell is not None:
             tell(Progress("bootstrap", r + 1, count, float("nan"), time.perf_counter() - began))
@@ -314,9 +316,8 @@ def _rank(fit: Any) -> int | None:
     return given if given != "auto" else (None if fit.result_.direct else fit.result_.loadings.shape[1])
 
 
-def _refit(fit: Any, settings: dict[str, Any], seed: int) -> Any:
-    counts, random = fit.counts_, np.random.default_rng(seed)
-    loadings = fit.result_.loadings
+def _refit(fit: Any, settings: dict[str, Any], random: np.random.Generator) -> Any:
+    counts, loadings = fit.counts_, fit.result_.loadings
     latent = counts.x @ fit.coef_ + random.standard_normal((len(counts.y), loadings.shape[1])) @ loadings.T
     drawn = draw_counts(random, counts.offset + latent).astype(float)
     with warnings.catch_warnings():
@@ -508,16 +509,16 @@ class Roots:
 
     def __init__(self, fit: Any, free: Free, said: set[str], watch: Watch) -> None:
         self.fit, self.free, self.said, self.watch = fit, free, said, watch
-        self.settings = fit.get_params() | {"callback": watch}
+        self.settings = replace(phases.checked(fit.get_params()), callback=watch)
         self.size = free.here.size()
-        self.of_pairs = driver.name_of(self.settings["method"]) == "composite"
+        self.of_pairs = isinstance(self.settings.method, Composite)
         self._found: dict[str, tuple[int, Information]] = {}
         self._roots: dict[tuple[Asked, int], Root] = {}
         self._sandwiches: dict[Grouping | None, Sandwich] = {}
 
     def found(self, kind: str, *, more: int = 0, groups: Groups | None = None) -> Information:
         """The sums of a kind of information, the last of its kind kept; `more`: see `directions.request`."""
-        driver.check_informed(self.settings["method"])
+        driver.check_informed(self.settings.method)
         if self.size > MOST_NUMBERS:
             raise InputError(TOO_MANY.format(size=self.size, most=MOST_NUMBERS))
         lacks = groups is not None and kind in self._found and self._found[kind][1].by_group is None

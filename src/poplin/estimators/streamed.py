@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,10 @@ import numpy as np
 from jax import Array
 
 from poplin import fit as loop
-from poplin import fit as passes
 from poplin import starts
 from poplin._errors import InputError
-from poplin._numerics import compiled, key_of, solve_gram
+from poplin._numerics import compiled, solve_gram
+from poplin._random import Purpose, derive
 from poplin.data.blocks import Block
 from poplin.data.counts import Counts, some_rows
 from poplin.data.held import column_sums, is_held_sparse, largest
@@ -32,15 +32,14 @@ from poplin.estimators.refit import MOST_STEPS, First, Refit, piloted
 from poplin.methods import ml, variational
 from poplin.methods.bounds import Embedder, Encoded
 from poplin.methods.gradient import AbstractObjective, Split, Start, State, on_other_rows
-from poplin.methods.options import Amortised
-from poplin.methods.variational import FullVariational, Variational
+from poplin.methods.options import Amortised, MaximumLikelihood, Variational, name_of
+from poplin.methods.variational import FullVariational, QuasiNewton
 from poplin.models.loadings import FreeLoadings
 from poplin.rows import chains as chain
 from poplin.rows.chains import modes
 from poplin.rows.gaussian import start_rows
 from poplin.updates.structure import Full, Model
 
-METHODS = ("ml", "variational", "amortised")  # that go over blocks
 LARGE = 30_000_000  # entries from which a dense table is walked over in blocks, too
 PARTED = 4_000_000  # the same for maximum likelihood of a rank or a basis, whose iterations need a part of the rows
 SAMPLE_ENTRIES, SAMPLE_ROWS = 5_000_000, 1_000  # of the sample: so many entries, and at least so many rows
@@ -50,34 +49,33 @@ FEW = 10.0  # counts for each of a column's parameters, below which a sample tel
 WAITING = "All rows but a sample wait: the fit was interrupted before they were visited."
 
 
-class Streamed(NamedTuple):
-    """The phases, pseudo-rows behind Sigma, and how rows were visited, in words."""
-
-    fits: list[Fitted]
-    kappa: float
-    words: str
-
-
-def wanted(counts: Counts, method: str, *, loadings: bool) -> bool:
+def wanted(counts: Counts, method: Any, *, loadings: bool) -> bool:
     """Whether this table is walked over in blocks. Raises `InputError` where it has to be and the method cannot.
 
     What several devices can share stays with them, for blocks are on one. `loadings`: Sigma has some.
     """
     (n, p), sparse = counts.y.shape, is_held_sparse(counts.y)
-    if sparse and method not in METHODS:
-        raise InputError(
-            f"Y is sparse, and with {n} x {p} entries too large to be made dense; method='{method}' needs it dense, "
-            f"{', '.join(map(repr, METHODS))} take it as it is. Use one of these, or fit fewer rows or columns."
-        )
+    if type(method) not in OVER_BLOCKS:
+        if sparse:
+            raise InputError(
+                f"Y is sparse, and with {n} x {p} entries too large to be made dense; method='{name_of(method)}' needs "
+                f"it dense, {', '.join(repr(name_of(kind())) for kind in OVER_BLOCKS)} take it as it is. Use one of "
+                "these, or fit fewer rows or columns."
+            )
+        return False
     shared = jax.device_count() > 1
-    least = min(LARGE, PARTED) if method == "ml" and loadings and not shared else LARGE
-    return method in METHODS and (sparse or (n * p >= least and not (shared and method == "variational")))
+    in_part = isinstance(method, MaximumLikelihood) and loadings and not shared
+    large = n * p >= (min(LARGE, PARTED) if in_part else LARGE)
+    return sparse or (large and not (shared and isinstance(method, Variational)))
 
 
 def sampled(counts: Counts, seed: int) -> np.ndarray:
     """Numbers of rows at random, in order; rows of weight 0 are not among them."""
     used = np.flatnonzero(counts.weights > 0)
-    random, most = np.random.default_rng([seed, 7]), max(SAMPLE_ENTRIES // counts.y.shape[1], SAMPLE_ROWS)
+    random, most = (
+        derive(seed, Purpose.SAMPLE).generator(),
+        max(SAMPLE_ENTRIES // counts.y.shape[1], SAMPLE_ROWS),
+    )
     return np.sort(random.choice(used, min(most, len(used)), replace=False))
 
 
@@ -91,37 +89,28 @@ def words_of(stream: Stream) -> str:
     return f"The fit went over blocks of rows, {stream.rows} of them dense at a time."
 
 
-def fit_ml(
-    recipe: Recipe,
-    counts: Counts,
-    main: Settings,
-    weight: float | None,
-    *,
-    seed: int,
-    start: Callable[[Recipe, Block], Fitted],
-) -> Streamed:
-    """Maximum likelihood from where a sample of the rows begins; `start` is the bound's fit of that.
+def fit_ml(task: Task) -> Ended:
+    """Maximum likelihood from where a sample of the rows begins.
 
     An iteration that sees a part of the rows has the noise of so few; it cancels in means over visits of all rows. A
-    free Sigma of p columns does not settle so, and each of its iterations sees all rows.
+    free Sigma of p columns does not settle so, and each of its iterations sees all rows, each of which has one chain.
     """
-    key = key_of(seed)
-    part = phases.training_block(sample(counts, seed))
-    begun, whole = start(recipe, part), float(np.sum(counts.weights))
+    recipe, counts, part, chains = task.recipe, task.counts, task.block, task.settings.method.chains
+    begun, kappa = task.begin(), task.kappa()
     if isinstance(recipe.loadings, FreeLoadings):
-        begun = begun._replace(model=tamed(begun.model, part, column_sums(counts.y, counts.weights), whole))
+        totals = column_sums(counts.y, counts.weights)
+        begun = begun._replace(model=tamed(begun.model, part, totals, task.rows()))
     done = [begun]
-    where = phases.chain_start(recipe, part, begun, key)
-    kappa = 0.0 if weight is None else weight / (1 - weight) * whole
-    if weight is None and isinstance(recipe.shape, Full) and not begun.outcome.interrupted:
-        pilot, where, kappa = piloted(recipe, where, main, whole=whole)
+    where = phases.chain_start(recipe, part, begun, task.key, chains=chains)
+    if task.weight is None and isinstance(recipe.shape, Full) and not begun.outcome.interrupted:
+        pilot, where, kappa = piloted(recipe, where, task.main, whole=task.rows())
         done.append(pilot)
     words = WAITING
     if not done[-1].outcome.interrupted:
-        stream = Stream(counts, seed=seed, kind=_kind(counts))
+        stream = Stream(counts, seed=task.settings.random_state, kind=_kind(counts))
         words = words_of(stream)
-        done.append(_walk(phases.with_shrinkage(recipe, kappa), stream, where.first, main))
-    return Streamed([*done[:-1], done[-1]._replace(rows=None)], kappa, words)
+        done.append(_walk(phases.with_shrinkage(recipe, kappa), stream, where.first, task.main))
+    return Ended([*done[:-1], done[-1]._replace(rows=None)], kappa, {}, (words,))
 
 
 @compiled()
@@ -191,32 +180,22 @@ SAMPLE_TOL = 1e-8  # of the sample's fit with full Gaussians
 FIRST_STEPS = 50  # of a block's rows to there at most
 
 
-def fit_variational(
-    recipe: Recipe,
-    counts: Counts,
-    main: Settings,
-    weight: float,
-    *,
-    seed: int,
-    full: bool,
-    start: Callable[[Recipe, Block], Fitted],
-) -> Streamed:
-    """Maximise the bound with diagonal or full Gaussians; `start` fits the diagonal one to a sample of the rows.
+def fit_variational(task: Task) -> Ended:
+    """Maximise the bound with diagonal or full Gaussians, from where a sample of the rows begins.
 
-    `weight`: of shrinkage. The sample only says where to begin: where the bound has one optimum, it is reached.
+    The sample only says where to begin: where the bound has one optimum, it is reached.
     """
-    whole = float(np.sum(counts.weights))
-    kappa = weight / (1 - weight) * whole
-    part = phases.training_block(sample(counts, seed))
-    ratio = whole / float(jnp.sum(part.weights))
-    smaller = phases.with_shrinkage(recipe, kappa / ratio)
-    done = [start(smaller, part)]
+    part, main, kappa = task.block, task.main, task.kappa()
+    ratio, full = task.rows() / float(jnp.sum(part.weights)), task.settings.posterior == "full"
+    smaller = phases.with_shrinkage(task.recipe, kappa / ratio)
+    done = [task._replace(recipe=smaller).begin()]
     if full and not done[0].outcome.interrupted:
         done.append(phases.fit_full(smaller, part, done[0], main._replace(tol=max(main.tol, SAMPLE_TOL))))
     told = [of_sample(each) for each in done]
     if done[-1].outcome.interrupted:
-        return Streamed(told, kappa, WAITING)
-    stream, recipe = Stream(counts, seed=seed, kind=jnp.float64), phases.with_shrinkage(recipe, kappa)
+        return Ended(told, kappa, {}, (WAITING,))
+    stream = Stream(task.counts, seed=task.settings.random_state, kind=jnp.float64)
+    recipe = phases.with_shrinkage(task.recipe, kappa)
     try:
         if full:
             end = _full(recipe, stream, done[-1].model, main)
@@ -224,8 +203,8 @@ def fit_variational(
             first = starts_from(recipe, done[0], part._replace(weights=ratio * part.weights))
             end = _diagonal(recipe, stream, first, main)
     except KeyboardInterrupt:  # before the first pass was over
-        return Streamed([*told[:-1], stopped(told[-1])], kappa, WAITING)
-    return Streamed([*told, end], kappa, words_of(stream))
+        return Ended([*told[:-1], stopped(told[-1])], kappa, {}, (WAITING,))
+    return Ended([*told, end], kappa, {}, (words_of(stream),))
 
 
 def of_sample(fitted: Fitted) -> Fitted:
@@ -275,7 +254,7 @@ def _diagonal(
     def remains(rows: list[Any]) -> list[Any]:
         return [variational.remains(of_block) for of_block in rows]
 
-    method = Variational(recipe.bound(), main.tol)
+    method = QuasiNewton(recipe.bound(), main.tol)
     how = {"phase": "variational", "many": stream.blocks, "remains": remains}
     outcome = run_blocks(method, first, stream, main, **how)
     unknown = [of_block.unknown for of_block in outcome.rows]
@@ -301,24 +280,14 @@ def _full(recipe: Recipe, stream: Stream, model: Model, main: Settings) -> Fitte
 # of each; the M-step is a sum over blocks, and as exact as that of a whole table.
 
 
-def fit_amortised(
-    options: Amortised,
-    recipe: Recipe,
-    counts: Counts,
-    main: Settings,
-    weight: float | None,
-    *,
-    seed: int,
-    start: Callable[[Recipe, Block], Fitted],
-) -> Ended:
-    """Rounds over all rows; `start` fits the bound to a sample, which stands for all where the fit begins."""
-    part = phases.training_block(sample(counts, seed))
-    part = part._replace(weights=part.weights * (np.sum(counts.weights) / jnp.sum(part.weights)))
-    key = key_of(seed)
-    task = Task(recipe, part, counts, main, weight, key, lambda: start(recipe, part))
-    blocks = InBlocks(counts, seed)
-    ended = amortised.fit_amortised(options, task, blocks)
-    return ended._replace(messages=(*ended.messages, words_of(blocks.double)))
+def fit_amortised(task: Task) -> Ended:
+    """Rounds over all rows; the bound's fit of a sample stands for all where the fit begins."""
+    part = task.block
+    part = part._replace(weights=part.weights * (task.rows() / jnp.sum(part.weights)))
+    blocks = InBlocks(task.counts, task.settings.random_state)
+    ended = amortised.fit_amortised(task._replace(block=part), blocks)
+    fits = [*ended.fits[:-1], ended.fits[-1]._replace(rows=None)]  # what has rows is the sample's
+    return ended._replace(fits=fits, messages=(*ended.messages, words_of(blocks.double)))
 
 
 class InBlocks:
@@ -359,7 +328,7 @@ class InBlocks:
             return First(model, amortised.moments_of(kept[k], embedder.origin, block.x))
 
         how: dict[str, Any] = {"phase": "refit", "max_iter": MOST_STEPS, "began": time.perf_counter()}
-        outcome = passes.run_blocks(Refit(recipe), first, self.double, many=self.double.blocks, **how)
+        outcome = loop.run_blocks(Refit(recipe), first, self.double, many=self.double.blocks, **how)
         if outcome.interrupted:
             raise KeyboardInterrupt
         model = outcome.state.model
@@ -377,3 +346,10 @@ def used_rows(block: Block) -> Block | None:
 
 
 _on_other_rows: Callable[[State, Any], State] = compiled()(on_other_rows)
+
+
+OVER_BLOCKS: dict[type, Callable[[Task], Ended]] = {
+    MaximumLikelihood: fit_ml,
+    Variational: fit_variational,
+    Amortised: fit_amortised,
+}

@@ -50,6 +50,7 @@ from poplin.inference import intervals
 from poplin.inference.departures import Alike, alike
 from poplin.inference.intervals import Interval, Tests, adjusted, tests_of, untold, with_degrees
 from poplin.inference.shrinkage import change_of_covariance, force_of_em, penalty_gradient
+from poplin.methods.options import Exact
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -384,7 +385,7 @@ class Uncertainty:
         if asked not in self._changes:
             rows, sigma = float(np.sum(self.fit.counts_.weights)), self.fit.covariance_
             kappa = weight / (1 - weight) * rows
-            exact = driver.name_of(driver.chosen(self.fit.get_params()["method"])) == "exact"
+            exact = isinstance(self.roots.settings.method, Exact)
             force = kappa * penalty_gradient(sigma) if exact else force_of_em(sigma, rows, kappa)
             with double_precision():
                 root = self.roots.of(asked)

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from poplin._random import Purpose, derive
 from poplin.data import held
 from poplin.data.counts import Counts
 from poplin.inference.summary import Fitted
@@ -221,7 +222,7 @@ class Sample(NamedTuple):
 
 def looked(fit: Fitted, *, seed: int = 0) -> Looked:
     """Some of the counts, and tables drawn from the fit; cost: 10 to 20 microseconds for each of `EVALUATIONS`."""
-    random = np.random.default_rng([seed, 7])
+    random = derive(seed, Purpose.TABLES).generator()
     seen = _sample(fit, random)
     n, m = seen.y.shape
     draws = int(np.clip(EVALUATIONS // (n * m), FEWEST_DRAWS, MOST_DRAWS))
@@ -259,7 +260,7 @@ def _placed(y: np.ndarray, seen: Sample, there: np.ndarray) -> Placed:
 
 def departures(at: Looked, *, level: float = LEVEL, seed: int = 0) -> Departures:
     """Test the fitted law of the counts at `level`. Cost: REPLICATES x EVALUATIONS x 31 products."""
-    random = np.random.default_rng([seed, 8])
+    random = derive(seed, Purpose.MARGINS).generator()
     return _judged(at, *_clear_of_scores(at), level, random)
 
 
@@ -409,7 +410,7 @@ def associations(fit: Fitted, at: Looked, *, level: float = LEVEL, seed: int = 0
     free = _free_directions(fit, at)
     if free is None:
         return None
-    random = np.random.default_rng([seed, 9])
+    random = derive(seed, Purpose.CORRELATIONS).generator()
     upper = np.triu_indices(at.there.shape[1], 1)
     one, many = (normal_scores(part) * at.there for part in (at.data, at.drawn))
     draws, n, _ = many.shape
@@ -516,7 +517,7 @@ def alike(counts: Counts, coef: np.ndarray, variance: np.ndarray, *, seed: int =
     if not groupings:
         return []
     few = sorted(groupings, key=lambda name: int(groupings[name].max()))[:MOST_GROUPINGS]
-    random = np.random.default_rng([seed, 11])
+    random = derive(seed, Purpose.GROUPS).generator()
     found = [_tested(name, groupings[name], counts, coef, variance, random) for name in few]
     told = sorted((one for one in found if one is not None), key=lambda one: one.p)
     kept = []

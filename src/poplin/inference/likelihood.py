@@ -20,6 +20,7 @@ from scipy.special import fdtri, gammaln
 
 from poplin._axes import Coefficients, Loadings, Rows
 from poplin._numerics import compiled
+from poplin._random import Purpose, derive
 from poplin.data.blocks import Block
 from poplin.inference.sequential import ERROR, Way, in_rounds, log_mean
 from poplin.inference.summary import LARGEST_KHAT
@@ -383,7 +384,7 @@ def amortised_loglik(
     batches = -(-draws // DRAWS)
     each = -(-draws // batches)
     size = int(np.clip(DECODED_NUMBERS // (each * max(width, 1)), 1, SLICE))
-    key = np.array([seed >> 32, seed & 0xFFFFFFFF], dtype=np.uint32)  # as jax.random.key, without a program
+    key = derive(seed, Purpose.LIKELIHOOD).key_data()
 
     def program(part: Block, first: int) -> tuple[np.ndarray, ...]:
         ratios = np.asarray(

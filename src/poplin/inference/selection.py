@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 
 from poplin._axes import Rows
+from poplin._random import Purpose, derive
 from poplin.data.blocks import Block
 from poplin.inference.likelihood import (
     ENOUGH,
@@ -159,7 +160,7 @@ def fold_labels(rows: np.ndarray, folds: int, *, seed: int) -> np.ndarray:
     """A fold 0..folds-1 for each row in use (`rows`, boolean (n,)), -1 for others: equal sizes, at random."""
     labels = np.full(len(rows), -1)
     used = np.flatnonzero(rows)
-    labels[np.random.default_rng(seed).permutation(used)] = np.arange(len(used)) % folds
+    labels[derive(seed, Purpose.FOLDS).generator().permutation(used)] = np.arange(len(used)) % folds
     return labels
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from poplin._errors import InputError, printable
 from poplin.data import held
 from poplin.data.counts import Counts
+from poplin.methods.options import name_of
 
 if TYPE_CHECKING:  # it brings JAX, and the command line shows its help without
     from poplin.inference.intervals import Interval
@@ -143,9 +144,10 @@ def data_words(fit: Fitted) -> str:
 
 
 def method_words(fit: Fitted) -> str:
-    """The method in words; an object with options goes by the name of its class."""
+    """The method in words; one with options goes by its name."""
     method = fit.get_params().get("method", "ml")
-    return METHODS.get(method, method) if isinstance(method, str) else type(method).__name__
+    name = method if isinstance(method, str) else name_of(method)
+    return METHODS.get(name, name)
 
 
 def shape_words(fit: Fitted) -> str:

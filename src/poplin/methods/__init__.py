@@ -9,7 +9,20 @@ from poplin.methods.options import MCMC as MCMC
 from poplin.methods.options import Amortised as Amortised
 from poplin.methods.options import Composite as Composite
 from poplin.methods.options import Exact as Exact
+from poplin.methods.options import MaximumLikelihood as MaximumLikelihood
 from poplin.methods.options import Moments as Moments
 from poplin.methods.options import Smoothed as Smoothed
+from poplin.methods.options import Variational as Variational
 
-__all__ = ["BBVI", "IWAE", "MCMC", "Amortised", "Composite", "Exact", "Moments", "Smoothed"]
+__all__ = [
+    "BBVI",
+    "IWAE",
+    "MCMC",
+    "Amortised",
+    "Composite",
+    "Exact",
+    "MaximumLikelihood",
+    "Moments",
+    "Smoothed",
+    "Variational",
+]

@@ -42,7 +42,7 @@ class First(NamedTuple):
 
 
 class State(NamedTuple):
-    """Shared state; what `ml.MaximumLikelihood.average` reads has the names it has there."""
+    """Shared state; what `ml.StochasticApproximation.average` reads has the names it has there."""
 
     model: Model
     reference: Model
@@ -117,8 +117,8 @@ class BlackBox(AbstractMethod):
     """Stochastic ascent of the rows' Gaussians under `slope`, of `draws` draws; `rate` is the longest step.
 
     `exactly`: the M-step's statistic is the expectation under the rows' Gaussians; otherwise that of the weighted draws
-    (importance-weighted bounds). `tol` is that of `ml.MaximumLikelihood`, whose averages and stopping rule these are.
-    Cost of a step: n p k `draws`, and n p k^2 for the M-step.
+    (importance-weighted bounds). `tol` is that of `ml.StochasticApproximation`, whose averages and stopping rule these
+    are. Cost of a step: n p k `draws`, and n p k^2 for the M-step.
     """
 
     structure: AbstractStructure
@@ -152,9 +152,9 @@ class BlackBox(AbstractMethod):
     def sweeps(self):
         return (Sweep(self.climb, self.follow),)
 
-    def _averaging(self) -> ml.MaximumLikelihood:
+    def _averaging(self) -> ml.StochasticApproximation:
         structure = Uncounted(self.structure) if self.exactly else self.structure
-        return ml.MaximumLikelihood(structure, self.rate, self.tol)
+        return ml.StochasticApproximation(structure, self.rate, self.tol)
 
     def climb(self, state, rows, block):
         """Every row takes one step along its estimated gradient; the statistic of where it then is."""

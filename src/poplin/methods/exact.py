@@ -1,7 +1,7 @@
 """Maximum likelihood by numerical integration: the log-likelihood itself as an objective of the L-BFGS loop.
 
 Start at `Likelihood`: rows keep nothing, the sums are the log-likelihood and its gradient in (B, C). It is climbed by
-`variational.Variational`, whose stopping rule is the expected gain of a step: the norm of the gradient in the metric
+`variational.QuasiNewton`, whose stopping rule is the expected gain of a step: the norm of the gradient in the metric
 of the curvature.
 """
 

@@ -1,6 +1,6 @@
 """Maximum likelihood by stochastic-approximation EM: one chain per row, one averaged statistic.
 
-Start at `MaximumLikelihood`. A step moves every chain once and lets the model follow with weight gamma; most of a
+Start at `StochasticApproximation`. A step moves every chain once and lets the model follow with weight gamma; most of a
 draw's noise is taken out of its moments first (`rows/chains.py`).
 Gamma is constant until no drift can be told from noise, by its length (it no longer falls) and by its direction
 (two movements, one after the other, do not go the same way); then it falls, and the iterates are averaged until the
@@ -148,7 +148,7 @@ def shift(segments: Segments) -> Segments:
     return Segments(coef, other, score, filled, segments.length, segments.count)
 
 
-class MaximumLikelihood(AbstractMethod):
+class StochasticApproximation(AbstractMethod):
     """Stochastic-approximation EM for one structure.
 
     `gamma`: weight of the newest draw while it is constant. `tol`: stop when the Monte-Carlo error of the
@@ -444,10 +444,10 @@ class Minibatch(AbstractMethod):
     """Stochastic-approximation EM whose iterations see some of the rows.
 
     `whole`: sum of the weights of all rows, to which the sums are scaled. `inner.pace`: iterations that visit every row
-    once. Rates n p of the visited rows are computed once more than in `ml.MaximumLikelihood`; none are kept.
+    once. Rates n p of the visited rows are computed once more than in `ml.StochasticApproximation`; none are kept.
     """
 
-    inner: MaximumLikelihood
+    inner: StochasticApproximation
     whole: Scalar = eqx.field(converter=jnp.asarray)
 
     def start(self, first, block):

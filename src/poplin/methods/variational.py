@@ -1,6 +1,6 @@
 """Variational fit with diagonal Gaussians: one L-BFGS over all unknowns, whose vectors stay with the rows.
 
-Start at `Variational`. A step is two sweeps: move along the direction and measure the bound there; then, at
+Start at `QuasiNewton`. A step is two sweeps: move along the direction and measure the bound there; then, at
 the accepted point, the gradient and the inner products that give the next direction. The bound never
 decreases. A bound whose gradient needs nothing of the sums has it from the first sweep.
 """
@@ -202,7 +202,7 @@ def settled(side: Vector, slope: Any, state: State) -> tuple[Vector, Array]:
     return side, products(history, side.gradient, pairs=state.pairs)
 
 
-class Variational(AbstractMethod):
+class QuasiNewton(AbstractMethod):
     """Maximise a diagonal bound from given unknowns.
 
     `tol`: stop when the expected gain of a step stays below tol * (1 + |bound|) for three accepted steps.

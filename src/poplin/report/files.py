@@ -310,6 +310,15 @@ def _embedding(fit: Fitted) -> Iterable[Sequence[Any]]:
     yield from ((name, *row) for name, row in zip(seen.names, seen.scores.tolist(), strict=True))
 
 
+def write_embedding(fit: Fitted, mean: np.ndarray, names: Sequence[str], target: Path) -> None:
+    """Write positions of rows that a fit has not seen (`mean`: what `transform` gives), as in embedding.csv."""
+    scores = views.on_axes(fit, mean)
+    lines = [("row", *_numbered("axis", scores.shape[1]))]
+    lines += [(name, *row) for name, row in zip(names, scores.tolist(), strict=True)]
+    with written_together(target.absolute().parent) as draft:
+        _write_table(draft / target.name, lines)
+
+
 def _trace(fit: Fitted) -> Iterable[Sequence[Any]]:
     yield tuple(fit.trace_)
     yield from zip(*(np.asarray(column).tolist() for column in fit.trace_.values()), strict=True)

@@ -20,6 +20,7 @@ import numpy as np
 from poplin.data.held import smallest
 from poplin.inference import summary
 from poplin.inference.summary import Fitted
+from poplin.methods.options import name_of
 from poplin.report import figures, verdicts, views
 
 # What the page's own script works on: coefficients to sort and search, rows to point at. Plain lists, ready for JSON.
@@ -232,9 +233,10 @@ def _methods_paragraph(fit: Fitted) -> str:
 
 
 def _references(fit: Fitted) -> list[str]:
-    method = fit.get_params().get("method")
+    method = fit.get_params().get("method", "")
+    name = method if isinstance(method, str) else name_of(method)
     software = f"poplin {_version('poplin')}: Poisson-lognormal latent-variable models in Python (2026)."
-    chosen = [REFERENCES["model"], REFERENCES.get(method, "") if isinstance(method, str) else ""]
+    chosen = [REFERENCES["model"], REFERENCES.get(name, "")]
     return [software, *(reference for reference in chosen if reference)]
 
 

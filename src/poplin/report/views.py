@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from poplin._random import Purpose, derive
 from poplin.data import held
 from poplin.data.counts import Counts
 from poplin.inference.departures import marginal_cdf
@@ -58,12 +59,14 @@ def embedding(fit: Fitted) -> Embedding:
     A factor form has them already (n, q). In a direct form `latent_mean_` is Z - XB (n, p), and the scores
     are its coordinates on the leading axes: latent_mean_ @ components_[:, :10].
     """
-    total = fit.sigma_.trace() or 1.0
-    if fit.loadings_ is not None:
-        return Embedding(fit.latent_mean_, fit.eigenvalues_ / total, fit.counts_.row_names)
-    axes = fit.components_[:, :AXES_OF_A_DIRECT_FORM]
-    scores = fit.latent_mean_ @ axes
-    return Embedding(scores, fit.eigenvalues_[: axes.shape[1]] / total, fit.counts_.row_names)
+    scores = on_axes(fit, fit.latent_mean_)
+    shares = fit.eigenvalues_[: scores.shape[1]] / (fit.sigma_.trace() or 1.0)
+    return Embedding(scores, shares, fit.counts_.row_names)
+
+
+def on_axes(fit: Fitted, mean: np.ndarray) -> np.ndarray:
+    """Latent means of rows, as `transform` gives them, in principal axes of Sigma (see `embedding`)."""
+    return mean if fit.loadings_ is not None else mean @ fit.components_[:, :AXES_OF_A_DIRECT_FORM]
 
 
 class Stand(NamedTuple):
@@ -214,7 +217,7 @@ def frequencies(
     Missing counts and rows of weight 0 are in neither. Of a table so large that 19 would take more than `draws` Poisson
     draws, rows are taken at random.
     """
-    random = np.random.default_rng(seed)
+    random = derive(seed, Purpose.FREQUENCIES).generator()
     counts = fit.counts_
     rows = np.flatnonzero(counts.weights > 0)
     p = counts.y.shape[1]
@@ -264,7 +267,7 @@ def residuals(fit: Fitted, *, seed: int = 0, most: int = MOST_ENTRIES) -> Residu
     """
     from scipy.special import ndtri
 
-    random = np.random.default_rng(seed)
+    random = derive(seed, Purpose.RESIDUALS).generator()
     counts = fit.counts_
     i, j, known = _entries(counts, random, most)
     y = held.entries(counts.y, i, j)

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from poplin.studies import columns, records, study
 from poplin.studies import columns as use
+from poplin.studies import records, study
 from poplin.studies.figures import Axis, curves
-from poplin.studies.study import Cell, Column, Estimate, Figure, Study, Table
+from poplin.studies.study import Cell, Column, Figure, Study
 
 
 def cells(small: bool) -> list[Cell]:
@@ -31,33 +31,31 @@ def _cell(shape: str, n: int, p: int, mean: int, replicates: int) -> Cell:
     sigma = np.diag(np.linspace(0.5, 1.5, p)) if diagonal else study.autoregressive(p, 0.8)
     drawn = study.drawn_from(study.law(n, sigma, mean=mean))
     unknown = {"covariance": "diagonal"} if diagonal else {"shrinkage": 0}
-    exact = (_exact("integral, Sigma known", True), _exact("integral", False))
     return Cell(
         {"sigma": shape, "n": n, "p": p, "mean": mean},
         drawn,
-        (*_poplin(unknown), *(exact if diagonal else ())),
+        _methods(unknown, integrals=diagonal),
         replicates,
     )
 
 
-def _poplin(unknown: dict[str, Any]) -> tuple[Column, ...]:
-    """The bound and maximum likelihood, Sigma known and not."""
-    bound = {"method": "variational"}
+def _methods(unknown: dict[str, Any], *, integrals: bool) -> tuple[Column, ...]:
+    """The bound, maximum likelihood, and integration where it can be, Sigma known and not."""
+    bound, exact = {"method": "variational"}, {"method": "exact"}
     known = lambda table: {"covariance": table.covariance}
-    return (
+    found = (
         use.pln("bound, Sigma known", lambda table: {**bound, **known(table)}),
         use.pln("bound", {**bound, **unknown, "shrinkage": 0}),
         use.pln("ml, Sigma known", known),
         use.pln("ml", unknown),
     )
-
-
-def _exact(name: str, known: bool) -> Column:
-    def fit(table: Table, _: int) -> Estimate:
-        found = columns.fit(table.counts, np.diag(table.covariance) if known else None)
-        return Estimate(found.mean[None, :], np.diag(found.variance), converged=found.converged)
-
-    return Column(name, fit)
+    if not integrals:
+        return found
+    return (
+        *found,
+        use.pln("integral, Sigma known", lambda table: {**exact, **known(table)}),
+        use.pln("integral", {**exact, **unknown, "shrinkage": 0}),
+    )
 
 
 MEAN = Axis("mean", "mean of Z")

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from poplin._errors import InputError
+from poplin._random import Purpose, derive
 from poplin.data.tables import column_defaults, row_defaults
 from poplin.models.draws import draw_counts
 from poplin.store import written_whole
@@ -53,7 +54,7 @@ def simulate(
         raise InputError(f"rank is {rank}; wanted is a number from 1 to {columns}, the columns.")
     if not -1 < correlation < 1:
         raise InputError(f"correlation is {correlation:g}; wanted is a number between -1 and 1.")
-    random = np.random.default_rng(seed)
+    random = derive(seed, Purpose.MAIN).generator()
     root = _root(covariance, columns, correlation) if rank is None else _loadings(random, columns, rank)
     latent = random.standard_normal((rows, root.shape[1])) @ root.T
     log_rate = mean + latent

@@ -496,7 +496,7 @@ class Borrowed(AbstractStructure):
         )
 
     # of the columns alone: a scale near zero, where there is nothing to settle, has no distance in units of its own,
-    # and Sigma is judged as a whole (`ml.MaximumLikelihood.average`)
+    # and Sigma is judged as a whole (`ml.StochasticApproximation.average`)
     def score(self, model, total):
         return total.gradient + level_prior(self.level, model.coef)[0]
 
