@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import minimize, minimize_scalar
+from scipy.stats import poisson
 
 import poplin
 from poplin._numerics import double_precision
@@ -26,9 +27,24 @@ from poplin.rows.nodes import joint_nodes
 from tests import laws
 from tests.instances import BASIS, MODELS, TABLES, autoregressive, block_of, fit, simulated
 from tests.oracles import row_loglik_by_quadrature
-from tests.test_studies_methods import population
 
 MANY = simulated(21, np.linalg.cholesky(0.6 * autoregressive(4, 0.7)), n=6_000, level=1.0, offsets=0.3)
+
+NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(60)
+MOST = 60
+
+
+def population(coef: np.ndarray, sigma: np.ndarray, x: np.ndarray, offset: float) -> list[np.ndarray]:
+    """Every pair of counts below 60 under covariates x (d,), with its exact probability as weight (quadrature)."""
+    first, second = np.meshgrid(NODES, NODES, indexing="ij")
+    latent = np.stack([first.ravel(), second.ravel()], axis=1) @ np.linalg.cholesky(sigma).T
+    share = np.outer(WEIGHTS, WEIGHTS).ravel() / WEIGHTS.sum() ** 2
+    rate = np.exp(offset + x @ coef + latent)
+    mass = poisson.pmf(np.arange(MOST)[:, None, None], rate)  # (count, node, column)
+    joint = np.einsum("s,as,bs->ab", share, mass[:, :, 0], mass[:, :, 1])
+    a, b = np.meshgrid(np.arange(MOST), np.arange(MOST), indexing="ij")
+    y = np.stack([a.ravel(), b.ravel()], axis=1).astype(float)
+    return [y, np.tile(x, (len(y), 1)), np.full_like(y, offset), joint.ravel()]
 
 
 def test_moments_see_what_a_whole_population_says() -> None:
