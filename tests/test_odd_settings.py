@@ -106,8 +106,9 @@ POSITIONS = {
 @pytest.mark.parametrize("what", POSITIONS)
 def test_positions_that_are_none_are_told(what: str) -> None:
     given, said = POSITIONS[what]
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=said) as caught:
         poplin.PPCA(2).fit(TABLE).inverse_transform(given)
+    assert "--row-names" not in caught.value.at_command_line, "that is a mend for counts"
 
 
 WEIGHTS = {
