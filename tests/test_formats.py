@@ -424,7 +424,9 @@ def test_another_third_column_is_no_type(tmp_path: Path) -> None:
 def test_without_rdata_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rds(tmp_path / "y.rds", R.matrix(COUNTS))
     monkeypatch.setitem(__import__("sys").modules, "rdata", None)
-    with pytest.raises(InputError, match=r"pip install rdata \(it is in the extra poplin\[formats\]\)"):
+    with pytest.raises(
+        InputError, match=r"y.rds, a file of R, needs the library rdata.*pip install 'poplin\[formats\]'"
+    ):
         read_counts(tmp_path / "y.rds")
 
 
