@@ -1,6 +1,7 @@
 """Checkpoints: a fit that was stopped goes on to the numbers of one that was not; no other file is taken for one.
 
-Start at `FITS`, over which the laws are checked. Whole processes are killed in `test_checkpoints_command.py`.
+Start at `FITS`, over which the laws are checked; every other method and model is in `test_checkpoints_everywhere.py`.
+Whole processes are killed in `test_checkpoints_command.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pytest
 import poplin
 from poplin import store
 from poplin.data.counts import as_counts
-from poplin.estimators import checkpoints
+from poplin.estimators import checkpoints, driver, phases
 from tests.instances import TABLES
 
 EVERY = 5
@@ -152,7 +153,8 @@ def test_a_file_cut_short_is_refused(half_done: Path, share: float) -> None:
 
 
 def test_a_flipped_byte_is_refused_or_harmless(half_done: Path) -> None:
-    at = checkpoints.place(half_done, as_counts(**TABLE), poplin.PLN(**QUICK).get_params())
+    facts = driver.facts(as_counts(**TABLE), phases.checked(poplin.PLN(**QUICK).get_params()))
+    at = checkpoints.place(half_done, facts)
     held, right, caught = half_done.read_bytes(), checkpoints.read(at), 0
     places = np.random.default_rng(5).choice(len(held), 300, replace=False)
     for byte in places:
@@ -222,6 +224,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "random_state is 0 there and 4 here": {"random_state": np.int64(4)},
     "max_iter is None there and 9 here": {"max_iter": 9},
     "covariance is 'full' there and an array here": {"covariance": np.eye(4)},
+    "method is 'variational' there and 'Exact(order=3)' here": {"method": poplin.methods.Exact(3)},
     "posterior is 'diagonal' there and 'full' here; n_init is 1 there and 2 here": {
         "posterior": "full",
         "n_init": 2,
@@ -240,8 +243,6 @@ DOOR: dict[str, dict[str, Any]] = {
     "checkpoint=3": {"checkpoint": 3},
     "is a folder": {"checkpoint": "."},
     "is a file; wanted is a folder": {"checkpoint": "file/c.npz"},
-    "method='moments' keep none": {"method": "moments"},
-    "poplin.select": {"rank": "auto"},
 }
 
 

@@ -126,6 +126,22 @@ def test_after_ctrl_c_the_command_goes_on_when_it_is_told_to(run: Run, capsys: A
     assert written(Path("parts")) == written(Path("whole"))
 
 
+def test_every_method_goes_on(run: Run) -> None:
+    how = ("--method", "exact", "--covariance", "diagonal")
+    every = (*how, "--checkpoint-every", "2", "--out", "parts")
+    assert run(*how, "--out", "whole") == 0
+    assert run(*every, ctrl_c=3) == 130
+    assert run(*every, "--resume") == 0
+    assert written(Path("parts")) == written(Path("whole")) and names(Path("parts")) == names(Path("whole"))
+
+
+def test_a_choice_of_the_rank_that_was_stopped_says_how_it_goes_on(run: Run, capsys: Any) -> None:
+    """There is nothing yet to show, but the fits so far are kept."""
+    assert run("--rank", "auto", "--checkpoint-every", "2", "--out", "parts", ctrl_c=0) == 130
+    assert "nothing is written. The checkpoint stays" in " ".join(capsys.readouterr().err.split())
+    assert names(Path("parts")) == {"checkpoint.npz"}
+
+
 def test_the_checkpoint_of_another_fit_is_refused_and_stays(run: Run, counts: Path, capsys: Any) -> None:
     assert run("--checkpoint-every", "4", "--out", "parts", ctrl_c=1) == 130
     held = (counts / "parts" / "checkpoint.npz").read_bytes()

@@ -70,8 +70,24 @@ def test_sparse_and_dense_are_one_table_and_all_can_be_asked(tmp_path: Any) -> N
     fit.save(tmp_path / "fit.npz")
     again = poplin.load(tmp_path / "fit.npz")
     assert np.array_equal(again.latent_mean_, fit.latent_mean_) and again.elbo_ == fit.elbo_
-    with pytest.raises(poplin.InputError, match="'amortised' keep none"):
-        amortised(given, checkpoint=tmp_path / "checkpoint.npz")
+
+
+def stop(progress: Any) -> None:
+    """Ctrl-C after the second round."""
+    if progress.phase == "amortised" and progress.iteration == 2:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.filterwarnings("ignore::poplin.ConvergenceWarning")
+@pytest.mark.usefixtures("in_large_blocks")
+def test_a_stopped_fit_goes_on_to_the_same_numbers(tmp_path: Any) -> None:
+    given, how = sparse.csr_matrix(TABLE.y), {"rank": 2, "tol": 0.1, "max_iter": 4}
+    whole = amortised(given, **how)
+    kept = how | {"checkpoint": tmp_path / "checkpoint.npz"}
+    stopped, again = amortised(given, callback=stop, **kept), amortised(given, **kept)
+    assert stopped.interrupted_ and not again.interrupted_
+    assert np.array_equal(again.coef_, whole.coef_) and np.array_equal(again.covariance_, whole.covariance_)
+    assert np.array_equal(again.trace_["objective"], whole.trace_["objective"], equal_nan=True)
 
 
 @pytest.mark.parametrize("model", ["shrunk", "rank", "basis"])

@@ -1,6 +1,6 @@
-"""How models with an encoder are trained: settings, schedules of the learning rate, fits that go on from a file.
+"""How models with an encoder are trained: settings, schedules of the learning rate, when training stops.
 
-Start at `test_a_fit_that_was_stopped_goes_on`.
+Start at `test_settings_are_those_of_the_signature`. Fits that go on are in `test_checkpoints_everywhere.py`.
 """
 
 from __future__ import annotations
@@ -71,26 +71,6 @@ def stop_at(step: int) -> Any:
     return callback
 
 
-@pytest.mark.parametrize("model", ["VAE", "MixtureVAE"])
-def test_a_fit_that_was_stopped_goes_on(model: str, tmp_path: Path) -> None:
-    make = getattr(poplin, model)
-    how = HOW | ({"pretrain_epochs": 3} if model == "MixtureVAE" else {})
-    whole = make(2, n_components=2, **how) if model == "MixtureVAE" else make(2, **how)
-    place = tmp_path / "training.npz"
-    stopped = clone(whole).set_params(checkpoint=place, callback=stop_at(11)).fit(table())
-    assert stopped.stopped_ == "interrupted" and place.exists()
-    heard: list[Any] = []
-    later = clone(whole).set_params(checkpoint=place, callback=heard.append).fit(table())
-    whole.fit(table())
-    assert np.array_equal(later.transform(table()), whole.transform(table()))
-    assert later.history_.equals(whole.history_)
-    # a finished fit is not trained again
-    again = clone(later).set_params(callback=stop_at(0)).fit(table())
-    assert (
-        np.array_equal(again.transform(table()), whole.transform(table())) and again.stopped_ == "max_epochs"
-    )
-
-
 def test_a_fit_that_was_stopped_in_its_first_epoch_is_kept_whole(tmp_path: Path) -> None:
     model = poplin.VAE(2, **HOW).set_params(batch_size=2, callback=stop_at(1))
     with pytest.warns(poplin.ConvergenceWarning, match="reached 0.00 only"):
@@ -99,21 +79,6 @@ def test_a_fit_that_was_stopped_in_its_first_epoch_is_kept_whole(tmp_path: Path)
     loaded = poplin.load(tmp_path / "fit.npz")
     assert stopped.n_iter_ == 0 and list(loaded.history_) == list(stopped.history_) != []
     assert np.array_equal(loaded.transform(table()), stopped.transform(table()))
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"learning_rate": 0.1}, "learning_rate"),
-        ({"hidden": (9,)}, "sizes of the networks"),
-        ({}, "sum of Y"),
-    ],
-)
-def test_a_checkpoint_of_another_fit_is_refused(change: Any, named: str, tmp_path: Path) -> None:
-    place = tmp_path / "training.npz"
-    poplin.VAE(2, checkpoint=place, **HOW).fit(table())
-    with pytest.raises(poplin.InputError, match=named):
-        poplin.VAE(2, checkpoint=place, **HOW | change).fit(table() + (0 if change else 1))
 
 
 @pytest.mark.filterwarnings("ignore::poplin.ConvergenceWarning")

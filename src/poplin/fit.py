@@ -21,6 +21,7 @@ from poplin.methods.method import AbstractMethod
 
 CHUNK = 128  # most steps between two looks at the clock
 FIRST = 8  # steps of the first chunk
+MINUTE = 60.0  # seconds between two times that a run is kept by the clock
 LOOK = 1.0  # seconds that a chunk should take: each takes its memory anew, which costs a large table 0.1 s
 
 
@@ -61,10 +62,13 @@ class Stand(NamedTuple):
 
 
 class Keeping(NamedTuple):
-    """Where a run goes on from (None: its beginning), and who is given where it stands, every so many steps."""
+    """Where a run goes on from (None: its beginning), and who is given where it stands, every so many steps.
+
+    `every` None: by the clock, once a minute, which processes that share a run would not do together.
+    """
 
     stand: Stand | None
-    every: int
+    every: int | None
     keep: Callable[[Stand], None]
 
 
@@ -147,6 +151,7 @@ def run(
     state, rows, *past = _beginning(method, first, block, keeping)
     objectives, seconds = ([part] for part in past)
     steps, kept, budget = len(objectives[0]), len(objectives[0]), FIRST
+    written = time.perf_counter()
     converged = failed = interrupted = torn = False
     while steps < max_iter and not (converged or failed or interrupted):
         try:
@@ -166,10 +171,10 @@ def run(
                 steps += taken
                 budget = int(np.clip(budget * LOOK / max(left - entered, 1e-3), 1, CHUNK))
                 torn = False
-            if keeping is not None and steps % keeping.every == 0 and not (converged or failed):
+            if keeping is not None and not (converged or failed) and _due(keeping, steps, written):
                 objectives, seconds = [np.concatenate(objectives)], [np.concatenate(seconds)]
                 keeping.keep(Stand(state, rows, objectives[0], seconds[0]))
-                kept = steps
+                kept, written = steps, time.perf_counter()
             if callback is not None:
                 callback(Progress(phase, steps, max_iter, float(values[taken - 1]), left - began))
         except KeyboardInterrupt:
@@ -191,7 +196,12 @@ def _beginning(method: AbstractMethod, first: Any, block: Block, keeping: Keepin
 
 def _until_kept(keeping: Keeping | None, steps: int) -> int:
     """Steps to the next one after which the run is kept."""
-    return CHUNK if keeping is None else keeping.every - steps % keeping.every
+    return CHUNK if keeping is None or keeping.every is None else keeping.every - steps % keeping.every
+
+
+def _due(keeping: Keeping, steps: int, written: float) -> bool:
+    """Whether a run is kept now, which was kept last, or begun, at that time."""
+    return time.perf_counter() - written >= MINUTE if keeping.every is None else steps % keeping.every == 0
 
 
 def trace_of(phase: str, objective: np.ndarray, seconds: np.ndarray) -> Trace:
@@ -274,6 +284,7 @@ def run_blocks(
     state, rows, *past = (None, [], (), ()) if stand is None else stand
     objective, seconds = map(list, past)
     converged = failed = interrupted = False
+    written = time.perf_counter()
     try:
         if stand is None:
             state, rows = _begun(method, first, stream, shelf)
@@ -287,8 +298,9 @@ def run_blocks(
                 converged, failed = (bool(a) for a in _ended(method, state))
                 objective.append(float(state.objective))
                 seconds.append(time.perf_counter() - began)
-            if keeping is not None and len(objective) % keeping.every == 0 and not (converged or failed):
+            if keeping is not None and not (converged or failed) and _due(keeping, len(objective), written):
                 keeping.keep(Stand(state, rows, np.array(objective), np.array(seconds)))
+                written = time.perf_counter()
             if callback is not None:
                 callback(Progress(phase, len(objective), max_iter, objective[-1], seconds[-1]))
     except KeyboardInterrupt:
@@ -340,3 +352,56 @@ def _iteration(
             total = part if total is None else _added(total, part)
         state = _update(method, state, total, number=number)
     return state
+
+
+# Rounds in the host's hands: a step is whatever the host does, of many programs, and sees all rows.
+#
+# Start at `run_rounds`. Where such a phase stands is a tree of arrays, and it is kept as those of the loops are.
+
+
+class Round(NamedTuple):
+    """Where a round ended: the state, what it reached, and whether it was the last, or was cut short by Ctrl-C."""
+
+    state: Any
+    objective: float
+    converged: bool = False
+    interrupted: bool = False
+
+
+Step = Callable[[Any, int], Round]
+
+
+def run_rounds(
+    step: Step,
+    first: Any,
+    *,
+    phase: str,
+    max_iter: int,
+    began: float,
+    callback: Callable[[Progress], None] | None = None,
+    keeping: Keeping | None = None,
+) -> Outcome:
+    """Run `step(state, number)` from the state `first` until a round says that it was the last; each one is kept.
+
+    A round that was cut short is part of the outcome, but is not kept: a run that goes on makes it anew.
+    """
+    begun = None if keeping is None else keeping.stand
+    state, rows, *past = (first, (), (), ()) if begun is None else begun
+    objective, seconds = map(list, past)
+    converged = interrupted = False
+    try:
+        while len(objective) < max_iter and not (converged or interrupted):
+            made = step(state, len(objective))
+            with whole():
+                state, value, converged, interrupted = made
+                converged = converged and not interrupted
+                objective.append(value)
+                seconds.append(time.perf_counter() - began)
+            if keeping is not None and not (converged or interrupted):
+                keeping.keep(Stand(state, rows, np.array(objective), np.array(seconds)))
+            if callback is not None:
+                callback(Progress(phase, len(objective), max_iter, objective[-1], seconds[-1]))
+    except KeyboardInterrupt:
+        interrupted = True
+    trace = trace_of(phase, np.array(objective), np.array(seconds))
+    return Outcome(state, rows, converged, interrupted, trace)

@@ -134,7 +134,7 @@ CheckpointEvery = Annotated[
     typer.Option(
         metavar="N",
         min=1,
-        help="Every N iterations, keep in DIR/checkpoint.npz where the fit stands (ml, variational).",
+        help="Every N iterations, keep in DIR/checkpoint.npz where the fit stands.",
         rich_help_panel=RESULT,
     ),
 ]

@@ -142,8 +142,10 @@ class Layout(NamedTuple):
         return jax.jit(lambda tree: tree, out_shardings=NamedSharding(self.mesh, along(axis)))(tree)
 
 
-def layout(block: Block) -> Layout | None:
-    """How the rows of a block lie; None on one device."""
+def layout(block: Any) -> Layout | None:
+    """How the rows of a block lie; None on one device, where rows that are no `Block` always are."""
+    if not isinstance(block, Block):
+        return None
     how = getattr(block.y, "sharding", None)
     if axis_of(block.y) == NOWHERE or not isinstance(how, NamedSharding):
         return None

@@ -15,9 +15,10 @@ from poplin._errors import InputError, library
 from poplin._numerics import compiled
 from poplin.data.blocks import Block, as_block
 from poplin.estimators import phases
+from poplin.estimators.checkpoints import nothing, run_resumed, run_rounds
 from poplin.estimators.phases import Ended, Fitted, Recipe, RowGaussians, Task, count, one_of
 from poplin.estimators.refit import PILOT_ROWS, asked_for
-from poplin.fit import Outcome, Progress, Trace, run
+from poplin.fit import Outcome, Round, Trace
 from poplin.methods import bbvi, mcmc
 from poplin.methods.exact import Likelihood, first_values
 from poplin.methods.moments import correlations, log_moments, nearest_correlation, nearest_covariance
@@ -140,15 +141,8 @@ def climb(way: Plan, order: int, kappa: float, model: Model, task: Task) -> Fitt
     assert task.recipe.level is not None
     weak = way.weak * task.recipe.spread
     target = Likelihood(way.free, way.rule(order), weak, way.least, kappa, task.recipe.level)
-    outcome = run(
-        QuasiNewton(target, settings.tol),
-        _first(way.free, task.block, model),
-        task.block,
-        phase="exact",
-        max_iter=settings.max_iter,
-        began=settings.began,
-        callback=settings.callback,
-    )
+    method, first = QuasiNewton(target, settings.tol), _first(way.free, task.block, model)
+    outcome = run_resumed(method, first, task.block, settings, phase="exact", remains=nothing)
     return Fitted(_expanded(way.free, outcome.state.vector.unknown), None, outcome)
 
 
@@ -212,18 +206,10 @@ def fit_mcmc(task: Task) -> Ended:
 
 def _mcmc_phase(task: Task, done: list[Fitted], draws: int, kappa: float) -> Fitted:
     recipe: Recipe = phases.with_shrinkage(task.recipe, kappa)
-    model, settings = done[-1].model, task.main
+    model, settings = done[-1].model, task.main._replace(max_iter=mcmc.STEPS)
     method = mcmc.MonteCarloEM(recipe.structure(weak=True), draws, settings.tol)
-    chains = _begin(task.block, model)
-    outcome = run(
-        method,
-        mcmc.First(model, chains, jax.random.fold_in(task.key, len(done))),
-        task.block,
-        phase="mcmc",
-        max_iter=mcmc.STEPS,
-        began=settings.began,
-        callback=settings.callback,
-    )
+    first = mcmc.First(model, _begin(task.block, model), jax.random.fold_in(task.key, len(done)))
+    outcome = run_resumed(method, first, task.block, settings, phase="mcmc", remains=nothing)
     return Fitted(_mcmc_estimate(method, outcome.state), None, outcome)
 
 
@@ -310,6 +296,8 @@ def fit_composite(task: Task) -> Ended:
     spherical = isinstance(task.recipe.shape, Spherical)
     way = Plan(SphericalRoot() if spherical else DiagonalRoot(), 0)
     start = task.begin()
+    if start.outcome.interrupted:
+        return Ended([start], 0.0, {})
     scale = np.linalg.norm(np.asarray(start.model.loadings), axis=1)
     first = Model(start.model.coef, jnp.asarray(np.diag(np.maximum(scale, LEAST_SCALE))))
     margins = climb(way, options.margin_order, 0.0, first, task)
@@ -329,32 +317,32 @@ def _as_model(coef: np.ndarray, loadings: np.ndarray) -> Model:
     return Model(jnp.asarray(coef), jnp.asarray(loadings))
 
 
+class Pairs(NamedTuple):
+    """The correlations so far (p, p), and whether every one of them was found."""
+
+    correlation: np.ndarray
+    found: np.ndarray
+
+
 def _all_pairs(order: int, task: Task, coef: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, bool, bool]:
     """The correlations, whether every one of them was found, and whether Ctrl-C was pressed."""
     p = len(scale)
-    raw, every, interrupted = np.eye(p), True, False
     pairs = np.stack(np.triu_indices(p, 1), axis=1)
-    if len(pairs) == 0:
-        return raw, True, False
-    size = min(PAIRS, len(pairs))
+    size = max(1, min(PAIRS, len(pairs)))
     rule, tol = joint_nodes(order, 2), jnp.asarray(NEAR)
-    for first in range(0, len(pairs), size):
-        part = pairs[np.minimum(np.arange(first, first + size), len(pairs) - 1)]
-        try:
-            values, found = (
-                np.asarray(a)
-                for a in correlations(
-                    rule, task.block, jnp.asarray(coef), jnp.asarray(scale), jnp.asarray(part), tol
-                )
-            )
-        except KeyboardInterrupt:
-            return raw, False, True
+    given = jnp.asarray(coef), jnp.asarray(scale)
+
+    def some(so_far: Pairs, number: int) -> Round:
+        part = pairs[np.minimum(number * size + np.arange(size), len(pairs) - 1)]
+        values, found = map(np.asarray, correlations(rule, task.block, *given, jnp.asarray(part), tol))
+        raw = np.array(so_far.correlation)
         raw[part[:, 0], part[:, 1]] = raw[part[:, 1], part[:, 0]] = values
-        every = every and bool(found.all())
-        if task.main.callback is not None:
-            seconds = time.perf_counter() - task.main.began
-            task.main.callback(Progress("pairs", first + size, len(pairs), float("nan"), seconds))
-    return raw, every, interrupted
+        return Round(Pairs(raw, so_far.found & found.all()), float("nan"))
+
+    settings = task.main._replace(max_iter=-(-len(pairs) // size))
+    outcome = run_rounds(some, Pairs(np.eye(p), np.asarray(True)), settings, phase="pairs")
+    raw, found = map(np.asarray, outcome.state)
+    return raw, bool(found) and not outcome.interrupted, outcome.interrupted
 
 
 def root(recipe: Recipe, covariance: np.ndarray) -> np.ndarray:
@@ -445,15 +433,7 @@ def _fit(task: Task, slope: AbstractSlope, draws: int, rate: float, *, exactly: 
     method = bbvi.BlackBox(structure, frame, slope, rate, task.main.tol, draws, exactly)
     first = bbvi.First(start.model, _diagonals(start.rows), jax.random.fold_in(task.key, 1))
     before = float(_variance(slope, frame, first.model, first.rows, task.block, task.key, draws=draws))
-    outcome = run(
-        method,
-        first,
-        task.block,
-        phase="iwae" if not exactly else "bbvi",
-        max_iter=task.main.max_iter,
-        began=task.main.began,
-        callback=task.main.callback,
-    )
+    outcome = run_resumed(method, first, task.block, task.main, phase="bbvi" if exactly else "iwae")
     model = _blackbox_estimate(method, outcome.state)
     rows = outcome.rows.average if exactly else outcome.rows.now
     after = float(_variance(slope, frame, model, rows, task.block, task.key, draws=draws))

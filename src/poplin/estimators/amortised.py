@@ -17,9 +17,10 @@ from poplin.data import held
 from poplin.data.blocks import NO_EXPOSURE, Block
 from poplin.estimators import neural, phases
 from poplin.estimators.building import describe
-from poplin.estimators.phases import Ended, Fitted, Recipe, Settings, Task, count, one_of
+from poplin.estimators.checkpoints import run_rounds
+from poplin.estimators.phases import Ended, Fitted, Recipe, Task, count, one_of
 from poplin.estimators.refit import RowMoments, refit
-from poplin.fit import Outcome, Progress, Trace
+from poplin.fit import Outcome, Progress, Round, Trace
 from poplin.methods.bounds import (
     AbstractLatent,
     DirectLatent,
@@ -377,8 +378,7 @@ def _start(recipe: Recipe, task: Task) -> Fitted:
     if chosen is None:
         return task.begin()
     part = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[chosen]), task.block)
-    settings = Settings(1_000, 1e-7, task.main.began, task.main.callback)
-    return phases.fit_variational(recipe, part, settings)
+    return phases.fit_variational(recipe, part, task.main._replace(max_iter=1_000, tol=1e-7))
 
 
 def _start_rows(task: Task) -> np.ndarray | None:
@@ -399,11 +399,13 @@ def _rows_of_start(task: Task) -> float:
 
 
 class _Turn(NamedTuple):
-    """Where a round ended: encoder, model, the bound (nats, all rows)."""
+    """The best round so far: encoder, model, the bound (nats, all rows); the learning rate, and how often it fell."""
 
     encoder: Any
     model: Model
-    value: float
+    value: Any
+    rate: Any
+    stalls: Any
 
 
 class _Rounds:
@@ -419,36 +421,18 @@ class _Rounds:
 
     def run(self, model: Model, encoder: Any) -> tuple[Fitted, Embedder]:
         """Until `STALLS` learning rates in a row gain less than tol nats a row."""
-        best = _Turn(encoder, model, -np.inf)
-        rate, stalls, values, seconds = self.options.rate, 0, [], []
-        converged = interrupted = False
-        main, least = self.task.main, self.task.main.tol * self.task.rows()
-        while len(values) < main.max_iter and not converged and not interrupted:
-            try:
-                turn, interrupted = self._turn(best, rate, len(values))
-            except KeyboardInterrupt:  # in an M-step: this round counts for nothing
-                interrupted = True
-                break
-            values.append(turn.value)
-            seconds.append(time.perf_counter() - main.began)
-            gained = turn.value - best.value
-            best = turn if gained > 0 else best
-            if not gained > least:
-                rate, stalls = rate * SLOWER, stalls + 1
-            converged = stalls > STALLS
-            if main.callback is not None:
-                main.callback(Progress("amortised", len(values), main.max_iter, best.value, seconds[-1]))
-        steps = np.arange(1, len(values) + 1)
-        trace = Trace(np.full(len(values), "amortised"), steps, np.array(values), np.array(seconds))
-        outcome = Outcome(None, None, converged, interrupted, trace)
-        return Fitted(best.model, None, outcome), self._embedder(best.encoder)
+        none, rate, stalls = map(np.asarray, (-np.inf, float(self.options.rate), 0))
+        first = _Turn(encoder, model, none, rate, stalls)
+        outcome = run_rounds(self._turn, first, self.task.main, phase="amortised")
+        best = outcome.state
+        return Fitted(best.model, None, outcome._replace(state=None)), self._embedder(best.encoder)
 
     def _embedder(self, encoder: Any) -> Embedder:
         return Embedder(encoder, self.origin, int(self.options.refine))
 
-    def _turn(self, best: _Turn, rate: float, number: int) -> tuple[_Turn, bool]:
+    def _turn(self, best: _Turn, number: int) -> Round:
         """Train, then B and Sigma at their best given the rows' Gaussians."""
-        options = self.options
+        options, rate, stalls = self.options, float(best.rate), int(best.stalls)
         plan = neural.Plan(
             max_epochs=self.epochs,
             batch_size=options.batch_size,
@@ -473,7 +457,12 @@ class _Rounds:
             moved = jax.tree.map(double, trained.shared)
             model = Model(*(jnp.asarray(a) for a in _expand(self.free, moved)))
         model, value = self.table.follow(self.recipe, self._embedder(trained.encoder), model)
-        return _Turn(trained.encoder, model, value), interrupted
+        gained = value - float(best.value)
+        if not gained > self.task.main.tol * self.task.rows():
+            rate, stalls = rate * SLOWER, stalls + 1
+        made = (trained.encoder, model, np.asarray(value)) if gained > 0 else best[:3]
+        state = _Turn(*made, np.asarray(rate), np.asarray(stalls))
+        return Round(state, value, stalls > STALLS, interrupted)
 
 
 @compiled()
@@ -593,6 +582,8 @@ def _plan(options: Smoothed, task: Task, seed: int, rows: int) -> neural.Plan:
         patience=max(PATIENCE, idle),
         seed=seed,
         callback=None if tell is None else told,
+        keeper=task.main.keeper,
+        began=task.main.began,
     )
 
 

@@ -187,7 +187,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class NetworkSettings:
-    """The rows, the networks, and how a step is taken."""
+    """The rows, the networks, how a step is taken, and how a fit that was stopped goes on."""
 
     likelihood: str = "gaussian"
     scale: Any = "column"
@@ -200,18 +200,18 @@ class NetworkSettings:
     learning_rate: float = 1e-3
     callback: Any = None
     random_state: int = 0
+    checkpoint: Any = None
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class EpochSettings:
-    """How long it is trained, and how a fit that was stopped goes on."""
+    """How long it is trained."""
 
     binarise: bool = False
     max_epochs: int = 400
     schedule: str = "constant"
     validation_fraction: float = 0.1
     patience: int | None = 20
-    checkpoint: Any = None
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -1,8 +1,9 @@
 """The file that keeps where a fit stands: what is in it, whose it is, and what is refused.
 
-Start at `read` and `write`. A fit is a fixed sequence of runs of the loop; the file has what remains of the runs
-that are over, and where the present one stands, as arrays (no pickle). Facts (versions, settings, digests of the data)
-say which fit it belongs to, a digest that all of it is as it was written. Runs that are taken up again use it.
+Start at `read` and `write`. A fit, by whatever method and of whatever model, is a fixed sequence of runs of the loop;
+the file has what remains of the runs that are over, and where the present one stands, as arrays (no pickle). Facts
+(versions, settings, digests of the data) say which fit it belongs to, a digest that all of it is as it was written.
+Runs that are taken up again use it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -26,24 +26,15 @@ from poplin import fit as loop
 from poplin._errors import InputError
 from poplin._numerics import THREEFRY
 from poplin.data.blocks import NOWHERE, Block, Layout, on_host
-from poplin.data.counts import Counts
 from poplin.data.held import arrays_of
 from poplin.data.streams import Shelf
-from poplin.methods.gradient import Gradient, Split, Start
+from poplin.inference.summary import OF_A_RUN
 from poplin.methods.method import AbstractMethod, Spread, over_devices
 from poplin.store import read_npz, write_npz
 
 FORMAT = 1
-DATA = {
-    "y": "the counts",
-    "x": "the covariates",
-    "offset": "the offsets",
-    "weights": "the weights of the rows",
-}
-SETTINGS = (
-    *("rank", "covariance", "basis", "method", "posterior", "shrinkage"),
-    *("n_init", "max_iter", "tol", "random_state"),
-)
+TRAINING = "training"  # the model of a file that has the state of a training alone: as it was before
+PLAIN = str | bool | int | float
 
 
 class Place(NamedTuple):
@@ -67,8 +58,11 @@ class Kept(NamedTuple):
     seconds: np.ndarray
 
 
-def place(path: Any, counts: Counts, settings: Mapping[str, Any]) -> Place:
-    """The file for this fit. Raises `InputError` where no file can be; nothing is made yet."""
+def place(path: Any, facts: dict[str, Any]) -> Place:
+    """The file for the fit of which these facts are true; nothing is made yet.
+
+    Raises `InputError` where no file can be.
+    """
     if not isinstance(path, str | os.PathLike):
         raise InputError(
             f"checkpoint={path!r}: wanted is the name of a file, for example 'fit-checkpoint.npz'."
@@ -83,14 +77,14 @@ def place(path: Any, counts: Counts, settings: Mapping[str, Any]) -> Place:
         raise InputError(f"checkpoint={path!r}: {there} is a file; wanted is a folder (made if need be).")
     if not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"checkpoint={path!r}: nothing may be written in {there}. Choose another folder.")
-    return Place(where, facts(counts, settings))
+    return Place(where, facts)
 
 
-def facts(counts: Counts, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What says which fit it is: versions, digests of the data, settings."""
+def facts(data: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What says which fit it is: versions, digests of the data by what they are called, settings by name."""
     told = {"poplin": version("poplin"), "jax": version("jax"), "device": jax.default_backend()}
-    told |= {words: _told(getattr(counts, name)) for name, words in DATA.items()}
-    return told | {name: _told(settings[name]) for name in SETTINGS}
+    told |= {f"the {words}": _digest(rows) for words, rows in data.items()}
+    return told | {name: _told(value) for name, value in settings.items()}
 
 
 def write(at: Place, runs: Sequence[Kept]) -> None:
@@ -122,9 +116,10 @@ def read(at: Place) -> list[Kept]:
         arrays, meta = read_npz(at.path)
     except InputError as error:
         raise InputError(f"The checkpoint cannot be used. {error} {_anew(at.path)}") from error
-    if "checkpoint" not in meta:
+    alone = meta.get("model") == TRAINING
+    if "checkpoint" not in meta and not alone:
         raise InputError(f"{at.path} is a file of poplin, but no checkpoint of a fit. {_anew(at.path)}")
-    if meta["checkpoint"] != FORMAT:
+    if meta.get("checkpoint", FORMAT) != FORMAT:
         raise InputError(
             f"The checkpoint {at.path} is in format {meta['checkpoint']}; this poplin knows format {FORMAT}. "
             f"Go on with the poplin that wrote it. {_anew(at.path)}"
@@ -133,8 +128,8 @@ def read(at: Place) -> list[Kept]:
         raise InputError(
             f"The checkpoint {at.path} is damaged: its contents are not those that were written. {_anew(at.path)}"
         )
-    _check_facts(at, meta["facts"])
-    return [_run(i, told, arrays) for i, told in enumerate(meta["runs"])]
+    _check_facts(at, meta["facts"], at.facts.keys() & meta["facts"] if alone else at.facts)
+    return [_alone(arrays)] if alone else [_run(i, told, arrays) for i, told in enumerate(meta["runs"])]
 
 
 def _run(i: int, told: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Kept:
@@ -143,25 +138,36 @@ def _run(i: int, told: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> K
     return Kept(told["phase"], told["over"], told["converged"], leaves, *of_steps)
 
 
-def _check_facts(at: Place, there: Mapping[str, Any]) -> None:
-    """An `InputError` that says in what the file's fit is another one."""
-    other = [name for name in at.facts if name not in there or there[name] != at.facts[name]]
+def _alone(arrays: Mapping[str, np.ndarray]) -> Kept:
+    """Training in a file that has its state alone, the last number of which is how many steps it took."""
+    leaves = tuple(arrays[f"state_{i}"] for i in range(len(arrays)))
+    steps = int(leaves[-1])
+    return Kept("train", False, False, leaves, np.full(steps, np.nan), np.zeros(steps))
+
+
+def _check_facts(at: Place, there: Mapping[str, Any], names: Iterable[str]) -> None:
+    """An `InputError` that says in which of these facts the file's fit is another one."""
+    other = [name for name in names if name not in there or there[name] != at.facts[name]]
     if not other:
         return
-    words = [
-        f"{name} differ"
-        if name in DATA.values()
-        else f"{name} is {_shown(there.get(name))} there and {_shown(at.facts[name])} here"
-        for name in other
-    ]
+    words = "; ".join(_apart(name, there.get(name), at.facts[name]) for name in other)
     raise InputError(
-        f"The checkpoint {at.path} belongs to another fit: {'; '.join(words)}. To go on with that fit, give its data, "
+        f"The checkpoint {at.path} belongs to another fit: {words}. To go on with that fit, give its data, "
         f"settings and versions. {_anew(at.path)}"
     )
 
 
-def _shown(fact: Any) -> str:
-    return "an array" if isinstance(fact, str) and fact.startswith("sha256:") else repr(fact)
+def _apart(name: str, there: Any, here: Any) -> str:
+    """How a fact of the file's fit and one of this fit are told apart."""
+    if name.startswith("the "):
+        return f"{name} differ"
+    arrays = [isinstance(fact, str) and fact.startswith("sha256:") for fact in (there, here)]
+    if all(arrays):
+        return f"{name} is another array there"
+    one, other = (
+        "an array" if array else repr(fact) for array, fact in zip(arrays, (there, here), strict=True)
+    )
+    return f"{name} is {one} there and {other} here"
 
 
 def _anew(path: Path) -> str:
@@ -169,12 +175,19 @@ def _anew(path: Path) -> str:
 
 
 def _told(value: Any) -> Any:
-    """A setting as JSON can hold it; of an array, or a sparse table, a digest."""
+    """A setting as JSON can hold it; of arrays a digest."""
     if isinstance(value, np.generic):
         return value.item()
-    if value is None or isinstance(value, str | bool | int | float):
+    if value is None or isinstance(value, PLAIN):
         return value
-    return "sha256:" + _hashed((name, np.asarray(part)) for name, part in arrays_of(value)).hexdigest()
+    if isinstance(value, tuple | list) and all(isinstance(part, PLAIN) for part in value):
+        return list(value)
+    return _digest(value)
+
+
+def _digest(rows: Any) -> str:
+    """Of an array, or a table as a fit holds it."""
+    return "sha256:" + _hashed((name, np.asarray(part)) for name, part in arrays_of(rows)).hexdigest()
 
 
 def digest(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> str:
@@ -302,10 +315,11 @@ class Settings(NamedTuple):
 class Keeper:
     """The checkpoint of one fit while it goes on: what was found in the file, and which runs are over.
 
-    `every`: iterations between two writings. Raises `InputError` for a file that belongs to another fit.
+    `every`: iterations between two writings; None: once a minute. Raises `InputError` for a file that belongs to
+    another fit.
     """
 
-    def __init__(self, at: Place, every: int) -> None:
+    def __init__(self, at: Place, every: int | None = None) -> None:
         self.every = every
         self._at = at
         self._found = read(at)
@@ -375,6 +389,14 @@ class Keeper:
         return lying.put(list(run.leaves), fresh)
 
 
+def by_the_clock(settings: Mapping[str, Any], data: Mapping[str, Any]) -> Keeper | None:
+    """The checkpoint that an estimator's settings ask for, written once a minute; None where they ask for none."""
+    if settings["checkpoint"] is None:
+        return None
+    told = {name: value for name, value in settings.items() if name not in OF_A_RUN}
+    return Keeper(place(settings["checkpoint"], facts(data, told)))
+
+
 class Course(NamedTuple):
     """A run as its keeper sees it: the trees that are kept, what it begins from, how it goes on from a stand."""
 
@@ -386,6 +408,11 @@ class Course(NamedTuple):
 def whole(rows: Any) -> Any:
     """All that rows keep."""
     return rows
+
+
+def nothing(rows: Any) -> tuple[()]:
+    """Nothing of it."""
+    return ()
 
 
 def run_resumed(
@@ -438,6 +465,17 @@ def run_blocks(
     return _gone(course, keeper, phase, remains)
 
 
+def run_rounds(step: loop.Step, first: Any, settings: Settings, *, phase: str) -> loop.Outcome:
+    """The same of `fit.run_rounds`; arrays of the state `first` keep their shapes and kinds."""
+    shapes = jax.tree.map(lambda a: ShapeDtypeStruct(np.shape(a), a.dtype), first)
+    course = Course(
+        lying=lambda: Lying((shapes, ()), (jax.tree.map(lambda _: NOWHERE, shapes), ()), None),
+        fresh=lambda: None,
+        go=lambda keeping: loop.run_rounds(step, first, keeping=keeping, **settings.of(phase)),
+    )
+    return _gone(course, settings.keeper, phase, whole)
+
+
 def _gone(course: Course, keeper: Keeper | None, phase: str, remains: Callable[[Any], Any]) -> loop.Outcome:
     """The outcome of a run from where its keeper has it, and with what remains of the rows alone."""
     if keeper is None:
@@ -452,7 +490,9 @@ def _gone(course: Course, keeper: Keeper | None, phase: str, remains: Callable[[
         stand = loop.Stand(state, rows, kept.objective, kept.seconds)
     outcome = course.go(_keeping(keeper, phase, stand, where))
     outcome = outcome._replace(rows=remains(outcome.rows))
-    if not outcome.interrupted:
+    if (
+        outcome.converged or not outcome.interrupted
+    ):  # a run that met its rule is over, whoever interrupts the fit
         keeper.end(_ended(outcome, phase, ended))
     return outcome
 
@@ -486,107 +526,3 @@ def _astray(at: Place, phase: str) -> InputError:
         f"The checkpoint {at.path} does not fit the phase '{phase}': it was written by other code. Remove it, or name "
         "another file, to begin anew."
     )
-
-
-# Long training in stretches of an epoch: its state is written to a file now and then, and read from there.
-#
-# Start at `in_stretches`. Without a place it is one run of the loop. A run that goes on from a file takes the same
-# steps as one that was never stopped: keys, order of rows and optimiser are part of the state.
-
-
-SECONDS = 60.0  # between two writings
-
-
-class Length(NamedTuple):
-    """Steps of an epoch, and epochs at most."""
-
-    batches: int
-    epochs: int
-
-
-class TrainingPlace(NamedTuple):
-    """The file, and what a state in it must have been trained with."""
-
-    path: Any
-    facts: dict[str, Any]
-
-
-def in_stretches(
-    method: Gradient,
-    first: Start,
-    split: Split,
-    length: Length,
-    *,
-    began: float,
-    callback: Callable[[loop.Progress], None] | None,
-    place: TrainingPlace | None,
-) -> loop.Outcome:
-    """Run to the stopping rule, to the last epoch, or Ctrl-C; the trace is that of the last stretch."""
-    steps = length.batches * length.epochs
-    how = {"phase": "train", "began": began}
-    if place is None:
-        return loop.run(method, first, split, max_iter=steps, callback=callback, **how)  # type: ignore[arg-type]
-    state = restored(place, jax.eval_shape(lambda a, b: method.start(a, b)[0], first, split))
-    written = time.monotonic()
-    while True:
-        done = 0 if state is None else int(state.iteration)
-        most = min(length.batches - done % length.batches, steps - done)
-        told = _counted_on(callback, done, steps)
-        start: Any = first if state is None else state
-        outcome = loop.run(method, start, split, max_iter=most, callback=told, **how)  # type: ignore[arg-type]
-        state = outcome.state
-        over = outcome.interrupted or outcome.converged or int(state.iteration) >= steps
-        over = over or not np.isfinite(state.objective)
-        if over or time.monotonic() - written > SECONDS:
-            keep(place, state)
-            written = time.monotonic()
-        if over:
-            return outcome
-
-
-def keep(place: TrainingPlace, state: Any) -> None:
-    """Write the state, whole or not at all."""
-    arrays = {f"state_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(jax.device_get(state)))}
-    meta = {"model": "training", "facts": place.facts}
-    write_npz(place.path, arrays, meta | {"sha256": digest(arrays, meta)})
-
-
-def restored(place: TrainingPlace, like: Any) -> Any:
-    """The state in the file, None where there is no file. Raises `InputError` for the state of another fit."""
-    if not Path(place.path).exists():
-        return None
-    arrays, meta = read_npz(place.path)
-    if meta.get("model") != "training":
-        raise InputError(
-            f"{place.path} is a file of poplin, but no checkpoint of such a fit. Name another file, or remove it."
-        )
-    if meta.pop("sha256", None) != digest(arrays, meta):
-        raise InputError(
-            f"The checkpoint {place.path} is damaged: its contents are not those that were written. Name another file, "
-            "or remove it, to begin anew."
-        )
-    leaves, tree = jax.tree.flatten(like)
-    held = [arrays.get(f"state_{i}") for i in range(len(leaves))]
-    there = meta["facts"]
-    other = [name for name in place.facts if there.get(name) != place.facts[name]]
-    fits = [a is not None and a.shape == b.shape for a, b in zip(held, leaves, strict=True)]
-    if other or not all(fits):
-        why = ", ".join(other) if other else "the sizes of the networks"
-        raise InputError(
-            f"The checkpoint {place.path} is of another fit: it differs in {why}. Name another file, or remove it."
-        )
-    return jax.tree.unflatten(tree, held)
-
-
-def beside(path: Any, name: str) -> Any:
-    """The file of another phase of the same fit: a.npz becomes a-name.npz; None stays."""
-    return None if path is None else Path(path).with_stem(f"{Path(path).stem}-{name}")
-
-
-def _counted_on(
-    callback: Callable[[loop.Progress], None] | None, done: int, steps: int
-) -> Callable[[loop.Progress], None] | None:
-    """The callback, told of steps since the very first."""
-    if callback is None:
-        return None
-    return lambda told: callback(told._replace(iteration=told.iteration + done, max_iter=steps))

@@ -26,9 +26,10 @@ from poplin.data.blocks import NO_EXPOSURE, Block, as_block
 from poplin.data.counts import Counts, check_basis
 from poplin.data.held import check_dense
 from poplin.data.tables import listed
-from poplin.estimators import driver, likely, phases
+from poplin.estimators import checkpoints, driver, likely, phases
+from poplin.estimators.checkpoints import Keeper
 from poplin.estimators.phases import Chained, FitSettings, Recipe, Settings, count, one_of
-from poplin.fit import Outcome, run
+from poplin.fit import Outcome
 from poplin.inference import selection
 from poplin.inference.likelihood import RowLikelihood, padded, row_loglik
 from poplin.methods import ml
@@ -109,11 +110,11 @@ class RankPath:
         """Fit the generous rank; its sizes of axes, (top,): eigenvalues of Sigma, or scales of the basis."""
         recipe = self.form(top)
         if top != self.top:
-            short = driver.FACTOR_START._replace(began=main.began, callback=main.callback)
+            short = main._replace(max_iter=driver.FACTOR_START.max_iter, tol=driver.FACTOR_START.tol)
             start = phases.fit_variational(recipe, self.block, short)
             _heed(start.outcome)
             where = phases.chain_start(recipe, self.block, start, self.key)
-            outcome, _ = _settle(_structure(recipe, top), where, main)
+            outcome, _ = _settle(_structure(recipe, top), where, main, remains=checkpoints.whole)
             state = outcome.state
             first = ml.First(state.model, outcome.rows, state.mean_rate, jax.random.fold_in(self.key, 1))
             self._where, self.top = where._replace(first=first), top
@@ -144,21 +145,22 @@ def _structure(recipe: Recipe, rank: int) -> AbstractStructure:
     return LowRank(active, recipe.level)
 
 
-def _settle(structure: AbstractStructure, where: Chained, main: Settings) -> tuple[Outcome, Model]:
-    """Maximum likelihood from where chains stand: how the loop ended, and the averaged model."""
+def _settle(
+    structure: AbstractStructure,
+    where: Chained,
+    main: Settings,
+    *,
+    remains: Callable[[Any], Any] = checkpoints.nothing,
+) -> tuple[Outcome, Model]:
+    """Maximum likelihood from where chains stand: how the loop ended, and the averaged model.
+
+    `remains` of the chains are in the outcome.
+    """
     rank = where.first.model.loadings.shape[1]
     method = ml.StochasticApproximation(
         structure, phases.constant_gamma(len(where.block.y), rank, direct=False), main.tol
     )
-    outcome = run(
-        method,
-        where.first,
-        where.block,
-        phase="ml",
-        max_iter=main.max_iter,
-        began=main.began,
-        callback=main.callback,
-    )
+    outcome = checkpoints.run_resumed(method, where.first, where.block, main, phase="ml", remains=remains)
     _heed(outcome)
     return outcome, _estimate(method, outcome.state)
 
@@ -220,9 +222,9 @@ def _filled(rows: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([rows, np.full(size - len(rows), rows[0])])
 
 
-def direct_fit(counts: Counts, settings: FitSettings, began: float) -> Fit:
+def direct_fit(counts: Counts, settings: FitSettings, began: float, keeper: Keeper | None) -> Fit:
     """A fit from scratch of whatever the settings say. Raises KeyboardInterrupt if it was interrupted."""
-    result = driver.fitted(counts, settings, began)
+    result = driver.fitted(counts, settings, began, keeper=keeper)
     if result.interrupted:
         raise KeyboardInterrupt
     return Fit(result.coef, result.loadings, result.converged)
@@ -257,19 +259,24 @@ class Candidate(NamedTuple):
 
 
 class Contest:
-    """Candidates over one table: the parts, the draws and the settings that they share."""
+    """Candidates over one table: the parts, the draws and the settings that they share; `keeper` keeps their fits."""
 
     def __init__(
-        self, counts: Counts, settings: FitSettings, criteria: tuple[str, ...], labels: np.ndarray
+        self,
+        counts: Counts,
+        settings: FitSettings,
+        criteria: tuple[str, ...],
+        labels: np.ndarray,
+        keeper: Keeper | None = None,
     ) -> None:
         check_dense(counts.y, "The choice among models")
-        self.counts, self.criteria, self.labels = counts, criteria, labels
+        self.counts, self.criteria, self.labels, self.keeper = counts, criteria, labels, keeper
         self.basis = None
         if settings.basis is not None:
             self.basis = check_basis(settings.basis, counts.y.shape[1], counts.column_names)
         self.settings = replace(settings, rank=None, basis=None, covariance="full")
         self.by_chains = isinstance(settings.method, MaximumLikelihood)
-        self.began = time.perf_counter()
+        self.began = time.perf_counter() - (0.0 if keeper is None else keeper.spent)
         self.found: dict[Any, Candidate] = {}
         self.top = 0  # the highest rank fitted from scratch
         self.parts = parts(counts, labels) if HELD_OUT in criteria else []
@@ -378,7 +385,7 @@ class Contest:
 
     def _alone(self, k: int, given: dict[str, Any], main: Settings) -> Fit:
         told = replace(self.settings, callback=main.callback, tol=main.tol, **given)
-        return direct_fit(self.parts[k].counts, told, main.began)
+        return direct_fit(self.parts[k].counts, told, main.began, main.keeper)
 
     def _candidate(self, label: str, given, recipe: Recipe, fit, *, width) -> Candidate:
         """Fit every part and score its rows."""
@@ -411,7 +418,7 @@ class Contest:
 
     def _main(self, words: str) -> Settings:
         """Iterations, tolerance and progress of a fit that is one of many."""
-        main = driver.main_settings(self.settings, self.began)
+        main = driver.main_settings(self.settings, self.began)._replace(keeper=self.keeper)
         if self.settings.tol is None and self.by_chains:
             main = main._replace(tol=TOLERANCE)
         if self.settings.max_iter is None and self.by_chains:
@@ -514,20 +521,22 @@ def labels_of(counts: Counts, folds: Any, *, seed: int) -> np.ndarray:
     return labels
 
 
-def with_rank(counts: Counts, settings: FitSettings) -> tuple[FitSettings, Chosen | None]:
+def with_rank(
+    counts: Counts, settings: FitSettings, keeper: Keeper | None = None
+) -> tuple[FitSettings, Chosen | None]:
     """Settings in which rank="auto" has become a number, and how it was chosen (None where it was given)."""
     if not isinstance(settings.rank, str) or settings.rank != "auto":
         return settings, None
     replace(settings, rank=1).recipe(counts)  # does a rank go with the others?
-    chosen = choose_rank(counts, settings)
+    chosen = choose_rank(counts, settings, keeper)
     return replace(settings, rank=chosen.rank), chosen
 
 
-def choose_rank(counts: Counts, settings: FitSettings) -> Chosen:
+def choose_rank(counts: Counts, settings: FitSettings, keeper: Keeper | None = None) -> Chosen:
     """The rank by held-out log-likelihood, five folds (fewer rows: a fold each)."""
     folds = min(FOLDS, int((counts.weights > 0).sum()))
     labels = labels_of(counts, folds, seed=settings.random_state)
-    contest = Contest(counts, settings, (HELD_OUT,), labels)
+    contest = Contest(counts, settings, (HELD_OUT,), labels, keeper)
     contest.search()
     warn_of_doubt(contest, stacklevel=5)
     return Chosen(contest.winner().settings["rank"], table(contest), words(contest))

@@ -26,6 +26,7 @@ from poplin.estimators.phases import Ended, FitSettings, Fitted, Recipe, RowGaus
 from poplin.estimators.refit import piloted, pull_alone, pulled
 from poplin.fit import joined
 from poplin.inference.selection import Placed, paired_loglik
+from poplin.inference.summary import OF_A_RUN
 from poplin.methods import ml
 from poplin.methods.options import (
     BBVI,
@@ -115,12 +116,13 @@ def check(counts: Counts, settings: FitSettings, keeper: Keeper | None) -> None:
         raise InputError(
             "A table whose rows are dense a block at a time (sparse, or very large) is fitted in one process. Use one."
         )
-    told = json.dumps(checkpoints.facts(counts, settings.plain()), sort_keys=True)
+    told = json.dumps(facts(counts, settings), sort_keys=True)
     told += repr(settings.checkpoint_every) + ("" if keeper is None else keeper.standing)
     check_agreed(hashlib.sha256(told.encode()).hexdigest(), "Counts, settings or checkpoints")
 
 
 EVERY = 100  # iterations between two checkpoints
+DATA = {"y": "counts", "x": "covariates", "offset": "offsets", "weights": "weights of the rows"}
 BROKEN = (
     "After {count} iterations of the phase '{phase}' the parameters were no longer finite; the estimates are those of "
     "the phase before, '{before}'. Fit a smaller model (a lower rank), or leave columns out that are hardly ever seen."
@@ -169,24 +171,21 @@ class Result(NamedTuple):
 def keeper(counts: Counts, settings: FitSettings) -> Keeper | None:
     """The checkpoint that the settings ask for, None if they do not; `fitted` begins or goes on with it.
 
-    Raises `InputError` for a file that cannot serve, or belongs to another fit, and for fits that have none.
+    Raises `InputError` for a file that cannot serve, or belongs to another fit.
     """
     path, every = settings.checkpoint, settings.checkpoint_every
     if path is None:
         if every is not None:
             raise InputError(f"checkpoint_every={every!r} needs a file: give checkpoint='name.npz' as well.")
         return None
-    name = name_of(settings.method)
-    if name not in ("ml", "variational"):
-        raise InputError(
-            f"checkpoint: fits by method='{name}' keep none, those by 'ml' and 'variational' do. Leave it out."
-        )
-    if isinstance(settings.rank, str):
-        raise InputError(
-            f"checkpoint goes with a rank that is given, not with rank={settings.rank!r}, which is many fits. "
-            "Choose the rank first (poplin.select), then fit with it."
-        )
-    return Keeper(checkpoints.place(path, counts, settings.plain()), EVERY if every is None else every)
+    return Keeper(checkpoints.place(path, facts(counts, settings)), EVERY if every is None else every)
+
+
+def facts(counts: Counts, settings: FitSettings) -> dict[str, Any]:
+    """What says which fit it is, see `checkpoints.facts`; options that change nothing are their method's name."""
+    told = {name: value for name, value in settings.plain().items() if name not in OF_A_RUN}
+    told["method"] = told["method"] if isinstance(told["method"], str) else repr(settings.method)
+    return checkpoints.facts({words: getattr(counts, part) for part, words in DATA.items()}, told)
 
 
 def fitted(counts: Counts, settings: FitSettings, began: float, *, keeper: Keeper | None = None) -> Result:

@@ -7,10 +7,10 @@ from importlib import import_module
 from typing import Any
 
 from poplin._errors import InputError
+from poplin.estimators.checkpoints import TRAINING
 from poplin.estimators.keeping import check_model, sound
 from poplin.store import read_npz
 
-CHECKPOINT = "training"  # of a model with networks (`checkpoints.py`)
 READERS = {name: "poplin.estimators.vae" for name in ("Autoencoder", "IDEC", "MixtureVAE", "VAE")}
 READERS["PPCA"] = "poplin.estimators.ppca"
 
@@ -31,7 +31,7 @@ def load(path: Any) -> Any:
     """
     arrays, meta = read_npz(path)
     name = str(meta.get("model", "PLN"))
-    if "checkpoint" in meta or name == CHECKPOINT:
+    if "checkpoint" in meta or name == TRAINING:
         raise InputError(
             f"{path} is the checkpoint of a fit that was stopped, no fit. Go on with it: give the same data and "
             "settings, and this file as checkpoint.",

@@ -28,8 +28,9 @@ from poplin.data.formula import Design, apply, as_frame, design, design_from_jso
 from poplin.data.sides import aligned, doubtful_offset, log_offset, row_vector
 from poplin.data.tables import CountTable, Names, as_named, is_instance, place
 from poplin.estimators.building import Columns, Shape, Words, build, check_settings, describe
-from poplin.estimators.checkpoints import Length, TrainingPlace, in_stretches
+from poplin.estimators.checkpoints import Keeper, Settings, by_the_clock, run_resumed
 from poplin.inference.likelihood import SLICE, in_slices
+from poplin.inference.summary import OF_A_RUN
 from poplin.methods.gradient import (
     COLUMNS,
     HELD_COLUMNS,
@@ -54,7 +55,10 @@ HARDLY = 20  # steps from the first values, which give the columns' means, by wh
 
 
 class Plan(NamedTuple):
-    """How long and how: epochs at most, rows of a minibatch, learning rate and its schedule, KL warm-up, stopping."""
+    """How long and how: epochs at most, rows of a minibatch, learning rate and its schedule, KL warm-up, stopping.
+
+    `keeper` keeps where training stands; `began`: when the fit did, None: with training.
+    """
 
     max_epochs: int
     batch_size: int
@@ -65,7 +69,8 @@ class Plan(NamedTuple):
     patience: int | None
     seed: int
     callback: Callable[[loop.Progress], None] | None
-    checkpoint: Any = None  # a path
+    keeper: Keeper | None = None
+    began: float | None = None
 
 
 class Trained(NamedTuple):
@@ -80,27 +85,23 @@ class Trained(NamedTuple):
 
 def train(model: Any, objective: AbstractObjective, block: Block, plan: Plan) -> Trained:
     """Train from first values; the same seed, data and settings give the same numbers on the same machine."""
-    began = time.perf_counter()
+    began = time.perf_counter() if plan.began is None else plan.began
     check(plan)
     chosen, left = _split(block, plan)
     # put on the device once: arrays of the host would be copied there for every stretch of steps
     split = jax.device_put(Split(_rows_at(block, chosen), _rows_at(block, left) if len(left) else None))
     method = method_of(objective, len(chosen), plan)
-    length = Length(len(method.bounds) - 1, plan.max_epochs)
+    batches = len(method.bounds) - 1
     first = Start(model, seed_key(plan.seed))  # type: ignore[arg-type]
-    place = (
-        None if plan.checkpoint is None else TrainingPlace(plan.checkpoint, _facts(objective, block, plan))
-    )
+    settings = Settings(batches * plan.max_epochs, 0.0, began, plan.callback, plan.keeper)
     with at_length():
-        outcome = in_stretches(method, first, split, length, began=began, callback=plan.callback, place=place)
+        outcome = run_resumed(method, first, split, settings, phase="train")
     state = jax.device_get(outcome.state)
     history = as_history(state.history)
     failed = not np.isfinite(state.objective)
     stopped = "patience" if outcome.converged else "interrupted" if outcome.interrupted else "max_epochs"
     stopped = "failed" if failed else stopped
-    return Trained(
-        state.kept, history, stopped, _messages(history, plan, stopped, len(method.bounds) - 1), left
-    )
+    return Trained(state.kept, history, stopped, _messages(history, plan, stopped, batches), left)
 
 
 def check(plan: Plan) -> None:
@@ -129,14 +130,6 @@ SCHEDULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "cosine": lambda passed: 0.5 * (1 + np.cos(np.pi * passed)),
     "steps": in_steps,
 }
-
-
-def _facts(objective: AbstractObjective, block: Block, plan: Plan) -> dict[str, Any]:
-    """What must be the same for training to go on: the objective, the rows, the plan."""
-    told = {k: v for k, v in plan._asdict().items() if k not in ("callback", "checkpoint")}
-    weights = [float(np.sum(leaf)) for leaf in jax.tree.leaves(objective)]
-    seen = {"rows": len(block.index), "sum of Y": float(np.sum(block.y))}
-    return told | {"objective": str(objective), "weights": weights} | seen
 
 
 def seed_key(seed: int) -> np.ndarray:
@@ -367,7 +360,6 @@ def as_rows_block(likelihood: Any, rows: Rows, dtype: Any = np.float32) -> Block
     return Block(*(np.asarray(a, dtype=dtype) for a in arrays), index=np.arange(len(rows.y)))  # type: ignore[arg-type]
 
 
-UNSAVED = ("callback", "checkpoint")  # settings of a run, not of the fit
 AFTER = ("stopped_", "converged_", "n_iter_", "seconds_")  # what a file keeps of how it ended
 
 
@@ -392,7 +384,7 @@ class AbstractNeural:
         """The parts that the model is made of, by name."""
 
     @abstractmethod
-    def _trained(self, block: Block) -> Trained:
+    def _trained(self, block: Block, plan: Plan) -> Trained:
         """The trained model, from `model_` with its first values and the rows it is to see."""
 
     @abstractmethod
@@ -431,11 +423,21 @@ class AbstractNeural:
         columns = describe(rows.y[used], rows.offset[used], counts=counts)
         self._begin(rows, columns)
         block = as_rows_block(self.model_.likelihood, rows)
-        self._after(self._trained(block))
+        keeper = self._keeper(block)
+        began -= 0.0 if keeper is None else keeper.spent
+        self._after(self._trained(block, self._plan()._replace(keeper=keeper, began=began)))
         self.seconds_ = time.perf_counter() - began
         for message in self.messages_:
             warnings.warn(message, ConvergenceWarning, stacklevel=2)
         return self
+
+    def _keeper(self, block: Block) -> Keeper | None:
+        """The checkpoint that the settings ask for, of a fit to these rows."""
+        data = {"values": block.y, "conditions": block.x, "offsets": block.offset}
+        # what tells of the rows in a file that has the state of a training alone
+        seen = {"rows": len(block.index), "sum of Y": float(np.sum(block.y))}
+        settings = self.get_params() | {"model": type(self).__name__}  # type: ignore[attr-defined]
+        return by_the_clock(settings | seen, data | {"weights of the rows": block.weights})
 
     def _begin(self, rows: Rows, columns: Columns) -> None:
         """The model with its first values."""
@@ -467,7 +469,7 @@ class AbstractNeural:
         chosen = {name: get(name) for name in names}
         chosen["kl_warmup"] = 0 if chosen["kl_warmup"] is None else chosen["kl_warmup"]
         how = {"patience": get("patience"), "seed": get("random_state"), "callback": get("callback")}
-        return Plan(**chosen, **how, checkpoint=get("checkpoint"))
+        return Plan(**chosen, **how)
 
     def _new_rows(self, Y: Any, data: Any, offset: Any) -> Rows:
         return new_rows(self._wanted(), self.coded_, Y, data=data, offset=offset)
@@ -587,7 +589,7 @@ class AbstractNeural:
         arrays |= {f"history_{name}": self.history_[name].to_numpy() for name in self.history_.columns}
         arrays |= {f"attribute_{name}": array for name, array in self._kept().items()}
         arrays["held_out"] = self.held_out_
-        settings = {k: v for k, v in self.get_params().items() if k not in UNSAVED}  # type: ignore[attr-defined]
+        settings = {k: v for k, v in self.get_params().items() if k not in OF_A_RUN}  # type: ignore[attr-defined]
         if settings.get("basis") is not None:
             arrays["setting_basis"], settings["basis"] = np.asarray(settings["basis"], dtype=float), None
         made = self.coded_.design

@@ -268,8 +268,8 @@ class PLN(AbstractStatistics, AbstractEstimator):
         callback: called between compiled chunks with `poplin.fit.Progress`.
         random_state: the seed; the same seed gives the same numbers on the same machine.
         checkpoint: a file (.npz) of the fit's state so far. Where it exists already, `fit` goes on from it, to
-            the numbers of a fit that was never stopped; a file of other data or settings is refused. For "ml" and
-            "variational" at a given rank.
+            the numbers of a fit that was never stopped; a file of other data or settings is refused. For every
+            method, and `rank="auto"`; one in closed form has nothing to keep.
         checkpoint_every: iterations between two checkpoints (None: 100).
 
     Attributes:
@@ -398,7 +398,7 @@ class PLN(AbstractStatistics, AbstractEstimator):
         settings = phases.checked(self.get_params())
         keeper = driver.keeper(counts, settings)
         began -= 0.0 if keeper is None else keeper.spent
-        settings, chosen = contest.with_rank(counts, settings)
+        settings, chosen = contest.with_rank(counts, settings, keeper)
         result = driver.fitted(counts, settings, began, keeper=keeper)
         if chosen is not None:
             result = result._replace(messages=(chosen.words, *result.messages))

@@ -18,7 +18,9 @@ from poplin.data.checks import MOST_COVARIATE, check_weights
 from poplin.data.counts import as_new_values, as_positions, as_values, check_size
 from poplin.data.sides import row_vector
 from poplin.estimators.building import AbstractEstimator, check_settings
+from poplin.estimators.checkpoints import Settings, by_the_clock, run_resumed
 from poplin.estimators.keeping import check_model
+from poplin.inference.summary import OF_A_RUN
 from poplin.methods.ppca import ExactEM, Gaussian, Measurements, closed_form, loglik, principal
 from poplin.store import read_npz, write_npz
 
@@ -40,6 +42,8 @@ class PPCA(AbstractEstimator):
         tol: EM stops when a step changes C and s2 by less than this, relatively.
         callback: called between compiled chunks of EM with `poplin.fit.Progress`.
         random_state: seed of EM's start.
+        checkpoint: a file (.npz) of where EM stands, written about once a minute and after Ctrl-C: the same fit goes on
+            from it, to the numbers of one that was never stopped; a file of another fit is refused.
 
     Attributes:
         mean_: mu (p,), in the units of Y.
@@ -85,6 +89,7 @@ class PPCA(AbstractEstimator):
         tol: float = 1e-10,
         callback: Any = None,
         random_state: int = 0,
+        checkpoint: Any = None,
     ) -> None:
         self.n_components = n_components
         self.method = method
@@ -92,6 +97,7 @@ class PPCA(AbstractEstimator):
         self.tol = tol
         self.callback = callback
         self.random_state = random_state
+        self.checkpoint = checkpoint
 
     def fit(self, Y: Any, y: Any = None, *, weights: Any = None) -> Self:
         """Fit the model to a table of measurements.
@@ -119,6 +125,9 @@ class PPCA(AbstractEstimator):
         weight = check_weights(row_vector(weights, "weights", rows, len(values.y), []), values.row_names)
         self.column_names_, self.n_features_in_ = values.column_names, values.y.shape[1]
         self.trace_, self.converged_, self.n_iter_ = {}, True, 0
+        data = {"values": values.y, "weights of the rows": weight}
+        keeper = by_the_clock(self.get_params() | {"model": "PPCA"}, data)
+        began -= 0.0 if keeper is None else keeper.spent
         with double_precision():
             mean, eigenvalues, axes = principal(values.y, weight)
             _check_noise(eigenvalues, q)
@@ -126,7 +135,8 @@ class PPCA(AbstractEstimator):
             if self.method == "closed":
                 model = closed_form(mean, eigenvalues, axes, q)
             else:
-                model = self._em(mean, eigenvalues, block, q, began)
+                settings = Settings(self.max_iter, self.tol, began, self.callback, keeper)
+                model = self._em(mean, eigenvalues, block, q, settings)
             self._take(model)
             self.loglik_ = float(weight @ np.asarray(loglik(self._model, block.y)[0]))
         self.seconds_ = time.perf_counter() - began
@@ -139,20 +149,13 @@ class PPCA(AbstractEstimator):
             )
         return self
 
-    def _em(self, mean, eigenvalues, block: Measurements, q: int, began: float) -> Gaussian:
+    def _em(self, mean, eigenvalues, block: Measurements, q: int, settings: Settings) -> Gaussian:
         """EM from random loadings of the size of the data."""
         scale = np.sqrt(eigenvalues.mean())
         start = scale * derive(self.random_state, Purpose.MAIN).generator().standard_normal((len(mean), q))
         first = Gaussian(jnp.asarray(mean), jnp.asarray(start), jnp.asarray(scale**2))
-        outcome = loop.run(
-            ExactEM(jnp.asarray(self.tol)),
-            first,
-            block,  # type: ignore[arg-type]
-            phase="em",
-            max_iter=self.max_iter,
-            began=began,
-            callback=self.callback,
-        )
+        method: Any = ExactEM(jnp.asarray(settings.tol))
+        outcome = run_resumed(method, first, block, settings, phase="em")  # type: ignore[arg-type]
         self.trace_ = loop.joined([outcome.trace])
         self.converged_, self.n_iter_ = outcome.converged, len(outcome.trace.objective)
         return outcome.state.model
@@ -273,7 +276,7 @@ class PPCA(AbstractEstimator):
         """
         arrays = {"mean": self.mean_, "loadings": self.loadings_, "noise": np.asarray(self.noise_variance_)}
         arrays |= {f"trace_{name}": column for name, column in self.trace_.items()}
-        settings = {k: v for k, v in self.get_params().items() if k != "callback"}
+        settings = {k: v for k, v in self.get_params().items() if k not in OF_A_RUN}
         meta = {"model": "PPCA", "settings": settings, "columns": list(self.column_names_)}
         write_npz(path, arrays, meta | {"after": {name: getattr(self, name) for name in AFTER}})
 

@@ -3,7 +3,6 @@
 Start at `VAE`. Fitting, embedding, decoding and the training loop are in `neural.py`.
 """
 
-import time
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from poplin import fit as loop
 from poplin._errors import InputError
 from poplin._numerics import at_length, compiled
 from poplin.data.blocks import Block
@@ -30,7 +28,7 @@ from poplin.estimators.building import (
     fitted_mixture,
     widths,
 )
-from poplin.estimators.checkpoints import beside
+from poplin.estimators.checkpoints import Settings, run_resumed
 from poplin.estimators.likely import AbstractLikely
 from poplin.estimators.neural import AbstractNeural, rebuild
 from poplin.inference.likelihood import SLICE, in_slices
@@ -71,7 +69,8 @@ class VAE(AbstractNeural, AbstractLikely, AbstractEstimator, NetworkSettings, Ep
         validation_fraction: share of the rows that is left out (5000 rows at most), to see when to stop.
         patience: epochs (and 200 steps) without a better objective there after which it stops, the best model being
             kept; None trains for max_epochs.
-        checkpoint: a path (.npz): training is written there about once a minute, and the same fit goes on from it.
+        checkpoint: a file (.npz) of where the fit stands, written about once a minute and after Ctrl-C: the same fit
+            goes on from it, to the numbers of one that was never stopped; a file of another fit is refused.
         likelihood: "gaussian", "bernoulli", "categorical", "poisson" or "negative-binomial", or "poisson-lognormal":
             rates exp(o + a + x'B + C w) without a decoder network, whose bound needs no draws.
         scale: of the Gaussian: "column" (learned), "row" (sigma(w), from the decoder), "fixed" (1), or a number.
@@ -135,8 +134,8 @@ class VAE(AbstractNeural, AbstractLikely, AbstractEstimator, NetworkSettings, Ep
                 )
         return Words(*names, widths(self.hidden), self.activation, basis)
 
-    def _trained(self, block: Block) -> neural.Trained:
-        return neural.train(self.model_, self._objective(), block, self._plan())
+    def _trained(self, block: Block, plan: neural.Plan) -> neural.Trained:
+        return neural.train(self.model_, self._objective(), block, plan)
 
     def _kept(self) -> dict[str, np.ndarray]:
         return {}
@@ -184,7 +183,8 @@ class Autoencoder(AbstractNeural, AbstractEstimator, NetworkSettings, EpochSetti
         validation_fraction: share of the rows that is left out (5000 rows at most), to see when to stop.
         patience: epochs (and 200 steps) without a better objective there after which it stops, the best model being
             kept; None trains for max_epochs.
-        checkpoint: a path (.npz): training is written there about once a minute, and the same fit goes on from it.
+        checkpoint: a file (.npz) of where the fit stands, written about once a minute and after Ctrl-C: the same fit
+            goes on from it, to the numbers of one that was never stopped; a file of another fit is refused.
         likelihood: "gaussian", "bernoulli", "categorical", "poisson" or "negative-binomial".
         scale: of the Gaussian: "column" (learned), "row" (sigma(w), from the decoder), "fixed" (1), or a number.
         hidden: units of the encoder's hidden layers; the decoder has them in reverse. () is linear.
@@ -228,8 +228,8 @@ class Autoencoder(AbstractNeural, AbstractEstimator, NetworkSettings, EpochSetti
             "point", self.likelihood, self.scale, "normal", widths(self.hidden), self.activation, None
         )
 
-    def _trained(self, block: Block) -> neural.Trained:
-        return neural.train(self.model_, self._objective(), block, self._plan())
+    def _trained(self, block: Block, plan: neural.Plan) -> neural.Trained:
+        return neural.train(self.model_, self._objective(), block, plan)
 
     def _kept(self) -> dict[str, np.ndarray]:
         return {}
@@ -305,7 +305,8 @@ class MixtureVAE(
         validation_fraction: share of the rows that is left out (5000 rows at most), to see when to stop.
         patience: epochs (and 200 steps) without a better objective there after which it stops, the best model being
             kept; None trains for max_epochs.
-        checkpoint: a path (.npz): training is written there about once a minute, and the same fit goes on from it.
+        checkpoint: a file (.npz) of where the fit stands, written about once a minute and after Ctrl-C: the same fit
+            goes on from it, to the numbers of one that was never stopped; a file of another fit is refused.
         likelihood: "gaussian", "bernoulli", "categorical", "poisson" or "negative-binomial", or "poisson-lognormal", as
             of `VAE`.
         scale: of the Gaussian: "column" (learned), "row" (sigma(w), from the decoder), "fixed" (1), or a number.
@@ -375,16 +376,17 @@ class MixtureVAE(
     def _kept(self) -> dict[str, np.ndarray]:
         return {}
 
-    def _trained(self, block: Block) -> neural.Trained:
+    def _trained(self, block: Block, plan: neural.Plan) -> neural.Trained:
         """First the networks trained under a normal prior, and the mixture that fits their latent means, then both."""
-        plan = self._plan()._replace(max_epochs=self.pretrain_epochs, kl_warmup=0, patience=None)
-        plan = plan._replace(checkpoint=beside(self.checkpoint, "start"))
+        short = plan._replace(max_epochs=self.pretrain_epochs, kl_warmup=0, patience=None)
         alone = self.model_._replace(prior=StandardNormal())
-        first = neural.train(alone, self._bound(self.pretrain_beta), block, plan)
+        first = neural.train(alone, self._bound(self.pretrain_beta), block, short)
         latent = in_slices(lambda part, _: positions(first.model, part)[0], block, SLICE)
         used = np.asarray(block.weights) > 0
         model = first.model._replace(prior=fitted_mixture(latent[used], self.n_clusters, plan.seed))
-        return neural.train(model, self._objective(), block, self._plan())
+        if first.stopped == "interrupted":
+            return first._replace(model=model)
+        return neural.train(model, self._objective(), block, plan)
 
 
 def rebuilt_mixturevae(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> MixtureVAE:
@@ -412,6 +414,8 @@ class IDEC(AbstractNeural, AbstractEstimator, NetworkSettings):
     Args:
         n_clusters: k, clusters.
         n_components: q, latent dimensions. All others are given by name.
+        checkpoint: a file (.npz) of where the fit stands, written about once a minute and after Ctrl-C: the same fit
+            goes on from it, to the numbers of one that was never stopped; a file of another fit is refused.
         likelihood: "gaussian", "bernoulli", "categorical", "poisson" or "negative-binomial".
         scale: of the Gaussian: "column" (learned), "row" (sigma(w), from the decoder), "fixed" (1), or a number.
         hidden: units of the encoder's hidden layers; the decoder has them in reverse. () is linear.
@@ -492,8 +496,8 @@ class IDEC(AbstractNeural, AbstractEstimator, NetworkSettings):
         sizes = (self.pretrain_epochs, get("batch_size"), get("learning_rate"))
         return neural.Plan(*sizes, "cosine", 0, 0.0, None, get("random_state"), get("callback"))
 
-    def _trained(self, block: Block) -> neural.Trained:
-        began, plan, grouping = time.perf_counter(), self._plan(), self._grouping()
+    def _trained(self, block: Block, plan: neural.Plan) -> neural.Trained:
+        grouping = self._grouping()
         first = neural.train(self.model_, Reconstruction(), block, plan)
         used = np.flatnonzero(np.asarray(block.weights) > 0)
         rows = jax.device_put(jax.tree.map(lambda a: a[used], block))
@@ -505,10 +509,14 @@ class IDEC(AbstractNeural, AbstractEstimator, NetworkSettings):
         size, held = int(np.max(np.diff(bounds))), grouping.held * (len(bounds) - 1)
         method = Clustering(*numbers, bounds, held, size=size, interval=self.update_interval)  # type: ignore[arg-type]
         self.start_labels_, self.start_positions_ = labels, latent
+        if first.stopped == "interrupted":
+            self.centres_, self.labels_, self.n_steps_ = begin, labels, np.asarray(0)
+            return first
         start = ClusteringStart(Centred(first.model, jnp.asarray(begin)), labels, neural.seed_key(plan.seed))  # type: ignore[arg-type]
-        how = {"phase": "clustering", "max_iter": self.max_iter, "began": began, "callback": plan.callback}
+        assert plan.began is not None
+        settings = Settings(self.max_iter, 0.0, plan.began, plan.callback, plan.keeper)
         with at_length():
-            outcome = loop.run(method, start, rows, **how)  # type: ignore[arg-type]
+            outcome = run_resumed(method, start, rows, settings, phase="clustering")
         state = jax.device_get(outcome.state)
         self.centres_, self.labels_ = state.model.centres, np.asarray(outcome.rows.labels)
         notes = () if outcome.converged else (self._unsettled(float(state.changed)),)
