@@ -87,14 +87,71 @@ def test_expectations_are_those_of_plain_draws(name: str) -> None:
         assert close(means.second, w.T @ (weights[:, None] * w))
         structure = Direct(Full(jnp.zeros(())))
         total = at_once(structure.statistic, at.model, w, at.rate, at.block)
-        before = (*structure.begin(at.model)[:2], total.hessian, jnp.asarray(True), jnp.ones(()))
+        before = structure.begin(at.model)._replace(noise=total.noise)
         quieter = jax.jit(lambda *given: structure.quieter(*given))
-        told, (*_, trusted, _) = quieter(at.model, before, total, means, at.frame)
+        told, after = quieter(at.model, before, total, means, at.frame)
         assert np.abs(np.asarray(told.gradient - total.gradient)).max() < 1e-9
         assert close(told.second, total.second) and close(told.cross, total.cross)
         far = means._replace(second=3 * jnp.eye(len(means.second)))
-        plain, (*_, still, _) = quieter(at.model, before, total, far, at.frame)
-        assert trusted and not still and np.array_equal(plain.second, total.second)
+        plain, spoilt = quieter(at.model, before, total, far, at.frame)
+        assert after.trusted and not spoilt.trusted and np.array_equal(plain.second, total.second)
+
+
+@pytest.mark.parametrize("coding", [[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 1.0]]])
+def test_gradients_are_about_as_quiet_as_the_quieter_source_in_every_level(coding: list[list[float]]) -> None:
+    """Of rows that see a column of three often, and rows that lack it, the others tell Z: there moments are noisy."""
+    x, count, draws = np.asarray(coding), 30, 300
+    root = np.linalg.cholesky(0.8 + 0.2 * np.eye(3))
+    kinds = [
+        (np.array([25.0, 12.0, 14.0]), np.full(3, 2.5)),
+        (np.array([0, 12.0, 14.0]), np.array([-5, 2.5, 2.5])),
+    ]
+    coef = np.linalg.solve(x, np.stack([level for _, level in kinds]))
+    random, structure = np.random.default_rng(0), Direct(Full(jnp.zeros(())))
+    drawn = [drawn_rows(random, counts, level, root, count * draws) for counts, level in kinds]
+    w = np.stack([rows.reshape(draws, count, 3) for rows in drawn], axis=1).reshape(draws, 2 * count, 3)
+    y, each = (np.repeat(np.asarray(a), count, axis=0) for a in ([counts for counts, _ in kinds], x))
+    rate = np.exp(each @ coef + w @ root.T)
+    with double_precision():
+        block = as_block(y, each, np.zeros(y.shape), np.ones(len(y)))
+        model, mean_rate = Model(jnp.asarray(coef), jnp.asarray(root)), jnp.asarray(rate.mean(axis=0))
+        frame, centre = chain.frame(model.loadings, mean_rate.mean(axis=0)), jnp.asarray(w.mean(axis=0))
+        still = jnp.zeros(len(y)), jnp.ones(len(y))
+
+        def one(w, rate, noise):
+            total = structure.statistic(model, w, rate, block)
+            means = structure.means(chain.Chains(w, mean_rate, *still), centre, rate, block, frame)
+            before = structure.begin(model)._replace(noise=noise)
+            quiet, _ = structure.quieter(model, before, total, means, frame)
+            told = jax.scipy.linalg.solve_triangular(model.loadings.T, means.cross.T, lower=False).T
+            return total.noise, total.gradient[:-1], told, quiet.gradient[:-1]
+
+        many = jax.jit(jax.vmap(one, in_axes=(0, 0, None)))
+        noise = many(jnp.asarray(w), jnp.asarray(rate), jnp.zeros((2, 3, 3, 3)))[0].mean(axis=0)
+        parts = many(jnp.asarray(w), jnp.asarray(rate), noise)[1:]
+    # a level's own score: slopes of B in directions that tell one kind of rows alone
+    plain, told, quiet = (np.var(np.linalg.solve(x.T, np.asarray(part)), axis=0) for part in parts)
+    assert (
+        plain[1, 0] < 0.01 * told[1, 0] and told[0, 0] < 0.2 * plain[0, 0]
+    )  # either source is the better one
+    assert np.all(quiet < 1.5 * np.minimum(plain, told)), (plain, told, quiet)
+
+
+def drawn_rows(random: np.random.Generator, counts, level, root, size: int) -> np.ndarray:
+    """Draws of w (size, 3) from one row's posterior: Metropolis moves of many chains from its mode."""
+
+    def log_density(w):
+        eta = level + w @ root.T
+        return eta @ counts - np.exp(eta).sum(axis=1) - 0.5 * (w**2).sum(axis=1)
+
+    w = np.zeros((size, 3))
+    here = log_density(w)
+    for _ in range(300):
+        trial = w + 0.35 * random.normal(size=w.shape)
+        there = log_density(trial)
+        taken = np.log(random.random(size)) < there - here
+        w[taken], here[taken] = trial[taken], there[taken]
+    return w
 
 
 @pytest.mark.parametrize("name", SETTINGS)

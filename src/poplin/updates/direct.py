@@ -3,7 +3,7 @@
 Start at `Direct`.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -23,11 +23,13 @@ from poplin.updates.structure import (
     Counting,
     Model,
     Transport,
+    column_inverses,
     column_variances,
     level_penalty,
     level_prior,
     scale_regressions,
     sound,
+    squares,
 )
 
 LEFT = 0.1  # share of a second moment's variance over draws that its control variate leaves
@@ -41,6 +43,7 @@ class DirectStatistic(NamedTuple):
     """N, X'X, rates; X'W (d, p) and W'W (p, p); each column's regression on (x, r_j), r = Z - XB.
 
     Gradient (d + 1, p) and Hessian (p, d + 1, d + 1); all zero in expectation under Gaussians, where EM is exact.
+    noise (2, p, d + 1, d + 1): expected variances of that gradient, and of the one that moments tell (`Direct._noise`).
     known: what counts say of each direction, by which steps are lengthened, or None.
     """
 
@@ -51,7 +54,22 @@ class DirectStatistic(NamedTuple):
     second: Array
     gradient: Array
     hessian: Array
+    noise: Array
     known: Shares | None = None
+
+
+class Averaged(NamedTuple):
+    """Means over draws: X'Z / N (d, p), Z'Z / N (p, p), `hessian` and `noise` of a `DirectStatistic`.
+
+    trusted: control variates have served so far. turmoil: the measured noise of second moments (`noise_after`).
+    """
+
+    cross: Array
+    second: Array
+    hessian: Array
+    noise: Array
+    trusted: Array
+    turmoil: Scalar
 
 
 def _if_covariance(moment: Array, otherwise: Array) -> Array:
@@ -60,7 +78,7 @@ def _if_covariance(moment: Array, otherwise: Array) -> Array:
 
 
 def _further(
-    model: Model, average: Any, total: DirectStatistic, cross: Array, gamma: Array
+    model: Model, average: Averaged, total: DirectStatistic, cross: Array, gamma: Array
 ) -> tuple[Array, Array, Array]:
     """By how much more B, and the moment of Z - XB, move where steps are lengthened; the noise of draws so far.
 
@@ -69,17 +87,17 @@ def _further(
     """
     assert total.known is not None
     axes, gram = total.known.axes, total.gram / total.rows
-    left = solve_triangular(model.loadings, average[1] - model.coef.T @ average[0], lower=True)
+    left = solve_triangular(model.loadings, average.second - model.coef.T @ average.cross, lower=True)
     apart = total.second / total.rows - solve_triangular(model.loadings, left.T, lower=True)
-    level, second = lengthened(total.known, average[4], jnp.maximum(gamma, 1e-12))
-    noise = noise_after(average[4], total.known, apart)
+    level, second = lengthened(total.known, average.turmoil, jnp.maximum(gamma, 1e-12))
+    turmoil = noise_after(average.turmoil, total.known, apart)
     apart = gamma * axes @ (second * (axes.T @ (0.5 * (apart + apart.T)) @ axes)) @ axes.T
     size = jnp.max(jnp.abs(jnp.linalg.eigvalsh(apart)))
     moment = model.loadings @ (jnp.minimum(1.0, LEAP / (size + 1e-300)) * apart) @ model.loadings.T
     move = gamma * solve_gram(gram, cross @ (axes * level) @ axes.T / total.rows)
     length = jnp.sqrt(jnp.sum(move * (gram @ move)))
     move = jnp.minimum(1.0, LEAP / (length + 1e-300)) * move
-    return move @ model.loadings.T, 0.5 * (moment + moment.T), jnp.where(gamma > 0, noise, average[4])
+    return move @ model.loadings.T, 0.5 * (moment + moment.T), jnp.where(gamma > 0, turmoil, average.turmoil)
 
 
 class Direct(AbstractStructure):
@@ -98,15 +116,29 @@ class Direct(AbstractStructure):
     spread: Scalar = eqx.field(converter=jnp.asarray, default=1 / LOADING_SD**2)
 
     def statistic(self, model, w, rate, block):
-        weighted = block.weights[:, None] * w
+        weighted, residual = block.weights[:, None] * w, w @ model.loadings.T
         return DirectStatistic(
             jnp.sum(block.weights),
             block.x.T @ (block.weights[:, None] * block.x),
             block.weights @ rate,
             block.x.T @ weighted,
             w.T @ weighted,
-            *scale_regressions(w @ model.loadings.T, rate, block),
+            *scale_regressions(residual, rate, block),
+            self._noise(model, residual, rate, block),
         )
+
+    def _noise(self, model, residual, rate, block):
+        """Expected variances over draws of columns' gradients, and of those by the moments (2, p, d + 1, d + 1).
+
+        Given the other columns Z_ij has the variance t_j = 1 / (Sigma^-1)_jj; its count takes off the share
+        k = rate_ij t_j / (1 + rate_ij t_j). About k rate_ij is the variance of its rate, that of (Sigma^-1 r_i)_j
+        is (1 - k) / t_j, of which control variates leave a part.
+        """
+        inverse = solve_triangular(model.loadings, jnp.eye(len(model.loadings)), lower=True)
+        given, weights = 1 / jnp.sum(inverse**2, axis=0), block.weights[:, None]
+        known = rate * given / (1 + rate * given)
+        of_moments = squares(LEFT * weights * (1 - known) / given, residual, block)
+        return jnp.stack([squares(weights * known * rate, residual, block), of_moments])
 
     def means(self, chains, centre, rate, block, frame):
         return controlled(chains, centre, rate, block, frame)
@@ -116,33 +148,28 @@ class Direct(AbstractStructure):
 
         By Stein's identity E[X'(Y - rate)] = X'E[W] C^-1 and E[(Y - rate)'R] = C^-T (E[W'W] - N I) C'. Where C has
         directions that counts say nothing of, its inverse makes the little noise of the moments large: the share of
-        the plain gradient is that of the other's variance, as expected from what came before this draw. Moments that
-        would change a variance by a factor show rows far from what their controls were made for: plain draws from
+        the plain gradient is that of the other's variance, as expected from what came before this draw. Rows count in
+        these variances one by one, and the mixing is in every direction of (B, scale) by itself, however x is coded:
+        where a column is absent its rates hardly vary, while moments do as much as anywhere. Moments that would
+        change a variance by a factor show rows far from what their controls were made for: plain draws from
         then on, not only where chance shows it, which would bend the mean.
         """
         assert means is not None
         size, rows = len(model.loadings), total.rows
-        trusted = average[3] & sound(means, rows)
+        trusted = average.trusted & sound(means, rows)
         inverse = solve_triangular(model.loadings, jnp.eye(size), lower=True)
         excess = means.second - rows * jnp.eye(size)
         at_scale = jnp.einsum("kj,kl,jl->j", inverse, excess, model.loadings)
         told = jnp.concatenate([means.cross @ inverse, at_scale[None]])
-        spread = jnp.sum((frame.from_frame @ inverse) ** 2, axis=0) * jnp.sum(frame.loadings**2, axis=1)
-        # in every direction of B by itself, however x is coded: along one that tells rows in which a column is absent
-        # there is no variance of counts to be rid of
-        level, scale, other = average[2][:, :-1, :-1], average[2][:, -1, -1], LEFT * spread
-        both = level + other[:, None, None] * total.gram
-        gap = told - total.gradient
-        of_level = jnp.linalg.solve(both, gap[:-1].T[:, :, None])
-        of_level = jnp.einsum("jkl,jl->kj", level, of_level[:, :, 0])
-        of_scale = scale / (scale + other * rows + 1e-300) * gap[-1]
+        plain, other = average.noise
+        share = plain @ column_inverses(plain + other)
         quiet = total._replace(
             cross=means.cross,
             second=means.second,
-            gradient=total.gradient + jnp.append(of_level, of_scale[None], axis=0),
+            gradient=total.gradient + jnp.einsum("jkl,lj->kj", share, told - total.gradient),
         )
         chosen = jax.tree.map(lambda a, b: jnp.where(trusted, a, b), quiet, total)
-        return chosen._replace(known=shares(means.known, frame)), (*average[:3], trusted, average[4])
+        return chosen._replace(known=shares(means.known, frame)), average._replace(trusted=trusted)
 
     def expected(self, model, mean, covariance, rate, block):
         total = self.statistic(model, mean, rate, block)
@@ -150,6 +177,7 @@ class Direct(AbstractStructure):
             second=total.second + jnp.tensordot(block.weights, covariance, 1),
             gradient=jnp.zeros_like(total.gradient),
             hessian=jnp.zeros_like(total.hessian),
+            noise=jnp.zeros_like(total.noise),
         )
 
     def penalty(self, model, total):
@@ -166,19 +194,20 @@ class Direct(AbstractStructure):
 
     def begin(self, model):
         d, p = model.coef.shape
-        zero = jnp.zeros((d, p)), jnp.zeros((p, p)), jnp.zeros((p, d + 1, d + 1))
-        return *zero, jnp.asarray(True), jnp.ones(())
+        none = jnp.zeros((3, p, d + 1, d + 1))
+        moments = jnp.zeros((d, p)), jnp.zeros((p, p))
+        return Averaged(*moments, none[0], none[1:], jnp.asarray(True), jnp.ones(()))
 
     def advance(self, model, average, total, *, gamma, first):
         n, gram = total.rows, total.gram / total.rows
-        coef, moment, hessian = self._averaged(model, average, total, jnp.where(first, 1.0, gamma))
+        coef, moment, hessian, noise = self._averaged(model, average, total, jnp.where(first, 1.0, gamma))
         seen = jnp.any(total.hessian > 0)
         loadings, whiten = self._root(moment, n, seen)
         transport = Transport(model.loadings.T @ whiten, (model.coef - coef) @ whiten)
-        noise = average[4]
+        turmoil = average.turmoil
         if total.known is not None:
             pulled = total.cross + level_prior(self.level, model.coef)[0] @ model.loadings
-            level, further, noise = _further(model, average, total, pulled, jnp.where(first, 0.0, gamma))
+            level, further, turmoil = _further(model, average, total, pulled, jnp.where(first, 0.0, gamma))
             moment = _if_covariance(moment + further, moment)
             coef, loadings = coef + level, self._root(moment, n, seen)[0]
 
@@ -190,25 +219,26 @@ class Direct(AbstractStructure):
         step = step / jnp.maximum(1.0, jnp.sqrt(length + 2 * step[-1] ** 2) / gamma)
         coef, scale = coef + step[:-1], jnp.exp(step[-1])
         moment = scale[:, None] * moment * scale
-        average = gram @ coef, moment + coef.T @ gram @ coef, hessian, average[3], noise
+        cross, second = gram @ coef, moment + coef.T @ gram @ coef
+        average = Averaged(cross, second, hessian, noise, average.trusted, turmoil)
         return Model(coef, scale[:, None] * loadings), average, transport
 
     def _averaged(self, model, average, total, weight):
-        """B, the moment of Z - XB about the new B, and the columns' Hessians, with this weight on the draw."""
+        """B, the moment of Z - XB about the new B, the columns' Hessians and noise, with this weight on the draw."""
         n, gram = total.rows, total.gram / total.rows
         cross = total.cross @ model.loadings.T  # X'R of this draw, R = Z - XB
         half = model.coef.T @ (0.5 * total.gram @ model.coef + cross)
         second = half + half.T + model.loadings @ total.second @ model.loadings.T  # Z'Z
-        newest = gram @ model.coef + cross / n, second / n, total.hessian
-        mean_cross, mean_second, hessian = (
-            a + weight * (b - a) for a, b in zip(average[:3], newest, strict=True)
+        newest = gram @ model.coef + cross / n, second / n, total.hessian, total.noise
+        mean_cross, mean_second, hessian, noise = (
+            a + weight * (b - a) for a, b in zip(average[:4], newest, strict=True)
         )
         coef = model.coef + self._level_step(model, mean_cross - gram @ model.coef, gram, weight / n)
         half = coef.T @ (mean_cross - 0.5 * gram @ coef)
         moment = mean_second - half - half.T
         # moments that control variates made may, in a bad draw, be no covariance: Sigma then stays
         before = model.loadings @ model.loadings.T
-        return coef, _if_covariance(0.5 * (moment + moment.T), before), hessian
+        return coef, _if_covariance(0.5 * (moment + moment.T), before), hessian, noise
 
     def _level_step(self, model, cross, gram, weight):
         """Step of B by the closed form with its weak prior: X'R = L B Sigma where it ends, L the prior's precision.
@@ -336,7 +366,7 @@ class Direct(AbstractStructure):
         return parameters
 
     def counting_variance(self, average, model):
-        variances = column_variances(average[2])
+        variances = column_variances(average.hessian)
         sigma, by_scale = model.loadings @ model.loadings.T, variances[-1]  # of the log scales of columns
         return Counting(variances[:-1], sigma**2 * (by_scale[:, None] + by_scale))
 

@@ -68,16 +68,20 @@ def scale_regressions(residual: Counts, rate: Counts, block: Block) -> tuple[Arr
 
     Features (x, r_j): d eta / d B_lj = x_l, and d eta / d a_j = r_j for eta = o + XB + e^a r.
     """
-    x, (n, d), p = block.x, block.x.shape, rate.shape[1]
     weighted_rate = block.weights[:, None] * rate
     surprise = block.weights[:, None] * block.y - weighted_rate
-    tilted = weighted_rate * residual
-    gradient = jnp.concatenate([x.T @ surprise, jnp.sum(surprise * residual, axis=0)[None]])
-    within = ((x[:, :, None] * x[:, None, :]).reshape(n, d * d).T @ weighted_rate).T.reshape(p, d, d)
+    gradient = jnp.concatenate([block.x.T @ surprise, jnp.sum(surprise * residual, axis=0)[None]])
+    return gradient, squares(weighted_rate, residual, block)
+
+
+def squares(weight: Counts, residual: Counts, block: Block) -> Array:
+    """Sums over rows of weight_ij f f', f = (x_i, r_ij) the features of column j (p, d + 1, d + 1)."""
+    x, (n, d), p = block.x, block.x.shape, weight.shape[1]
+    tilted = weight * residual
+    within = ((x[:, :, None] * x[:, None, :]).reshape(n, d * d).T @ weight).T.reshape(p, d, d)
     between = (x.T @ tilted).T[:, :, None]
     scale = jnp.sum(tilted * residual, axis=0)[:, None, None]
-    hessian = jnp.block([[within, between], [jnp.swapaxes(between, 1, 2), scale]])
-    return gradient, hessian
+    return jnp.block([[within, between], [jnp.swapaxes(between, 1, 2), scale]])
 
 
 def expected_columns(
