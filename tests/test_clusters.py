@@ -17,6 +17,7 @@ import poplin
 from poplin import job
 from poplin.data.sides import groups_in
 from poplin.inference import intervals, sandwich
+from poplin.models.covariance import Covariance
 from tests.tolerances import close
 
 # that the donors of these tables are alike is said, and looked at in test_dependence.py
@@ -60,17 +61,18 @@ def test_weights_of_single_rows_are_repeated_rows() -> None:
     random, n = np.random.default_rng(2), 12
     x, omega = np.column_stack([np.ones(n), random.normal(size=n)]), random.uniform(0.5, 2.0, (n, 1))
     times = random.integers(1, 4, n)
-    covariance = np.eye(1)
-    one = sandwich.working(x, omega, covariance, 1.0 * times, None)
+    variance, sigma = np.ones(1), Covariance(np.eye(1))
+    one = sandwich.working(x, omega, variance, 1.0 * times, None)
     all_rows = sandwich.working(
-        np.repeat(x, times, axis=0), np.repeat(omega, times, axis=0), covariance, np.ones(times.sum()), None
+        np.repeat(x, times, axis=0), np.repeat(omega, times, axis=0), variance, np.ones(times.sum()), None
     )
     few, many = (sandwich.leverage(model, 0) for model in (one, all_rows))
     assert close(np.repeat(few.factor, times, axis=0), many.factor) and close(few.df, many.df)
-    told = [
-        sandwich._degrees_of_sigma(m, sandwich.shares(m), _per_copy(m), covariance) for m in (one, all_rows)
-    ]
-    assert close(told[0][0], told[1][0]) and close(told[0][2], told[1][2])
+    first, second = (
+        sandwich._degrees(few.df, m, sandwich.shares(m), _per_copy(m), sigma) for m in (one, all_rows)
+    )
+    at = np.zeros(1, int), np.zeros(1, int)
+    assert close(first.covariance(*at), second.covariance(*at)) and close(first.axes, second.axes)
 
 
 def _per_copy(model: sandwich.Working) -> np.ndarray:
@@ -80,7 +82,7 @@ def _per_copy(model: sandwich.Working) -> np.ndarray:
 def test_a_coefficient_of_a_single_group_has_no_standard_error() -> None:
     group = np.repeat(np.arange(5), 4)
     x = np.column_stack([np.ones(20), 1.0 * (group == 3)])
-    model = sandwich.working(x, np.ones((20, 1)), np.eye(1), np.ones(20), group)
+    model = sandwich.working(x, np.ones((20, 1)), np.ones(1), np.ones(20), group)
     assert np.isnan(sandwich.leverage(model, 0).df).tolist() == [False, True]
 
 

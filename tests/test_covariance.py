@@ -26,6 +26,9 @@ def test_answers_are_those_of_the_square(shape: str, piece: int, monkeypatch: py
     assert sigma.p == p and close(sigma.diag(), np.diag(square)) and close(sigma.trace(), np.trace(square))
     assert close(sigma.block(some), square[np.ix_(some, some)])
     assert close(sigma.block(some, slice(None)), square[some])
+    j, k = np.arange(p), np.arange(p)[::-1]
+    assert close(sigma.entries(j, k), square[j, k])
+    assert close(sigma.correlations(j, k), square[j, k] / np.sqrt(np.diag(square)[j] * np.diag(square)[k]))
     assert close(sigma.product(x), square @ x)
     assert close(sigma.norm(), np.linalg.norm(square))
     assert close(sigma.distance(other), np.linalg.norm(square - other.dense()))

@@ -44,7 +44,8 @@ def profiled_bound(one: Any, free: Any, numbers: np.ndarray) -> float:
 def moved_loadings(here: Any, numbers: np.ndarray) -> np.ndarray:
     """C <- C + (R F)'."""
     (feature, column), d = (np.asarray(a) for a in here.pairs), here.model.coef.shape[0]
-    loadings, outward = np.array(here.model.loadings), np.asarray(here.outward)
+    loadings = np.array(here.model.loadings)
+    outward = np.asarray(here.outward.moves(jnp.eye(len(loadings)))).T
     for value, f, c in zip(numbers, feature, column, strict=True):
         if f >= d:
             loadings[:, f - d] += value * outward[:, c]

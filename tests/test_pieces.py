@@ -23,9 +23,13 @@ from poplin.estimators.directions import _family, free_directions
 from poplin.estimators.uncertainty import Asked, Uncertainty
 from poplin.inference import intervals, sandwich
 from poplin.inference import intervals as pieces
+from poplin.inference.information import Coordinates, coordinates
 from poplin.models.covariance import Covariance
+from poplin.models.loadings import FreeLoadings
+from poplin.updates.structure import Model
 from tests.instances import TABLES, Table, autoregressive, fitted, simulated
-from tests.tolerances import STANDARD_ERRORS
+from tests.programs import at_once
+from tests.tolerances import STANDARD_ERRORS, close
 
 ROWS, COLUMNS, SEEDS = 300, 8, 8
 LEFT_OUT = 0.005  # share of a standard error
@@ -104,20 +108,67 @@ def test_every_wanted_pair_is_in_a_core(wanted: list[tuple[int, int]], core: int
     assert len(found) <= len(set(wanted))
 
 
-def test_a_view_of_everything_is_the_model_itself() -> None:
-    """Numbers of a part move B and Sigma as they say: differences of (B, C) moved by hand."""
-    one = fit("rank")
+def numbers_of_part(here: Coordinates, columns: np.ndarray) -> np.ndarray:
+    """The slow twin: of each number of a part, the numbers of the whole (K, .) that are the same change of B and C.
+
+    With C <- C + (R F)', F = R^-1 dC'; pairs keep one triangle of F between latents, onto which the other is folded.
+    """
+    (d, p), loadings = here.model.coef.shape, np.asarray(here.model.loadings)
+    q, rest = loadings.shape[1], np.setdiff1d(np.arange(p), columns)
+    inverse = np.linalg.inv(np.asarray(here.outward.moves(jnp.eye(p))).T)
+    alone, others = inverse[:, columns], inverse[:, rest] @ loadings[rest]
+    features, directions = (np.asarray(a) for a in here.pairs)
+
+    def of_feature(feature: int, along: np.ndarray) -> np.ndarray:
+        numbers = np.zeros((len(features), along.shape[1]))
+        own = features == feature
+        numbers[own] = along[directions[own]]
+        if feature >= d:
+            folded = (directions == feature - d) & (features >= d) & (features < feature)
+            numbers[folded] += along[features[folded] - d]
+        return numbers
+
+    made = [of_feature(a, alone) for a in range(d + q)] + [of_feature(a, others) for a in range(d)]
+    return np.concatenate(made + [of_feature(d + a, others[:, : a + 1]) for a in range(q)], axis=1)
+
+
+def by_hand(level: float, q: int) -> Coordinates:
+    """Of a model that no table was fitted to, with counts that say as much as this level."""
+    random = np.random.default_rng(q)
+    model = Model(
+        jnp.asarray(random.normal(size=(2, COLUMNS))), jnp.asarray(random.normal(size=(COLUMNS, q)))
+    )
+    return coordinates(None, FreeLoadings(), model, jnp.exp(level + jnp.asarray(random.normal(size=COLUMNS))))
+
+
+@pytest.mark.parametrize("q", [1, 3, COLUMNS])
+@pytest.mark.parametrize("level", [-9.0, -3.5, 3.0])
+def test_scores_of_a_part_are_those_of_its_changes(level: float, q: int) -> None:
+    """Of latents in units of Z, of others, and of both kinds together."""
+    columns, random = np.array([7, 2, 5]), np.random.default_rng(0)
     with double_precision():
-        here = free_directions(one).here
-        columns = np.array([7, 2, 5])
-        view = pieces.part_view(here, pieces.inverse_of_outward(here), columns)
-        random, (d, _), loadings = np.random.default_rng(0), one.coef_.shape, np.asarray(here.model.loadings)
-        numbers = random.normal(size=view.size())
-        coef, sigma = (np.asarray(a)[0] for a in view.tangents(jnp.asarray(numbers)[None]))
-        own = pieces.view_deviations(here, columns, numbers[:, None])
+        here, outer = by_hand(level, q), random.normal(size=(4, 2 + q, COLUMNS))
+        whole, part = at_once(
+            lambda made, a: (made.mean_scores(a), made.part_scores(*made.by_column(a), columns)), here, outer
+        )
+        same = numbers_of_part(here, columns)
+    assert part.shape[1] == here.part_size(len(columns)) == same.shape[1]
+    assert close(part, np.asarray(whole) @ same)
+
+
+def test_a_part_moves_the_model_as_it_says() -> None:
+    """Numbers of a part and B and Sigma along them: differences of (B, C) moved by hand."""
+    columns, random = np.array([7, 2, 5]), np.random.default_rng(0)
+    with double_precision():
+        here = by_hand(0.0, 2)
+        loadings, (d, _) = np.asarray(here.model.loadings), here.model.coef.shape
+        numbers = random.normal(size=here.part_size(len(columns)))
+        along = jnp.asarray(numbers_of_part(here, columns) @ numbers)[None]
+        coef, sigma = (np.asarray(a)[0] for a in at_once(lambda made, a: made.tangents(a), here, along))
+        own = pieces.part_deviations(here, columns, numbers[:, None])
     c, q = len(columns), loadings.shape[1]
     rest = np.setdiff1d(np.arange(COLUMNS), columns)
-    by_coef, by_loadings = np.zeros(one.coef_.shape), np.zeros(loadings.shape)
+    by_coef, by_loadings = np.zeros((d, COLUMNS)), np.zeros(loadings.shape)
     by_coef[:, columns] = numbers[: d * c].reshape(d, c)
     by_loadings[columns] = numbers[d * c : (d + q) * c].reshape(q, c).T
     frame = numbers[(d + q) * c :]

@@ -15,12 +15,12 @@ from poplin._errors import InputError
 from poplin.data.offsets import is_name
 from poplin.data.tables import CountTable, index_names, listed
 from poplin.inference.summary import OF_A_RUN
+from poplin.models.covariance import SQUARE_UP_TO
 
 __all__ = ["pln"]
 
 USUAL_RANK = 10
 MOST_AXES = 10  # of a direct form
-SQUARE_UP_TO = 2000  # columns; above, Sigma is not written
 
 
 def pln(

@@ -32,13 +32,14 @@ from poplin.inference.information import (
     Information,
     coordinates,
     information,
-    informations,
+    information_of_parts,
 )
-from poplin.inference.intervals import LARGE, Moves, Part, Root, Tests, Wanted, inverse_of_outward, tests_of
+from poplin.inference.intervals import LARGE, Moves, Part, Root, Tests, Wanted, tests_of
 from poplin.inference.sandwich import Margins, Sandwich, deviations
 from poplin.inference.summary import OF_A_RUN
 from poplin.methods.exact import Likelihood
 from poplin.methods.options import Composite, chosen
+from poplin.models.covariance import Covariance
 from poplin.models.draws import draw_counts
 from poplin.models.loadings import DiagonalRoot
 from poplin.rows.nodes import column_nodes, joint_nodes
@@ -179,16 +180,16 @@ class Piecewise:
         """From the whole table, with the columns outside a part held together."""
         if not new:
             return
-        here = self.free.here
-        inverse = pieces.inverse_of_outward(here)
-        views = [lambda part=part: pieces.part_view(here, inverse, part.columns) for part in new]
-        asked = request("expected", self.free, self.settings, size=views[0]().size())
-        for part, found in zip(new, informations(self.free.block, here, views, asked), strict=True):
+        here, columns = self.free.here, np.stack([part.columns for part in new])
+        asked = request("expected", self.free, self.settings, size=here.part_size(columns.shape[1]))
+        for chosen, found in zip(
+            columns, information_of_parts(self.free.block, here, columns, asked), strict=True
+        ):
             root = intervals.product_root(found, simulated=True)
             spread, lost = (
-                [pieces.view_deviations(here, part.columns, numbers)] for numbers in (root.spread, root.lost)
+                [pieces.part_deviations(here, chosen, numbers)] for numbers in (root.spread, root.lost)
             )
-            yield self._errors(part.columns, spread, lost)
+            yield self._errors(chosen, spread, lost)
 
     def _errors(self, columns: np.ndarray, spread: Moves, lost: Moves) -> CoreErrors:
         own = self.sigma.block(columns)
@@ -284,10 +285,10 @@ MOST_SEED = 2**31
 
 
 class Replicates(NamedTuple):
-    """Estimates of each bootstrap table: coef (m, d, p), covariance (m, p, p), eigenvalues (m, k)."""
+    """Estimates of each bootstrap table: coef (m, d, p), m times Sigma, eigenvalues (m, k)."""
 
     coef: np.ndarray
-    covariance: np.ndarray
+    sigma: tuple[Covariance, ...]
     eigenvalues: np.ndarray
 
 
@@ -305,10 +306,11 @@ def replicates(fit: Any, count: int) -> Replicates:
     for r in range(count):
         random = derive(fit.random_state, Purpose.BOOTSTRAP, r).generator()
         one = _refit(fit, settings | {"random_state": int(random.integers(MOST_SEED))}, random)
-        found.append((one.coef_, one.covariance_, one.eigenvalues_))
+        found.append((one.coef_, one.sigma_, one.eigenvalues_))
         if tell is not None:
             tell(Progress("bootstrap", r + 1, count, float("nan"), time.perf_counter() - began))
-    return Replicates(*(np.stack(part) for part in zip(*found, strict=True)))
+    coef, sigma, eigenvalues = zip(*found, strict=True)
+    return Replicates(np.stack(coef), sigma, np.stack(eigenvalues))
 
 
 def _rank(fit: Any) -> int | None:
@@ -482,14 +484,17 @@ class StandardErrors(NamedTuple):
 
     Attributes:
         coef: of B (d, p).
-        covariance: of Sigma (p, p).
+        variances: of the diagonal of Sigma (p,).
+        covariance: of Sigma (p, p); None of a large fit of more than 2000 columns: `confint("covariance",
+            entries=...)` has those that are asked for.
         eigenvalues: of Sigma's eigenvalues (k,).
         scales: of a borrowed basis's scales (q,), in its order; None without a basis.
         notes: what to know to read them, one sentence each.
     """
 
     coef: np.ndarray
-    covariance: np.ndarray
+    variances: np.ndarray
+    covariance: np.ndarray | None
     eigenvalues: np.ndarray
     scales: np.ndarray | None
     notes: tuple[str, ...]
@@ -632,12 +637,11 @@ class Roots:
             sums = total
         with double_precision():
             model = self._working(weights, codes)
-            inverse = inverse_of_outward(free.here)
-            return clusters.sandwich(free.here, inverse, self._bread(), sums, model, self.fit.covariance_)
+            return clusters.sandwich(free.here, self._bread(), sums, model, self.fit.sigma_)
 
     def _working(self, weights: np.ndarray, codes: np.ndarray | None) -> clusters.Working:
         block, model = self.free.block, self.free.here.model
         x = np.asarray(block.x)
         rate = np.exp(np.clip(np.asarray(block.offset) + x @ np.asarray(model.coef), -700.0, 50.0))
         rate = np.where(np.asarray(block.offset) > -1e29, rate, 0.0)
-        return clusters.working(x, rate, self.fit.covariance_, weights, codes)
+        return clusters.working(x, rate, self.fit.sigma_.diag(), weights, codes)

@@ -51,6 +51,7 @@ from poplin.inference.departures import Alike, alike
 from poplin.inference.intervals import Interval, Tests, adjusted, tests_of, untold, with_degrees
 from poplin.inference.shrinkage import change_of_covariance, force_of_em, penalty_gradient
 from poplin.methods.options import Exact
+from poplin.models.covariance import SQUARE_UP_TO, Covariance
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -146,14 +147,16 @@ class Uncertainty:
             if not self.roots.corrected(asked):
                 return told
             return np.where(np.isnan(self.roots.sandwich(asked).degrees.coef), np.nan, told)
-        change = {
-            "covariance": lambda: intervals.of_covariance,
-            "correlation": lambda: intervals.of_correlation(self.fit.covariance_),
-            "eigenvalues": lambda: intervals.of_axes(self.fit.components_),
-            "scales": lambda: intervals.of_axes(self.basis),  # type: ignore[arg-type]
-        }[which]()
         with double_precision():
-            return intervals.standard_error(self.free.here, self.roots.of(asked, more=more), change)
+            root = self.roots.of(asked, more=more)
+            if which in ("eigenvalues", "scales"):
+                axes = self.fit.components_ if which == "eigenvalues" else np.asarray(self.basis)
+                return intervals.axis_error(self.free.here, root, axes)
+            of_correlation = which == "correlation"
+            change = (
+                intervals.of_correlation(self.fit.covariance_) if of_correlation else intervals.of_covariance
+            )
+            return intervals.standard_error(self.free.here, root, change)
 
     def degrees(self, which: str, at: Any, asked: Asked) -> np.ndarray | None:
         """Student's degrees of freedom of some entries; None where the normal serves."""
@@ -162,7 +165,7 @@ class Uncertainty:
         found = self.roots.sandwich(asked).degrees
         if which in ("eigenvalues", "scales"):
             return np.full(len(self._estimate(which)), float(found.axes))
-        return getattr(found, which)[at]
+        return found.coef[at] if which == "coef" else getattr(found, which)(*at)
 
     def _filled(self, which: str, asked: Asked) -> np.ndarray:
         """With what is missing taken from sub-tables: a column's lost direction need not touch all others."""
@@ -202,16 +205,8 @@ class Uncertainty:
         self.said.add((caveats.VIEWS if views else caveats.SUB_TABLES).format(**told))
 
     def _by_parts(self, which: str) -> np.ndarray:
-        """All of B, the variances; NaN for what is computed only when asked for."""
-        fit = self.fit
-        if which == "coef":
-            return self._coef_by_parts()
-        if which in ("eigenvalues", "scales"):
-            return np.full(fit.eigenvalues_.shape, np.nan)
-        errors, all_columns = np.full((fit.sigma_.p, fit.sigma_.p), np.nan), np.arange(fit.sigma_.p)
-        self.pieces.coef()  # its cores hold every variance
-        np.fill_diagonal(errors, self.pieces.entries(which, all_columns, all_columns))
-        return errors
+        """All of B; NaN for what is computed only when asked for."""
+        return self._coef_by_parts() if which == "coef" else np.full(self.fit.eigenvalues_.shape, np.nan)
 
     def _coef_by_parts(self) -> np.ndarray:
         """All of B; NaN for columns whose parts were not ready in time."""
@@ -226,19 +221,26 @@ class Uncertainty:
         self._blocks = ~np.isnan(errors)
         return errors
 
-    def drawn(self, which: str, count: int) -> np.ndarray:
-        """The bootstrap's values of the same, (m, ...)."""
+    def drawn(self, which: str, count: int, at: Any = ...) -> np.ndarray:
+        """The bootstrap's values of the same, or of the entries `at`, (m, ...)."""
         found = self.replicates(count)
-        if which == "correlation":
-            return np.stack([correlations(sigma) for sigma in found.covariance])
+        if which in ("coef", "eigenvalues"):
+            return getattr(found, which)
+        return np.stack([self._of_sigma(which, sigma, at) for sigma in found.sigma])
+
+    def _of_sigma(self, which: str, sigma: Covariance, at: Any) -> np.ndarray:
+        """Covariances or correlations, all or the entries `at`; scales v_k' Sigma v_k, in the order of the basis."""
         if which == "scales":
             axes = np.asarray(self.basis)
-            return np.einsum("jk,mjl,lk->mk", axes, found.covariance, axes)
-        return getattr(found, which)
+            return np.einsum("jk,jk->k", axes, sigma.product(axes))
+        if at is ...:
+            return sigma.dense() if which == "covariance" else correlations(sigma.dense())
+        return sigma.entries(*at) if which == "covariance" else sigma.correlations(*at)
 
     def standard_errors(self, asked: Asked) -> StandardErrors:
         """All of them, with notes."""
-        coef, covariance = (self.errors(which, asked) for which in ("coef", "covariance"))
+        coef, every = self.errors("coef", asked), np.arange(self.fit.sigma_.p)
+        variances = self.errors_at("covariance", (every, every), asked)
         by_groups = asked.cluster is not None
         by_name = self._names_of(coef, asked) if by_groups or self.sandwich(asked) else ()
         if by_groups:
@@ -247,12 +249,23 @@ class Uncertainty:
             coef = np.where(self.profiles.decided(coef, sandwich=True).no_number, np.nan, coef)
         eigenvalues = self.eigenvalue_errors(asked)
         scales = None if self.basis is None else self.errors("scales", asked)
-        whole = np.diag(covariance) if self.by_parts(asked) else covariance
-        notes = self.notes(np.concatenate([coef.ravel(), whole.ravel()]), asked) + by_name
-        edge = np.diag(covariance) > self.fit.sigma_.diag()
+        covariance = self._square(variances, asked)
+        known = variances if covariance is None or self.by_parts(asked) else covariance
+        notes = self.notes(np.concatenate([coef.ravel(), known.ravel()]), asked) + by_name
+        edge = variances > self.fit.sigma_.diag()
         if edge.any():
             notes += (caveats.EDGE.format(count=int(edge.sum()), all=edge.size),)
-        return StandardErrors(coef, covariance, eigenvalues, scales, notes)
+        return StandardErrors(coef, variances, covariance, eigenvalues, scales, notes)
+
+    def _square(self, variances: np.ndarray, asked: Asked) -> np.ndarray | None:
+        """Those of Sigma (p, p), as far as they are known; None where nobody reads so many."""
+        if self.large and len(variances) > SQUARE_UP_TO:
+            return None
+        if not self.by_parts(asked):
+            return self.errors("covariance", asked)
+        square = np.full((len(variances), len(variances)), np.nan)
+        np.fill_diagonal(square, variances)
+        return square
 
     def sandwich(self, asked: Asked) -> bool:
         """Whether standard errors are from the rows' own scores: of a bound, of pairs, or asked for."""
@@ -325,30 +338,28 @@ class Uncertainty:
         return j, k
 
     def errors_at(self, which: str, at: Any, asked: Asked) -> np.ndarray:
-        """Standard errors of some entries: of a large fit, only these are computed."""
+        """Standard errors of some entries: of a large fit, and of replicates, only these are computed."""
+        if which in ("covariance", "correlation") and asked.n_boot is not None:
+            return np.std(self.drawn(which, asked.n_boot, at), axis=0, ddof=1)
         if which in ("covariance", "correlation") and self.by_parts(asked):
             return self.pieces.entries(which, *at)
         return (self.eigenvalue_errors(asked) if which == "eigenvalues" else self.errors(which, asked))[at]
 
-    def _estimate(self, which: str) -> np.ndarray:
-        """The quantity as it is estimated; scales are v_k' Sigma v_k, in the order of the basis."""
-        if which == "correlation":
-            return correlations(self.fit.covariance_)
-        if which == "scales":
-            axes = np.asarray(self.basis)
-            return np.einsum("jk,jk->k", axes, self.fit.sigma_.product(axes))
-        return getattr(self.fit, f"{which}_")
+    def _estimate(self, which: str, at: Any = ...) -> np.ndarray:
+        """The quantity as it is estimated."""
+        if which in ("coef", "eigenvalues"):
+            return getattr(self.fit, f"{which}_")
+        return self._of_sigma(which, self.fit.sigma_, at)
 
     def _interval(self, which: str, scale: Scale, at: Any, level: float, asked: Asked) -> Interval:
         """Intervals of the entries `at` of a quantity."""
-        estimate = self._estimate(which)
-        se = self.errors_at(which, at, asked)
+        estimate, se = self._estimate(which, at), self.errors_at(which, at, asked)
         df, shift = self.degrees(which, at, asked), self._shift(which, at, asked)
-        told = scale.interval(estimate[at], se, level, df, shift)
+        told = scale.interval(estimate, se, level, df, shift)
         if asked.n_boot is None:
             return self._replaced(told, se, level, asked) if which == "coef" else told
-        drawn = self.drawn(which, asked.n_boot)[(slice(None), *at) if at is not ... else ...]
-        lower, upper = basic(scale.there(estimate[at]), scale.there(drawn), level)
+        drawn = self.drawn(which, asked.n_boot, at)
+        lower, upper = basic(scale.there(estimate), scale.there(drawn), level)
         return told._replace(lower=scale.back(lower), upper=scale.back(upper), method="bootstrap")
 
     def _replaced(self, told: Interval, se: np.ndarray, level: float, asked: Asked) -> Interval:

@@ -10,8 +10,9 @@ rows' covariates and offsets, as many as are wanted: the expected information. T
 parameters do not move. Source: Louis (1982), Finding the observed information matrix when using the EM algorithm.
 """
 
+import operator
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -27,7 +28,7 @@ from poplin.fit import Outcome, Progress, run
 from poplin.fit import ahead as compile_ahead
 from poplin.methods.method import AbstractMethod, Sweep
 from poplin.models.draws import draw_counts
-from poplin.models.loadings import AbstractLoadings, BorrowedBasis
+from poplin.models.loadings import AbstractLoadings, BorrowedBasis, Outward, outward
 from poplin.rows import chains as chain
 from poplin.rows.frames import rates
 from poplin.rows.gaussian import fit_rows
@@ -37,7 +38,7 @@ from poplin.updates.structure import AbstractShape, Diagonal, Fixed, Model, Sphe
 #
 # Start at `coordinates`. Every model is Z = XB + C w, w ~ N(0, I), and moves along
 #
-# B <- B + E R', C <- C + (R F)', R = (C, complement of C),
+# B <- B + E R', C <- C + (R F)', R = (C, complement of C) (`Outward`, known by q reflections),
 #
 # one number for each free pair of a feature (of x, for E; of w, for F) and a column of R. As complete data serve, for
 # columns of C of which counts say enough, the latent in units of Z, which stays while the parameters move; for all
@@ -54,13 +55,13 @@ TOLD = 0.3  # expected information on a latent direction, in units of its prior,
 class Coordinates(eqx.Module):
     """K numbers, all zero at the fitted model.
 
-    `model` has its C rotated; `outward` is R (p, m), m >= q; `held` (m,) says which columns of R are latents in
-    units of Z; `pairs` are the (feature of (x, w), column of R) of the free entries; `tie` (pairs, K) adds entries
-    that are one number, None where all are their own.
+    `model` has its C rotated; `outward` is R (p, p); `held` (p,) says which columns of R are latents in units of Z;
+    `pairs` are the (feature of (x, w), column of R) of the free entries; `tie` (pairs, K) adds entries that are one
+    number, None where all are their own.
     """
 
     model: Model
-    outward: Array
+    outward: Outward
     held: Array
     pairs: tuple[Array, Array]
     tie: Array | None
@@ -78,8 +79,8 @@ class Coordinates(eqx.Module):
         return (feature - d == column) & self.held[column]
 
     def factors(self, w: Latent, rate: Counts, block: Block) -> tuple[Array, Array]:
-        """The two factors of scores, (n, k) and (n, m), of rows at positions w (n, q) with rates (n, p)."""
-        g, q = (block.y - rate) @ self.outward, w.shape[1]
+        """The two factors of scores, (n, k) and (n, p), of rows at positions w (n, q) with rates (n, p)."""
+        g, q = self.outward.gradients(block.y - rate), w.shape[1]
         g = jnp.concatenate([jnp.where(self.held[:q], w, g[:, :q]), g[:, q:]], axis=1)
         return self.features(w, block), g
 
@@ -90,23 +91,51 @@ class Coordinates(eqx.Module):
         return self._tied(f[:, feature] * g[:, column] - self._means(block.x.shape[1]))
 
     def mean_scores(self, outer: Array) -> Array:
-        """Means of scores (n, K) from those of the products f g' (n, k, m): one look-up for all draws."""
+        """Means of scores (n, K) from those of the products f g' (n, k, p): one look-up for all draws."""
         feature, column = self.pairs
-        n, k, m = outer.shape
-        means = outer.reshape(n, k * m)[:, feature * m + column]
+        n, k, p = outer.shape
+        means = outer.reshape(n, k * p)[:, feature * p + column]
         return self._tied(means - self._means(self.model.coef.shape[0]))
 
+    def by_column(self, outer: Array) -> tuple[Array, Array]:
+        """The same products with the gradients in C's axes (n, k, q) and in every column (n, k, p), for `part_scores`.
+
+        Of two latents a rotation is free, and has no score: the products of both triangles are those of one.
+        """
+        d, q = self.model.coef.shape[0], self.model.loadings.shape[1]
+        upper = jnp.triu(outer[:, d:, :q])
+        both = upper + jnp.swapaxes(jnp.triu(upper, 1), 1, 2) - jnp.diag(self.held[:q].astype(outer.dtype))
+        outer = outer.at[:, d:, :q].set(both)
+        return outer[:, :, :q], self.outward.by_column(outer)
+
+    def part_scores(self, by_axis: Array, by_column: Array, columns: Array) -> Array:
+        """Means of scores (n, .) of these columns' numbers, and of a map of w that all others follow together.
+
+        Each feature's, column by column: d c of B, q c of C. Then D (d, q) and the lower triangle of E, with which all
+        others' B and C move by D C' and C E'.
+        """
+        d, q = self.model.coef.shape[0], self.model.loadings.shape[1]
+        own = by_column[:, :, columns]
+        others = by_axis - own @ self.model.loadings[columns]
+        parts = own, others[:, :d], others[:, d:][:, *jnp.tril_indices(q)]
+        return jnp.concatenate([a.reshape(len(a), -1) for a in parts], axis=1)
+
+    def part_size(self, count: int) -> int:
+        """How many numbers a part of so many columns has."""
+        d, q = self.model.coef.shape[0], self.model.loadings.shape[1]
+        return (d + q) * count + d * q + q * (q + 1) // 2
+
     def expected_scores(self, mean: Latent, covariance: Array, rate: Counts, block: Block) -> Array:
-        """Their expectation under w_i ~ N(mean_i, covariance_i), with mean rates `rate`; O(n p q m)."""
-        (n, q), (d, m) = mean.shape, (block.x.shape[1], self.outward.shape[1])
+        """Their expectation under w_i ~ N(mean_i, covariance_i), with mean rates `rate`; O(n p q^2)."""
+        (n, q), (d, p) = mean.shape, self.model.coef.shape
         feature, column = self.pairs
-        f, g = self.features(mean, block), (block.y - rate) @ self.outward
+        f, g = self.features(mean, block), self.outward.gradients(block.y - rate)
         # E[rate w] = A (m + S c): the rates lean toward where w makes them large
-        pull = rate @ (self.model.loadings[:, :, None] * self.outward[:, None, :]).reshape(-1, q * m)
-        lean = -jnp.einsum("nkl,nlr->nkr", covariance, pull.reshape(n, q, m))
-        beside = jnp.concatenate([covariance, jnp.zeros((n, q, m - q))], axis=2)
+        pull = self.outward.gradients(rate[:, None, :] * self.model.loadings.T)
+        lean = -jnp.einsum("nkl,nlr->nkr", covariance, pull)
+        beside = jnp.concatenate([covariance, jnp.zeros((n, q, p - q))], axis=2)
         extra = jnp.where(self.held, beside, lean)
-        extra = jnp.concatenate([jnp.zeros((n, d, m)), extra], axis=1)[:, feature, column]
+        extra = jnp.concatenate([jnp.zeros((n, d, p)), extra], axis=1)[:, feature, column]
         g = jnp.concatenate([jnp.where(self.held[:q], mean, g[:, :q]), g[:, q:]], axis=1)
         return self._tied(f[:, feature] * g[:, column] + extra - self._means(d))
 
@@ -118,17 +147,18 @@ class Coordinates(eqx.Module):
         """Complete-data information (K, K) from N, X'X and the columns' Hessians sum_i rate_ij f_i f_i' (p, k, k).
 
         Between numbers of excess counts it is sum_j R_jb R_jb' H_j; between those of a held latent X'X or N (2 N for
-        its own variance); nothing between the two kinds. Cost p m k a row of the result.
+        its own variance); nothing between the two kinds. Cost p q k a row of the result.
         """
         feature, column = self.pairs
-        d, k = gram.shape[0], hessian.shape[1]
+        d, (p, k, _) = gram.shape[0], hessian.shape
         plain = jnp.zeros((k, k)).at[:d, :d].set(gram).at[d:, d:].set(rows * jnp.eye(k - d))
         held, same = self.held[column], self._means(d)
 
         def line(number):
             a, b = feature[number], column[number]
-            seen = (self.outward * self.outward[:, b][:, None]).T @ hessian[:, a, :]
-            by_counts = jnp.where(held, 0.0, seen[column, feature])
+            along = self.outward.moves(jax.nn.one_hot(b, p, dtype=hessian.dtype))
+            seen = self.outward.gradients(along * hessian[:, a, :].T)
+            by_counts = jnp.where(held, 0.0, seen[feature, column])
             by_prior = jnp.where(held & (column == b), plain[a, feature], 0.0)
             return jnp.where(held[number], by_prior * (1 + same * same[number]), by_counts)
 
@@ -137,19 +167,24 @@ class Coordinates(eqx.Module):
 
     def tangents(self, numbers: Array) -> tuple[Coefficients, Covariance]:
         """First-order changes of B (m, d, p) and of Sigma (m, p, p) along m vectors of numbers (m, K)."""
-        d, moved = self.model.coef.shape[0], self._moved(numbers) @ self.outward.T
+        d, moved = self.model.coef.shape[0], self.outward.moves(self._moved(numbers))
         half = self.model.loadings @ moved[:, d:]
         return moved[:, :d], half + jnp.swapaxes(half, 1, 2)
 
     def coef_tangents(self, numbers: Array) -> Coefficients:
-        """Those of B alone, (m, d, p): d p m each, where those of Sigma take p^2 q."""
-        return self._moved(numbers)[:, : self.model.coef.shape[0]] @ self.outward.T
+        """Those of B alone, (m, d, p): d p q each, where those of Sigma take p^2 q."""
+        return self.outward.moves(self._moved(numbers)[:, : self.model.coef.shape[0]])
+
+    def axis_tangents(self, numbers: Array, axes: Array) -> Array:
+        """Those of v'Sigma v, 2 (C'v)'(dC'v), of axes v (p, .): (m, .)."""
+        moved = self._moved(numbers)[:, self.model.coef.shape[0] :] @ self.outward.gradients(axes.T).T
+        return 2 * jnp.einsum("qv,mqv->mv", self.model.loadings.T @ axes, moved)
 
     def _moved(self, numbers: Array) -> Array:
-        """Numbers at their pairs of a feature and a column of R, (m, k, m of R); zero for pairs that are not free."""
+        """Numbers at their pairs of a feature and a column of R, (m, k, p); zero for pairs that are not free."""
         k = self.model.coef.shape[0] + self.model.loadings.shape[1]
         numbers = numbers if self.tie is None else numbers @ self.tie.T
-        filled = jnp.zeros((len(numbers), k, self.outward.shape[1]), numbers.dtype)
+        filled = jnp.zeros((len(numbers), k, self.model.coef.shape[1]), numbers.dtype)
         return filled.at[:, *self.pairs].set(numbers)
 
 
@@ -208,17 +243,15 @@ def _arranged(free: Free, model: Model, rate: np.ndarray, *, told_first: bool = 
     curvature = given.T @ (rate[:, None] * given)
     told, turn = np.linalg.eigh(curvature) if free.turns else (np.diag(curvature), np.eye(q))
     order = np.argsort(-told, kind="stable") if told_first else np.arange(q)
-    rotated = given @ turn[:, order]
-    root = np.sqrt(rate + 1e-8 * np.mean(rate))
-    complement = np.linalg.qr(root[:, None] * given, mode="complete")[0][:, q:] / root[:, None]
+    turn = turn[:, order]
     latent, column = np.indices((d + q, p)).reshape(2, -1)
     latent = latent - d
     # between latents one triangle is free: the other would be a rotation
     entries = (latent <= column) | free.axes if free.entries else (latent == column) & free.scales
     kept = (latent < 0) | entries
     return Coordinates(
-        Model(model.coef, jnp.asarray(rotated)),
-        jnp.asarray(np.concatenate([rotated, complement], axis=1)),
+        Model(model.coef, jnp.asarray(given @ turn)),
+        outward(given, np.sqrt(rate + 1e-8 * np.mean(rate)), turn),
         jnp.asarray(np.concatenate([told[order] > TOLD, np.zeros(p - q, bool)])),
         (jnp.asarray(latent[kept] + d), jnp.asarray(column[kept])),
         None,
@@ -249,7 +282,7 @@ class First(NamedTuple):
 
 
 class RowScores(NamedTuple):
-    """What the rows keep: chains of both sets (2 n), their mean products f g' (2 n, k, m), the centre (n, K or 1)."""
+    """What the rows keep: chains of both sets (2 n), their mean products f g' (2 n, k, p), the centre (n, K or 1)."""
 
     chains: chain.Chains
     mean: Array
@@ -277,7 +310,7 @@ class State(NamedTuple):
 class Draws(AbstractMethod):
     """Draws of every row at fixed parameters: `draws` are used after `settling` moves of `leaps` steps.
 
-    `louis`: whether the draws' own products are summed (n K^2 a draw), or only the rows' mean f g' kept (n k m).
+    `louis`: whether the draws' own products are summed (n K^2 a draw), or only the rows' mean f g' kept (n k p).
     """
 
     coordinates: Coordinates
@@ -297,7 +330,7 @@ class Draws(AbstractMethod):
             p = block.y.shape[1]
             sums = Sums(jnp.zeros((SETS, size, size)), jnp.zeros((SETS, p, k, k)), jnp.zeros(()))
         state = State(frame, first.key, sums, jnp.asarray(0), jnp.asarray(jnp.nan))
-        mean = jnp.zeros((n, k, self.coordinates.outward.shape[1]), kind)
+        mean = jnp.zeros((n, k, block.y.shape[1]), kind)
         return state, RowScores(cast(chains, kind), mean, first.centre)
 
     def sweeps(self):
@@ -377,7 +410,10 @@ def _products(here: Coordinates, scores: Array, rate: Counts, w: Latent, block: 
 PHASE = "information"
 SETTLING = 16  # moves before draws are used
 PARTING = 8  # the same of simulated rows, which begin at a draw already, both sets at the same
-NUMBERS = 16_000_000  # most numbers in one array of a slice of rows
+NUMBERS = (
+    16_000_000  # most numbers in one array of a slice of rows, or in those of counts and rates beside it
+)
+BESIDE = 6  # such arrays
 
 
 class Information(NamedTuple):
@@ -415,29 +451,43 @@ def _reduced(here: Coordinates, state: State, rows: RowScores, block: Block) -> 
     n, kind = len(rows.centre), rows.centre.dtype
     weights, plain = block.weights[:n].astype(jnp.float64), cast(here, kind)
     one, other = (plain.mean_scores(part) - rows.centre for part in (rows.mean[:n], rows.mean[n:]))
-    weighted = weights.astype(kind)[:, None]
-
-    def across(left, right):
-        product = ((left * weighted).T @ right).astype(jnp.float64)
-        return 0.5 * (product + product.T), 0.5 * (product - product.T)
-
-    products, products_gap = across(rows.centre + one, rows.centre + other)
-    observed, observed_gap = None, None
-    if state.sums is not None:
-        x = block.x[:n].astype(jnp.float64)
-        gram, total = x.T @ (weights[:, None] * x), jnp.sum(weights)
-        about_centre = across(one, other)[0]
-        first, second = (
-            here.complete(total, gram, state.sums.hessian[g]) - state.sums.second[g] + about_centre
-            for g in range(SETS)
-        )
-        observed, observed_gap = 0.5 * (first + second), 0.5 * (first - second)
-    mean = rows.centre + 0.5 * (one + other)
-    whole, score = across(mean, mean)[0], weights @ mean.astype(jnp.float64)
-    squares = jnp.sum(weights**2)
-    return Information(
-        products, products_gap, whole, score, jnp.sum(weights), squares, observed, observed_gap
+    found = _products_of_means(rows.centre + one, rows.centre + other, weights)
+    if state.sums is None:
+        return found
+    x = block.x[:n].astype(jnp.float64)
+    gram, about_centre = x.T @ (weights[:, None] * x), _across(one, other, weights)[0]
+    first, second = (
+        here.complete(found.rows, gram, state.sums.hessian[g]) - state.sums.second[g] + about_centre
+        for g in range(SETS)
     )
+    return found._replace(observed=0.5 * (first + second), observed_gap=0.5 * (first - second))
+
+
+@compiled()
+def _reduced_to_parts(here: Coordinates, rows: RowScores, block: Block, columns: Array) -> Information:
+    """The same of parts of the columns (parts, c), one after the other along the first axis."""
+    n, kind = len(rows.centre), rows.centre.dtype
+    weights, plain = block.weights[:n].astype(jnp.float64), cast(here, kind)
+    both = [plain.by_column(part) for part in (rows.mean[:n], rows.mean[n:])]
+
+    def part(chosen: Array) -> Information:
+        one, other = (plain.part_scores(*each, chosen) for each in both)
+        return _products_of_means(one, other, weights)
+
+    return jax.lax.map(part, columns)
+
+
+def _products_of_means(one: Array, other: Array, weights: Array) -> Information:
+    """From the rows' mean scores from each set (n, K)."""
+    mean = 0.5 * (one + other)
+    whole, score = _across(mean, mean, weights)[0], weights @ mean.astype(jnp.float64)
+    sums = jnp.sum(weights), jnp.sum(weights**2)
+    return Information(*_across(one, other, weights), whole, score, *sums, None, None)
+
+
+def _across(left: Array, right: Array, weights: Array) -> tuple[Array, Array]:
+    product = ((left * weights.astype(left.dtype)[:, None]).T @ right).astype(jnp.float64)
+    return 0.5 * (product + product.T), 0.5 * (product - product.T)
 
 
 @compiled(static_argnames="kind")
@@ -487,9 +537,6 @@ def _normals(key: Array, index: Array, size: int) -> Array:
     return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (size,)))(index)
 
 
-Views = Sequence[Callable[[], Coordinates]]
-
-
 class Groups(NamedTuple):
     """The group of each row of the table (n,), how many there are, and the weight of each row in its group's sum."""
 
@@ -519,17 +566,31 @@ def information(block: Block, here: Coordinates, request: Request) -> Informatio
     """Information about (B, Sigma) in the numbers of `Coordinates`, see the head of this file.
 
     Rows are taken in slices whose memory is bounded; their parts add up. Raises KeyboardInterrupt on Ctrl-C. Cost, for
-    n rows (times copies): draws x 2 moves of each, with n k m numbers; n K^2 products once, with Louis' identity twice
-    a draw; memory n k m and K^2 numbers.
+    n rows (times copies): draws x 2 moves of each, with n k p numbers; n K^2 products once, with Louis' identity twice
+    a draw; memory n k p and K^2 numbers.
     """
-    return informations(block, here, (lambda: here,), request)[0]
+    return _summed(block, here, request, lambda outcome, both: _told(here, outcome, both, request.groups))
 
 
-def informations(block: Block, here: Coordinates, views: Views, request: Request) -> list[Information]:
-    """The same for several sets of numbers along which the model moves, from one set of draws.
+def information_of_parts(
+    block: Block, here: Coordinates, columns: np.ndarray, request: Request
+) -> list[Information]:
+    """The same for parts of the columns (parts, c), all others held together, from one set of draws.
 
-    A view is made when it is needed and differs from `here` in its `tie` alone.
+    In the numbers of `Coordinates.part_scores`, and by products alone.
     """
+
+    def told(outcome: Outcome, both: Block) -> Information:
+        return jax.device_get(_reduced_to_parts(here, outcome.rows, both, jnp.asarray(columns)))
+
+    found = _summed(block, here, request, told)
+    return [jax.tree.map(operator.itemgetter(k), found) for k in range(len(columns))]
+
+
+def _summed(
+    block: Block, here: Coordinates, request: Request, told: Callable[[Outcome, Block], Information]
+) -> Information:
+    """What is told of the draws of each slice of rows, added up."""
     copies = max(request.copies, 1)
     slices, each = _slices(block, here, copies)
     method, began = _draws(here, request), time.perf_counter()
@@ -537,7 +598,7 @@ def informations(block: Block, here: Coordinates, views: Views, request: Request
     for k in range(slices):
         part = block if slices * copies == 1 else _slice(block, k * each, each, copies)
         outcome, both = _of_slice(method, part, inside)
-        found = [_told(view(), outcome, both, request.groups) for view in views]
+        found = told(outcome, both)
         total = found if total is None else jax.tree.map(np.add, total, found)
         if slices > 1 and request.callback is not None:  # of several slices each is one step
             accepted = float(outcome.state.objective)
@@ -573,7 +634,7 @@ def ahead(block: Block, here: Coordinates, request: Request) -> None:
 def _slices(block: Block, here: Coordinates, copies: int) -> tuple[int, int]:
     """How many slices of rows, and the rows of each, so that memory stays bounded."""
     (n, _), (p, q) = block.y.shape, here.model.loadings.shape
-    widest = SETS * max((block.x.shape[1] + q) * here.outward.shape[1], p, q**2)
+    widest = SETS * max(max(block.x.shape[1] + q, BESIDE) * p, q**2)
     slices = -(-n * copies * widest // NUMBERS)
     return slices, -(-n * copies // slices)
 

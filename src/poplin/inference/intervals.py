@@ -9,10 +9,8 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from scipy.linalg import LinAlgError, cholesky, eigh, solve_triangular
@@ -182,9 +180,8 @@ def _tangents(here: Coordinates, numbers: Array) -> tuple[Array, Array]:
 
 
 def deviations(here: Coordinates, columns: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches of (m, d, p) changes of B and (m, p, p) changes of Sigma along the columns (K, .); O(p^3) each."""
-    p = here.outward.shape[0]
-    each = max(1, CHUNK // p**2)
+    """Batches of (m, d, p) changes of B and (m, p, p) changes of Sigma along the columns (K, .); O(p^2 q) each."""
+    each = max(1, CHUNK // here.model.coef.shape[1] ** 2)
     for k in range(0, columns.shape[1], each):
         part = columns[:, k : k + each].T
         padded = (
@@ -201,21 +198,42 @@ def _coef_tangents(here: Coordinates, numbers: Array) -> Array:
     return here.coef_tangents(numbers)
 
 
+@compiled()
+def _axis_tangents(here: Coordinates, numbers: Array, axes: Array) -> Array:
+    return here.axis_tangents(numbers, axes)
+
+
 def coef_deviations(here: Coordinates, columns: np.ndarray) -> np.ndarray:
-    """Changes of B alone along the columns, (., d, p): p^2 d each, and nothing of Sigma is made."""
+    """Changes of B alone along the columns, (., d, p): p q d each, and nothing of Sigma is made."""
+    return _thin_deviations(here, columns, _coef_tangents, here.model.coef.shape)
+
+
+def _thin_deviations(
+    here: Coordinates, columns: np.ndarray, tangents: Callable[..., Array], shape: tuple[int, ...], *more: Any
+) -> np.ndarray:
+    """What `tangents` tells of each column (K, .) of numbers, of a shape, for some of them at a time."""
     (d, p), parts = here.model.coef.shape, []
     each = max(1, CHUNK // ((d + here.model.loadings.shape[1]) * p))
     for k in range(0, columns.shape[1], each):
         part = columns[:, k : k + each].T
         filled = np.zeros((min(each, columns.shape[1]), part.shape[1]))
         filled[: len(part)] = part
-        parts.append(np.asarray(_coef_tangents(here, filled))[: len(part)])
-    return np.concatenate([np.zeros((0, d, p)), *parts])
+        parts.append(np.asarray(tangents(here, filled, *more))[: len(part)])
+    return np.concatenate([np.zeros((0, *shape)), *parts])
 
 
 def coef_error(here: Coordinates, root: Root) -> np.ndarray:
     """Standard errors of B, as `standard_error` with `of_coef`."""
     known, unknown = (np.sum(coef_deviations(here, part) ** 2, axis=0) for part in root)
+    return _told(known, unknown)
+
+
+def axis_error(here: Coordinates, root: Root, axes: np.ndarray) -> np.ndarray:
+    """Of eigenvalues with these axes (p, .), or scales of a borrowed basis: d lambda_k = v_k' dSigma v_k."""
+    known, unknown = (
+        np.sum(_thin_deviations(here, part, _axis_tangents, axes.shape[1:], axes) ** 2, axis=0)
+        for part in root
+    )
     return _told(known, unknown)
 
 
@@ -265,15 +283,6 @@ def of_correlation(covariance: np.ndarray) -> Change:
         relative = np.diagonal(sigma, axis1=1, axis2=2) / variance
         both = relative[:, :, None] + relative[:, None, :]
         return sigma / (scale[:, None] * scale) - 0.5 * correlation * both
-
-    return change
-
-
-def of_axes(axes: np.ndarray) -> Change:
-    """Eigenvalues with these axes (p, k), or scales of a borrowed basis: d lambda_k = v_k' dSigma v_k."""
-
-    def change(coef, sigma):
-        return np.einsum("jk,mjl,lk->mk", axes, sigma, axes, optimize=True)
 
     return change
 
@@ -421,8 +430,9 @@ def adjusted(p: np.ndarray) -> np.ndarray:
 # core's Z.
 #
 # Factor forms: the other columns are what tells w, and stay. What is free is every number of the core, and of the
-# others only the map w -> E w + D'x that they could follow together (`part_view`): E lower triangular, for a rotation
-# of all is none of Sigma. Uncertainty of each of them alone hardly moves w where there are many, and is left out.
+# others only the map w -> E w + D'x that they could follow together (`Coordinates.part_scores`): E lower triangular,
+# for a rotation of all is none of Sigma. Uncertainty of each of them alone hardly moves w where there are many, and is
+# left out.
 
 
 Wanted = tuple[int, int]  # a pair of columns that have to be in one core; (j, j) for column j alone
@@ -464,74 +474,34 @@ def telling(sigma: Covariance, rate: np.ndarray) -> Telling:
 def parts(wanted: Sequence[Wanted], telling: Telling, *, core: int, size: int) -> list[Part]:
     """Parts of `size` columns whose cores hold every wanted pair; a core has at most `core` columns.
 
-    Greedy: the first pair that is left, then whichever is nearest. Cost: number of parts x core x pairs.
+    Greedy: the first pair that is left, then whichever is nearest. Cost: number of parts x core x (pairs + p q).
     """
-    left = np.array(sorted({(min(pair), max(pair)) for pair in wanted})).reshape(-1, 2)
-    made = []
-    while len(left):
-        chosen = list(dict.fromkeys(left[0].tolist()))
-        left = left[1:]
-        while len(left):
-            near = telling.of(chosen)
+    pairs = sorted({(min(pair), max(pair)) for pair in wanted})
+    (first, second), made = np.array(pairs).reshape(-1, 2).T, []
+    while len(first):
+        chosen: list[int] = []
+        near, best = np.zeros(telling.sigma.p), 0
+        while best >= 0:
+            new = [j for j in dict.fromkeys((int(first[best]), int(second[best]))) if j not in chosen]
+            chosen, near = chosen + new, np.maximum(near, telling.of(new))
             near[chosen] = np.inf
-            inside = np.isin(left, chosen)
-            new = 2 - inside.sum(axis=1) - (~inside[:, 0] & (left[:, 0] == left[:, 1]))
-            score = np.where(len(chosen) + new <= core, near[left].min(axis=1), -1.0)
-            best = int(np.argmax(score))
-            if score[best] < 0:
-                break
-            chosen += [int(j) for j in dict.fromkeys(left[best].tolist()) if j not in chosen]
-            left = left[~np.isin(left, chosen).all(axis=1)]
-        made.append(_filled(chosen, telling, size))
+            left = ~np.isinf(np.minimum(near[first], near[second]))
+            first, second = first[left], second[left]
+            inside = np.isinf(near[first]), np.isinf(near[second])
+            count = 2 - inside[0] - inside[1] - (~inside[0] & (first == second))
+            score = np.where(len(chosen) + count <= core, np.minimum(near[first], near[second]), -1.0)
+            best = int(np.argmax(score)) if np.any(score >= 0) else -1
+        # with the columns that tell most of any of its own, up to `size`
+        near[chosen] = -np.inf
+        others = np.argsort(-near, kind="stable")[: max(0, min(size, len(near)) - len(chosen))]
+        made.append(Part(np.array([*chosen, *others]), len(chosen)))
     return made
 
 
-def _filled(chosen: list[int], telling: Telling, size: int) -> Part:
-    """The core with the columns that tell most of any of its own, up to `size`."""
-    near = telling.of(chosen)
-    near[chosen] = -np.inf
-    order = np.argsort(-near, kind="stable")[: max(0, min(size, len(near)) - len(chosen))]
-    return Part(np.array([*chosen, *order]), len(chosen))
-
-
-def inverse_of_outward(here: Coordinates) -> np.ndarray:
-    """R^-1 (p, p), by which changes of columns become numbers; O(p^3), once."""
-    return np.linalg.pinv(np.asarray(here.outward))
-
-
-def part_view(here: Coordinates, inverse: np.ndarray, columns: np.ndarray) -> Coordinates:
-    """The numbers of these columns (d c of B, q c of C, each by feature) and of the frame of all others.
-
-    With C <- C + (R F)', F = R^-1 dC'; pairs keep one triangle of F between latents, onto which the other is folded.
-    """
-    d, p = here.model.coef.shape
-    loadings = np.asarray(here.model.loadings)
-    q, rest = loadings.shape[1], np.setdiff1d(np.arange(p), columns)
-    alone, frame = inverse[:, columns], inverse[:, rest] @ loadings[rest]  # (p, c), (p, q)
-    made = [_of_feature(here, a, alone) for a in range(d + q)]
-    made += [_of_feature(here, a, frame) for a in range(d)]
-    made += [_of_feature(here, d + a, frame[:, : a + 1]) for a in range(q)]
-    tie = jnp.asarray(np.concatenate(made, axis=1))
-    return eqx.tree_at(lambda one: one.tie, here, tie, is_leaf=lambda one: one is None)
-
-
-def _of_feature(here: Coordinates, feature: int, along: np.ndarray) -> np.ndarray:
-    """Numbers (pairs, m) of changes R along (p, m) of one feature's coefficients."""
-    features, columns = (np.asarray(a) for a in here.pairs)
-    d = here.model.coef.shape[0]
-    numbers = np.zeros((len(features), along.shape[1]))
-    own = features == feature
-    numbers[own] = along[columns[own]]
-    if feature >= d:
-        folded = (columns == feature - d) & (features >= d) & (features < feature)
-        numbers[folded] += along[features[folded] - d]
-    return numbers
-
-
-def view_deviations(
+def part_deviations(
     here: Coordinates, columns: np.ndarray, numbers: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Changes of a core's B (m, d, c) and Sigma (m, c, c) along columns of numbers (K, m), as `part_view` has them."""
+    """Changes of a part's B (m, d, c) and Sigma (m, c, c) along vectors of its numbers (K, m), see `part_scores`."""
     d, c = here.model.coef.shape[0], len(columns)
     own = np.asarray(here.model.loadings)[columns]
     coef = numbers[: d * c].T.reshape(-1, d, c)

@@ -23,9 +23,10 @@ from poplin._axes import Coefficients
 from poplin._numerics import compiled
 from poplin.data.blocks import Block
 from poplin.inference.information import Coordinates, Information
-from poplin.inference.intervals import Root
+from poplin.inference.intervals import Root, coef_deviations
 from poplin.methods.exact import Likelihood
 from poplin.methods.moments import pair_scores
+from poplin.models.covariance import Covariance as Sigma
 from poplin.rows.frames import rates
 from poplin.rows.nodes import ColumnNodes, JointNodes
 
@@ -204,12 +205,31 @@ class Working(NamedTuple):
 
 
 class Degrees(NamedTuple):
-    """Degrees of freedom of B (d, p), of Sigma's entries and correlations (p, p), of eigenvalues and scales ()."""
+    """Degrees of freedom of B (d, p), of eigenvalues and scales (), and, when asked for, of Sigma's entries.
+
+    `normal` (p,) is the relative variance of the sum over groups of a column's squared sums, `rows` (p,) by how much
+    the cumulants of single rows count in it.
+    """
 
     coef: np.ndarray
-    covariance: np.ndarray
-    correlation: np.ndarray
     axes: np.ndarray
+    sigma: Sigma
+    normal: np.ndarray
+    rows: np.ndarray
+
+    def covariance(self, j: np.ndarray, k: np.ndarray) -> np.ndarray:
+        """Of the entries (j, k) of Sigma."""
+        r = np.clip(np.nan_to_num(self.sigma.correlations(j, k)), -1, 1)
+        return self._pairs(6 * (1 + 6 * r**2 + r**4) / (1 + r**2) ** 2, j, k)
+
+    def correlation(self, j: np.ndarray, k: np.ndarray) -> np.ndarray:
+        """Of the correlations (j, k)."""
+        return self._pairs(PRODUCT, j, k)
+
+    def _pairs(self, cumulant: np.ndarray | float, j: np.ndarray, k: np.ndarray) -> np.ndarray:
+        normal, rows = (0.5 * (a[j] + a[k]) for a in (self.normal, self.rows))
+        with np.errstate(divide="ignore"):
+            return 2 / (normal + cumulant * rows)
 
 
 class Sandwich(NamedTuple):
@@ -230,28 +250,20 @@ class Leverage(NamedTuple):
 
 
 def working(
-    x: np.ndarray, rate: np.ndarray, covariance: np.ndarray, weight: np.ndarray, group: np.ndarray | None
+    x: np.ndarray, rate: np.ndarray, variance: np.ndarray, weight: np.ndarray, group: np.ndarray | None
 ) -> Working:
     """The working model from rates (n, p) where Z is at its mean, 0 where a count is missing; no group: single rows."""
-    variance = np.diag(covariance)
     omega = rate / (1 + variance * rate)
     if group is None:
         return Working(x, omega, weight, np.arange(len(x)), weight)
     return Working(x, omega, weight, group, np.ones(int(group.max()) + 1))
 
 
-def sandwich(
-    here: Coordinates,
-    inverse: np.ndarray,
-    bread: Root,
-    sums: np.ndarray,
-    model: Working,
-    covariance: np.ndarray,
-) -> Sandwich:
+def sandwich(here: Coordinates, bread: Root, sums: np.ndarray, model: Working, sigma: Sigma) -> Sandwich:
     """The sandwich from the groups' sums of scores (2, G, K), of two independent sets of draws whose noise cancels.
 
-    `bread` is a root of J^-1, `inverse` R^-1 of `Coordinates.outward`. Sums of groups that stand for c copies are
-    those of a copy times the root of c. Cost: G K^2 + min(G, K)^2 K, p G d^3 for clusters.
+    `bread` is a root of J^-1. Sums of groups that stand for c copies are those of a copy times the root of c. Cost:
+    G K^2 + min(G, K)^2 K, p G d^3 for clusters.
     """
     d, p = here.model.coef.shape
     one, other = (part @ bread.spread @ bread.spread.T for part in sums)
@@ -261,19 +273,24 @@ def sandwich(
     alike = 1 / np.sqrt(np.maximum(1 - by_group.mean(axis=1), DETERMINED))
     change = np.zeros((2, groups, d, p))
     own = coef_numbers(here)
-    moved = np.stack([_of_coef(here, own, part) for part in (one, other)])
+    moved = np.stack([coef_deviations(here, part.T) for part in (one, other)])
     for j in range(p):
         told = leverage(model, j)
         degrees[:, j] = told.df
         change[..., j] = np.einsum("gkl,sgl->sgk", told.factor, moved[..., j])
-    back = np.einsum("sgdp,mp->sgdm", change, inverse)
+    back = np.asarray(_numbers(here, change))
     both = []
     for numbers, coef in zip((one, other), back, strict=True):
         numbers = numbers * alike[:, None]
         numbers[:, own.place] = coef[:, own.feature, own.column]
         both.append(numbers)
     root = bread._replace(spread=_root_of_products(both[0], both[1]))
-    return Sandwich(root, Degrees(degrees, *_degrees_of_sigma(model, share, by_group, covariance)))
+    return Sandwich(root, _degrees(degrees, model, share, by_group, sigma))
+
+
+@compiled()
+def _numbers(here: Coordinates, moves: Array) -> Array:
+    return here.outward.numbers(moves)
 
 
 class CoefNumbers(NamedTuple):
@@ -290,14 +307,6 @@ def coef_numbers(here: Coordinates) -> CoefNumbers:
     pair = np.flatnonzero(feature < here.model.coef.shape[0])
     place = pair if here.tie is None else np.argmax(np.abs(np.asarray(here.tie)[pair]), axis=1)
     return CoefNumbers(place, feature[pair], column[pair])
-
-
-def _of_coef(here: Coordinates, own: CoefNumbers, numbers: np.ndarray) -> np.ndarray:
-    """Changes of B (G, d, p) along the numbers (G, K)."""
-    (d, _), outward = here.model.coef.shape, np.asarray(here.outward)
-    filled = np.zeros((len(numbers), d, outward.shape[1]))
-    filled[:, own.feature, own.column] = numbers[:, own.place]
-    return filled @ outward.T
 
 
 def _summed(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
@@ -351,31 +360,20 @@ def shares(model: Working) -> np.ndarray:
     return held / np.maximum(held.sum(axis=0), 1e-300)
 
 
-def _degrees_of_sigma(
-    model: Working, share: np.ndarray, by_group: np.ndarray, covariance: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Degrees of freedom of covariances, correlations (p, p) and of what all columns make together ().
+def _degrees(
+    coef: np.ndarray, model: Working, share: np.ndarray, by_group: np.ndarray, sigma: Sigma
+) -> Degrees:
+    """With those of B (d, p), all others.
 
     The sum over groups of squared sums has the relative variance 2 sum h_g^2 / (1 - sum h_g^2) (its terms' variances,
     the mean taken off) and the cumulants sum h_i^2 of single rows.
     """
-    copies = model.copies[:, None]
-    squares = np.minimum(np.sum(copies * by_group**2, axis=0), 0.999)
-    row_copies = np.maximum(model.weight, 1e-300)[:, None]
-    rows = np.sum(share**2 / row_copies, axis=0)
+    squares = np.minimum(np.sum(model.copies[:, None] * by_group**2, axis=0), 0.999)
+    rows = np.sum(share**2 / np.maximum(model.weight, 1e-300)[:, None], axis=0)
     normal = 2 * squares / (1 - squares)
-
-    def pairs(of_column: np.ndarray) -> np.ndarray:
-        return 0.5 * (of_column[:, None] + of_column)
-
-    scale = np.sqrt(np.maximum(np.diag(covariance), 1e-300))
-    r = np.clip(covariance / scale / scale[:, None], -1, 1)
-    cumulant = 6 * (1 + 6 * r**2 + r**4) / (1 + r**2) ** 2
     with np.errstate(divide="ignore"):
-        of_covariance = 2 / (pairs(normal) + cumulant * pairs(rows))
-        of_correlation = 2 / (pairs(normal) + PRODUCT * pairs(rows))
-        of_axes = 2 / (normal.mean() + SQUARE * rows.mean())
-    return of_covariance, of_correlation, np.asarray(of_axes)
+        axes = np.asarray(2 / (normal.mean() + SQUARE * rows.mean()))
+    return Degrees(coef, axes, sigma, normal, rows)
 
 
 def _root_of_products(one: np.ndarray, other: np.ndarray) -> np.ndarray:

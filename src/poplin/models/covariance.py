@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+SQUARE_UP_TO = 2000  # columns; above, a square table of Sigma is more than anybody reads
 PIECE = 4_000_000  # entries of Sigma that are made together, where all of them are looked at
 
 
@@ -56,6 +57,32 @@ class Covariance(NamedTuple):
         """
         left = self.loadings[rows]
         return left @ (left if columns is None else self.loadings[columns]).T
+
+    def entries(self, j: np.ndarray, k: np.ndarray) -> np.ndarray:
+        """Single entries of Sigma; q products each.
+
+        Args:
+            j: positions of columns of the counts (m,).
+            k: as many others.
+
+        Returns:
+            Sigma_jk (m,), log scale.
+        """
+        return np.einsum("mq,mq->m", self.loadings[j], self.loadings[k])
+
+    def correlations(self, j: np.ndarray, k: np.ndarray) -> np.ndarray:
+        """Single correlations; q products each.
+
+        Args:
+            j: positions of columns of the counts (m,).
+            k: as many others.
+
+        Returns:
+            Sigma_jk / (Sigma_jj Sigma_kk)^(1/2) (m,), NaN where a column has no variance.
+        """
+        scale = np.sqrt(self.diag())
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self.entries(j, k) / scale[j] / scale[k]
 
     def product(self, x: np.ndarray) -> np.ndarray:
         """Sigma x; 2 p q products for each column of x.

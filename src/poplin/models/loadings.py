@@ -1,7 +1,7 @@
 """How (B, C) of a factor form depend on what is free: all of C, the scales of a borrowed basis, or nothing.
 
 Start at `AbstractLoadings`: `expand` goes from the free parameters to (B, C), `pull_back` takes gradients the
-other way. Eigen-axes of a fitted C are in `principal_axes`.
+other way. Eigen-axes of a fitted C are in `principal_axes`, the directions in which it can move in `Outward`.
 """
 
 from abc import abstractmethod
@@ -10,6 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from poplin._axes import Coefficients, Loadings
 
@@ -173,3 +174,61 @@ class KnownRoot(AbstractLoadings):
 
     def curvature(self, for_coef, for_loadings):
         return (for_coef,)
+
+
+# All directions in which columns can move, C's own first, without a square of p x p numbers.
+#
+# Start at `Outward`. What standard errors are computed along (`inference/information.py`).
+
+
+class Outward(eqx.Module):
+    """R = (C, complement of C), p directions in which columns move, by some p q numbers in the place of p^2.
+
+    With s (p,) the roots of mean rates, q Householder reflections Q = I - V T V' make s C = Q (U; 0), and what they
+    leave over, divided by s, is the complement: R = s^-1 Q diag(U, I). A product with it takes p q. Of a square C
+    nothing is left over: Q = I, s = 1, U = C. Source: Schreiber & Van Loan (1989), A storage-efficient WY
+    representation for products of Householder transformations.
+    """
+
+    root: Array
+    vectors: Array
+    mixing: Array
+    inside: Array
+    undone: Array
+
+    def gradients(self, by_column: Array) -> Array:
+        """G R: what gradients in the columns, G (..., p), are along each direction."""
+        return self._first(self._turned(by_column / self.root, self.mixing), self.inside)
+
+    def by_column(self, gradients: Array) -> Array:
+        """G from G R, (..., p)."""
+        return self._turned(self._first(gradients, self.undone), self.mixing.T) * self.root
+
+    def moves(self, numbers: Array) -> Array:
+        """M R': how the columns move along numbers M (..., p)."""
+        return self._turned(self._first(numbers, self.inside.T), self.mixing.T) / self.root
+
+    def numbers(self, moves: Array) -> Array:
+        """M from M R', (..., p)."""
+        return self._first(self._turned(moves * self.root, self.mixing), self.undone.T)
+
+    def _first(self, a: Array, factor: Array) -> Array:
+        return jnp.concatenate([a[..., : len(factor)] @ factor, a[..., len(factor) :]], axis=-1)
+
+    def _turned(self, a: Array, mixing: Array) -> Array:
+        return a - ((a @ self.vectors) @ mixing) @ self.vectors.T
+
+
+def outward(loadings: np.ndarray, root: np.ndarray, turn: np.ndarray) -> Outward:
+    """R of C turn, with s = `root`; p q^2."""
+    p, q = loadings.shape
+    if p == q:
+        root, upper, vectors, mixing = np.ones(p), loadings, np.zeros((p, 0)), np.zeros((0, 0))
+    else:
+        packed, scale = np.linalg.qr(root[:, None] * loadings, mode="raw")
+        there = scale > 0  # of a column that is zero already nothing is reflected
+        vectors = (np.tril(packed.T, -1) + np.eye(p, q)) * there
+        mixing = np.linalg.inv(np.triu(vectors.T @ vectors, 1) + np.diag(1 / np.where(there, scale, 1.0)))
+        upper = np.triu(packed.T[:q])
+    inside = upper @ turn
+    return Outward(*(jnp.asarray(a) for a in (root, vectors, mixing, inside, np.linalg.pinv(inside))))

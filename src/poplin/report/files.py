@@ -21,6 +21,7 @@ from poplin.data.readers import read_annotated
 from poplin.data.tables import listed
 from poplin.inference import summary
 from poplin.inference.summary import Fitted
+from poplin.models.covariance import SQUARE_UP_TO
 from poplin.report import html, views
 from poplin.store import written_together, written_whole
 
@@ -104,7 +105,6 @@ def figure(table: pandas.DataFrame) -> Figure:
     return drawn
 
 
-SQUARE_UP_TO = 2000  # columns; above, a square table of the covariance is more than anybody reads
 TESTED = ("se", "lower", "upper", "z", "p", "p_adjusted", "method")
 FORMULA = (
     "=",
