@@ -28,7 +28,7 @@ def test_answers_are_those_of_the_square(shape: str, piece: int, monkeypatch: py
     assert close(sigma.block(some, slice(None)), square[some])
     j, k = np.arange(p), np.arange(p)[::-1]
     assert close(sigma.entries(j, k), square[j, k])
-    assert close(sigma.correlations(j, k), square[j, k] / np.sqrt(np.diag(square)[j] * np.diag(square)[k]))
+    assert close(sigma.unit().entries(j, k), square[j, k] / np.sqrt(np.diag(square)[j] * np.diag(square)[k]))
     assert close(sigma.product(x), square @ x)
     assert close(sigma.norm(), np.linalg.norm(square))
     assert close(sigma.distance(other), np.linalg.norm(square - other.dense()))

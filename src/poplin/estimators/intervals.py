@@ -33,12 +33,6 @@ POSITIVE = Scale(intervals.positive, np.log, np.exp)
 FISHER = Scale(intervals.fisher, np.arctanh, np.tanh)
 
 
-def correlations(covariance: np.ndarray) -> np.ndarray:
-    """Sigma_jk / (s_j s_k)."""
-    scale = np.sqrt(np.diag(covariance))
-    return covariance / scale / scale[:, None]
-
-
 # Named tables of what was computed, and hypotheses from what users write.
 #
 # Start at `table_of`.

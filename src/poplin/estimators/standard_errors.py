@@ -34,7 +34,7 @@ from poplin.inference.information import (
     information,
     information_of_parts,
 )
-from poplin.inference.intervals import LARGE, Moves, Part, Root, Tests, Wanted, tests_of
+from poplin.inference.intervals import LARGE, Part, Root, Tests, Wanted, tests_of
 from poplin.inference.sandwich import Margins, Sandwich, deviations
 from poplin.inference.summary import OF_A_RUN
 from poplin.methods.exact import Likelihood
@@ -48,6 +48,7 @@ from poplin.updates.structure import Diagonal, Full, Model
 CORE, SIZE = 10, 20  # columns of a sub-table: whose errors are wanted, and all
 VIEWED = 20  # columns of a part where the others stay, for a rank
 Key = tuple[int, ...]
+Moves = list[tuple[np.ndarray, np.ndarray]]  # of B and Sigma, batch by batch
 
 
 class CoreErrors(NamedTuple):
@@ -148,13 +149,12 @@ class Piecewise:
 
     def _told(self, part: Part, free: Free, *, more: int) -> CoreErrors:
         asked = request("expected", free, self.settings, more=more)
-        root = intervals.product_root(information(free.block, free.here, asked), simulated=True)
-
-        def moves(numbers: np.ndarray) -> Moves:
-            for coef, sigma in intervals.deviations(free.here, numbers):
-                yield coef[:, :, : part.core], sigma[:, : part.core, : part.core]
-
-        return self._errors(part.columns[: part.core], list(moves(root.spread)), list(moves(root.lost)))
+        root, c = intervals.product_root(information(free.block, free.here, asked), simulated=True), part.core
+        moves = (
+            [(coef[:, :, :c], sigma[:, :c, :c]) for coef, sigma in intervals.deviations(free.here, numbers)]
+            for numbers in root
+        )
+        return self._errors(part.columns[:c], *moves)
 
     def _part_of_free(self, columns: np.ndarray) -> Free:
         """The rows and free directions of a sub-table."""
@@ -182,19 +182,18 @@ class Piecewise:
             return
         here, columns = self.free.here, np.stack([part.columns for part in new])
         asked = request("expected", self.free, self.settings, size=here.part_size(columns.shape[1]))
-        for chosen, found in zip(
-            columns, information_of_parts(self.free.block, here, columns, asked), strict=True
-        ):
+        sums = information_of_parts(self.free.block, here, columns, asked)
+        for own, found in zip(columns, sums, strict=True):
             root = intervals.product_root(found, simulated=True)
-            spread, lost = (
-                [pieces.part_deviations(here, chosen, numbers)] for numbers in (root.spread, root.lost)
-            )
-            yield self._errors(chosen, spread, lost)
+            yield self._errors(own, *([pieces.part_deviations(here, own, numbers)] for numbers in root))
 
     def _errors(self, columns: np.ndarray, spread: Moves, lost: Moves) -> CoreErrors:
         own = self.sigma.block(columns)
         changes = intervals.of_coef, intervals.of_covariance, intervals.of_correlation(own)
-        coef, covariance, correlation = (intervals.error_along(spread, lost, change) for change in changes)
+        coef, covariance, correlation = (
+            intervals.error_along(*([change(*moved) for moved in part] for part in (spread, lost)))
+            for change in changes
+        )
         moved = np.where(np.isnan(coef), np.nan, np.concatenate([moved for moved, _ in spread]))
         return CoreErrors(
             columns, coef, covariance, correlation, np.einsum("mdp,mep->pde", moved, moved, optimize=True)
@@ -285,11 +284,11 @@ MOST_SEED = 2**31
 
 
 class Replicates(NamedTuple):
-    """Estimates of each bootstrap table: coef (m, d, p), m times Sigma, eigenvalues (m, k)."""
+    """Estimates of each bootstrap table: coef (d, p), Sigma, eigenvalues (k,)."""
 
-    coef: np.ndarray
+    coef: tuple[np.ndarray, ...]
     sigma: tuple[Covariance, ...]
-    eigenvalues: np.ndarray
+    eigenvalues: tuple[np.ndarray, ...]
 
 
 def replicates(fit: Any, count: int) -> Replicates:
@@ -309,8 +308,7 @@ def replicates(fit: Any, count: int) -> Replicates:
         found.append((one.coef_, one.sigma_, one.eigenvalues_))
         if tell is not None:
             tell(Progress("bootstrap", r + 1, count, float("nan"), time.perf_counter() - began))
-    coef, sigma, eigenvalues = zip(*found, strict=True)
-    return Replicates(np.stack(coef), sigma, np.stack(eigenvalues))
+    return Replicates(*zip(*found, strict=True))
 
 
 def _rank(fit: Any) -> int | None:

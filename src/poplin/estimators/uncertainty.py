@@ -26,7 +26,6 @@ from poplin.estimators.intervals import (
     Profiles,
     Scale,
     coef_index,
-    correlations,
     entry_index,
     hypothesis_matrix,
     simes,
@@ -48,6 +47,7 @@ from poplin.estimators.standard_errors import (
 )
 from poplin.inference import intervals
 from poplin.inference.departures import Alike, alike
+from poplin.inference.information import Coordinates
 from poplin.inference.intervals import Interval, Tests, adjusted, tests_of, untold, with_degrees
 from poplin.inference.shrinkage import change_of_covariance, force_of_em, penalty_gradient
 from poplin.methods.options import Exact
@@ -99,7 +99,8 @@ class Uncertainty:
         if asked.n_boot is not None:
             return np.std(self.drawn(which, asked.n_boot), axis=0, ddof=1)
         if self.by_parts(asked):
-            return self._by_parts(which)
+            # eigenvalues are computed from the whole alone
+            return self._coef_by_parts() if which == "coef" else np.full(self.fit.eigenvalues_.shape, np.nan)
         if which == "coef" and self._wide(asked):
             return self._coef_by_parts()
         return self._whole(which, asked)
@@ -143,7 +144,9 @@ class Uncertainty:
         """From the covariance of all estimates; what is asked for before or after changes nothing."""
         if which == "coef":
             with double_precision():
-                told = intervals.coef_error(self.free.here, self.roots.of(asked, more=more))
+                told = intervals.tangent_error(
+                    self.free.here, self.roots.of(asked, more=more), Coordinates.coef_tangents
+                )
             if not self.roots.corrected(asked):
                 return told
             return np.where(np.isnan(self.roots.sandwich(asked).degrees.coef), np.nan, told)
@@ -151,11 +154,9 @@ class Uncertainty:
             root = self.roots.of(asked, more=more)
             if which in ("eigenvalues", "scales"):
                 axes = self.fit.components_ if which == "eigenvalues" else np.asarray(self.basis)
-                return intervals.axis_error(self.free.here, root, axes)
-            of_correlation = which == "correlation"
-            change = (
-                intervals.of_correlation(self.fit.covariance_) if of_correlation else intervals.of_covariance
-            )
+                return intervals.tangent_error(self.free.here, root, Coordinates.axis_tangents, axes)
+            sigma, plainly = self.fit.sigma_, which == "covariance"
+            change = intervals.of_covariance if plainly else intervals.of_correlation(sigma.dense())
             return intervals.standard_error(self.free.here, root, change)
 
     def degrees(self, which: str, at: Any, asked: Asked) -> np.ndarray | None:
@@ -204,10 +205,6 @@ class Uncertainty:
         told = {"size": self.size, "columns": VIEWED if views else SIZE}
         self.said.add((caveats.VIEWS if views else caveats.SUB_TABLES).format(**told))
 
-    def _by_parts(self, which: str) -> np.ndarray:
-        """All of B; NaN for what is computed only when asked for."""
-        return self._coef_by_parts() if which == "coef" else np.full(self.fit.eigenvalues_.shape, np.nan)
-
     def _coef_by_parts(self) -> np.ndarray:
         """All of B; NaN for columns whose parts were not ready in time."""
         errors = np.full(self.fit.coef_.shape, np.nan)
@@ -225,7 +222,7 @@ class Uncertainty:
         """The bootstrap's values of the same, or of the entries `at`, (m, ...)."""
         found = self.replicates(count)
         if which in ("coef", "eigenvalues"):
-            return getattr(found, which)
+            return np.stack(getattr(found, which))
         return np.stack([self._of_sigma(which, sigma, at) for sigma in found.sigma])
 
     def _of_sigma(self, which: str, sigma: Covariance, at: Any) -> np.ndarray:
@@ -233,9 +230,8 @@ class Uncertainty:
         if which == "scales":
             axes = np.asarray(self.basis)
             return np.einsum("jk,jk->k", axes, sigma.product(axes))
-        if at is ...:
-            return sigma.dense() if which == "covariance" else correlations(sigma.dense())
-        return sigma.entries(*at) if which == "covariance" else sigma.correlations(*at)
+        root = sigma if which == "covariance" else sigma.unit()
+        return root.dense() if at is ... else root.entries(*at)
 
     def standard_errors(self, asked: Asked) -> StandardErrors:
         """All of them, with notes."""
@@ -249,23 +245,16 @@ class Uncertainty:
             coef = np.where(self.profiles.decided(coef, sandwich=True).no_number, np.nan, coef)
         eigenvalues = self.eigenvalue_errors(asked)
         scales = None if self.basis is None else self.errors("scales", asked)
-        covariance = self._square(variances, asked)
-        known = variances if covariance is None or self.by_parts(asked) else covariance
+        covariance, known = None, variances
+        if not self.by_parts(asked) and not (self.large and len(every) > SQUARE_UP_TO):
+            covariance = known = self.errors("covariance", asked)
+        elif len(every) <= SQUARE_UP_TO:
+            covariance = np.where(np.eye(len(every), dtype=bool), variances, np.nan)
         notes = self.notes(np.concatenate([coef.ravel(), known.ravel()]), asked) + by_name
         edge = variances > self.fit.sigma_.diag()
         if edge.any():
             notes += (caveats.EDGE.format(count=int(edge.sum()), all=edge.size),)
         return StandardErrors(coef, variances, covariance, eigenvalues, scales, notes)
-
-    def _square(self, variances: np.ndarray, asked: Asked) -> np.ndarray | None:
-        """Those of Sigma (p, p), as far as they are known; None where nobody reads so many."""
-        if self.large and len(variances) > SQUARE_UP_TO:
-            return None
-        if not self.by_parts(asked):
-            return self.errors("covariance", asked)
-        square = np.full((len(variances), len(variances)), np.nan)
-        np.fill_diagonal(square, variances)
-        return square
 
     def sandwich(self, asked: Asked) -> bool:
         """Whether standard errors are from the rows' own scores: of a bound, of pairs, or asked for."""

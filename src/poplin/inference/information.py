@@ -109,10 +109,9 @@ class Coordinates(eqx.Module):
         return outer[:, :, :q], self.outward.by_column(outer)
 
     def part_scores(self, by_axis: Array, by_column: Array, columns: Array) -> Array:
-        """Means of scores (n, .) of these columns' numbers, and of a map of w that all others follow together.
+        """Means of scores (n, .) of the numbers of these columns, and of a map of w that all others follow together.
 
-        Each feature's, column by column: d c of B, q c of C. Then D (d, q) and the lower triangle of E, with which all
-        others' B and C move by D C' and C E'.
+        d c of B, q c of C, column by column; D (d, q) and a triangle of E, which move others by D C' and C E'.
         """
         d, q = self.model.coef.shape[0], self.model.loadings.shape[1]
         own = by_column[:, :, columns]
@@ -411,7 +410,7 @@ PHASE = "information"
 SETTLING = 16  # moves before draws are used
 PARTING = 8  # the same of simulated rows, which begin at a draw already, both sets at the same
 NUMBERS = (
-    16_000_000  # most numbers in one array of a slice of rows, or in those of counts and rates beside it
+    16_000_000  # most numbers in one array of a slice of rows, and in those of its counts and rates together
 )
 BESIDE = 6  # such arrays
 
@@ -579,10 +578,7 @@ def information_of_parts(
 
     In the numbers of `Coordinates.part_scores`, and by products alone.
     """
-
-    def told(outcome: Outcome, both: Block) -> Information:
-        return jax.device_get(_reduced_to_parts(here, outcome.rows, both, jnp.asarray(columns)))
-
+    told = lambda outcome, both: jax.device_get(_reduced_to_parts(here, outcome.rows, both, columns))
     found = _summed(block, here, request, told)
     return [jax.tree.map(operator.itemgetter(k), found) for k in range(len(columns))]
 

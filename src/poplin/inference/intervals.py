@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax import Array
 from scipy.linalg import LinAlgError, cholesky, eigh, solve_triangular
@@ -79,7 +80,7 @@ def product_root(found: Information, *, simulated: bool) -> Root:
     rows = float(found.rows) ** 2 / float(found.squares) if simulated else float(found.rows)
     share = rows / (rows - len(found.products) - 2)
     if share <= 0:
-        return _root(np.full_like(np.asarray(found.products), np.nan))
+        return covariance_root(np.full_like(np.asarray(found.products), np.nan))
     with _threads(len(found.products)):
         plain = _without_noise(found.products, found.products_gap)
         return _root_beside(plain * share, np.asarray(found.whole) * share)
@@ -101,7 +102,7 @@ def _without_noise(matrix: Matrix, gap: Matrix) -> np.ndarray:
     With noise D, E[(I + D)^-1] = I^-1 + I^-1 E[D I^-1 D] I^-1 + ...: half the difference of two independent estimates
     has the size of D, so D I^-1 D' is added to the information. Unlike a subtraction it leaves the inverse positive.
     """
-    noise = np.asarray(gap) @ _root(np.asarray(matrix)).spread
+    noise = np.asarray(gap) @ covariance_root(np.asarray(matrix)).spread
     return np.asarray(matrix) + noise @ noise.T
 
 
@@ -116,11 +117,6 @@ def worst_noise(root: Root, gap: Matrix) -> float:
     return float(np.linalg.norm(root.spread.T @ np.asarray(gap) @ root.spread, 2))
 
 
-def covariance_root(information: np.ndarray) -> Root:
-    """A root of I^-1; O(K^3)."""
-    return _root(information)
-
-
 def sandwich(bread: Root, products: Matrix) -> Root:
     """A root of I^-1 G I^-1, given that of I^-1 and the sum of the scores' products G; O(K^3)."""
     if not (np.isfinite(products).all() and np.isfinite(bread.spread).all()):  # a score that overflows
@@ -129,8 +125,8 @@ def sandwich(bread: Root, products: Matrix) -> Root:
     return bread._replace(spread=bread.spread @ (vectors * np.sqrt(np.maximum(values, 0))))
 
 
-def _root(information: np.ndarray) -> Root:
-    """R with R R' = I^-1; a direction in which I is not positive, on its own scale, is lost."""
+def covariance_root(information: np.ndarray) -> Root:
+    """R with R R' = I^-1; a direction in which I is not positive, on its own scale, is lost. O(K^3)."""
     size = len(information)
     if not np.isfinite(information).all():
         return Root(np.full((size, size), np.nan), np.zeros((size, 0)))
@@ -152,9 +148,9 @@ def _root_beside(information: np.ndarray, whole: np.ndarray) -> Root:
     try:
         lower = cholesky(whole * scale[:, None] * scale, lower=True)
     except (LinAlgError, ValueError):  # fewer rows than numbers, or a number that is none
-        return _root(information)
+        return covariance_root(information)
     if np.min(np.diag(lower)) ** 2 < LOST:
-        return _root(information)
+        return covariance_root(information)
     whiten = scale[:, None] * solve_triangular(lower, np.eye(len(lower)), lower=True).T
     return _split(whiten, whiten.T @ information @ whiten, TRUSTED)
 
@@ -174,71 +170,46 @@ def _split(whiten: np.ndarray, unit: np.ndarray, least: float) -> Root:
     return Root(root[:, kept], root[:, ~kept])
 
 
-@compiled()
-def _tangents(here: Coordinates, numbers: Array) -> tuple[Array, Array]:
-    return here.tangents(numbers)
+@compiled(static_argnames="tangents")
+def _along(here: Coordinates, tangents: Callable[..., Any], numbers: Array, *more: Array) -> Any:
+    return tangents(here, numbers, *more)
 
 
-def deviations(here: Coordinates, columns: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches of (m, d, p) changes of B and (m, p, p) changes of Sigma along the columns (K, .); O(p^2 q) each."""
-    each = max(1, CHUNK // here.model.coef.shape[1] ** 2)
-    for k in range(0, columns.shape[1], each):
-        part = columns[:, k : k + each].T
-        padded = (
-            part if len(part) == each else np.concatenate([part, np.zeros((each - len(part), part.shape[1]))])
-        )
-        if columns.shape[1] <= each:
-            padded = part
-        coef, sigma = _tangents(here, padded)
-        yield np.asarray(coef)[: len(part)], np.asarray(sigma)[: len(part)]
-
-
-@compiled()
-def _coef_tangents(here: Coordinates, numbers: Array) -> Array:
-    return here.coef_tangents(numbers)
-
-
-@compiled()
-def _axis_tangents(here: Coordinates, numbers: Array, axes: Array) -> Array:
-    return here.axis_tangents(numbers, axes)
-
-
-def coef_deviations(here: Coordinates, columns: np.ndarray) -> np.ndarray:
-    """Changes of B alone along the columns, (., d, p): p q d each, and nothing of Sigma is made."""
-    return _thin_deviations(here, columns, _coef_tangents, here.model.coef.shape)
-
-
-def _thin_deviations(
-    here: Coordinates, columns: np.ndarray, tangents: Callable[..., Array], shape: tuple[int, ...], *more: Any
-) -> np.ndarray:
-    """What `tangents` tells of each column (K, .) of numbers, of a shape, for some of them at a time."""
-    (d, p), parts = here.model.coef.shape, []
-    each = max(1, CHUNK // ((d + here.model.loadings.shape[1]) * p))
+def _batches(
+    here: Coordinates, columns: np.ndarray, size: int, tangents: Callable[..., Any], *more: np.ndarray
+) -> Iterator[Any]:
+    """What `tangents` of `Coordinates` tell of the columns (K, .), so many at a time that memory holds their `size`."""
+    each = max(1, CHUNK // size)
     for k in range(0, columns.shape[1], each):
         part = columns[:, k : k + each].T
         filled = np.zeros((min(each, columns.shape[1]), part.shape[1]))
         filled[: len(part)] = part
-        parts.append(np.asarray(tangents(here, filled, *more))[: len(part)])
-    return np.concatenate([np.zeros((0, *shape)), *parts])
+        told = jax.device_get(_along(here, tangents, filled, *more))
+        yield tuple(a[: len(part)] for a in told) if isinstance(told, tuple) else told[: len(part)]
 
 
-def coef_error(here: Coordinates, root: Root) -> np.ndarray:
-    """Standard errors of B, as `standard_error` with `of_coef`."""
-    known, unknown = (np.sum(coef_deviations(here, part) ** 2, axis=0) for part in root)
-    return _told(known, unknown)
+def deviations(here: Coordinates, columns: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches of (m, d, p) changes of B and (m, p, p) changes of Sigma along the columns (K, .); O(p^2 q) each."""
+    return _batches(here, columns, here.model.coef.shape[1] ** 2, Coordinates.tangents)
 
 
-def axis_error(here: Coordinates, root: Root, axes: np.ndarray) -> np.ndarray:
-    """Of eigenvalues with these axes (p, .), or scales of a borrowed basis: d lambda_k = v_k' dSigma v_k."""
-    known, unknown = (
-        np.sum(_thin_deviations(here, part, _axis_tangents, axes.shape[1:], axes) ** 2, axis=0)
-        for part in root
+def coef_deviations(here: Coordinates, columns: np.ndarray) -> np.ndarray:
+    """Changes of B alone along the columns, (., d, p): p q d each, and nothing of Sigma is made."""
+    size = here.model.coef.size + here.model.loadings.size
+    return np.concatenate(
+        [np.zeros((0, *here.model.coef.shape)), *_batches(here, columns, size, Coordinates.coef_tangents)]
     )
-    return _told(known, unknown)
+
+
+def tangent_error(
+    here: Coordinates, root: Root, tangents: Callable[..., Any], *more: np.ndarray
+) -> np.ndarray:
+    """Standard errors of what thin `tangents` of `Coordinates` tell: of B, or of Sigma along axes (p, .)."""
+    size = here.model.coef.size + here.model.loadings.size
+    return error_along(*(_batches(here, part, size, tangents, *more) for part in root))
 
 
 Change = Callable[[np.ndarray, np.ndarray], np.ndarray]
-Moves = Iterable[tuple[np.ndarray, np.ndarray]]
 
 
 def standard_error(here: Coordinates, root: Root, change: Change) -> np.ndarray:
@@ -246,19 +217,12 @@ def standard_error(here: Coordinates, root: Root, change: Change) -> np.ndarray:
 
     NaN where more than a share of its variance is along directions without information.
     """
-    return error_along(deviations(here, root.spread), deviations(here, root.lost), change)
+    return error_along(*((change(*moved) for moved in deviations(here, part)) for part in root))
 
 
-def error_along(spread: Moves, lost: Moves, change: Change) -> np.ndarray:
-    """The same, from batches of deviations along what is known and along what is not."""
-    known, unknown = (
-        sum((np.sum(change(coef, sigma) ** 2, axis=0) for coef, sigma in moves), np.zeros(()))
-        for moves in (spread, lost)
-    )
-    return _told(known, unknown)
-
-
-def _told(known: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+def error_along(spread: Iterable[np.ndarray], lost: Iterable[np.ndarray]) -> np.ndarray:
+    """The same, from batches of changes along what is known and along what is not."""
+    known, unknown = (sum((np.sum(a**2, axis=0) for a in part), np.zeros(())) for part in (spread, lost))
     total = known + unknown
     return np.sqrt(np.where(unknown > TOUCHED * total, np.nan, total))
 

@@ -27,6 +27,7 @@ from poplin.inference.intervals import Root, coef_deviations
 from poplin.methods.exact import Likelihood
 from poplin.methods.moments import pair_scores
 from poplin.models.covariance import Covariance as Sigma
+from poplin.models.loadings import Outward
 from poplin.rows.frames import rates
 from poplin.rows.nodes import ColumnNodes, JointNodes
 
@@ -219,7 +220,7 @@ class Degrees(NamedTuple):
 
     def covariance(self, j: np.ndarray, k: np.ndarray) -> np.ndarray:
         """Of the entries (j, k) of Sigma."""
-        r = np.clip(np.nan_to_num(self.sigma.correlations(j, k)), -1, 1)
+        r = np.clip(np.nan_to_num(self.sigma.unit().entries(j, k)), -1, 1)
         return self._pairs(6 * (1 + 6 * r**2 + r**4) / (1 + r**2) ** 2, j, k)
 
     def correlation(self, j: np.ndarray, k: np.ndarray) -> np.ndarray:
@@ -272,41 +273,22 @@ def sandwich(here: Coordinates, bread: Root, sums: np.ndarray, model: Working, s
     by_group = _summed(share, model.group, groups) / np.maximum(model.copies, 1e-300)[:, None]
     alike = 1 / np.sqrt(np.maximum(1 - by_group.mean(axis=1), DETERMINED))
     change = np.zeros((2, groups, d, p))
-    own = coef_numbers(here)
     moved = np.stack([coef_deviations(here, part.T) for part in (one, other)])
     for j in range(p):
         told = leverage(model, j)
         degrees[:, j] = told.df
         change[..., j] = np.einsum("gkl,sgl->sgk", told.factor, moved[..., j])
-    back = np.asarray(_numbers(here, change))
+    back = np.asarray(_numbers(here.outward, change))
     both = []
     for numbers, coef in zip((one, other), back, strict=True):
         numbers = numbers * alike[:, None]
-        numbers[:, own.place] = coef[:, own.feature, own.column]
+        numbers[:, : d * p] = coef.reshape(groups, d * p)  # those of B come first
         both.append(numbers)
     root = bread._replace(spread=_root_of_products(both[0], both[1]))
     return Sandwich(root, _degrees(degrees, model, share, by_group, sigma))
 
 
-@compiled()
-def _numbers(here: Coordinates, moves: Array) -> Array:
-    return here.outward.numbers(moves)
-
-
-class CoefNumbers(NamedTuple):
-    """Where the numbers of B stand, and the feature of x and the column of R that each belongs to."""
-
-    place: np.ndarray
-    feature: np.ndarray
-    column: np.ndarray
-
-
-def coef_numbers(here: Coordinates) -> CoefNumbers:
-    """The numbers of B among all, which are free under every model."""
-    feature, column = (np.asarray(a) for a in here.pairs)
-    pair = np.flatnonzero(feature < here.model.coef.shape[0])
-    place = pair if here.tie is None else np.argmax(np.abs(np.asarray(here.tie)[pair]), axis=1)
-    return CoefNumbers(place, feature[pair], column[pair])
+_numbers = compiled()(Outward.numbers)
 
 
 def _summed(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
@@ -363,11 +345,7 @@ def shares(model: Working) -> np.ndarray:
 def _degrees(
     coef: np.ndarray, model: Working, share: np.ndarray, by_group: np.ndarray, sigma: Sigma
 ) -> Degrees:
-    """With those of B (d, p), all others.
-
-    The sum over groups of squared sums has the relative variance 2 sum h_g^2 / (1 - sum h_g^2) (its terms' variances,
-    the mean taken off) and the cumulants sum h_i^2 of single rows.
-    """
+    """With those of `coef`: `normal` is 2 h / (1 - h), h = sum_g h_g^2 of the groups' shares, the mean taken off."""
     squares = np.minimum(np.sum(model.copies[:, None] * by_group**2, axis=0), 0.999)
     rows = np.sum(share**2 / np.maximum(model.weight, 1e-300)[:, None], axis=0)
     normal = 2 * squares / (1 - squares)

@@ -15,7 +15,7 @@ from jax import Array
 
 from poplin._numerics import compiled
 from poplin.inference.information import Coordinates
-from poplin.inference.intervals import Root
+from poplin.inference.intervals import Root, deviations
 from poplin.rows.cells import Sites, score, told
 
 FOLDS = 5
@@ -165,7 +165,7 @@ def change_of_covariance(here: Coordinates, root: Root, force: np.ndarray) -> np
     """The step of Sigma (p, p) from where the likelihood has this gradient in Sigma; V = root root', K^2 products."""
     along = np.asarray(_along(here, jnp.asarray(force)))
     numbers = root.spread @ (root.spread.T @ along)
-    return np.asarray(_moved(here, jnp.asarray(numbers)))
+    return next(deviations(here, numbers[:, None]))[1][0]
 
 
 def force_of_em(covariance: np.ndarray, rows: float, kappa: float) -> np.ndarray:
@@ -193,8 +193,3 @@ def _along(here: Coordinates, gradient: Array) -> Array:
     return jax.grad(lambda numbers: jnp.sum(gradient * here.tangents(numbers[None])[1][0]))(
         jnp.zeros(here.size())
     )
-
-
-@compiled()
-def _moved(here: Coordinates, numbers: Array) -> Array:
-    return here.tangents(numbers[None])[1][0]

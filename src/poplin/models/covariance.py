@@ -70,19 +70,14 @@ class Covariance(NamedTuple):
         """
         return np.einsum("mq,mq->m", self.loadings[j], self.loadings[k])
 
-    def correlations(self, j: np.ndarray, k: np.ndarray) -> np.ndarray:
-        """Single correlations; q products each.
-
-        Args:
-            j: positions of columns of the counts (m,).
-            k: as many others.
+    def unit(self) -> Covariance:
+        """The correlations; p q divisions.
 
         Returns:
-            Sigma_jk / (Sigma_jj Sigma_kk)^(1/2) (m,), NaN where a column has no variance.
+            The same of a unit diagonal: NaN where a column has no variance.
         """
-        scale = np.sqrt(self.diag())
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return self.entries(j, k) / scale[j] / scale[k]
+        deviation = np.sqrt(self.diag())[:, None]
+        return Covariance(self.loadings / np.where(deviation > 0, deviation, np.nan))
 
     def product(self, x: np.ndarray) -> np.ndarray:
         """Sigma x; 2 p q products for each column of x.
@@ -131,8 +126,7 @@ class Covariance(NamedTuple):
             Pairs of a slice of m columns and an array (m, p): NaN on and below the diagonal, and where a column has no
             variance.
         """
-        deviation = np.sqrt(self.diag())[:, None]
-        root = Covariance(self.loadings / np.where(deviation > 0, deviation, np.nan))
+        root = self.unit()
         for part in self.pieces():
             found = np.clip(root._rows(part), -1.0, 1.0)
             found[np.tril(np.ones(found.shape, bool), part.start)] = np.nan

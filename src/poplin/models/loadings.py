@@ -176,18 +176,12 @@ class KnownRoot(AbstractLoadings):
         return (for_coef,)
 
 
-# All directions in which columns can move, C's own first, without a square of p x p numbers.
-#
-# Start at `Outward`. What standard errors are computed along (`inference/information.py`).
-
-
 class Outward(eqx.Module):
     """R = (C, complement of C), p directions in which columns move, by some p q numbers in the place of p^2.
 
     With s (p,) the roots of mean rates, q Householder reflections Q = I - V T V' make s C = Q (U; 0), and what they
     leave over, divided by s, is the complement: R = s^-1 Q diag(U, I). A product with it takes p q. Of a square C
-    nothing is left over: Q = I, s = 1, U = C. Source: Schreiber & Van Loan (1989), A storage-efficient WY
-    representation for products of Householder transformations.
+    nothing is left over: Q = I, s = 1, U = C. Source: Schreiber & Van Loan (1989), on storing such products.
     """
 
     root: Array
