@@ -1,7 +1,8 @@
 """Fits made on one device, on several, and by several processes: what they are, and a program that makes them.
 
 Start at `FITS`. `python -m tests.devices FILE NAME ...` writes the estimates of the fits of these names; with the
-variables of `poplin.cli.joining` it is one of several processes. `started` and `ended` run it, with a limit of time.
+variables of `poplin.cli.joining` it is one of several processes. Fits of which there is a checkpoint also go on
+from it, into gone_on.npz. `started` and `ended` run it, with a limit of time.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,6 +83,12 @@ def estimates(name: str, **more: Any) -> dict[str, np.ndarray]:
     """What is compared."""
     fit = fitted(name, **more)
     return {f"{name}: {part}": getattr(fit, part) for part in ESTIMATES}
+
+
+@cache
+def alone(name: str) -> dict[str, np.ndarray]:
+    """What is compared, of the fit that this process makes on its one device."""
+    return estimates(name)
 
 
 def stopped(name: str, path: Path) -> None:
@@ -189,29 +197,30 @@ def heard(folder: Path, number: int) -> str:
 
 
 def main() -> None:
-    """Make the fits; the first process writes. Those of which there is a checkpoint go on, and one is left of each."""
+    """Make the fits; the first process writes. Those with a checkpoint are made by going on too, and leave another."""
     import jax
 
     from poplin.cli import joining
 
     if joining.MANY in os.environ:
         joining.join()
-    made, folder = {}, Path(sys.argv[1]).absolute().parent
+    made, gone_on, folder = {}, {}, Path(sys.argv[1]).absolute().parent
     with hurried(tells_all=False):  # as the tests do, beside whose numbers these are held
         for name in sys.argv[2:]:
-            made |= estimates(name, **going_on(folder, name))
+            made |= estimates(name)
             if (folder / f"{name}.npz").exists():
+                gone_on |= estimates(name, **going_on(folder, name))
                 stopped(name, folder / f"{name}, again.npz")
     if jax.process_index() == 0:
         np.savez(sys.argv[1], devices=jax.device_count(), processes=jax.process_count(), **made)
+        np.savez(folder / "gone_on.npz", **gone_on)
     if jax.process_count() > 1:
         jax.distributed.shutdown()
 
 
 def going_on(folder: Path, name: str) -> dict[str, Any]:
-    """The settings that go on from a checkpoint, if there is one."""
-    path = folder / f"{name}.npz"
-    return {"checkpoint": path, "checkpoint_every": 10_000} if path.exists() else {}
+    """The settings that go on from a checkpoint."""
+    return {"checkpoint": folder / f"{name}.npz", "checkpoint_every": 10_000}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -29,41 +28,33 @@ from tests.instances import TABLES
 DEVICES = 8
 
 
-@pytest.fixture(scope="module")
-def eight(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The estimates of all fits on eight devices, made by one process."""
-    folder = tmp_path_factory.mktemp("eight")
-    begun = devices.started(devices.program(*FITS), folder, devices=DEVICES)
-    assert devices.ended(begun) == [0], devices.heard(folder, 0)
-    return np.load(folder / "out.npz")
-
-
-@pytest.mark.parametrize("name", FITS)
-def test_eight_devices_give_the_numbers_of_one(name: str, eight: Any) -> None:
-    assert int(eight["devices"]) == DEVICES
-    devices.check(name, devices.estimates(name), eight)
-
-
 STOPPED = ["bound", "bound, full Gaussians", "ml"]
 
 
 @pytest.fixture(scope="module")
-def gone_on(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which one process with eight devices went on with fits that one device had begun."""
-    folder = tmp_path_factory.mktemp("gone_on")
+def eight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which one process with eight devices made all fits, and went on with those that one had begun."""
+    folder = tmp_path_factory.mktemp("eight")
     for name in STOPPED:
         devices.stopped(name, folder / f"{name}.npz")
-    begun = devices.started(devices.program(*STOPPED), folder, devices=DEVICES)
+    begun = devices.started(devices.program(*FITS), folder, devices=DEVICES)
     assert devices.ended(begun) == [0], devices.heard(folder, 0)
     return folder
 
 
+@pytest.mark.parametrize("name", FITS)
+def test_eight_devices_give_the_numbers_of_one(name: str, eight: Path) -> None:
+    found = np.load(eight / "out.npz")
+    assert int(found["devices"]) == DEVICES
+    devices.check(name, devices.alone(name), found)
+
+
 @pytest.mark.parametrize("name", STOPPED)
-def test_a_fit_goes_on_with_another_number_of_devices(name: str, gone_on: Path) -> None:
-    whole = devices.estimates(name)
-    devices.check(name, whole, np.load(gone_on / "out.npz"))
-    shutil.copy(gone_on / f"{name}, again.npz", gone_on / f"{name}.npz")
-    devices.check(name, whole, devices.estimates(name, **devices.going_on(gone_on, name)))
+def test_a_fit_goes_on_with_another_number_of_devices(name: str, eight: Path) -> None:
+    whole = devices.alone(name)
+    devices.check(name, whole, np.load(eight / "gone_on.npz"))
+    shutil.copy(eight / f"{name}, again.npz", eight / f"{name}.npz")
+    devices.check(name, whole, devices.estimates(name, **devices.going_on(eight, name)))
 
 
 def test_one_device_is_left_alone() -> None:

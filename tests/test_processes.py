@@ -19,30 +19,46 @@ from poplin._process import CLAIM
 from tests import devices
 
 ROWS, COLUMNS = 61, 5
-SHARED = {2: ("bound, rank, two starts", "ml"), 4: ("bound", "ml, begun")}
+BY_TWO, BY_FOUR = ("bound, rank, two starts", "ml"), ("bound", "ml, begun")
+STOPPED = "bound, full Gaussians"
 
 
-@pytest.mark.parametrize("processes", SHARED)
-def test_several_processes_give_the_numbers_of_one(processes: int, tmp_path: Path) -> None:
-    names = SHARED[processes]
-    begun = devices.started(devices.program(*names), tmp_path, processes=processes)
-    one = {name: devices.estimates(name) for name in names}
-    assert devices.ended(begun) == [0] * processes, devices.heard(tmp_path, 0)
-    together = np.load(tmp_path / "out.npz")
-    assert int(together["processes"]) == processes
+def shared(folder: Path, *names: str, processes: int) -> Any:
+    """The estimates of these fits by so many processes, and beside them, meanwhile, those of one."""
+    begun = devices.started(devices.program(*names), folder, processes=processes)
     for name in names:
-        devices.check(name, one[name], together)
+        devices.alone(name)
+    assert devices.ended(begun) == [0] * processes, devices.heard(folder, 0)
+    together = np.load(folder / "out.npz")
+    assert int(together["processes"]) == processes
+    return together
 
 
-def test_a_fit_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
-    name = "bound, full Gaussians"
-    devices.stopped(name, tmp_path / f"{name}.npz")
-    begun = devices.started(devices.program(name), tmp_path, processes=2)
-    whole = devices.estimates(name)
-    assert devices.ended(begun) == [0, 0], devices.heard(tmp_path, 0)
-    devices.check(name, whole, np.load(tmp_path / "out.npz"))
-    shutil.copy(tmp_path / f"{name}, again.npz", tmp_path / f"{name}.npz")
-    devices.check(name, whole, devices.estimates(name, **devices.going_on(tmp_path, name)))
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which two processes made fits, and went on with one that one process had begun."""
+    folder = tmp_path_factory.mktemp("two")
+    devices.stopped(STOPPED, folder / f"{STOPPED}.npz")
+    shared(folder, *BY_TWO, STOPPED, processes=2)
+    return folder
+
+
+@pytest.mark.parametrize("name", [*BY_TWO, STOPPED])
+def test_two_processes_give_the_numbers_of_one(name: str, two: Path) -> None:
+    devices.check(name, devices.alone(name), np.load(two / "out.npz"))
+
+
+def test_four_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
+    together = shared(tmp_path, *BY_FOUR, processes=4)
+    for name in BY_FOUR:
+        devices.check(name, devices.alone(name), together)
+
+
+def test_a_fit_goes_on_with_another_number_of_processes(two: Path) -> None:
+    whole = devices.alone(STOPPED)
+    devices.check(STOPPED, whole, np.load(two / "gone_on.npz"))
+    shutil.copy(two / f"{STOPPED}, again.npz", two / f"{STOPPED}.npz")
+    devices.check(STOPPED, whole, devices.estimates(STOPPED, **devices.going_on(two, STOPPED)))
 
 
 def command(*words: str) -> list[str]:
