@@ -39,6 +39,8 @@ if "POPLIN_TESTS_CACHES" not in os.environ:
 os.environ["XDG_CACHE_HOME"] = os.environ["POPLIN_TESTS_CACHES"]
 os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{os.environ['XDG_CACHE_HOME']}/poplin"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Two workers on two cores: a second thread of BLAS only waits, and waiting it takes the other worker's core.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 # Single operations, and programs that tests jit themselves, take half as long to compile; all programs take a tenth
