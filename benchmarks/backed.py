@@ -47,7 +47,7 @@ def fit(path: Path, way: str, iterations: int) -> None:
     import anndata
 
     import poplin
-    from poplin.estimators import streamed
+    from poplin.fitting import streamed
 
     # a small start: what counts here are the passes over all rows
     streamed.SAMPLE_ENTRIES = 300_000

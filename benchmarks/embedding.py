@@ -18,7 +18,8 @@ import poplin
 from benchmarks.designs import LAWS, load, simulate
 from benchmarks.measure import REPOSITORY, facts
 from poplin._numerics import double_precision
-from poplin.estimators import amortised, pln
+from poplin.estimators import pln
+from poplin.fitting import amortised
 from poplin.updates.structure import Model
 
 NAME, NEW = "lowrank_10k", 1_000_000

@@ -20,7 +20,7 @@ import poplin
 from benchmarks.measure import REPOSITORY, facts
 from poplin._numerics import double_precision
 from poplin.data.blocks import as_block
-from poplin.estimators.alternatives import CONTROLS
+from poplin.fitting.alternatives import CONTROLS
 from poplin.methods.bbvi import gradient_variance
 from poplin.rows.frames import Diagonals, DirectFrame, Place, Reparameterised
 

@@ -28,7 +28,7 @@ import poplin.fit
 from benchmarks.measure import REPOSITORY, facts
 from benchmarks.scaling import Law, draw
 from poplin._numerics import double_precision, settings
-from poplin.estimators import streamed
+from poplin.fitting import streamed
 
 REPEATS = 15
 PASSES, STEPS = 20, 5  # of a table in place; iterations that are timed together

@@ -13,7 +13,7 @@ import pytest
 from scipy import sparse
 
 from poplin.data import held, streams
-from poplin.estimators import streamed
+from poplin.fitting import streamed
 from tests.instances import LOADINGS, simulated
 
 TABLE = simulated(3, LOADINGS, n=1200, level=0.5)

@@ -16,7 +16,7 @@ import poplin
 from poplin._numerics import double_precision
 from poplin.data.blocks import Block, as_block
 from poplin.data.counts import as_counts
-from poplin.estimators.phases import Recipe, recipe, with_shrinkage
+from poplin.fitting.phases import Recipe, recipe, with_shrinkage
 
 ROWS, COLUMNS, RANK = 40, 4, 2
 KAPPA_WEIGHT = 0.2  # shrinkage of the shrunk model

@@ -15,7 +15,7 @@ import pytest
 from scipy import sparse
 
 from poplin.data import held, streams
-from poplin.estimators import streamed
+from poplin.fitting import streamed
 from tests.annotated import stored
 from tests.instances import LOADINGS, simulated
 

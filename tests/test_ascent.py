@@ -16,7 +16,7 @@ import pytest
 import poplin
 from poplin import fit as loop
 from poplin._numerics import double_precision
-from poplin.estimators import phases
+from poplin.fitting import phases
 from poplin.methods import variational
 from poplin.methods.variational import FullVariational, QuasiNewton
 from poplin.rows.gaussian import start_rows

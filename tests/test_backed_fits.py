@@ -18,7 +18,7 @@ from scipy import sparse
 import poplin
 from poplin.data import held, streams
 from poplin.data.counts import as_counts
-from poplin.estimators import driver, phases
+from poplin.fitting import driver, phases
 from poplin.job import Inputs, prepare
 from poplin.report import files
 from poplin.report.views import residuals

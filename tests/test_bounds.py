@@ -15,7 +15,7 @@ import pytest
 
 from poplin._numerics import double_precision
 from poplin.data.blocks import as_block
-from poplin.estimators.phases import best_rows, first_rows, surer_rows
+from poplin.fitting.phases import best_rows, first_rows, surer_rows
 from poplin.methods.bounds import DirectBound, FactorBound
 from poplin.models.loadings import BorrowedBasis, FreeLoadings, FrozenLoadings
 from poplin.rows.gaussian import fit_rows

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import poplin
-from poplin.estimators import driver, phases, streamed
+from poplin.fitting import driver, phases, streamed
 from poplin.updates.structure import Model
 from tests.instances import TABLES
 

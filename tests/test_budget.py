@@ -15,13 +15,13 @@ import pytest
 import poplin
 from poplin._errors import InputError
 from poplin._process import CLAIM
-from poplin.estimators import directions
 from poplin.estimators import standard_errors as caveats
 from poplin.estimators import standard_errors as piecewise
-from poplin.estimators.directions import OverTime, Watch
 from poplin.estimators.standard_errors import Roots
 from poplin.estimators.uncertainty import Asked, Uncertainty
 from poplin.fit import Progress
+from poplin.fitting import directions
+from poplin.fitting.directions import OverTime, Watch
 from poplin.inference import intervals
 from poplin.inference.intervals import Interval, Root
 from tests.commandline import Run, table, write_leaves

@@ -18,7 +18,7 @@ import pytest
 import poplin
 from poplin import store
 from poplin.data.counts import as_counts
-from poplin.estimators import checkpoints, driver, phases
+from poplin.fitting import checkpoints, driver, phases
 from tests.instances import TABLES
 
 EVERY = 5

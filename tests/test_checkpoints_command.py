@@ -178,7 +178,7 @@ def test_results_that_find_no_room_are_told_and_the_fit_is_kept(
 def test_a_checkpoint_that_finds_no_room_is_told_in_plain_words(
     run: Run, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from poplin.estimators import checkpoints
+    from poplin.fitting import checkpoints
 
     def full(*_: Any) -> None:
         raise poplin.InputError("checkpoint.npz cannot be written: No space left on device.")

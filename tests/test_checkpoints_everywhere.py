@@ -16,8 +16,8 @@ import pytest
 
 import poplin
 from poplin import methods, store
-from poplin.estimators import alternatives
-from poplin.estimators.checkpoints import digest
+from poplin.fitting import alternatives
+from poplin.fitting.checkpoints import digest
 from tests.instances import TABLES
 from tests.oracles_neural import quickly as quickly
 

@@ -220,8 +220,8 @@ from pathlib import Path
 import numpy as np
 import poplin
 from poplin.data.counts import as_counts
-from poplin.estimators import directions
-from poplin.estimators.driver import Result
+from poplin.fitting import directions
+from poplin.fitting.driver import Result
 from poplin.inference import information
 from poplin.report import files
 

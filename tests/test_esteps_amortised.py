@@ -16,9 +16,9 @@ import pytest
 
 import poplin
 from poplin._numerics import double_precision
-from poplin.estimators import phases
-from poplin.estimators.amortised import root_of
-from poplin.estimators.refit import RowMoments, refit
+from poplin.fitting import phases
+from poplin.fitting.amortised import root_of
+from poplin.fitting.refit import RowMoments, refit
 from poplin.methods.bounds import DirectBound, DirectLatent, FactorBound, FactorLatent, bound_terms
 from poplin.methods.options import Amortised
 from poplin.models.loadings import FrozenLoadings

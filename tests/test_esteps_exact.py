@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 
 import poplin
 from poplin._numerics import double_precision
-from poplin.estimators.alternatives import plan
+from poplin.fitting.alternatives import plan
 from poplin.methods.exact import Likelihood
 from poplin.rows.nodes import column_nodes, joint_nodes
 from poplin.updates.direct import LEAST_SD

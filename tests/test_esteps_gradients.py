@@ -15,7 +15,7 @@ import pytest
 
 import poplin
 from poplin._numerics import double_precision
-from poplin.estimators.alternatives import CONTROLS
+from poplin.fitting.alternatives import CONTROLS
 from poplin.methods.bbvi import gradient_variance
 from poplin.methods.bounds import DirectBound, FactorBound
 from poplin.methods.options import BBVI, IWAE

@@ -12,7 +12,7 @@ import pytest
 
 import poplin
 from poplin._numerics import double_precision
-from poplin.estimators.alternatives import mixing
+from poplin.fitting.alternatives import mixing
 from poplin.rows import chains as nuts
 from poplin.rows.gaussian import fit_rows
 from poplin.rows.nodes import joint_nodes

@@ -14,8 +14,8 @@ import pytest
 
 import poplin
 from poplin._numerics import double_precision
-from poplin.estimators import amortised, phases
-from poplin.estimators.phases import Task
+from poplin.fitting import amortised, phases
+from poplin.fitting.phases import Task
 from poplin.methods.bounds import Lesson, Nearness, Smoother
 from poplin.methods.options import Smoothed
 from poplin.models.networks import random_network

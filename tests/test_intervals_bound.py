@@ -13,8 +13,9 @@ import pytest
 
 import poplin
 from poplin._numerics import double_precision
-from poplin.estimators import phases, pln
-from poplin.estimators.directions import free_directions, sums
+from poplin.estimators import pln
+from poplin.fitting import phases
+from poplin.fitting.directions import free_directions, sums
 from poplin.rows.gaussian import fit_rows
 from tests.instances import TABLES, fit
 

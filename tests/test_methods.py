@@ -9,7 +9,7 @@ import pytest
 
 import poplin
 from poplin import methods
-from poplin.estimators import driver, phases
+from poplin.fitting import driver, phases
 from poplin.methods.options import METHODS, chosen, from_plain, name_of, to_plain
 from tests.instances import TABLES, block_of, fit, recipe_of
 

@@ -13,7 +13,7 @@ import pytest
 
 import poplin
 from poplin import InputError
-from poplin.estimators.building import describe
+from poplin.fitting.training import describe
 
 TABLE = np.random.default_rng(0).poisson(3.0, (12, 4)).astype(float)
 SETTINGS: dict[str, tuple[Any, ...]] = {

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 import poplin
 from poplin._numerics import double_precision
 from poplin.estimators import standard_errors
-from poplin.estimators.directions import _family, free_directions
 from poplin.estimators.uncertainty import Asked, Uncertainty
+from poplin.fitting.directions import _family, free_directions
 from poplin.inference import intervals, sandwich
 from poplin.inference import intervals as pieces
 from poplin.inference.information import Coordinates, coordinates

@@ -11,7 +11,7 @@ import pytest
 
 from poplin._numerics import double_precision
 from poplin.data.blocks import as_block
-from poplin.estimators import phases
+from poplin.fitting import phases
 from poplin.rows import batches
 from tests.instances import COLUMNS, MODELS, TABLES, recipe_of
 from tests.programs import at_once

@@ -20,9 +20,10 @@ from matplotlib.figure import Figure
 import poplin
 from poplin._numerics import double_precision
 from poplin.data.counts import as_counts
-from poplin.estimators import compare, phases
+from poplin.estimators import compare
 from poplin.estimators import contest as path
 from poplin.estimators.contest import Contest, labels_of
+from poplin.fitting import phases
 from poplin.inference import selection
 from poplin.models.loadings import FreeLoadings
 from poplin.report import plots

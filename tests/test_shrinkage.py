@@ -10,7 +10,7 @@ from scipy.stats import multivariate_normal
 
 import poplin
 from poplin._numerics import double_precision
-from poplin.estimators.refit import pull_alone
+from poplin.fitting.refit import pull_alone
 from poplin.inference.shrinkage import Estimate, fitted, most_likely_shrinkage, penalty_gradient, pull_of
 from poplin.rows.cells import Sites, score, told
 from poplin.studies.simulate import simulate

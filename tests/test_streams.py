@@ -20,7 +20,7 @@ from poplin._numerics import double_precision
 from poplin.data.blocks import Block, as_block
 from poplin.data.counts import as_counts
 from poplin.data.streams import Stream
-from poplin.estimators import streamed
+from poplin.fitting import streamed
 from poplin.methods import ml
 from poplin.rows import chains as chain
 from poplin.rows.chains import modes

@@ -18,8 +18,8 @@ from poplin import fit as loop
 from poplin._numerics import double_precision
 from poplin.data.counts import as_counts
 from poplin.data.streams import Stream
-from poplin.estimators.refit import First, Refit, RowMoments, refit
-from poplin.estimators.streamed import InBlocks, used_rows
+from poplin.fitting.refit import First, Refit, RowMoments, refit
+from poplin.fitting.streamed import InBlocks, used_rows
 from poplin.methods.options import Amortised
 from poplin.updates.structure import Model
 from tests.blockwise import TABLE, cut

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import poplin
-from poplin.estimators import streamed
+from poplin.fitting import streamed
 from tests.blockwise import TABLE, TABLES
 from tests.instances import autoregressive, orthonormal
 from tests.tolerances import close

@@ -13,7 +13,7 @@ import pytest
 from sklearn.base import clone
 
 import poplin
-from poplin.estimators.neural import SCHEDULES
+from poplin.fitting.training import SCHEDULES
 from tests.oracles_neural import quickly as quickly
 
 MODELS = {

@@ -14,8 +14,8 @@ from poplin import fit as loop
 from poplin._numerics import double_precision
 from poplin.data.blocks import as_block
 from poplin.data.counts import as_counts
-from poplin.estimators import phases
-from poplin.estimators.phases import training_block
+from poplin.fitting import phases
+from poplin.fitting.phases import training_block
 from poplin.methods.variational import Turning, rotation
 from poplin.studies.simulate import simulate
 from tests.tolerances import close

@@ -243,7 +243,7 @@ def fit_by_numpy(path: Path) -> Table:
 
 def load_checkpoint(path: Path) -> Table:
     """The arrays of the first run in a checkpoint."""
-    from poplin.estimators import checkpoints
+    from poplin.fitting import checkpoints
 
     facts = json.loads(path.with_name("facts.json").read_text())
     run = checkpoints.read(checkpoints.Place(path, facts))[0]
@@ -359,7 +359,7 @@ def write_h5py(path: Path) -> None:
 def write_fit(path: Path) -> None:
     """A fit by the bound; its checkpoint lies beside it, with the facts that it belongs to."""
     import poplin
-    from poplin.estimators import checkpoints, driver
+    from poplin.fitting import checkpoints, driver
 
     kept = {}
 

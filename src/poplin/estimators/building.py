@@ -15,6 +15,7 @@ import numpy as np
 
 from poplin._errors import InputError
 from poplin._random import Purpose, derive
+from poplin.fitting.training import Columns
 from poplin.methods.gradient import Amortised
 from poplin.models.likelihoods import (
     AbstractLikelihood,
@@ -229,8 +230,6 @@ ACTIVATIONS = {
     "softplus": jax.nn.softplus,
     "gelu": jax.nn.gelu,
 }
-EXTRA = (0.05, 10.0)  # of squared mean: what variance beyond Poisson's a negative binomial starts with
-SMALLEST_SHARE = 0.01  # of the average column: a rarer column's intercept starts there
 
 
 class Shape(NamedTuple):
@@ -257,43 +256,6 @@ class Words(NamedTuple):
 def widths(hidden: Any) -> tuple[int, ...]:
     """The widths of the hidden layers: a number alone is one layer."""
     return (hidden,) if isinstance(hidden, int) else tuple(hidden)
-
-
-class Columns(NamedTuple):
-    """What first values need to know of the training rows, (p,) each but the typical exposure."""
-
-    mean: np.ndarray
-    unit: np.ndarray
-    log_rate: np.ndarray
-    log_size: np.ndarray  # of the negative binomial of the same mean and variance
-    seen_mean: np.ndarray  # of what the encoder sees
-    seen_unit: np.ndarray
-    typical: np.ndarray  # mean offset, ()
-
-
-def describe(y: np.ndarray, offset: np.ndarray, *, counts: bool) -> Columns:
-    """Column summaries in double precision; a constant column has unit 1."""
-    y = np.asarray(y, dtype=float)
-    mean, unit = y.mean(axis=0), _unit(y)
-    if not counts:
-        nothing = np.zeros(y.shape[1])
-        return Columns(mean, unit, nothing, nothing, mean, unit, np.zeros(()))
-    offset = np.asarray(offset, dtype=float)
-    exposure = np.exp(np.broadcast_to(offset, y.shape))
-    floor = SMALLEST_SHARE * max(mean.mean(), 1 / len(y))
-    log_rate = np.log(np.maximum(mean, floor) / exposure.mean(axis=0))
-    expected = np.exp(log_rate) * exposure
-    extra = np.sum((y - expected) ** 2 - expected, axis=0) / np.sum(expected**2, axis=0)
-    typical = offset.mean()
-    seen = np.log1p(y * np.exp(typical - offset.mean(axis=1, keepdims=True)))
-    log_size = -np.log(np.clip(extra, *EXTRA))
-    return Columns(mean, unit, log_rate, log_size, seen.mean(axis=0), _unit(seen), np.asarray(typical))
-
-
-def _unit(values: np.ndarray) -> np.ndarray:
-    """The standard deviation of each column, 1 where it does not vary but for rounding, in whatever units it is."""
-    sd = values.std(axis=0)
-    return np.where(sd > np.maximum(1e-8 * np.abs(values.mean(axis=0)), 1e-18), sd, 1.0)
 
 
 def build(words: Words, shape: Shape, columns: Columns, random: np.random.Generator) -> Amortised:

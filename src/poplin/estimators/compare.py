@@ -23,12 +23,13 @@ from poplin.data.blocks import as_block
 from poplin.data.counts import Counts, as_counts, check_rank
 from poplin.data.held import check_dense
 from poplin.estimators import contest as standings
-from poplin.estimators import driver, likely, phases
+from poplin.estimators import likely
 from poplin.estimators.building import not_fitted
 from poplin.estimators.contest import DIRECTION, Contest
-from poplin.estimators.phases import FitSettings, Recipe
 from poplin.estimators.pln import PLN
 from poplin.fit import Progress
+from poplin.fitting import driver, phases
+from poplin.fitting.phases import FitSettings, Recipe
 from poplin.inference.selection import (
     Nesting,
     Paired,

@@ -26,10 +26,11 @@ from poplin.data.blocks import NO_EXPOSURE, Block, as_block
 from poplin.data.counts import Counts, check_basis
 from poplin.data.held import check_dense
 from poplin.data.tables import listed
-from poplin.estimators import checkpoints, driver, likely, phases
-from poplin.estimators.checkpoints import Keeper
-from poplin.estimators.phases import Chained, FitSettings, Recipe, Settings, count, one_of
+from poplin.estimators import likely
 from poplin.fit import Outcome
+from poplin.fitting import checkpoints, driver, phases
+from poplin.fitting.checkpoints import Keeper
+from poplin.fitting.phases import Chained, FitSettings, Recipe, Settings, count, one_of
 from poplin.inference import selection
 from poplin.inference.likelihood import RowLikelihood, padded, row_loglik
 from poplin.methods import ml

@@ -18,8 +18,8 @@ from poplin.data.formula import design_from_json, design_to_json
 from poplin.data.held import Source, is_held_sparse, is_on_disk, smallest
 from poplin.data.large_files import reopened
 from poplin.data.tables import sparse_numbers
-from poplin.estimators import amortised
-from poplin.estimators.driver import Result
+from poplin.fitting import amortised
+from poplin.fitting.driver import Result
 from poplin.inference.summary import OF_A_RUN
 from poplin.methods.options import chosen, from_plain, to_plain
 from poplin.store import read_npz, write_npz

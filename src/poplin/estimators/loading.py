@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import Any
 
 from poplin._errors import InputError
-from poplin.estimators.checkpoints import TRAINING
 from poplin.estimators.keeping import check_model, sound
+from poplin.fitting.checkpoints import TRAINING
 from poplin.store import read_npz
 
 READERS = {name: "poplin.estimators.vae" for name in ("Autoencoder", "IDEC", "MixtureVAE", "VAE")}

@@ -23,11 +23,12 @@ from poplin.data import held
 from poplin.data.blocks import Block, as_block
 from poplin.data.counts import Coding, Counts, as_counts, as_covariates, as_new_rows, some_rows
 from poplin.data.streams import Stream
-from poplin.estimators import amortised, contest, directions, driver, keeping, likely, phases, uncertainty
+from poplin.estimators import contest, keeping, likely, uncertainty
 from poplin.estimators.building import AbstractEstimator
-from poplin.estimators.driver import Result
-from poplin.estimators.phases import best_rows, first_rows, frozen_bound, surer_rows, training_block
 from poplin.estimators.statistics import AbstractStatistics
+from poplin.fitting import amortised, directions, driver, phases
+from poplin.fitting.driver import Result
+from poplin.fitting.phases import best_rows, first_rows, frozen_bound, surer_rows, training_block
 from poplin.inference.likelihood import RowLikelihood, row_loglik
 from poplin.inference.summary import summary
 from poplin.models.covariance import Covariance

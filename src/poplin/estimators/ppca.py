@@ -18,8 +18,8 @@ from poplin.data.checks import MOST_COVARIATE, check_weights
 from poplin.data.counts import as_new_values, as_positions, as_values, check_size
 from poplin.data.sides import row_vector
 from poplin.estimators.building import AbstractEstimator, check_settings
-from poplin.estimators.checkpoints import Settings, by_the_clock, run_resumed
 from poplin.estimators.keeping import check_model
+from poplin.fitting.checkpoints import Settings, by_the_clock, run_resumed
 from poplin.inference.summary import OF_A_RUN
 from poplin.methods.ppca import ExactEM, Gaussian, Measurements, closed_form, loglik, principal
 from poplin.store import read_npz, write_npz

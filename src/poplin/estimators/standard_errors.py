@@ -19,10 +19,10 @@ from poplin._numerics import double_precision
 from poplin._random import Purpose, derive
 from poplin.data.held import check_dense
 from poplin.data.sides import Grouping
-from poplin.estimators import driver, phases
-from poplin.estimators.directions import OFTEN, Free, Watch, request, sums
-from poplin.estimators.phases import level_precision
 from poplin.fit import Progress
+from poplin.fitting import driver, phases
+from poplin.fitting.directions import OFTEN, Free, Watch, request, sums
+from poplin.fitting.phases import level_precision
 from poplin.inference import intervals
 from poplin.inference import intervals as pieces
 from poplin.inference import sandwich as clusters

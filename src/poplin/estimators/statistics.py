@@ -15,10 +15,10 @@ from poplin._errors import InputError
 from poplin.data.counts import Counts
 from poplin.data.held import is_held_sparse
 from poplin.data.sides import Grouping, grouping
-from poplin.estimators import directions
 from poplin.estimators import standard_errors as caveats
-from poplin.estimators.driver import Result
 from poplin.estimators.standard_errors import NOT_ASKED, Asked, StandardErrors
+from poplin.fitting import directions
+from poplin.fitting.driver import Result
 from poplin.inference.intervals import Interval
 
 if TYPE_CHECKING:

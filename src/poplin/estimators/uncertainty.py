@@ -12,10 +12,7 @@ import numpy as np
 from poplin._errors import InputError
 from poplin._numerics import double_precision
 from poplin.data.counts import Counts
-from poplin.estimators import driver, phases
 from poplin.estimators import standard_errors as caveats
-from poplin.estimators.directions import OverTime, Watch, free_directions
-from poplin.estimators.driver import Result
 from poplin.estimators.intervals import (
     FISHER,
     PLAIN,
@@ -45,6 +42,9 @@ from poplin.estimators.standard_errors import (
     replicates,
     tests_by_parts,
 )
+from poplin.fitting import driver, phases
+from poplin.fitting.directions import OverTime, Watch, free_directions
+from poplin.fitting.driver import Result
 from poplin.inference import intervals
 from poplin.inference.departures import Alike, alike
 from poplin.inference.information import Coordinates

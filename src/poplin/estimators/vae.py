@@ -1,6 +1,6 @@
 """`VAE`, the variational autoencoder as users meet it: settings, and what it can be asked beyond its face.
 
-Start at `VAE`. Fitting, embedding, decoding and the training loop are in `neural.py`.
+Start at `VAE`. Fitting, embedding, decoding and the training loop are in `training.py`.
 """
 
 from dataclasses import KW_ONLY, dataclass, field
@@ -15,7 +15,6 @@ from poplin._numerics import at_length, compiled
 from poplin.data.blocks import Block
 from poplin.data.checks import check_basis
 from poplin.data.tables import listed
-from poplin.estimators import neural
 from poplin.estimators.building import (
     STARTS,
     AbstractEstimator,
@@ -28,9 +27,10 @@ from poplin.estimators.building import (
     fitted_mixture,
     widths,
 )
-from poplin.estimators.checkpoints import Settings, run_resumed
 from poplin.estimators.likely import AbstractLikely
 from poplin.estimators.neural import AbstractNeural, rebuild
+from poplin.fitting import training
+from poplin.fitting.checkpoints import Settings, run_resumed
 from poplin.inference.likelihood import SLICE, in_slices
 from poplin.methods.gradient import (
     AbstractObjective,
@@ -134,8 +134,8 @@ class VAE(AbstractNeural, AbstractLikely, AbstractEstimator, NetworkSettings, Ep
                 )
         return Words(*names, widths(self.hidden), self.activation, basis)
 
-    def _trained(self, block: Block, plan: neural.Plan) -> neural.Trained:
-        return neural.train(self.model_, self._objective(), block, plan)
+    def _trained(self, block: Block, plan: training.Plan) -> training.Trained:
+        return training.train(self.model_, self._objective(), block, plan)
 
     def _kept(self) -> dict[str, np.ndarray]:
         return {}
@@ -228,8 +228,8 @@ class Autoencoder(AbstractNeural, AbstractEstimator, NetworkSettings, EpochSetti
             "point", self.likelihood, self.scale, "normal", widths(self.hidden), self.activation, None
         )
 
-    def _trained(self, block: Block, plan: neural.Plan) -> neural.Trained:
-        return neural.train(self.model_, self._objective(), block, plan)
+    def _trained(self, block: Block, plan: training.Plan) -> training.Trained:
+        return training.train(self.model_, self._objective(), block, plan)
 
     def _kept(self) -> dict[str, np.ndarray]:
         return {}
@@ -376,17 +376,17 @@ class MixtureVAE(
     def _kept(self) -> dict[str, np.ndarray]:
         return {}
 
-    def _trained(self, block: Block, plan: neural.Plan) -> neural.Trained:
+    def _trained(self, block: Block, plan: training.Plan) -> training.Trained:
         """First the networks trained under a normal prior, and the mixture that fits their latent means, then both."""
         short = plan._replace(max_epochs=self.pretrain_epochs, kl_warmup=0, patience=None)
         alone = self.model_._replace(prior=StandardNormal())
-        first = neural.train(alone, self._bound(self.pretrain_beta), block, short)
+        first = training.train(alone, self._bound(self.pretrain_beta), block, short)
         latent = in_slices(lambda part, _: positions(first.model, part)[0], block, SLICE)
         used = np.asarray(block.weights) > 0
         model = first.model._replace(prior=fitted_mixture(latent[used], self.n_clusters, plan.seed))
         if first.stopped == "interrupted":
             return first._replace(model=model)
-        return neural.train(model, self._objective(), block, plan)
+        return training.train(model, self._objective(), block, plan)
 
 
 def rebuilt_mixturevae(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> MixtureVAE:
@@ -490,19 +490,19 @@ class IDEC(AbstractNeural, AbstractEstimator, NetworkSettings):
             raise InputError(f"start={self.start!r} is not known; it is one of {known}.")
         return STARTS[self.start]
 
-    def _plan(self) -> neural.Plan:
+    def _plan(self) -> training.Plan:
         """How the autoencoder is trained before."""
         get = self._setting
         sizes = (self.pretrain_epochs, get("batch_size"), get("learning_rate"))
-        return neural.Plan(*sizes, "cosine", 0, 0.0, None, get("random_state"), get("callback"))
+        return training.Plan(*sizes, "cosine", 0, 0.0, None, get("random_state"), get("callback"))
 
-    def _trained(self, block: Block, plan: neural.Plan) -> neural.Trained:
+    def _trained(self, block: Block, plan: training.Plan) -> training.Trained:
         grouping = self._grouping()
-        first = neural.train(self.model_, Reconstruction(), block, plan)
+        first = training.train(self.model_, Reconstruction(), block, plan)
         used = np.flatnonzero(np.asarray(block.weights) > 0)
         rows = jax.device_put(jax.tree.map(lambda a: a[used], block))
         latent = in_slices(lambda part, _: positions(first.model, part)[0], jax.device_get(rows), SLICE)
-        bounds = neural.batch_bounds(len(used), plan.batch_size)
+        bounds = training.batch_bounds(len(used), plan.batch_size)
         labels = grouping.labels(latent, self.n_clusters, plan.seed)
         begin = centres(latent, labels, self.n_clusters)
         numbers = (np.float32(value) for value in (self.gamma, self.tol, plan.learning_rate))
@@ -512,7 +512,8 @@ class IDEC(AbstractNeural, AbstractEstimator, NetworkSettings):
         if first.stopped == "interrupted":
             self.centres_, self.labels_, self.n_steps_ = begin, labels, np.asarray(0)
             return first
-        start = ClusteringStart(Centred(first.model, jnp.asarray(begin)), labels, neural.seed_key(plan.seed))  # type: ignore[arg-type]
+        key = training.seed_key(plan.seed)
+        start = ClusteringStart(Centred(first.model, jnp.asarray(begin)), labels, key)  # type: ignore[arg-type]
         assert plan.began is not None
         settings = Settings(self.max_iter, 0.0, plan.began, plan.callback, plan.keeper)
         with at_length():
@@ -522,7 +523,7 @@ class IDEC(AbstractNeural, AbstractEstimator, NetworkSettings):
         notes = () if outcome.converged else (self._unsettled(float(state.changed)),)
         stopped = "interrupted" if outcome.interrupted else "tol" if outcome.converged else "max_iter"
         self.n_steps_ = np.asarray(state.iteration)
-        return neural.Trained(
+        return training.Trained(
             state.model.networks, first.history, stopped, (*first.messages, *notes), first.held
         )
 

@@ -1,6 +1,6 @@
 """The methods by name, and what each can be told beyond it: `PLN(method=poplin.methods.Exact(order=20))`.
 
-Start at `METHODS`. These are plain records; `estimators/driver.py` says how each is carried out. A method's name
+Start at `METHODS`. These are plain records; `fitting/driver.py` says how each is carried out. A method's name
 stands for its record with nothing changed (`chosen`).
 """
 

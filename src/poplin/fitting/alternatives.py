@@ -14,11 +14,11 @@ from jax import Array
 from poplin._errors import InputError, library
 from poplin._numerics import compiled
 from poplin.data.blocks import Block, as_block
-from poplin.estimators import phases
-from poplin.estimators.checkpoints import nothing, run_resumed, run_rounds
-from poplin.estimators.phases import Ended, Fitted, Recipe, RowGaussians, Task, count, one_of
-from poplin.estimators.refit import PILOT_ROWS, asked_for
 from poplin.fit import Outcome, Round, Trace
+from poplin.fitting import phases
+from poplin.fitting.checkpoints import nothing, run_resumed, run_rounds
+from poplin.fitting.phases import Ended, Fitted, Recipe, RowGaussians, Task, count, one_of
+from poplin.fitting.refit import PILOT_ROWS, asked_for
 from poplin.methods import bbvi, mcmc
 from poplin.methods.exact import Likelihood, first_values
 from poplin.methods.moments import correlations, log_moments, nearest_correlation, nearest_covariance

@@ -24,11 +24,11 @@ from poplin.data.blocks import Block
 from poplin.data.counts import Counts, some_rows
 from poplin.data.held import column_sums, is_held_sparse, largest
 from poplin.data.streams import Stream
-from poplin.estimators import amortised, neural, phases
-from poplin.estimators.amortised import bound_of, posteriors, single
-from poplin.estimators.checkpoints import run_blocks
-from poplin.estimators.phases import Ended, Fitted, Recipe, RowGaussians, Settings, Task
-from poplin.estimators.refit import MOST_STEPS, First, Refit, piloted
+from poplin.fitting import amortised, phases, training
+from poplin.fitting.amortised import bound_of, posteriors, single
+from poplin.fitting.checkpoints import run_blocks
+from poplin.fitting.phases import Ended, Fitted, Recipe, RowGaussians, Settings, Task
+from poplin.fitting.refit import MOST_STEPS, First, Refit, piloted
 from poplin.methods import ml, variational
 from poplin.methods.bounds import Embedder, Encoded
 from poplin.methods.gradient import AbstractObjective, Split, Start, State, on_other_rows
@@ -300,9 +300,11 @@ class InBlocks:
         """Minibatches in an epoch: those of each block."""
         return self.single.blocks * -(-self.single.rows // batch_size)
 
-    def train(self, model: Encoded, objective: AbstractObjective, plan: neural.Plan) -> tuple[Encoded, bool]:
+    def train(
+        self, model: Encoded, objective: AbstractObjective, plan: training.Plan
+    ) -> tuple[Encoded, bool]:
         """As many epochs; each goes over all blocks, the optimiser's moments from one to the next."""
-        method = neural.method_of(objective, self.single.rows, plan._replace(max_epochs=1))
+        method = training.method_of(objective, self.single.rows, plan._replace(max_epochs=1))
         steps, began = len(method.bounds) - 1, time.perf_counter()
         state, finite = None, True
         for number in range(plan.max_epochs * self.single.blocks):
@@ -310,7 +312,7 @@ class InBlocks:
             block = used_rows(self.single.block(k))
             if block is None or not finite:
                 continue
-            key: Any = neural.seed_key(plan.seed + (number << 32))
+            key: Any = training.seed_key(plan.seed + (number << 32))
             first = Start(model, key) if state is None else _on_other_rows(state, key)
             how: dict[str, Any] = {"block": Split(block, None), "phase": "train", "max_iter": steps}
             outcome = loop.run(method, first, began=began, **how)

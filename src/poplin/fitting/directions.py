@@ -20,8 +20,8 @@ from poplin._random import Purpose, derive
 from poplin.data.blocks import Block
 from poplin.data.counts import Counts, some_rows
 from poplin.data.held import is_held_sparse
-from poplin.estimators import phases, streamed
-from poplin.estimators.phases import FitSettings
+from poplin.fitting import phases, streamed
+from poplin.fitting.phases import FitSettings
 from poplin.inference.information import (
     Coordinates,
     Groups,

@@ -14,9 +14,9 @@ from jax import Array, lax
 from poplin._axes import Latent, Scalar
 from poplin._numerics import compiled, solve_gram
 from poplin.data.blocks import Block, on_host
-from poplin.estimators import phases
-from poplin.estimators.phases import Fitted, Recipe, Settings
 from poplin.fit import step
+from poplin.fitting import phases
+from poplin.fitting.phases import Fitted, Recipe, Settings
 from poplin.inference.shrinkage import FOLDS, Estimate, folds_of, most_likely_shrinkage, pull_of
 from poplin.methods.method import AbstractMethod, Sweep
 from poplin.models.loadings import BorrowedBasis

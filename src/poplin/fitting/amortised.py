@@ -15,12 +15,12 @@ from poplin._numerics import compiled
 from poplin._random import Purpose, derive
 from poplin.data import held
 from poplin.data.blocks import NO_EXPOSURE, Block
-from poplin.estimators import neural, phases
-from poplin.estimators.building import describe
-from poplin.estimators.checkpoints import run_rounds
-from poplin.estimators.phases import Ended, Fitted, Recipe, Task, count, one_of
-from poplin.estimators.refit import RowMoments, refit
 from poplin.fit import Outcome, Progress, Round, Trace
+from poplin.fitting import phases, training
+from poplin.fitting.checkpoints import run_rounds
+from poplin.fitting.phases import Ended, Fitted, Recipe, Task, count, one_of
+from poplin.fitting.refit import RowMoments, refit
+from poplin.fitting.training import describe
 from poplin.methods.bounds import (
     AbstractLatent,
     DirectLatent,
@@ -307,7 +307,9 @@ class Table(Protocol):
         """Minibatches of at most so many rows in an epoch."""
         ...
 
-    def train(self, model: Encoded, objective: AbstractObjective, plan: neural.Plan) -> tuple[Encoded, bool]:
+    def train(
+        self, model: Encoded, objective: AbstractObjective, plan: training.Plan
+    ) -> tuple[Encoded, bool]:
         """The model (single precision) trained by this plan, and whether it was interrupted."""
         ...
 
@@ -326,9 +328,11 @@ class Whole:
         """See `Table`."""
         return -(-len(self._block.index) // batch_size)
 
-    def train(self, model: Encoded, objective: AbstractObjective, plan: neural.Plan) -> tuple[Encoded, bool]:
+    def train(
+        self, model: Encoded, objective: AbstractObjective, plan: training.Plan
+    ) -> tuple[Encoded, bool]:
         """See `Table`."""
-        trained = neural.train(model, objective, self._single, plan)
+        trained = training.train(model, objective, self._single, plan)
         return trained.model, trained.stopped == "interrupted"
 
     def follow(self, recipe: Recipe, embedder: Embedder, model: Model) -> tuple[Model, float]:
@@ -433,7 +437,7 @@ class _Rounds:
     def _turn(self, best: _Turn, number: int) -> Round:
         """Train, then B and Sigma at their best given the rows' Gaussians."""
         options, rate, stalls = self.options, float(best.rate), int(best.stalls)
-        plan = neural.Plan(
+        plan = training.Plan(
             max_epochs=self.epochs,
             batch_size=options.batch_size,
             learning_rate=rate,
@@ -515,7 +519,7 @@ def fit_smoothed(task: Task) -> Ended:
     with jax.enable_x64(False):
         lesson = _lesson(task, mean, sd)
         first = _first(options, start, task, lesson, seed)
-        trained = neural.train(first, Nearness(), lesson, _plan(options, task, seed, len(lesson.index)))  # type: ignore[arg-type]
+        trained = training.train(first, Nearness(), lesson, _plan(options, task, seed, len(lesson.index)))  # type: ignore[arg-type]
         told = tuple(map(double, jax.device_get(_said(trained.model, lesson))))
     model = refit(
         recipe, task.block, RowMoments(jnp.asarray(told[0]), jnp.asarray(told[1] ** 2)), start.model
@@ -564,7 +568,7 @@ def _first(options: Smoothed, start: Fitted, task: Task, lesson: Lesson, seed: i
     )
 
 
-def _plan(options: Smoothed, task: Task, seed: int, rows: int) -> neural.Plan:
+def _plan(options: Smoothed, task: Task, seed: int, rows: int) -> training.Plan:
     tell, batches = task.main.callback, -(-rows // options.batch_size)
     most, idle = (-(-steps // batches) for steps in LEAST_SMOOTHING_STEPS)
 
@@ -572,7 +576,7 @@ def _plan(options: Smoothed, task: Task, seed: int, rows: int) -> neural.Plan:
         assert tell is not None
         tell(progress._replace(phase="smoothed"))
 
-    return neural.Plan(
+    return training.Plan(
         max_epochs=max(options.epochs, most),
         batch_size=options.batch_size,
         learning_rate=options.rate,

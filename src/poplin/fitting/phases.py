@@ -40,8 +40,8 @@ from poplin.data.blocks import (
     trimmed,
 )
 from poplin.data.counts import Counts, check_basis, check_covariance, check_rank
-from poplin.estimators.checkpoints import Settings, run_resumed
 from poplin.fit import Outcome, Trace, continued, run
+from poplin.fitting.checkpoints import Settings, run_resumed
 from poplin.methods import ml, variational
 from poplin.methods.bounds import AbstractBound, DirectBound, FactorBound
 from poplin.methods.method import over_devices

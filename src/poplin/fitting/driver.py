@@ -20,11 +20,11 @@ from poplin._numerics import double_precision, in_a_hurry, meanwhile
 from poplin.data.blocks import Block, check_agreed, layout, on_host
 from poplin.data.counts import Counts
 from poplin.data.held import column_sums
-from poplin.estimators import alternatives, amortised, checkpoints, directions, phases, streamed
-from poplin.estimators.checkpoints import Keeper
-from poplin.estimators.phases import Ended, FitSettings, Fitted, Recipe, RowGaussians, Settings, Task
-from poplin.estimators.refit import piloted, pull_alone, pulled
 from poplin.fit import joined
+from poplin.fitting import alternatives, amortised, checkpoints, directions, phases, streamed
+from poplin.fitting.checkpoints import Keeper
+from poplin.fitting.phases import Ended, FitSettings, Fitted, Recipe, RowGaussians, Settings, Task
+from poplin.fitting.refit import piloted, pull_alone, pulled
 from poplin.inference.selection import Placed, paired_loglik
 from poplin.inference.summary import OF_A_RUN
 from poplin.methods import ml
