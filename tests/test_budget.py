@@ -15,8 +15,7 @@ import pytest
 import poplin
 from poplin._errors import InputError
 from poplin._process import CLAIM
-from poplin.estimators import standard_errors as caveats
-from poplin.estimators import standard_errors as piecewise
+from poplin.estimators import standard_errors
 from poplin.estimators.standard_errors import Roots
 from poplin.estimators.uncertainty import Asked, Uncertainty
 from poplin.fit import Progress
@@ -153,7 +152,7 @@ def test_when_time_is_up_there_are_cheaper_ones_and_they_say_so(
     fit = fitted(**settings)
     whole = Uncertainty(fit).errors("coef", Asked())
     for name, value in {"CORE": 4, "SIZE": 6, "VIEWED": 4}.items():
-        monkeypatch.setattr(piecewise, name, value)
+        monkeypatch.setattr(standard_errors, name, value)
     monkeypatch.setattr("poplin.estimators.uncertainty.SIZE", 6)
 
     def found(self: Roots, kind: str, *, more: int = 0) -> Any:
@@ -172,16 +171,16 @@ def test_of_many_numbers_those_of_coefficients_come_by_parts(monkeypatch: pytest
     whole = Uncertainty(fit)
     expected, tests = whole.errors("coef", Asked()), whole.wald(np.eye(2), Asked())
     for name, value in {"CORE": 4, "SIZE": 6}.items():
-        monkeypatch.setattr(piecewise, name, value)
+        monkeypatch.setattr(standard_errors, name, value)
     monkeypatch.setattr("poplin.estimators.uncertainty.SIZE", 6)
-    monkeypatch.setattr(caveats, "MOST_AT_ONCE", whole.size - 1)
+    monkeypatch.setattr(standard_errors, "MOST_AT_ONCE", whole.size - 1)
     asked = Uncertainty(fit)
     actual = asked.errors("coef", Asked())
     assert not np.array_equal(actual, expected) and np.allclose(actual, expected, rtol=0.1)
     assert set(asked.coef_information().ravel()) == {"expected, by column blocks"}
     assert np.array_equal(asked.errors("covariance", Asked()), whole.errors("covariance", Asked()))
     assert asked.wald(np.eye(2), Asked()).equals(tests)
-    monkeypatch.setattr(caveats, "MOST_AT_ONCE", whole.size)
+    monkeypatch.setattr(standard_errors, "MOST_AT_ONCE", whole.size)
     assert np.array_equal(Uncertainty(fit).errors("coef", Asked()), expected)
 
 
@@ -206,7 +205,7 @@ def test_information_that_cannot_be_inverted_gives_way_to_the_expected(
     asked = Asked(information="observed")
     usual = Uncertainty(fit)
     own = usual.errors("covariance", asked)
-    assert np.isfinite(own).all() and caveats.OBSERVED_LOST not in usual.said
+    assert np.isfinite(own).all() and standard_errors.OBSERVED_LOST not in usual.said
     found = intervals.observed_information
 
     def lost(of: Any) -> np.ndarray:
@@ -217,13 +216,13 @@ def test_information_that_cannot_be_inverted_gives_way_to_the_expected(
     replaced = Uncertainty(fit)
     actual = replaced.errors("covariance", asked)
     assert np.array_equal(actual, replaced.errors("covariance", Asked()))
-    assert not np.array_equal(actual, own) and caveats.OBSERVED_LOST in replaced.said
+    assert not np.array_equal(actual, own) and standard_errors.OBSERVED_LOST in replaced.said
 
 
 def test_standard_errors_that_nobody_wants_are_not_computed() -> None:
     random = np.random.default_rng(0)
     fit = poplin.PLN(method="variational").fit(random.poisson(3.0, (60, 4)), standard_errors=False)
-    assert fit.coef_interval() is None and caveats.NOT_ASKED in fit.coef_notes()
+    assert fit.coef_interval() is None and standard_errors.NOT_ASKED in fit.coef_notes()
     assert "std. error" not in fit.summary() and "_uncertainty" not in vars(fit)
     assert np.isfinite(fit.confint().se).all()
     assert fit.coef_interval() is None

@@ -22,7 +22,6 @@ from poplin.estimators import standard_errors
 from poplin.estimators.uncertainty import Asked, Uncertainty
 from poplin.fitting.directions import _family, free_directions
 from poplin.inference import intervals, sandwich
-from poplin.inference import intervals as pieces
 from poplin.inference.information import Coordinates, coordinates
 from poplin.models.covariance import Covariance
 from poplin.models.loadings import FreeLoadings
@@ -99,8 +98,8 @@ def test_parts_tell_what_the_whole_tells(model: str, monkeypatch: pytest.MonkeyP
 )
 def test_every_wanted_pair_is_in_a_core(wanted: list[tuple[int, int]], core: int) -> None:
     """Cores keep to their size, parts to theirs, and no column is in a part twice."""
-    told = pieces.Telling(Covariance(np.linalg.cholesky(autoregressive(20, 0.7))), np.ones(20))
-    found = pieces.parts(wanted, told, core=core, size=9)
+    told = intervals.Telling(Covariance(np.linalg.cholesky(autoregressive(20, 0.7))), np.ones(20))
+    found = intervals.parts(wanted, told, core=core, size=9)
     for part in found:
         assert part.core <= core and len(part.columns) == 9 == len(set(part.columns))
     cores = [set(part.columns[: part.core].tolist()) for part in found]
@@ -165,7 +164,7 @@ def test_a_part_moves_the_model_as_it_says() -> None:
         numbers = random.normal(size=here.part_size(len(columns)))
         along = jnp.asarray(numbers_of_part(here, columns) @ numbers)[None]
         coef, sigma = (np.asarray(a)[0] for a in at_once(lambda made, a: made.tangents(a), here, along))
-        own = pieces.part_deviations(here, columns, numbers[:, None])
+        own = intervals.part_deviations(here, columns, numbers[:, None])
     c, q = len(columns), loadings.shape[1]
     rest = np.setdiff1d(np.arange(COLUMNS), columns)
     by_coef, by_loadings = np.zeros((d, COLUMNS)), np.zeros(loadings.shape)

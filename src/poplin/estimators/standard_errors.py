@@ -23,9 +23,7 @@ from poplin.fit import Progress
 from poplin.fitting import driver, phases
 from poplin.fitting.directions import OFTEN, Free, Watch, request, sums
 from poplin.fitting.phases import level_precision
-from poplin.inference import intervals
-from poplin.inference import intervals as pieces
-from poplin.inference import sandwich as clusters
+from poplin.inference import intervals, sandwich
 from poplin.inference.information import (
     Coordinates,
     Groups,
@@ -127,8 +125,8 @@ class Piecewise:
         """Parts whose cores (of the usual size, or of `core` columns) hold these pairs, computed where they are new."""
         with double_precision():
             core, size = (VIEWED, VIEWED) if self.by_views else (core or CORE, SIZE)
-            telling = pieces.telling(self.sigma, self.free.usual_rate)
-            found = pieces.parts(wanted, telling, core=core, size=size)
+            telling = intervals.telling(self.sigma, self.free.usual_rate)
+            found = intervals.parts(wanted, telling, core=core, size=size)
             new = [part for part in found if _key(part) not in self._made]
             self.watch.anew("a few columns at a time")
             made = self._viewed(new) if self.by_views else self._sub_tables(new)
@@ -185,7 +183,7 @@ class Piecewise:
         sums = information_of_parts(self.free.block, here, columns, asked)
         for own, found in zip(columns, sums, strict=True):
             root = intervals.product_root(found, simulated=True)
-            yield self._errors(own, *([pieces.part_deviations(here, own, numbers)] for numbers in root))
+            yield self._errors(own, *([intervals.part_deviations(here, own, numbers)] for numbers in root))
 
     def _errors(self, columns: np.ndarray, spread: Moves, lost: Moves) -> CoreErrors:
         own = self.sigma.block(columns)
@@ -635,11 +633,11 @@ class Roots:
             sums = total
         with double_precision():
             model = self._working(weights, codes)
-            return clusters.sandwich(free.here, self._bread(), sums, model, self.fit.sigma_)
+            return sandwich.sandwich(free.here, self._bread(), sums, model, self.fit.sigma_)
 
-    def _working(self, weights: np.ndarray, codes: np.ndarray | None) -> clusters.Working:
+    def _working(self, weights: np.ndarray, codes: np.ndarray | None) -> sandwich.Working:
         block, model = self.free.block, self.free.here.model
         x = np.asarray(block.x)
         rate = np.exp(np.clip(np.asarray(block.offset) + x @ np.asarray(model.coef), -700.0, 50.0))
         rate = np.where(np.asarray(block.offset) > -1e29, rate, 0.0)
-        return clusters.working(x, rate, self.fit.sigma_.diag(), weights, codes)
+        return sandwich.working(x, rate, self.fit.sigma_.diag(), weights, codes)

@@ -15,7 +15,7 @@ from poplin._errors import InputError
 from poplin.data.counts import Counts
 from poplin.data.held import is_held_sparse
 from poplin.data.sides import Grouping, grouping
-from poplin.estimators import standard_errors as caveats
+from poplin.estimators import standard_errors
 from poplin.estimators.standard_errors import NOT_ASKED, Asked, StandardErrors
 from poplin.fitting import directions
 from poplin.fitting.driver import Result
@@ -72,13 +72,13 @@ class AbstractStatistics:
             asked = Asked(robust, information, n_boot)
             return asked._replace(cluster=vars(self).get("_cluster")) if asked == Asked() else asked
         if n_boot is not None or information != "expected":
-            raise InputError(caveats.ONE_CLUSTER)
+            raise InputError(standard_errors.ONE_CLUSTER)
         return Asked(cluster=self._grouping(cluster))
 
     def _grouping(self, cluster: Any) -> Grouping:
         counts = self.counts_
         if is_held_sparse(counts.y):
-            raise InputError(caveats.SAMPLED_ROWS)
+            raise InputError(standard_errors.SAMPLED_ROWS)
         return grouping(cluster, counts.groups, counts.row_names)
 
     def clustered(self, cluster: Any) -> Self:

@@ -12,7 +12,7 @@ import numpy as np
 from poplin._errors import InputError
 from poplin._numerics import double_precision
 from poplin.data.counts import Counts
-from poplin.estimators import standard_errors as caveats
+from poplin.estimators import standard_errors
 from poplin.estimators.intervals import (
     FISHER,
     PLAIN,
@@ -76,7 +76,7 @@ class Uncertainty:
             self.free = free_directions(fit)
         self.basis = self.free.basis
         self.size = self.free.here.size()
-        self.large = self.size > caveats.MOST_NUMBERS
+        self.large = self.size > standard_errors.MOST_NUMBERS
         self.pieces = Piecewise(fit, self.free, self.watch)
         self.said: set[str] = set()
         self.roots = Roots(fit, self.free, self.said, self.watch)
@@ -111,7 +111,7 @@ class Uncertainty:
         With so many numbers, noise in the products of scores widens the whole's as much as parts leave out, and it
         takes ten times as long (`python -m benchmarks.errors`).
         """
-        if self.size <= caveats.MOST_AT_ONCE or asked != Asked() or self.roots.of_pairs:
+        if self.size <= standard_errors.MOST_AT_ONCE or asked != Asked() or self.roots.of_pairs:
             return False
         if not self._divisible():
             return False
@@ -135,7 +135,7 @@ class Uncertainty:
                 try:
                     more, se = more + 1, self._of_root(which, asked, more + 1)
                 except OverTime:  # what fewer draws have told stays
-                    self.said.add(caveats.FEWER_DRAWS)
+                    self.said.add(standard_errors.FEWER_DRAWS)
                     break
             self._errors[asked, which], self._more[asked, which] = se, more
         return self._filled(which, asked)
@@ -176,10 +176,10 @@ class Uncertainty:
         try:
             filled = self.pieces.filled(which, se)
         except OverTime:
-            self.said.add(caveats.UNFINISHED)
+            self.said.add(standard_errors.UNFINISHED)
             return se
         if np.isnan(filled).sum() < np.isnan(se).sum():
-            self.said.add(caveats.FILLED.format(columns=SIZE))
+            self.said.add(standard_errors.FILLED.format(columns=SIZE))
             if which == "coef":
                 self._blocks = np.isnan(se) & ~np.isnan(filled)
         return filled
@@ -195,15 +195,15 @@ class Uncertainty:
         driver.check_informed(self.fit.get_params()["method"])
         phases.one_of(asked.information, KINDS, "information")
         if asked.robust or asked.cluster is not None or asked.information != "expected":
-            told = {"size": self.size, "most": caveats.MOST_NUMBERS, "information": asked.information}
-            raise InputError(caveats.EXPECTED_ONLY.format(**told))
+            told = {"size": self.size, "most": standard_errors.MOST_NUMBERS, "information": asked.information}
+            raise InputError(standard_errors.EXPECTED_ONLY.format(**told))
         self._say_parts()
         return True
 
     def _say_parts(self) -> None:
         views = self.pieces.by_views
         told = {"size": self.size, "columns": VIEWED if views else SIZE}
-        self.said.add((caveats.VIEWS if views else caveats.SUB_TABLES).format(**told))
+        self.said.add((standard_errors.VIEWS if views else standard_errors.SUB_TABLES).format(**told))
 
     def _coef_by_parts(self) -> np.ndarray:
         """All of B; NaN for columns whose parts were not ready in time."""
@@ -212,7 +212,7 @@ class Uncertainty:
             cores = self.pieces.coef()
         except OverTime:
             cores = self.pieces.ready()
-            self.said.add(caveats.UNFINISHED)
+            self.said.add(standard_errors.UNFINISHED)
         for core in cores:
             errors[:, core.columns] = core.coef
         self._blocks = ~np.isnan(errors)
@@ -253,7 +253,7 @@ class Uncertainty:
         notes = self.notes(np.concatenate([coef.ravel(), known.ravel()]), asked) + by_name
         edge = variances > self.fit.sigma_.diag()
         if edge.any():
-            notes += (caveats.EDGE.format(count=int(edge.sum()), all=edge.size),)
+            notes += (standard_errors.EDGE.format(count=int(edge.sum()), all=edge.size),)
         return StandardErrors(coef, variances, covariance, eigenvalues, scales, notes)
 
     def sandwich(self, asked: Asked) -> bool:
@@ -270,14 +270,14 @@ class Uncertainty:
     def notes(self, errors: np.ndarray, asked: Asked) -> tuple[str, ...]:
         """What has to be known to read these standard errors."""
         bound = self.free.rows is not None
-        told = caveats.notes(self.fit, self.said, errors, bound=bound, large=self.large)
+        told = standard_errors.notes(self.fit, self.said, errors, bound=bound, large=self.large)
         if asked.cluster is not None:
             name, count = asked.cluster.name, asked.cluster.count()
-            told = (caveats.CLUSTERED.format(name=name, count=count), *told)
+            told = (standard_errors.CLUSTERED.format(name=name, count=count), *told)
         if self.roots.corrected(asked):
             alone = np.isnan(self.roots.sandwich(asked).degrees.coef)
             if alone.any():
-                told += (caveats.ONE_GROUP.format(count=int(alone.sum()), all=alone.size),)
+                told += (standard_errors.ONE_GROUP.format(count=int(alone.sum()), all=alone.size),)
         return told
 
     def confint(self, which: str, level: float, asked: Asked, entries: Any = None) -> DataFrame:
@@ -287,14 +287,16 @@ class Uncertainty:
             raise InputError(f"level={level!r}: wanted is a share between 0 and 1, such as 0.95.")
         fit = self.fit
         if which == "scales" and self.basis is None:
-            raise InputError(caveats.NO_BASIS)
+            raise InputError(standard_errors.NO_BASIS)
         if entries is not None and which in ("coef", "eigenvalues", "scales"):
             entry_index(entries, fit.counts_.column_names, which)  # says that there are none
         if which == "coef":
             return table_of(self._interval(which, PLAIN, ..., level, asked), coef_index(fit))
         if which in ("eigenvalues", "scales"):
             if self.by_parts(asked):
-                raise InputError(caveats.NO_AXES.format(size=self.size, most=caveats.MOST_NUMBERS))
+                raise InputError(
+                    standard_errors.NO_AXES.format(size=self.size, most=standard_errors.MOST_NUMBERS)
+                )
             names = [f"axis{k + 1}" for k in range(len(self._estimate(which)))]
             return table_of(self._interval(which, POSITIVE, ..., level, asked), names)
         names = fit.counts_.column_names
@@ -316,8 +318,8 @@ class Uncertainty:
             j, k = entry_index(entries, self.fit.counts_.column_names, which)
             free = ~(self.errors_at("covariance", (j, k), asked) == 0)
         elif self.by_parts(asked):
-            told = {"which": which, "size": self.size, "most": caveats.MOST_NUMBERS}
-            raise InputError(caveats.ENTRIES.format(count=self.fit.sigma_.p**2, **told))
+            told = {"which": which, "size": self.size, "most": standard_errors.MOST_NUMBERS}
+            raise InputError(standard_errors.ENTRIES.format(count=self.fit.sigma_.p**2, **told))
         else:
             se = self.errors("covariance", asked)
             j, k = np.nonzero(np.triu(~(se == 0), 1 if which == "correlation" else 0))
@@ -370,7 +372,7 @@ class Uncertainty:
             return self.profiles.notes(se, sandwich=self.sandwich(asked))
         lost = self.profiles.decided(se, sandwich=True).profiled
         told = {"count": int(lost.sum()), "all": lost.size}
-        return (caveats.NO_QUADRATIC.format(**told),) if lost.any() else ()
+        return (standard_errors.NO_QUADRATIC.format(**told),) if lost.any() else ()
 
     def _shift(self, which: str, at: Any, asked: Asked) -> np.ndarray | float:
         """From the estimate to the middle of its interval: where a fit without shrinkage would be."""
@@ -480,11 +482,13 @@ class Uncertainty:
         """The same by parts, in what time is left, at least half of it; NaN where a fit has no parts."""
         seconds = self.fit.standard_error_seconds()
         if not self._divisible():
-            self.said.add(caveats.OVER_TIME.format(seconds=seconds))
+            self.said.add(standard_errors.OVER_TIME.format(seconds=seconds))
             return np.full(self.fit.coef_.shape, np.nan)
         told = {"seconds": seconds, "columns": VIEWED if self.pieces.by_views else SIZE}
         self.said.add(
-            (caveats.VIEWS_IN_TIME if self.pieces.by_views else caveats.PARTS_IN_TIME).format(**told)
+            (standard_errors.VIEWS_IN_TIME if self.pieces.by_views else standard_errors.PARTS_IN_TIME).format(
+                **told
+            )
         )
         self.watch.begin(max(self.watch.left(), 0.5 * seconds))
         return self._coef_by_parts()
