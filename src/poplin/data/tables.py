@@ -272,7 +272,7 @@ def _no_number(
         except (TypeError, ValueError):
             entry = array[index]
             said = f"{what} holds {reprlib.repr(_plain(entry))}{place(index, rows, columns)}, which is no number."
-            if what != "Y":  # a basis, offsets, covariates as numbers: nothing but numbers has a place there
+            if what not in ("Y", "X"):  # a basis, offsets, weights: nothing but numbers has a place there
                 return InputError(f"{said} Every entry has to be a number; leave columns of text out.")
             name = "COLUMN" if columns is None else repr(columns[index[-1]])
             return InputError(

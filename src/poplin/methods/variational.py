@@ -122,6 +122,7 @@ def combine(coefficients: Array, history: Any, gradient: Any) -> Any:
 
 SUFFICIENT = 1e-4  # share of the first-order gain that a step must reach (Armijo)
 SHORTER = 0.3  # a refused step is tried again at this share of its length
+ROUNDING = 1e-13  # of a bound: what a sum over rows is exact to
 
 
 class Vector(NamedTuple):
@@ -290,9 +291,15 @@ class QuasiNewton(AbstractMethod):
         )
 
     def done(self, state):
-        return state.calm >= 3
+        # where a step should gain less than sums are exact to, whether it is accepted is chance
+        least = state.gain <= ROUNDING * (1 + jnp.abs(state.objective))
+        return (state.calm >= 3) | (self._stuck(state) & least)
 
     def failed(self, state):
+        return self._stuck(state) & ~self.done(state)
+
+    def _stuck(self, state):
+        """No step along the direction, however short, has raised the bound."""
         return (state.iteration > 0) & (state.length < 1e-12) & (state.length > 0)
 
 
