@@ -214,6 +214,7 @@ class Profiles:
             if not self.free[-1]:
                 hessian[:, -1, :] = hessian[:, :, -1] = 0
                 hessian[:, -1, -1] = -1
+            foreign = self._foreign(part, columns, at)
             for k in range(len(se)):
                 some = suspects[k, part].nonzero()[0]
                 mine = Climbed(*(a[some] for a in at))
@@ -222,7 +223,22 @@ class Profiles:
                 flat = own > FLAT * np.linalg.norm(self.into[k])
                 no_number[k, j] = sandwich & ((se[k, j] < NO_NUMBER * own) | flat)
                 profiled[k, j] = ~good | ~np.isfinite(se[k, j]) | no_number[k, j] | self.few[k]
+                profiled[k, j] &= ~foreign[some]
         return Decided(profiled, no_number, left)
+
+    def _foreign(self, part: np.ndarray, columns: Columns, at: Climbed) -> np.ndarray:
+        """Columns whose own likelihood rejects what the fit says of them: theirs is no profile of this model.
+
+        A low rank may hold a column's variance far below its own; its level then belongs to that variance.
+        """
+        from scipy.stats import chi2
+
+        if self.fit.loadings_ is None:  # the column's level and scale are free in the fit as they are alone
+            return np.zeros(len(part), bool)
+        scale = 0.5 * np.log(np.maximum(self.fit.sigma_.diag()[part], 1e-8))
+        said = np.column_stack([(np.linalg.inv(self.into) @ self.fit.coef_[:, part]).T, scale])
+        apart = 2 * (at.value - curved(columns, said).value)
+        return apart > chi2.ppf(LEVEL, said.shape[1])
 
     def replaced(
         self, told: Interval, se: np.ndarray, level: float, *, sandwich: bool, robust: bool
