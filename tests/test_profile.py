@@ -409,6 +409,8 @@ def test_a_bounds_sandwich_of_few_rows_gives_way_to_the_profile() -> None:
 def test_an_interval_under_a_low_rank_holds_the_estimate(shared_data: Path) -> None:
     """A rank may hold a column's variance below its own; the column alone then tells of another level."""
     counts = np.load(shared_data / "trichoptera.npz")["counts"].astype(float)
-    table = poplin.PLN(rank=2).fit(counts).confint("coef")
+    fit = poplin.PLN(rank=2).fit(counts)
+    table = fit.confint("coef")
     assert ((table.lower <= table.estimate) & (table.estimate <= table.upper)).all()
     assert set(table.method) == {"wald", "profile"}
+    assert any("than the rank allows them" in note for note in fit.coef_notes())

@@ -144,12 +144,22 @@ TOO_LARGE = (
 )
 
 
+FOREIGN = (
+    "{count} columns tell by themselves another level or variance than the rank allows them: a higher rank may fit "
+    "them. Their coefficients have Wald's intervals, which take the rank as right: {names}."
+)
+
+
 class Decided(NamedTuple):
-    """Which entries (d, p) are profiled, which sandwiches are no number, and how many were left out."""
+    """Which entries (d, p) are profiled, which sandwiches are no number, and how many were left out.
+
+    foreign (p,): columns that would be profiled, and are not those of this model by themselves (`_foreign`).
+    """
 
     profiled: np.ndarray
     no_number: np.ndarray
     left: int
+    foreign: np.ndarray
 
 
 class Profiles:
@@ -195,7 +205,7 @@ class Profiles:
     def _decide(self, se: np.ndarray, sandwich: bool) -> Decided:
         nothing = np.zeros(se.shape, bool)
         if not self.possible:
-            return Decided(nothing, nothing, 0)
+            return Decided(nothing, nothing, 0, nothing[0])
         likely, rough = self._screened()
         doubtful = ~likely | (sandwich & (se < SURE * rough)) | self.few[:, None]
         suspects = doubtful | ~np.isfinite(se)
@@ -206,7 +216,7 @@ class Profiles:
             order = np.argsort(rank, axis=None, kind="stable")
             suspects = np.isin(np.arange(se.size), order[:most]).reshape(se.shape)
         self._fit_columns(np.flatnonzero(suspects.any(axis=0)))
-        profiled, no_number = nothing.copy(), nothing.copy()
+        profiled, no_number, apart = nothing.copy(), nothing.copy(), nothing[0].copy()
         for part in pieces(se.shape[1], len(self.rows)):
             part = part[suspects[:, part].any(axis=0) & self._done[part]]
             columns, at = self._columns(part, self.x @ self.into), self._at(part, np.linalg.inv(self.into))
@@ -223,8 +233,9 @@ class Profiles:
                 flat = own > FLAT * np.linalg.norm(self.into[k])
                 no_number[k, j] = sandwich & ((se[k, j] < NO_NUMBER * own) | flat)
                 profiled[k, j] = ~good | ~np.isfinite(se[k, j]) | no_number[k, j] | self.few[k]
+                apart[j] |= profiled[k, j] & foreign[some]
                 profiled[k, j] &= ~foreign[some]
-        return Decided(profiled, no_number, left)
+        return Decided(profiled, no_number, left, apart)
 
     def _foreign(self, part: np.ndarray, columns: Columns, at: Climbed) -> np.ndarray:
         """Columns whose own likelihood rejects what the fit says of them: theirs is no profile of this model.
@@ -331,12 +342,17 @@ class Profiles:
     def notes(self, se: np.ndarray, *, sandwich: bool) -> tuple[str, ...]:
         """What the rule has done, by name."""
         decided = self.decided(se, sandwich=sandwich)
-        profiled, no_number, left = decided
+        profiled, no_number, left, foreign = decided
+        columns = np.array(self.counts.column_names, object)[foreign]
+        apart = [FOREIGN.format(count=len(columns), names=listed(columns))] if len(columns) else []
         if not profiled.any():
-            return ()
+            return tuple(apart)
         lower, upper = self.ends(profiled, LEVEL, np.ones(profiled.shape))
         open_ = np.isinf(lower) | np.isinf(upper)
-        told = [PROFILED.format(count=int(profiled.sum()), all=profiled.size, names=self._names(profiled))]
+        told = [
+            *apart,
+            PROFILED.format(count=int(profiled.sum()), all=profiled.size, names=self._names(profiled)),
+        ]
         if open_.any():
             told.append(NEVER.format(count=int(open_.sum()), names=self._names(open_)))
         if self.few.any():

@@ -293,9 +293,9 @@ def fresh(method: AbstractMethod, first: Any, block: Any) -> Any:
 # Runs of the loop that can be taken up again: those that are over are read back, the present one goes on.
 #
 # Start at `run_resumed`, which phases call in the place of `poplin.fit.run`, and `run_blocks`, in that of
-# `passes.run`. A fit is a fixed sequence of runs, so their number says which is which; shapes and trees come from the
-# code, only arrays from the file. States are those of the loop, with random keys and what rows keep: the numbers are
-# those of a fit that was never stopped.
+# `fit.run_blocks`. A fit is a fixed sequence of runs, so their number says which is which; shapes and trees come from
+# the code, only arrays from the file. States are those of the loop, with random keys and what rows keep: the numbers
+# are those of a fit that was never stopped.
 
 
 class Settings(NamedTuple):
@@ -448,7 +448,7 @@ def run_blocks(
     many: int,
     remains: Callable[[Any], Any] = whole,
 ) -> loop.Outcome:
-    """The same of `passes.run`: rows that are dense a block at a time, `many` blocks an iteration, on one device.
+    """The same of `fit.run_blocks`: rows that are dense a block at a time, `many` blocks an iteration, on one device.
 
     What rows keep is a list with an entry a block, of which `remains` picks.
     """
@@ -490,9 +490,8 @@ def _gone(course: Course, keeper: Keeper | None, phase: str, remains: Callable[[
         stand = loop.Stand(state, rows, kept.objective, kept.seconds)
     outcome = course.go(_keeping(keeper, phase, stand, where))
     outcome = outcome._replace(rows=remains(outcome.rows))
-    if (
-        outcome.converged or not outcome.interrupted
-    ):  # a run that met its rule is over, whoever interrupts the fit
+    # a run that met its rule is over, whoever interrupts the fit
+    if outcome.converged or not outcome.interrupted:
         keeper.end(_ended(outcome, phase, ended))
     return outcome
 

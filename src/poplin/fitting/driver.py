@@ -155,9 +155,7 @@ class Result(NamedTuple):
     posterior: str
     shrinkage: float  # the share by which correlations were pulled
     weight: float  # kappa / (N + kappa) of the kappa pseudo-rows that pulled them
-    rows: (
-        tuple[np.ndarray, np.ndarray] | None
-    )  # mean and variance of the rows' own Gaussians (variational fits)
+    rows: tuple[np.ndarray, np.ndarray] | None  # mean and variance of the rows' own Gaussians (the bound)
     objective: float | None  # their bound
     converged: bool
     interrupted: bool
