@@ -109,6 +109,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "fixed": {"covariance": 0.6 * autoregressive(COLUMNS, 0.5)},
     "rank": {"rank": RANK},
     "basis": {"basis": BASIS},
+    "rank and specific": {"rank": 1, "specific": "column"},
+    "basis and specific": {"basis": BASIS, "specific": "column"},
 }
 
 
@@ -117,12 +119,12 @@ def settings_of(model: str, columns: Any = slice(None)) -> dict[str, Any]:
     settings = dict(MODELS[model])
     if model == "fixed":
         settings["covariance"] = settings["covariance"][columns][:, columns]
-    if model == "basis":
+    if "basis" in settings:
         settings["basis"] = settings["basis"][columns]
     return settings
 
 
-DIRECT = ("full", "shrunk", "diagonal", "spherical", "fixed")
+DIRECT = ("full", "shrunk", "diagonal", "spherical", "fixed", "rank and specific", "basis and specific")
 
 METHODS: dict[str, dict[str, Any]] = {
     "variational": {"method": "variational"},
@@ -133,7 +135,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def recipe_of(model: str, table: Table) -> Recipe:
     """The objects that the settings of a model stand for."""
-    settings = {"covariance": "full", "rank": None, "basis": None}
+    settings = {"covariance": "full", "rank": None, "basis": None, "specific": "none"}
     settings |= {name: value for name, value in MODELS[model].items() if name in settings}
     weight = MODELS[model].get("shrinkage", 0)
     with double_precision(), warnings.catch_warnings():

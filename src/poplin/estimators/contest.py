@@ -379,7 +379,8 @@ class Contest:
 
     def _recipe(self, given: dict[str, Any]) -> Recipe:
         asked = replace(self.settings, **given)
-        return phases.recipe(self.counts, covariance=asked.covariance, rank=asked.rank, basis=asked.basis)
+        words = {name: getattr(asked, name) for name in ("covariance", "rank", "basis", "specific")}
+        return phases.recipe(self.counts, **words)
 
     def _form(self, rank: int) -> Recipe:
         return self._recipe({"rank": rank} if self.basis is None else {"basis": self.basis[:, :rank]})

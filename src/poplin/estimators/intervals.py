@@ -62,7 +62,7 @@ def hypothesis_matrix(hypothesis: Any, covariates: tuple[str, ...]) -> np.ndarra
 
 def entry_index(entries: Any, names: Sequence[str], which: str) -> tuple[np.ndarray, np.ndarray]:
     """Positions (j, k) of pairs of columns, given by name or position."""
-    if which in ("coef", "eigenvalues", "scales"):
+    if which in ("coef", "eigenvalues", "scales", "specific"):
         raise InputError(f"entries= belongs to which='covariance' or 'correlation', not to {which!r}.")
     place = {name: j for j, name in enumerate(names)}
     found = []
@@ -244,7 +244,7 @@ class Profiles:
         """
         from scipy.stats import chi2
 
-        if self.fit.loadings_ is None:  # the column's level and scale are free in the fit as they are alone
+        if self.fit.result_.direct:  # the column's level and scale are free in the fit as they are alone
             return np.zeros(len(part), bool)
         scale = 0.5 * np.log(np.maximum(self.fit.sigma_.diag()[part], 1e-8))
         said = np.column_stack([(np.linalg.inv(self.into) @ self.fit.coef_[:, part]).T, scale])

@@ -23,6 +23,7 @@ from poplin.fitting.driver import Result
 from poplin.inference.summary import OF_A_RUN
 from poplin.methods.options import chosen, from_plain, to_plain
 from poplin.store import read_npz, write_npz
+from poplin.updates.specific import Parts
 
 # What is asked of the numbers in a file before a fit is made of them: finite, of sizes that go together, no giants.
 #
@@ -67,12 +68,14 @@ def check_fit(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any], y: Any)
     with np.errstate(over="ignore", invalid="ignore"):  # of what is refused
         rates = arrays["counts_x"][used][:ROWS] @ arrays["coef"]
     most = {"loadings": MOST_DEVIATION, "counts_offset": MOST_LOG_RATE}
+    most |= {"part_loadings": MOST_DEVIATION, "part_specific": MOST_DEVIATION**2}
     most |= {"rows_mean": MOST_DEVIATION, "rows_variance": MOST_DEVIATION**2}
     _check_most("coef", rates, MOST_LOG_RATE, shown=arrays["coef"])
     for name in most.keys() & arrays.keys():
         _check_most(name, arrays[name], most[name], shown=arrays[name])
-    if (arrays.get("rows_variance", np.ones(1)) < 0).any():
-        raise InputError("'rows_variance' holds a negative variance.")
+    for name in ("rows_variance", "part_specific"):
+        if (arrays.get(name, np.ones(1)) < 0).any():
+            raise InputError(f"'{name}' holds a negative variance.")
     if "setting_covariance" in arrays:
         check_covariance(arrays["setting_covariance"], y.shape[1])
     if "setting_basis" in arrays:
@@ -88,6 +91,8 @@ def _check_sizes(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any], size
     loadings = arrays["loadings"].shape
     wanted = {"counts_x": (n, d), "coef": (d, p), "counts_weights": (n,), "loadings": (p, *loadings[1:2])}
     wanted |= {"row_names": (n,), "column_names": (p,)}
+    if "part_specific" in arrays:
+        wanted |= {"part_specific": (p,), "part_loadings": (p, *arrays["part_loadings"].shape[1:2])}
     wanted |= {name: (n,) for name in arrays if name.startswith("counts_group")}
     latent = p if meta["direct"] else loadings[-1]
     wanted |= {name: (n, latent) for name in ("rows_mean", "rows_variance") if name in arrays}
@@ -133,6 +138,8 @@ def save(fit: Any, path: Any) -> None:
     arrays["counts_offset"] = smallest(counts.offset)
     groups = counts.groups or {}
     arrays |= {f"counts_group{k}": codes for k, codes in enumerate(groups.values())}
+    if result.parts is not None:
+        arrays |= {f"part_{name}": np.asarray(part) for name, part in result.parts._asdict().items()}
     if result.rows is not None:
         arrays |= {"rows_mean": result.rows[0], "rows_variance": result.rows[1]}
     arrays |= {f"trace_{name}": column for name, column in result.trace.items()}
@@ -212,11 +219,13 @@ def _rebuilt(face: type, arrays: dict[str, np.ndarray], meta: dict[str, Any], y:
         **names,
     )
     rows = (arrays["rows_mean"], arrays["rows_variance"]) if "rows_mean" in arrays else None
+    parts = Parts(*(arrays[f"part_{name}"] for name in Parts._fields)) if "part_specific" in arrays else None
     trace = {k.removeprefix("trace_"): v for k, v in arrays.items() if k.startswith("trace_")}
     result = Result(
         coef=arrays["coef"],
         loadings=arrays["loadings"],
         rows=rows,
+        parts=parts,
         trace=trace,
         messages=tuple(meta["messages"]),
         extras={k.removeprefix("extra_"): v[()] for k, v in arrays.items() if k.startswith("extra_")},

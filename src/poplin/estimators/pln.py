@@ -45,10 +45,11 @@ TOO_LARGE = (
 
 def attributes(result: Result) -> dict[str, Any]:
     """The fitted attributes that cost nothing more."""
-    axes, eigenvalues, _ = principal_axes(result.loadings)
+    axes, eigenvalues, _ = principal_axes(result.axes())
     return {
         "coef_": result.coef,
-        "loadings_": None if result.direct else axes * np.sqrt(eigenvalues),
+        "loadings_": None if result.rank() is None else axes * np.sqrt(eigenvalues),
+        "specific_variance_": None if result.parts is None else np.asarray(result.parts.specific),
         "components_": axes,
         "eigenvalues_": eigenvalues,
         "shrinkage_": result.shrinkage,
@@ -113,9 +114,12 @@ def _reported(result: Result, mean: jax.Array, variance: jax.Array, x: jax.Array
     """Diagonal Gaussians of the bound as reported: Z - XB, or w in principal axes."""
     coef, loadings = _arrays(result)
     if result.direct:
-        return np.asarray(mean - x @ coef), np.asarray(variance)
-    _, _, rotation = principal_axes(loadings)
-    return np.asarray(mean @ rotation), np.asarray(variance @ rotation**2)
+        mean = mean - x @ coef
+    if result.rank() is None:
+        return np.asarray(mean), np.asarray(variance)
+    turn, own = _axes_of(result)
+    turn = jnp.linalg.solve(loadings.T, turn) if result.direct else turn
+    return np.asarray(mean @ turn), np.asarray(variance @ turn**2) + own
 
 
 def _full_moments(result: Result, block: Block, turn: jax.Array) -> Moments:
@@ -130,10 +134,17 @@ def _turned(mean: jax.Array, covariance: jax.Array, turn: jax.Array) -> tuple[ja
     return mean @ turn, jnp.einsum("qr,nqs,sr->nr", turn, covariance, turn)
 
 
-def _axes_of(result: Result) -> jax.Array:
-    """What turns w into the reported latent: C' (direct form) or the rotation to principal axes."""
-    _, loadings = _arrays(result)
-    return jnp.asarray(np.asarray(loadings).T) if result.direct else jnp.asarray(principal_axes(loadings)[2])
+def _axes_of(result: Result) -> tuple[jax.Array, np.ndarray | float]:
+    """What turns w into the reported latent: C' (direct form) or the rotation to principal axes; what it lacks.
+
+    Of a Sigma in two parts, E[w | Z] = C' Sigma^-1 (Z - XB), with C in principal axes, of the variance that is left.
+    """
+    if result.parts is None:
+        root = result.loadings
+        return jnp.asarray(root.T if result.direct else principal_axes(root)[2]), 0.0
+    axes, eigenvalues, _ = principal_axes(result.axes())
+    turn = np.linalg.solve(result.loadings, axes * np.sqrt(eigenvalues))
+    return jnp.asarray(turn), 1 - np.sum(turn**2, axis=0)
 
 
 def training_latent(result: Result, counts: Counts) -> Moments:
@@ -171,7 +182,9 @@ def _latent(result: Result, block: Block) -> Moments:
     if _uses_diagonal(result):
         mean, variance, _ = diagonal_rows(result, block)
         return _reported(result, mean, variance, block.x)
-    return _full_moments(result, block, _axes_of(result))
+    turn, own = _axes_of(result)
+    mean, variance = _full_moments(result, block, turn)
+    return mean, variance + own
 
 
 def position(result: Result, counts: Counts) -> Moments:
@@ -222,12 +235,8 @@ def bound_frame(result: Result) -> dict[str, np.ndarray]:
     if result.rows is None:
         raise AttributeError("variational_: only a fit by method='variational' has unknowns of the bound.")
     mean, variance = result.rows
-    kind = (
-        {"covariance": result.loadings @ result.loadings.T}
-        if result.direct
-        else {"loadings": result.loadings}
-    )
-    return {"mean": mean, "variance": variance, "coef": result.coef, **kind}
+    root, told = result.loadings, {"mean": mean, "variance": variance, "coef": result.coef}
+    return told | ({"covariance": root @ root.T} if result.direct else {"loadings": root})
 
 
 def row_count(X: Any, offset: Any, data: Any, n: int | None) -> int:
@@ -253,6 +262,8 @@ class PLN(AbstractStatistics, AbstractEstimator):
             log-likelihood (see `poplin.select`).
         covariance: "full", "diagonal", "spherical", or a p x p array (Sigma known, only B is fitted).
         basis: V (p, q), orthonormal columns from elsewhere: Sigma = V Lambda V', only Lambda's diagonal is fitted.
+        specific: "column" adds diag(psi), a variance of each column's own, to a rank's or a basis's Sigma (factor
+            analysis); "none" does not.
         method: "ml" (maximum likelihood by stochastic-approximation EM), "variational" (the bound: quicker, biased
             where counts are low), "exact", "mcmc", "moments", "composite", "bbvi", "iwae", "amortised", "smoothed", or
             one of these with options: `poplin.methods.MaximumLikelihood(...)`, `poplin.methods.Exact(...)`.
@@ -277,9 +288,10 @@ class PLN(AbstractStatistics, AbstractEstimator):
         coef_: B (d, p), log scale.
         covariance_: Sigma (p, p), log scale; computed when it is first used.
         sigma_: Sigma by its factor: diagonal, trace and blocks without a square of p x p.
-        loadings_: C in principal axes (p, q); None in the direct form (no rank, no basis).
-        components_: orthonormal principal axes of Sigma (p, q).
-        eigenvalues_: of Sigma (q,), descending.
+        loadings_: C in principal axes (p, q); None without rank and basis.
+        components_: orthonormal principal axes of Sigma (p, q), of C C' where psi is added to it.
+        eigenvalues_: of the same (q,), descending.
+        specific_variance_: psi (p,), variances of the columns' own; None where there are none.
         latent_mean_: posterior means of the training rows: w in principal axes (n, q), or Z - XB (n, p).
         latent_variance_: posterior variances that go with `latent_mean_`.
         elbo_: the bound, nats, every constant, higher is better.
@@ -311,6 +323,7 @@ class PLN(AbstractStatistics, AbstractEstimator):
 
     coef_: np.ndarray
     loadings_: np.ndarray | None
+    specific_variance_: np.ndarray | None
     components_: np.ndarray
     eigenvalues_: np.ndarray
     shrinkage_: float
@@ -330,6 +343,7 @@ class PLN(AbstractStatistics, AbstractEstimator):
         rank: Any = None,
         covariance: Any = "full",
         basis: Any = None,
+        specific: str = phases.SPECIFIC[0],
         method: Any = "ml",
         posterior: str = "diagonal",
         shrinkage: Any = "auto",
@@ -345,6 +359,7 @@ class PLN(AbstractStatistics, AbstractEstimator):
         self.rank = rank
         self.covariance = covariance
         self.basis = basis
+        self.specific = specific
         self.method = method
         self.posterior = posterior
         self.shrinkage = shrinkage

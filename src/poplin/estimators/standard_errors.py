@@ -282,11 +282,13 @@ MOST_SEED = 2**31
 
 
 class Replicates(NamedTuple):
-    """Estimates of each bootstrap table: coef (d, p), Sigma, eigenvalues (k,)."""
+    """Estimates of each bootstrap table: coef (d, p), Sigma, eigenvalues (k,), what columns share, psi (p,)."""
 
     coef: tuple[np.ndarray, ...]
     sigma: tuple[Covariance, ...]
     eigenvalues: tuple[np.ndarray, ...]
+    shared: tuple[Covariance, ...]
+    specific: tuple[np.ndarray | None, ...]
 
 
 def replicates(fit: Any, count: int) -> Replicates:
@@ -303,7 +305,8 @@ def replicates(fit: Any, count: int) -> Replicates:
     for r in range(count):
         random = derive(fit.random_state, Purpose.BOOTSTRAP, r).generator()
         one = _refit(fit, settings | {"random_state": int(random.integers(MOST_SEED))}, random)
-        found.append((one.coef_, one.sigma_, one.eigenvalues_))
+        shared = Covariance(one.result_.axes())
+        found.append((one.coef_, one.sigma_, one.eigenvalues_, shared, one.specific_variance_))
         if tell is not None:
             tell(Progress("bootstrap", r + 1, count, float("nan"), time.perf_counter() - began))
     return Replicates(*zip(*found, strict=True))
@@ -311,7 +314,7 @@ def replicates(fit: Any, count: int) -> Replicates:
 
 def _rank(fit: Any) -> int | None:
     given = fit.get_params()["rank"]
-    return given if given != "auto" else (None if fit.result_.direct else fit.result_.loadings.shape[1])
+    return given if given != "auto" else fit.result_.rank()
 
 
 def _refit(fit: Any, settings: dict[str, Any], random: np.random.Generator) -> Any:
@@ -356,6 +359,10 @@ SHRUNK_CENTRE = (
 )
 EDGE = (
     "{count} of {all} variances are within one standard error of 0: their intervals are not to be relied on."
+)
+OWN_EDGE = (
+    "{count} of {all} variances of columns' own are at their lower edge ({names}): what such a column does is told by "
+    "the axes, and there is no interval."
 )
 STOPPED = "Standard errors were interrupted before they were ready."
 LOST = "{count} of {all} standard errors are missing (NaN): the data do not determine them."
@@ -430,6 +437,10 @@ NO_AXES = (
     "which='eigenvalues' (or 'scales') needs the whole covariance of Sigma's estimate, which is formed up to {most} "
     "free numbers; here are {size}. Use n_boot, fit a rank, or fewer columns."
 )
+NO_OWN = (
+    "which='specific' is of fits with variances of the columns' own (specific='column', with a rank or a basis); this "
+    "one has none."
+)
 NO_BASIS = (
     "which='scales' is of fits with a borrowed basis (PLN(basis=V)); this one has none. Use 'eigenvalues'."
 )
@@ -486,6 +497,7 @@ class StandardErrors(NamedTuple):
         eigenvalues: of Sigma's eigenvalues (k,).
         scales: of a borrowed basis's scales (q,), in its order; None without a basis.
         notes: what to know to read them, one sentence each.
+        specific: of the variances of the columns' own (p,), NaN at their lower edge; None without them.
     """
 
     coef: np.ndarray
@@ -494,6 +506,7 @@ class StandardErrors(NamedTuple):
     eigenvalues: np.ndarray
     scales: np.ndarray | None
     notes: tuple[str, ...]
+    specific: np.ndarray | None = None
 
 
 class Asked(NamedTuple):

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from poplin._errors import InputError
 from poplin._numerics import double_precision
 from poplin.data.counts import Counts
+from poplin.data.tables import listed
 from poplin.estimators import standard_errors
 from poplin.estimators.intervals import (
     FISHER,
@@ -47,16 +49,19 @@ from poplin.fitting.directions import OverTime, Watch, free_directions
 from poplin.fitting.driver import Result
 from poplin.inference import intervals
 from poplin.inference.departures import Alike, alike
-from poplin.inference.information import Coordinates
+from poplin.inference.information import Coordinates, seen_in_parts
 from poplin.inference.intervals import Interval, Tests, adjusted, tests_of, untold, with_degrees
 from poplin.inference.shrinkage import change_of_covariance, force_of_em, penalty_gradient
 from poplin.methods.options import Exact
 from poplin.models.covariance import SQUARE_UP_TO, Covariance
+from poplin.updates.specific import Specific, at_edge
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-WHICH = ("coef", "covariance", "correlation", "eigenvalues", "scales")
+WHICH = ("coef", "covariance", "correlation", "eigenvalues", "scales", "specific")
+BY_AXIS = ("eigenvalues", "scales", "specific")  # told of the whole fit alone
+AT_EDGE = "edge"  # method of what is as small as it may be, or might be
 ALL = "all columns"
 SIMES = "simes"  # how columns are tested together where one of them has no quadratic
 NO_RATIO = (
@@ -100,7 +105,7 @@ class Uncertainty:
             return np.std(self.drawn(which, asked.n_boot), axis=0, ddof=1)
         if self.by_parts(asked):
             # eigenvalues are computed from the whole alone
-            return self._coef_by_parts() if which == "coef" else np.full(self.fit.eigenvalues_.shape, np.nan)
+            return self._coef_by_parts() if which == "coef" else np.full(self._estimate(which).shape, np.nan)
         if which == "coef" and self._wide(asked):
             return self._coef_by_parts()
         return self._whole(which, asked)
@@ -152,19 +157,36 @@ class Uncertainty:
             return np.where(np.isnan(self.roots.sandwich(asked).degrees.coef), np.nan, told)
         with double_precision():
             root = self.roots.of(asked, more=more)
-            if which in ("eigenvalues", "scales"):
+            if which in BY_AXIS and isinstance(self.free.shape, Specific):
+                return intervals.standard_error(self.free.here, root, self._change_of_parts(which))
+            if which in BY_AXIS:
                 axes = self.fit.components_ if which == "eigenvalues" else np.asarray(self.basis)
                 return intervals.tangent_error(self.free.here, root, Coordinates.axis_tangents, axes)
             sigma, plainly = self.fit.sigma_, which == "covariance"
             change = intervals.of_covariance if plainly else intervals.of_correlation(sigma.dense())
             return intervals.standard_error(self.free.here, root, change)
 
+    def _change_of_parts(self, which: str) -> intervals.Change:
+        """Of psi, of the scales of a basis, or of the eigenvalues of C C', with a change of Sigma; NaN if untold."""
+        assert isinstance(self.free.shape, Specific)
+        p, axes = self.fit.sigma_.p, self.fit.components_
+        seen = jax.tree.map(np.asarray, seen_in_parts(self.free.shape, self.free.here.model.loadings))
+        told = np.where(np.asarray(seen.known()), 1.0, np.nan)
+
+        def change(coef: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+            own = np.asarray(seen.numbers(seen.inward @ sigma @ seen.inward.T))
+            if which == "eigenvalues":
+                return np.einsum("jk,mjl,lk->mk", axes, sigma, axes, optimize=True) - own[:, -p:] @ axes**2
+            return (own * told)[:, -p:] if which == "specific" else (own * told)[:, :-p]
+
+        return change
+
     def degrees(self, which: str, at: Any, asked: Asked) -> np.ndarray | None:
         """Student's degrees of freedom of some entries; None where the normal serves."""
         if asked.n_boot is not None or not self.roots.corrected(asked):
             return None
         found = self.roots.sandwich(asked).degrees
-        if which in ("eigenvalues", "scales"):
+        if which in BY_AXIS:
             return np.full(len(self._estimate(which)), float(found.axes))
         return found.coef[at] if which == "coef" else getattr(found, which)(*at)
 
@@ -221,12 +243,13 @@ class Uncertainty:
     def drawn(self, which: str, count: int, at: Any = ...) -> np.ndarray:
         """The bootstrap's values of the same, or of the entries `at`, (m, ...)."""
         found = self.replicates(count)
-        if which in ("coef", "eigenvalues"):
+        if which in ("coef", "eigenvalues", "specific"):
             return np.stack(getattr(found, which))
-        return np.stack([self._of_sigma(which, sigma, at) for sigma in found.sigma])
+        parts = found.shared if which == "scales" else found.sigma
+        return np.stack([self._of_sigma(which, part, at) for part in parts])
 
     def _of_sigma(self, which: str, sigma: Covariance, at: Any) -> np.ndarray:
-        """Covariances or correlations, all or the entries `at`; scales v_k' Sigma v_k, in the order of the basis."""
+        """Covariances or correlations, all or the entries `at`; scales v_k' C C' v_k, in the order of the basis."""
         if which == "scales":
             axes = np.asarray(self.basis)
             return np.einsum("jk,jk->k", axes, sigma.product(axes))
@@ -245,6 +268,7 @@ class Uncertainty:
             coef = np.where(self.profiles.decided(coef, sandwich=True).no_number, np.nan, coef)
         eigenvalues = self.eigenvalue_errors(asked)
         scales = None if self.basis is None else self.errors("scales", asked)
+        specific = None if self.fit.specific_variance_ is None else self.errors("specific", asked)
         covariance, known = None, variances
         if not self.by_parts(asked) and not (self.large and len(every) > SQUARE_UP_TO):
             covariance = known = self.errors("covariance", asked)
@@ -254,7 +278,17 @@ class Uncertainty:
         edge = variances > self.fit.sigma_.diag()
         if edge.any():
             notes += (standard_errors.EDGE.format(count=int(edge.sum()), all=edge.size),)
-        return StandardErrors(coef, variances, covariance, eigenvalues, scales, notes)
+        notes += self._edge_notes()
+        return StandardErrors(coef, variances, covariance, eigenvalues, scales, notes, specific)
+
+    def _edge_notes(self) -> tuple[str, ...]:
+        """Which variances of the columns' own have no interval."""
+        specific = self.fit.specific_variance_
+        if specific is None or not at_edge(specific).any():
+            return ()
+        edge = np.flatnonzero(at_edge(specific))
+        names = listed([self.fit.counts_.column_names[j] for j in edge])
+        return (standard_errors.OWN_EDGE.format(count=len(edge), all=len(specific), names=names),)
 
     def sandwich(self, asked: Asked) -> bool:
         """Whether standard errors are from the rows' own scores: of a bound, of pairs, or asked for."""
@@ -288,15 +322,20 @@ class Uncertainty:
         fit = self.fit
         if which == "scales" and self.basis is None:
             raise InputError(standard_errors.NO_BASIS)
-        if entries is not None and which in ("coef", "eigenvalues", "scales"):
+        if which == "specific" and fit.specific_variance_ is None:
+            raise InputError(standard_errors.NO_OWN)
+        if entries is not None and which in ("coef", *BY_AXIS):
             entry_index(entries, fit.counts_.column_names, which)  # says that there are none
         if which == "coef":
             return table_of(self._interval(which, PLAIN, ..., level, asked), coef_index(fit))
-        if which in ("eigenvalues", "scales"):
+        if which in BY_AXIS:
             if self.by_parts(asked):
                 raise InputError(
                     standard_errors.NO_AXES.format(size=self.size, most=standard_errors.MOST_NUMBERS)
                 )
+            if which == "specific":
+                told = self._specific_interval(level, asked)
+                return table_of(told, list(fit.counts_.column_names)).rename_axis("column")
             names = [f"axis{k + 1}" for k in range(len(self._estimate(which)))]
             return table_of(self._interval(which, POSITIVE, ..., level, asked), names)
         names = fit.counts_.column_names
@@ -340,7 +379,10 @@ class Uncertainty:
         """The quantity as it is estimated."""
         if which in ("coef", "eigenvalues"):
             return getattr(self.fit, f"{which}_")
-        return self._of_sigma(which, self.fit.sigma_, at)
+        if which == "specific":
+            return self.fit.specific_variance_
+        shared = Covariance(self.result.axes()) if which == "scales" else self.fit.sigma_
+        return self._of_sigma(which, shared, at)
 
     def _interval(self, which: str, scale: Scale, at: Any, level: float, asked: Asked) -> Interval:
         """Intervals of the entries `at` of a quantity."""
@@ -352,6 +394,17 @@ class Uncertainty:
         drawn = self.drawn(which, asked.n_boot, at)
         lower, upper = basic(scale.there(estimate), scale.there(drawn), level)
         return told._replace(lower=scale.back(lower), upper=scale.back(upper), method="bootstrap")
+
+    def _specific_interval(self, level: float, asked: Asked) -> Interval:
+        """Intervals of psi; near the edge, where the log scale says nothing, from 0 to so much above; none at it."""
+        told = self._interval("specific", POSITIVE, ..., level, asked)
+        if asked.n_boot is not None:
+            return told
+        near = told.se > told.estimate
+        above = self._interval("specific", PLAIN, ..., level, asked).upper
+        lower, upper = np.where(near, 0.0, told.lower), np.where(near, above, told.upper)
+        method = np.where(near | at_edge(told.estimate), AT_EDGE, told.method)
+        return told._replace(lower=lower, upper=upper, method=method)
 
     def _replaced(self, told: Interval, se: np.ndarray, level: float, asked: Asked) -> Interval:
         """With profile likelihoods where Wald's quadratic does not serve; by clusters, with score tests."""

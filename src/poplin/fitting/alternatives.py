@@ -17,7 +17,7 @@ from poplin.data.blocks import Block, as_block
 from poplin.fit import Outcome, Round, Trace
 from poplin.fitting import phases
 from poplin.fitting.checkpoints import nothing, run_resumed, run_rounds
-from poplin.fitting.phases import Ended, Fitted, Recipe, RowGaussians, Task, count, one_of
+from poplin.fitting.phases import NO_OWN, Ended, Fitted, Recipe, RowGaussians, Task, count, one_of
 from poplin.fitting.refit import PILOT_ROWS, asked_for
 from poplin.methods import bbvi, mcmc
 from poplin.methods.exact import Likelihood, first_values
@@ -46,6 +46,7 @@ from poplin.rows.frames import (
 )
 from poplin.rows.gaussian import fit_rows
 from poplin.rows.nodes import AbstractRule, column_nodes, joint_nodes
+from poplin.updates.specific import Specific
 from poplin.updates.structure import Diagonal, Fixed, Full, Model, Spherical
 
 # Maximum likelihood by numerical integration as phases: an order of nodes, and more until nothing changes.
@@ -79,6 +80,8 @@ def plan(recipe: Recipe) -> Plan:
         weak = 0.0 if isinstance(recipe.loadings, BorrowedBasis) else 1.0
         return Plan(recipe.loadings, _few(recipe.rank), weak, 0.0)
     shape, p = recipe.shape, recipe.rank
+    if isinstance(shape, Specific):
+        raise InputError(NO_OWN.format(name="exact"))
     if isinstance(shape, Diagonal):
         return Plan(DiagonalRoot(), 0)
     if isinstance(shape, Spherical):
@@ -360,7 +363,14 @@ def root(recipe: Recipe, covariance: np.ndarray) -> np.ndarray:
         return np.diag(np.sqrt(variance))
     if isinstance(recipe.shape, Spherical):
         return np.sqrt(variance.mean()) * np.eye(len(variance))
+    if isinstance(recipe.shape, Specific):
+        return np.linalg.cholesky(np.asarray(_nearest(recipe.shape, jnp.asarray(covariance))))
     return np.linalg.cholesky(covariance)
+
+
+@compiled()
+def _nearest(shape: Specific, covariance: Array) -> Array:
+    return shape.nearest(covariance)
 
 
 def _keeps_variances_only(recipe: Recipe) -> bool:

@@ -18,7 +18,7 @@ from poplin.data.blocks import NO_EXPOSURE, Block
 from poplin.fit import Outcome, Progress, Round, Trace
 from poplin.fitting import phases, training
 from poplin.fitting.checkpoints import run_rounds
-from poplin.fitting.phases import Ended, Fitted, Recipe, Task, count, one_of
+from poplin.fitting.phases import NO_OWN, Ended, Fitted, Recipe, Task, count, one_of
 from poplin.fitting.refit import RowMoments, refit
 from poplin.fitting.training import describe
 from poplin.methods.bounds import (
@@ -54,6 +54,7 @@ from poplin.rows.encoders import (
     Skip,
 )
 from poplin.rows.gaussian import Law, Moments, Seen, advance_rows, climb
+from poplin.updates.specific import Specific
 from poplin.updates.structure import Diagonal, Fixed, Model, Spherical
 
 # The parts of an amortised fit in their first state: encoder, latent and the free parameters of (B, C).
@@ -84,6 +85,8 @@ def root_of(recipe: Recipe) -> AbstractLoadings:
         return SphericalRoot()
     if isinstance(recipe.shape, Fixed):
         return KnownRoot(jnp.linalg.cholesky(recipe.shape.covariance))
+    if isinstance(recipe.shape, Specific):
+        raise InputError(NO_OWN.format(name="amortised"))
     return FreeRoot()
 
 
@@ -350,6 +353,7 @@ def fit_amortised(task: Task, table: Table | None = None) -> Ended:
     options: Amortised = task.settings.method
     _check(options)
     recipe = phases.with_shrinkage(task.recipe, task.kappa())
+    root_of(recipe)  # refused before a start is fitted
     start = _start(recipe, task)
     if start.outcome.interrupted:
         return Ended([start], task.kappa(), {})

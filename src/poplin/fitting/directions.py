@@ -42,6 +42,7 @@ from poplin.inference.sandwich import (
 from poplin.methods.options import Variational
 from poplin.models.loadings import BorrowedBasis
 from poplin.rows.gaussian import fit_rows
+from poplin.updates.specific import GivenAxes, Specific
 from poplin.updates.structure import AbstractShape, Model
 
 SIMULATED_ROWS = 5_000  # at least, of the expected information; and so many for each free number:
@@ -84,12 +85,12 @@ def free_directions(fit: Any) -> Free:
     """The rows and the free directions of a fit."""
     result, counts, settings = fit.result_, fit.counts_, phases.checked(fit.get_params())
     if settings.rank == "auto":
-        settings = replace(settings, rank=result.loadings.shape[1])
+        settings = replace(settings, rank=result.rank())
     recipe = settings.recipe(counts)
     counts, result = _seen(counts, result, settings.random_state)
     block = phases.training_block(counts)
     model = Model(jnp.asarray(result.coef), jnp.asarray(result.loadings))
-    basis = np.asarray(recipe.loadings.basis) if isinstance(recipe.loadings, BorrowedBasis) else None
+    basis = _basis(recipe)
     weights = np.asarray(block.weights)
     mean_rate, usual = (weights @ _expected_rates(block, model, s) / weights.sum() for s in (0.5, 0.0))
     if result.rows is None and not isinstance(settings.method, Variational):
@@ -98,6 +99,12 @@ def free_directions(fit: Any) -> Free:
     diagonal = result.posterior == "diagonal"
     here = bound_coordinates(recipe.shape, recipe.loadings, model, diagonal=diagonal)
     return Free(block, here, basis, recipe.shape, mean_rate, usual, result)
+
+
+def _basis(recipe: phases.Recipe) -> np.ndarray | None:
+    """V, where it was given."""
+    given = recipe.shape.axes if isinstance(recipe.shape, Specific) else recipe.loadings
+    return np.asarray(given.basis) if isinstance(given, BorrowedBasis | GivenAxes) else None
 
 
 def _seen(counts: Counts, result: Any, seed: int) -> tuple[Counts, Any]:

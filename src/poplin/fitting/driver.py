@@ -16,7 +16,7 @@ from jax import ShapeDtypeStruct
 
 from poplin import fit
 from poplin._errors import InputError
-from poplin._numerics import double_precision, in_a_hurry, meanwhile
+from poplin._numerics import compiled, double_precision, in_a_hurry, meanwhile
 from poplin.data.blocks import Block, check_agreed, layout, on_host
 from poplin.data.counts import Counts
 from poplin.data.held import column_sums
@@ -43,6 +43,7 @@ from poplin.methods.options import (
     name_of,
 )
 from poplin.rows import gaussian
+from poplin.updates.specific import Parts, Specific
 from poplin.updates.structure import Full, Model
 
 # Compiles what maximum likelihood will need while the variational fit before it is compiled and runs.
@@ -164,6 +165,15 @@ class Result(NamedTuple):
     extras: dict[str, Any] | None = None  # further fitted attributes by name
     encoder: Any = None  # a `methods.amortised.Embedder`, where rows are embedded by one
     broken: str = ""  # what happened, where the last phase ended in numbers that are none
+    parts: Parts | None = None  # C and psi of a Sigma that is C C' + diag(psi)
+
+    def axes(self) -> np.ndarray:
+        """What the columns share: C, of a Sigma without such a part any root of it."""
+        return self.loadings if self.parts is None else self.parts.loadings
+
+    def rank(self) -> int | None:
+        """Q of a rank or of a basis; None where every entry of Sigma may be free."""
+        return None if self.direct and self.parts is None else self.axes().shape[1]
 
 
 def keeper(counts: Counts, settings: FitSettings) -> Keeper | None:
@@ -383,4 +393,15 @@ def _finished(ended: Ended, task: Task, pull: float | None) -> Result:
         extras=ended.extras or None,
         encoder=ended.encoder,
         broken=broken,
+        parts=_parts(model.shape, end.model) if isinstance(model.shape, Specific) else None,
     )
+
+
+def _parts(shape: Specific, model: Model) -> Parts:
+    """C and psi of the fitted Sigma."""
+    return jax.tree.map(np.asarray, _parted(shape, jnp.asarray(np.asarray(model.loadings))))
+
+
+@compiled()
+def _parted(shape: Specific, root: jax.Array) -> Parts:
+    return shape.parts(root @ root.T)

@@ -55,6 +55,7 @@ from poplin.rows.frames import rates
 from poplin.rows.gaussian import ROOM, fit_rows, start_rows
 from poplin.updates.direct import Direct
 from poplin.updates.low_rank import LowRank
+from poplin.updates.specific import FreeAxes, GivenAxes, Specific
 from poplin.updates.structure import (
     LEVEL_SD,
     LOADING_SD,
@@ -499,6 +500,11 @@ def with_shrinkage(recipe: Recipe, kappa: float) -> Recipe:
 
 
 POSTERIORS = ("diagonal", "full")
+SPECIFIC = ("none", "column")  # whose variance is added to a rank's or a basis's: the first is the default
+NO_OWN = (
+    "method='{name}' does not know specific='column'. Use method='ml' or 'variational', or specific='none'."
+)
+SPREAD = 1 / SCALE_SD**2  # precision of a free Sigma's columns' scales
 
 
 def one_of(value: Any, allowed: tuple[str, ...], name: str) -> str:
@@ -515,8 +521,8 @@ def count(value: Any, name: str, *, least: int) -> int:
     return int(value)
 
 
-def recipe(counts: Counts, *, covariance: Any, rank: Any, basis: Any) -> Recipe:
-    """The model that covariance, rank and basis name; an `InputError` for combinations that have no meaning."""
+def recipe(counts: Counts, *, covariance: Any, rank: Any, basis: Any, specific: str = SPECIFIC[0]) -> Recipe:
+    """The model that these settings name; an `InputError` for combinations that have no meaning."""
     n, p = counts.y.shape
     if rank is not None and basis is not None:
         raise InputError(
@@ -525,18 +531,23 @@ def recipe(counts: Counts, *, covariance: Any, rank: Any, basis: Any) -> Recipe:
     factor = "rank" if rank is not None else "basis" if basis is not None else None
     if factor and not (isinstance(covariance, str) and covariance == "full"):
         raise InputError(
-            f"{factor} goes with covariance='full' only: Sigma is then C C'. Leave covariance out."
+            f"{factor} goes with covariance='full' only: it says what Sigma is. Leave covariance out."
         )
     level = jnp.asarray(level_precision(counts.x, counts.weights))
+    own = specific == "column"
     if rank is not None:
-        return Recipe(None, FreeLoadings(), check_rank(rank, n, p), level)
+        q = check_rank(rank, n, p)
+        free = Specific(FreeAxes(jnp.asarray(q), q))
+        return Recipe(free, None, p, level, SPREAD) if own else Recipe(None, FreeLoadings(), q, level)
     if basis is not None:
-        axes = check_basis(basis, p, counts.column_names)
-        return Recipe(None, BorrowedBasis(jnp.asarray(axes)), axes.shape[1], level)
+        axes = jnp.asarray(check_basis(basis, p, counts.column_names))
+        given = Specific(GivenAxes(axes))
+        known = Recipe(None, BorrowedBasis(axes), axes.shape[1], level)
+        return Recipe(given, None, p, level, SPREAD) if own else known
     known = check_covariance(covariance, p, counts.column_names)
     if isinstance(known, str):
         shapes = {"full": Full(jnp.asarray(0.0)), "diagonal": Diagonal(), "spherical": Spherical()}
-        return Recipe(shapes[known], None, p, level, 1 / SCALE_SD**2)
+        return Recipe(shapes[known], None, p, level, SPREAD)
     return Recipe(Fixed(jnp.asarray(known)), None, p, level)
 
 
@@ -588,6 +599,7 @@ class FitSettings:
     rank: Any
     covariance: Any
     basis: Any
+    specific: str
     method: Any
     posterior: str
     shrinkage: float | None
@@ -601,7 +613,8 @@ class FitSettings:
 
     def recipe(self, counts: Counts) -> Recipe:
         """The model of these settings, with the weak priors that they ask for."""
-        made = recipe(counts, covariance=self.covariance, rank=self.rank, basis=self.basis)
+        words = {name: getattr(self, name) for name in ("covariance", "rank", "basis", "specific")}
+        made = recipe(counts, **words)
         return unshrunk(made) if self.shrinkage == 0 else made
 
     def plain(self) -> dict[str, Any]:
@@ -621,6 +634,7 @@ def checked(given: Mapping[str, Any]) -> FitSettings:
         raise InputError(f"tol={tol!r}: wanted is a positive number.")
     return FitSettings(
         **{name: given[name] for name in ("rank", "covariance", "basis", "callback", "checkpoint")},
+        specific=one_of(given["specific"], SPECIFIC, "specific"),
         method=method,
         posterior=posterior,
         shrinkage=shrinkage_weight(given["shrinkage"]),

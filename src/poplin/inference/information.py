@@ -32,6 +32,7 @@ from poplin.models.loadings import AbstractLoadings, BorrowedBasis, Outward, out
 from poplin.rows import chains as chain
 from poplin.rows.frames import rates
 from poplin.rows.gaussian import fit_rows
+from poplin.updates.specific import Seen, Specific
 from poplin.updates.structure import AbstractShape, Diagonal, Fixed, Model, Spherical
 
 # The free directions of a fitted model: in which numbers a row's score is written, and what they say of B and Sigma.
@@ -209,13 +210,45 @@ def coordinates(
     if isinstance(shape, Diagonal) or isinstance(loadings, BorrowedBasis):
         return _arranged(Free(False, False, True), model, np.asarray(mean_rate))
     if not isinstance(shape, Spherical):
-        return _arranged(Free(True, True, True), model, np.asarray(mean_rate))
+        made = _arranged(Free(True, True, True), model, np.asarray(mean_rate))
+        return _in_parts(shape, made) if isinstance(shape, Specific) else made
     # the columns' scales are one number: they are told as one, for only their sum of scores is zero at a maximum
     made = _arranged(Free(False, False, True), model, np.full(len(mean_rate), np.mean(mean_rate)))
     d, p = model.coef.shape
     tie = np.zeros((d * p + p, d * p + 1))
     first = np.asarray(made.pairs[0]) < d
     tie[first, np.arange(d * p)], tie[~first, -1] = 1, 1
+    return eqx.tree_at(lambda here: here.tie, made, jnp.asarray(tie), is_leaf=lambda a: a is None)
+
+
+def seen_in_parts(shape: Specific, root: Array) -> Seen:
+    """The directions of a Sigma in two parts, of which this is a root."""
+    return Seen(jnp.linalg.inv(root), shape.axes.directions(shape.parts(root @ root.T)))
+
+
+def _in_parts(shape: Specific, made: Coordinates) -> Coordinates:
+    """A full Sigma's coordinates tied to the directions C A' + A C' and d psi: orthonormal, where Sigma = I.
+
+    Sigma moves by C (F + F') C' along the free F, upper triangular.
+    """
+    seen = seen_in_parts(shape, made.model.loadings)
+    (d, p), turning = made.model.coef.shape, np.asarray(seen.turning())
+    turning = turning[:, np.any(turning != 0, axis=0)]
+    beside = (
+        np.linalg.svd(turning, full_matrices=True)[0][:, turning.shape[1] :] if turning.size else np.eye(p)
+    )
+    own = beside @ (beside.T @ np.asarray(seen.own()))
+    latent, column = (np.asarray(pair)[d * p :] for pair in made.pairs)
+    latent = latent - d
+    within = np.triu_indices(turning.shape[1])
+    across = np.indices((turning.shape[1], beside.shape[1])).reshape(2, -1)
+    left = np.concatenate([turning[:, within[0]], turning[:, across[0]]], axis=1)
+    right = np.concatenate([turning[:, within[1]], beside[:, across[1]]], axis=1)
+    turned = (left[latent] * right[column] + right[latent] * left[column]) / np.sqrt(2)
+    combined = np.asarray(seen.independent())
+    alone = (own[latent] * own[column]) @ combined[:, np.any(combined != 0, axis=0)]
+    free = np.concatenate([turned, alone], axis=1) * np.where(latent == column, 0.5, 1.0)[:, None]
+    tie = np.block([[np.eye(d * p), np.zeros((d * p, free.shape[1]))], [np.zeros((len(free), d * p)), free]])
     return eqx.tree_at(lambda here: here.tie, made, jnp.asarray(tie), is_leaf=lambda a: a is None)
 
 

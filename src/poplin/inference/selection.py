@@ -32,6 +32,7 @@ from poplin.inference.likelihood import (
 from poplin.inference.sequential import ERROR, in_rounds, log_mean, relative
 from poplin.inference.summary import LARGEST_KHAT
 from poplin.models.loadings import BorrowedBasis, FreeLoadings, FrozenLoadings
+from poplin.updates.specific import Specific
 from poplin.updates.structure import Diagonal, Fixed, Full, Spherical
 
 # What is free in Sigma, for p columns and q latent dimensions; a rotation of free loadings changes nothing.
@@ -52,12 +53,13 @@ def free_parameters(form: Any, *, d: int, p: int, q: int) -> int:
     """Free parameters of a model: d p of B, and those of Sigma (p x p, rank q) in the shape or loadings `form`.
 
     Full p (p + 1) / 2, diagonal p, spherical 1, fixed 0, free loadings p q - q (q - 1) / 2 (a rotation of C is
-    not free in Sigma = C C'), borrowed basis q. Shrinkage is not counted: it takes away less than one knows.
+    not free in Sigma = C C'), borrowed basis q, and p more with variances of the columns' own. Shrinkage is not
+    counted: it takes away less than one knows.
 
     >>> free_parameters(FreeLoadings(), d=1, p=50, q=12)
     584
     """
-    return d * p + _FREE[type(form)](p, q)
+    return d * p + (form.axes.count(p) if isinstance(form, Specific) else _FREE[type(form)](p, q))
 
 
 def aic(loglik: float, parameters: int) -> float:

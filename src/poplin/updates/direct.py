@@ -17,6 +17,7 @@ from poplin.rows.chains import Shares, controlled, shares
 from poplin.updates.convergence import LEAP, lengthened, noise_after
 from poplin.updates.structure import (
     FAINT,
+    LEAST_SD,
     LOADING_SD,
     AbstractShape,
     AbstractStructure,
@@ -36,7 +37,6 @@ LEFT = 0.1  # share of a second moment's variance over draws that its control va
 ALONE = (
     2.0  # times as far as the numbers of a direction together, the variance along it may be from its optimum
 )
-LEAST_SD = 0.01  # weak prior of a column's standard deviation at its lower end
 
 
 class DirectStatistic(NamedTuple):
@@ -252,11 +252,12 @@ class Direct(AbstractStructure):
 
     def _root(self, moment, n, seen):
         """A root C of Sigma from the moment of Z - XB, and C^-T."""
-        loadings = jnp.linalg.cholesky(self.shape.estimate(moment, n))
+        moment = self.shape.pulled(moment, n)
+        loadings = jnp.linalg.cholesky(moment)
         whiten = solve_triangular(loadings, jnp.eye(len(loadings)), lower=True).T
-        free = jnp.exp(jnp.where(seen, self._unforced(loadings, whiten, n), 0.0))[:, None]
+        free = jnp.exp(jnp.where(seen, self._unforced(loadings, whiten, n), 0.0))
         weight = self.spread / (n + self.shape.pseudo_rows())
-        loadings = jnp.linalg.cholesky(self.shape.held((free * loadings) @ (free * loadings).T, weight))
+        loadings = jnp.linalg.cholesky(self.shape.held(free[:, None] * free * moment, weight))
         return loadings, solve_triangular(loadings, jnp.eye(len(loadings)), lower=True).T
 
     def _priors(self, coef, loadings, gradient, hessian, n):
@@ -299,12 +300,13 @@ class Direct(AbstractStructure):
         whiten = solve_triangular(model.loadings, jnp.eye(len(sigma)), lower=True).T
         moment = model.loadings @ (total.second / n) @ model.loadings.T
         free = jnp.exp(self._unforced(model.loadings, whiten, n))
-        estimate = free[:, None] * self.shape.estimate(moment, n) * free
+        estimate = free[:, None] * self.shape.pulled(moment, n) * free
         prior = 0.5 * (2 * LEAST_SD**2 / sigma - self.spread * sigma) / sigma
         off = whiten.T @ estimate @ whiten - jnp.eye(len(sigma))
         by_prior = model.loadings.T @ (prior[:, None] * model.loadings)
         rows = n + self.shape.pseudo_rows()
-        return jnp.concatenate([total.cross + slope @ model.loadings, 0.5 * rows * off + by_prior])
+        second = self.shape.along(model.loadings, 0.5 * rows * off + by_prior)
+        return jnp.concatenate([total.cross + slope @ model.loadings, second])
 
     def left(self, at, score):
         d, axes = len(at.model.coef), at.known.axes
@@ -360,7 +362,8 @@ class Direct(AbstractStructure):
         return model.coef, model.loadings @ model.loadings.T
 
     def rebuild(self, parameters):
-        return Model(parameters[0], jnp.linalg.cholesky(parameters[1]))
+        # of a shape that is no linear space, the mean over iterations lies beside it
+        return Model(parameters[0], jnp.linalg.cholesky(self.shape.nearest(parameters[1])))
 
     def meaning(self, parameters):
         return parameters

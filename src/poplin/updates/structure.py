@@ -164,8 +164,8 @@ class AbstractShape(eqx.Module):
     """A covariance shape: `estimate` is the M-step, `profile` the same with the value of the objective."""
 
     @abstractmethod
-    def estimate(self, second_moment: Covariance, rows: Scalar) -> Covariance:
-        """Sigma from the mean second moment of `rows` (a sum of weights) residuals; O(p^2)."""
+    def nearest(self, moment: Covariance) -> Covariance:
+        """The Sigma of this shape under which Gaussian rows with this second moment are likeliest."""
 
     @abstractmethod
     def pseudo_rows(self) -> Scalar:
@@ -179,8 +179,22 @@ class AbstractShape(eqx.Module):
         """
 
     @abstractmethod
-    def held(self, estimate: Covariance, weight: Scalar) -> Covariance:
-        """Sigma under the prior exp(-weight N tr Sigma / 2) too, N the estimate's rows and pseudo-rows; O(p^3)."""
+    def held(self, moment: Covariance, weight: Scalar) -> Covariance:
+        """`nearest` under the prior exp(-weight N tr Sigma / 2) too, N the moment's rows and pseudo-rows; O(p^3)."""
+
+    @abstractmethod
+    def along(self, root: Covariance, slope: Array) -> Array:
+        """A slope in E (p, p), where Sigma is C (I + E) C', along the directions that this shape has; C is `root`."""
+
+    def pulled(self, second_moment: Covariance, rows: Scalar) -> Covariance:
+        """The mean second moment of `rows` (a sum of weights) residuals and of kappa pseudo-rows; O(p^2)."""
+        kappa = self.pseudo_rows()
+        diagonal = jnp.diag(jnp.diagonal(second_moment))
+        return (rows * second_moment + kappa * diagonal) / (rows + kappa)
+
+    def estimate(self, second_moment: Covariance, rows: Scalar) -> Covariance:
+        """Sigma from the mean second moment of `rows` (a sum of weights) residuals."""
+        return self.nearest(self.pulled(second_moment, rows))
 
     def profile(self, second_moment: Covariance, rows: Scalar) -> Profile:
         """Sigma and -N/2 [log det Sigma + tr(Sigma^-1 S) - p], less the penalty; O(p^3)."""
@@ -217,12 +231,14 @@ class Full(AbstractShape):
 
     kappa: Scalar
 
-    def estimate(self, second_moment, rows):
-        diagonal = jnp.diag(jnp.diagonal(second_moment))
-        return (rows * second_moment + self.kappa * diagonal) / (rows + self.kappa)
+    def nearest(self, moment):
+        return moment
 
-    def held(self, estimate, weight):
-        return held_by_trace(estimate, weight)
+    def held(self, moment, weight):
+        return held_by_trace(moment, weight)
+
+    def along(self, root, slope):
+        return slope
 
     def pseudo_rows(self):
         return self.kappa
@@ -234,11 +250,14 @@ class Full(AbstractShape):
 class Diagonal(AbstractShape):
     """Independent columns: Sigma = diag(S)."""
 
-    def estimate(self, second_moment, rows):
-        return jnp.diag(jnp.diagonal(second_moment))
+    def nearest(self, moment):
+        return jnp.diag(jnp.diagonal(moment))
 
-    def held(self, estimate, weight):
-        return held_by_trace(estimate, weight)
+    def held(self, moment, weight):
+        return held_by_trace(self.nearest(moment), weight)
+
+    def along(self, root, slope):
+        return jnp.diag(jnp.diagonal(slope))
 
     def pseudo_rows(self):
         return jnp.zeros(())
@@ -250,12 +269,15 @@ class Diagonal(AbstractShape):
 class Spherical(AbstractShape):
     """One variance: Sigma = tr(S)/p I."""
 
-    def estimate(self, second_moment, rows):
-        size = second_moment.shape[0]
-        return jnp.trace(second_moment) / size * jnp.eye(size, dtype=second_moment.dtype)
+    def nearest(self, moment):
+        size = moment.shape[0]
+        return jnp.trace(moment) / size * jnp.eye(size, dtype=moment.dtype)
 
-    def held(self, estimate, weight):
-        return held_by_trace(estimate, weight)
+    def held(self, moment, weight):
+        return held_by_trace(self.nearest(moment), weight)
+
+    def along(self, root, slope):
+        return self.nearest(slope)
 
     def pseudo_rows(self):
         return jnp.zeros(())
@@ -271,11 +293,14 @@ class Fixed(AbstractShape):
 
     covariance: Covariance
 
-    def estimate(self, second_moment, rows):
+    def nearest(self, moment):
         return self.covariance
 
-    def held(self, estimate, weight):
-        return estimate
+    def held(self, moment, weight):
+        return self.covariance
+
+    def along(self, root, slope):
+        return jnp.zeros_like(slope)
 
     def pseudo_rows(self):
         return jnp.zeros(())
@@ -287,6 +312,7 @@ class Fixed(AbstractShape):
 
 LOADING_SD = 10.0  # standard deviation of the weak prior of a loading: e^10 from one unit of w
 LEVEL_SD = 2.5  # standard deviation over rows of XB under its weak prior: a factor of 12 (Gelman et al. 2008)
+LEAST_SD = 0.01  # weak prior of a column's standard deviation at its lower end; the least of its own part
 SCALE_SD = 3.0  # what a free Sigma's column has for standard deviation under its own: a factor of 20
 
 FAINT = 1e-2  # share of complete data's information that counts are taken to tell at least

@@ -1,0 +1,318 @@
+"""Sigma in two parts, C C' + diag(psi): axes that columns share, and a variance of each column's own (factor analysis).
+
+Start at `Specific`, a shape of Sigma like the others of `structure.py`. Where C comes from is its `axes`: any p x q
+matrix (`FreeAxes`), or V Lambda^(1/2) with V given (`GivenAxes`). Nothing of the two parts is kept beside Sigma: they
+follow from it.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.linalg import cho_solve, solve_triangular
+
+from poplin._axes import Covariance, Loadings, Scalar
+from poplin.updates.structure import LEAST_SD, AbstractShape, held_by_trace, newton_columns
+
+EDGE = LEAST_SD**2  # the least variance of a column's own: below it a likelihood has nothing to say
+AT_EDGE = (
+    4.0  # times the edge, up to which a variance is said to be at it: means over iterations lie above it
+)
+LEAST_SCALE = 1e-8  # the least lambda_k of given axes
+MOST_STEPS = 60  # Newton's, from far away; from near, four to eight
+CLOSE = 1e-13  # nats a row that the next step would gain, at most
+FIRST_DAMPING, LEAST_DAMPING = 1e-3, 1e-9
+TIED = 1e-8  # relative distance of eigenvalues below which they are taken for one
+LOST = 1e-9  # relative size of a combination of own vectors that the others do as well
+NO_AXIS = 1e-9  # share of an axis's variance that is not the columns' own, below which there is no axis
+
+
+def at_edge(specific: Any) -> Any:
+    """Which variances of columns' own are as small as they may be (p,)."""
+    return specific <= AT_EDGE * EDGE
+
+
+class Parts(NamedTuple):
+    """C (p, q), columns without an axis zero, and psi (p,); arrays of JAX, or of NumPy where a fit is kept."""
+
+    loadings: Any
+    specific: Any
+
+    def covariance(self) -> Covariance:
+        """C C' + diag(psi)."""
+        return self.loadings @ self.loadings.T + jnp.diag(self.specific)
+
+
+class Slopes(NamedTuple):
+    """Minus the log-likelihood a row at some numbers, its gradient (m,) and Hessian (m, m)."""
+
+    value: Scalar
+    gradient: Array
+    hessian: Array
+
+
+class Directions(NamedTuple):
+    """How Sigma can move at some parts: C A' + A C' for every A (`turning` says for which C), and u u' of own vectors.
+
+    `own` (p, m) are the vectors u, `free` (m,) says which of them are not at their edge.
+    """
+
+    turning: Loadings
+    own: Array
+    free: Array
+
+
+class AbstractAxes(eqx.Module):
+    """Where C comes from, in the numbers (logs of variances) that are left when the rest has a closed form."""
+
+    @abstractmethod
+    def count(self, p: int) -> int:
+        """How many numbers of Sigma are free, a rotation of C not counted."""
+
+    @abstractmethod
+    def begin(self, moment: Covariance) -> tuple[Array, Array]:
+        """First numbers (m,), and the least that they may be."""
+
+    @abstractmethod
+    def slopes(self, numbers: Array, moment: Covariance) -> Slopes:
+        """1/2 [log det Sigma + tr(Sigma^-1 S)] with what has a closed form at its best; O(q p^3) at most."""
+
+    @abstractmethod
+    def parts(self, numbers: Array, moment: Covariance) -> Parts:
+        """C and psi at these numbers."""
+
+    @abstractmethod
+    def directions(self, parts: Parts) -> Directions:
+        """How Sigma can move."""
+
+
+class FreeAxes(AbstractAxes):
+    """Any C of `rank` columns, at most `most`: numbers are log psi, C is in closed form given psi.
+
+    With A = psi^-1/2 S psi^-1/2 and its eigenvalues theta, axes omega, C = psi^1/2 Omega (Theta - I)^1/2 over the
+    `rank` largest above 1. Sources: Lawley & Maxwell (1971); Clarke (1970), Br. J. Math. Stat. Psychol. 23, for the
+    Hessian.
+    """
+
+    rank: Array
+    most: int = eqx.field(static=True)
+
+    def count(self, p):
+        return min(p * self.most - self.most * (self.most - 1) // 2 + p, p * (p + 1) // 2)
+
+    def begin(self, moment):
+        p = len(moment)
+        root = jnp.linalg.cholesky(moment)
+        alone = 1 / jnp.sum(solve_triangular(root, jnp.eye(p), lower=True) ** 2, axis=0)
+        share = 1 - 0.5 * self.rank / p
+        return jnp.log(jnp.maximum(share * alone, 2 * EDGE)), jnp.full(p, jnp.log(EDGE))
+
+    def _axes(self, numbers, moment):
+        """psi^1/2, eigenvalues (descending), axes, and which of them C has."""
+        scale = jnp.exp(0.5 * numbers)
+        values, axes = jnp.linalg.eigh(moment / scale[:, None] / scale)
+        values, axes = values[::-1], axes[:, ::-1]
+        return scale, values, axes, (jnp.arange(len(values)) < self.rank) & (values > 1)
+
+    def slopes(self, numbers, moment):
+        _, values, axes, kept = self._axes(numbers, moment)
+        rest = ~kept
+        each = jnp.where(kept, jnp.log(jnp.where(kept, values, 1.0)) + 1, values)
+        value = 0.5 * (jnp.sum(numbers) + jnp.sum(each))
+        gap = jnp.where(rest, 1 - values, 0.0)
+        gradient = 0.5 * axes**2 @ gap
+        outside = axes * rest
+        # how the axes turn among those that are left, and between these and those of C, one of C at a time
+        hessian = 0.5 * ((outside * values) @ outside.T) * (outside @ outside.T)
+
+        def between(k):
+            apart = values[k] - values
+            apart = jnp.where(rest & (apart > TIED * values[k]), apart, jnp.inf)
+            share = jnp.where(kept[k], 0.5 * (values + values[k]) * gap / apart, 0.0)
+            return ((outside * share) @ outside.T) * (axes[:, k][:, None] * axes[:, k])
+
+        if self.most:
+            hessian = hessian + jnp.sum(jax.vmap(between)(jnp.arange(self.most)), axis=0)
+        return Slopes(value, gradient, hessian)
+
+    def parts(self, numbers, moment):
+        scale, values, axes, kept = self._axes(numbers, moment)
+        above = jnp.sqrt(jnp.where(kept, values - 1, 0.0))
+        return Parts(scale[:, None] * (axes * above)[:, : self.most], jnp.exp(numbers))
+
+    def directions(self, parts):
+        return Directions(parts.loadings, jnp.eye(len(parts.specific)), ~at_edge(parts.specific))
+
+
+class GivenAxes(AbstractAxes):
+    """C = V Lambda^(1/2), V (p, q) given: numbers are log lambda and log psi, in which Sigma is a sum.
+
+    Source: Anderson (1973), Ann. Stat. 1, on covariance matrices with linear structure.
+    """
+
+    basis: Loadings
+
+    def count(self, p):
+        return self.basis.shape[1] + p
+
+    def begin(self, moment):
+        p, q = self.basis.shape
+        along = jnp.einsum("jk,jl,lk->k", self.basis, moment, self.basis)
+        half = 0.5 * jnp.concatenate([along, jnp.diagonal(moment)])
+        least = jnp.log(jnp.concatenate([jnp.full(q, LEAST_SCALE), jnp.full(p, EDGE)]))
+        return jnp.maximum(jnp.log(half), least + 0.5), least
+
+    def _vectors(self):
+        return jnp.concatenate([self.basis, jnp.eye(len(self.basis))], axis=1)
+
+    def slopes(self, numbers, moment):
+        vectors, size = self._vectors(), jnp.exp(numbers)
+        root = jnp.linalg.cholesky((vectors * size) @ vectors.T)
+        inward = cho_solve((root, True), vectors)
+        told, seen = vectors.T @ inward, inward.T @ moment @ inward
+        trace = jnp.trace(cho_solve((root, True), moment))
+        value = jnp.sum(jnp.log(jnp.diagonal(root))) + 0.5 * trace
+        gradient = 0.5 * size * (jnp.diagonal(told) - jnp.diagonal(seen))
+        hessian = (size[:, None] * size) * told * (seen - 0.5 * told)
+        return Slopes(value, gradient, hessian + jnp.diag(gradient))
+
+    def parts(self, numbers, moment):
+        size, q = jnp.exp(numbers), self.basis.shape[1]
+        return Parts(self.basis * jnp.sqrt(size[:q]), size[q:])
+
+    def directions(self, parts):
+        variances = jnp.sum(parts.loadings**2, axis=0)
+        free = jnp.concatenate([variances > 2 * LEAST_SCALE, ~at_edge(parts.specific)])
+        return Directions(jnp.zeros((len(self.basis), 0)), self._vectors(), free)
+
+
+class _Climb(NamedTuple):
+    """Where Newton's steps stand."""
+
+    numbers: Array
+    at: Slopes
+    damping: Scalar
+    steps: Array
+    left: Scalar  # nats that the last step was to gain
+
+
+def solved(axes: AbstractAxes, moment: Covariance) -> Array:
+    """The numbers of the likeliest Sigma: Newton's steps, damped where the likelihood is not convex.
+
+    A number that is at its edge, and would go on, stays. Cost: an eigendecomposition (free axes) or a factor (given
+    ones) of p x p or p + q numbers a step, and one solve.
+    """
+    first, least = axes.begin(moment)
+    one = jnp.eye(len(first))
+
+    def step(climb: _Climb) -> _Climb:
+        at = climb.at
+        inside = ~((climb.numbers <= least) & (at.gradient >= 0))
+        hessian = jnp.where(inside[:, None] & inside, at.hessian, 0.0) + jnp.diag(1.0 * ~inside)
+        root = jnp.linalg.cholesky(hessian + climb.damping * one)
+        move = -jnp.where(inside, cho_solve((root, True), jnp.where(inside, at.gradient, 0.0)), 0.0)
+        convex = jnp.all(jnp.isfinite(move))
+        tried = jnp.maximum(climb.numbers + jnp.where(convex, jnp.clip(move, -4.0, 4.0), 0.0), least)
+        gain = -at.gradient @ (tried - climb.numbers)
+        there = axes.slopes(tried, moment)
+        better = convex & (there.value <= at.value + 1e-13 * jnp.abs(at.value))
+        pick = lambda a, b: jnp.where(better, a, b)
+        calmer = jnp.where(climb.damping <= LEAST_DAMPING, 0.0, 0.1 * climb.damping)
+        wilder = jnp.maximum(10 * climb.damping, FIRST_DAMPING)
+        return _Climb(
+            pick(tried, climb.numbers),
+            jax.tree.map(pick, there, at),
+            pick(calmer, wilder),
+            climb.steps + 1,
+            pick(jnp.abs(gain), jnp.inf),
+        )
+
+    far = lambda climb: (climb.left > CLOSE) & (climb.steps < MOST_STEPS) & jnp.isfinite(climb.at.value)
+    begun = _Climb(first, axes.slopes(first, moment), jnp.zeros(()), jnp.asarray(0), jnp.asarray(jnp.inf))
+    return jax.lax.while_loop(far, step, begun).numbers
+
+
+class Specific(AbstractShape):
+    """Sigma = C C' + diag(psi), psi no less than `EDGE`."""
+
+    axes: AbstractAxes
+
+    def parts(self, moment: Covariance) -> Parts:
+        """C and psi under which Gaussian rows with this second moment are likeliest; a Sigma of this shape has its own."""
+        return self.axes.parts(solved(self.axes, moment), moment)
+
+    def nearest(self, moment):
+        return self.parts(moment).covariance()
+
+    def held(self, moment, weight):
+        # the prior bends what is asked of the second moment, which the shape is then laid through
+        return self.nearest(held_by_trace(moment, weight))
+
+    def pseudo_rows(self):
+        return jnp.zeros(())
+
+    def rescale(self, gradient, hessian, *, gamma):
+        if isinstance(self.axes, FreeAxes):  # D (C C' + diag(psi)) D has the same form
+            return newton_columns(gradient, hessian, gamma=gamma)
+        level = newton_columns(gradient[:-1], hessian[:, :-1, :-1], gamma=gamma)
+        return jnp.concatenate([level, jnp.zeros_like(level[:1])])
+
+    def along(self, root, slope):
+        inward = solve_triangular(root, jnp.eye(len(root)), lower=True)
+        seen = Seen(inward, self.axes.directions(self.parts(root @ root.T)))
+        beside = seen.beside()
+        own = beside @ seen.own()
+        return slope - beside @ slope @ beside + (own * seen.numbers(slope)) @ own.T
+
+
+class Seen(NamedTuple):
+    """Directions of Sigma as they are seen from Sigma = I: of C^-1 d Sigma C^-T, with C^-1 = `inward` (p, p)."""
+
+    inward: Array
+    directions: Directions
+
+    def turning(self) -> Array:
+        """An orthonormal basis (p, q) of what is left of C's columns; zero where there is no axis."""
+        columns = self.inward @ self.directions.turning
+        length = jnp.sum(columns**2, axis=0)
+        there = length > NO_AXIS
+        return columns * jnp.where(there, 1 / jnp.sqrt(jnp.where(there, length, 1.0)), 0.0)
+
+    def beside(self) -> Array:
+        """The projection (p, p) onto what C's columns leave over."""
+        turning = self.turning()
+        return jnp.eye(len(turning)) - turning @ turning.T
+
+    def own(self) -> Array:
+        """Own vectors (p, m); zero where a number is at its edge."""
+        return self.inward @ self.directions.own * self.directions.free
+
+    def numbers(self, change: Array) -> Array:
+        """By how much each own number (m,) moves in such a change (..., p, p); 0 at its edge."""
+        own, free = self.beside() @ self.own(), self.directions.free
+        gram = (own.T @ own) ** 2
+        size = jnp.sqrt(jnp.where(free, jnp.diagonal(gram), 1.0)) + 1e-300
+        unit = gram / size[:, None] / size + jnp.diag(jnp.where(free, TIED**2, 1.0))
+        moved = jnp.einsum("jm,...jk,km->...m", own, change, own, optimize=True) / size
+        return jnp.linalg.solve(unit, moved[..., None])[..., 0] / size
+
+    def known(self) -> Array:
+        """Which own numbers (m,) a change of Sigma tells: those that are free, and not what others do as well."""
+        return self.directions.free & (jnp.sum(self._combined()[0] ** 2, axis=1) > 1 - LOST**0.5)
+
+    def independent(self) -> Array:
+        """Combinations (m, r) of own vectors' squares that nothing else does: an orthonormal basis of what they do."""
+        vectors, values = self._combined()
+        return vectors * jnp.where(values > 0, 1 / jnp.sqrt(jnp.where(values > 0, values, 1.0)), 0.0)
+
+    def _combined(self) -> tuple[Array, Array]:
+        """Combinations that are kept (others zero), and how much they move."""
+        own = self.beside() @ self.own()
+        values, vectors = jnp.linalg.eigh((own.T @ own) ** 2)
+        kept = values > LOST * jnp.max(values, initial=0.0)
+        return vectors * kept, values * kept
