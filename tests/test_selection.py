@@ -28,6 +28,7 @@ from poplin.inference import selection
 from poplin.models.loadings import FreeLoadings
 from poplin.report import plots
 from poplin.report.html import page
+from poplin.updates.specific import Specific
 from poplin.updates.structure import Full
 from tests.instances import COLUMNS, MODELS, TABLES, Table, orthonormal, recipe_of, simulated
 from tests.rowcases import CASES, exact
@@ -36,6 +37,13 @@ from tests.tolerances import close, within_errors
 AXES = orthonormal(8, 8)
 PLANE = AXES[:, :2] * np.array([2.5, 1.5])
 TWO = simulated(51, PLANE, n=300, level=1.0)
+
+
+def in_parts(shape: Specific, other: jax.Array) -> jax.Array:
+    """A Sigma in two parts that moves with all of some numbers (p, p): those of psi and the axes, and by C."""
+    moment = other @ other.T
+    numbers = jnp.ravel(other)[: len(shape.axes.begin(jnp.eye(len(other)))[0])]
+    return shape.axes.parts(jnp.tanh(numbers) - 3, moment).covariance()
 
 
 def jacobian_rank(model: str) -> int:
@@ -48,7 +56,8 @@ def jacobian_rank(model: str) -> int:
         coef, other = free
         if recipe.loadings is None:
             second = other @ other.T
-            sigma = recipe.shape.estimate(second, jnp.asarray(10.0))
+            sigma = in_parts(recipe.shape, other) if isinstance(recipe.shape, Specific) else None
+            sigma = recipe.shape.estimate(second, jnp.asarray(10.0)) if sigma is None else sigma
         else:
             coef, loadings = recipe.loadings.expand(recipe.loadings.collapse(coef, other))
             sigma = loadings @ loadings.T

@@ -113,8 +113,7 @@ def diagonal_rows(result: Result, block: Block) -> tuple[jax.Array, jax.Array, f
 def _reported(result: Result, mean: jax.Array, variance: jax.Array, x: jax.Array) -> Moments:
     """Diagonal Gaussians of the bound as reported: Z - XB, or w in principal axes."""
     coef, loadings = _arrays(result)
-    if result.direct:
-        mean = mean - x @ coef
+    mean = mean - x @ coef if result.direct else mean
     if result.rank() is None:
         return np.asarray(mean), np.asarray(variance)
     turn, own = _axes_of(result)

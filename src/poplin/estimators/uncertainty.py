@@ -49,7 +49,7 @@ from poplin.fitting.directions import OverTime, Watch, free_directions
 from poplin.fitting.driver import Result
 from poplin.inference import intervals
 from poplin.inference.departures import Alike, alike
-from poplin.inference.information import Coordinates, seen_in_parts
+from poplin.inference.information import Coordinates
 from poplin.inference.intervals import Interval, Tests, adjusted, tests_of, untold, with_degrees
 from poplin.inference.shrinkage import change_of_covariance, force_of_em, penalty_gradient
 from poplin.methods.options import Exact
@@ -170,7 +170,7 @@ class Uncertainty:
         """Of psi, of the scales of a basis, or of the eigenvalues of C C', with a change of Sigma; NaN if untold."""
         assert isinstance(self.free.shape, Specific)
         p, axes = self.fit.sigma_.p, self.fit.components_
-        seen = jax.tree.map(np.asarray, seen_in_parts(self.free.shape, self.free.here.model.loadings))
+        seen = jax.tree.map(np.asarray, self.free.shape.seen(self.free.here.model.loadings))
         told = np.where(np.asarray(seen.known()), 1.0, np.nan)
 
         def change(coef: np.ndarray, sigma: np.ndarray) -> np.ndarray:

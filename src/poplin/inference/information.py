@@ -32,7 +32,7 @@ from poplin.models.loadings import AbstractLoadings, BorrowedBasis, Outward, out
 from poplin.rows import chains as chain
 from poplin.rows.frames import rates
 from poplin.rows.gaussian import fit_rows
-from poplin.updates.specific import Seen, Specific
+from poplin.updates.specific import Specific
 from poplin.updates.structure import AbstractShape, Diagonal, Fixed, Model, Spherical
 
 # The free directions of a fitted model: in which numbers a row's score is written, and what they say of B and Sigma.
@@ -221,33 +221,13 @@ def coordinates(
     return eqx.tree_at(lambda here: here.tie, made, jnp.asarray(tie), is_leaf=lambda a: a is None)
 
 
-def seen_in_parts(shape: Specific, root: Array) -> Seen:
-    """The directions of a Sigma in two parts, of which this is a root."""
-    return Seen(jnp.linalg.inv(root), shape.axes.directions(shape.parts(root @ root.T)))
-
-
 def _in_parts(shape: Specific, made: Coordinates) -> Coordinates:
-    """A full Sigma's coordinates tied to the directions C A' + A C' and d psi: orthonormal, where Sigma = I.
-
-    Sigma moves by C (F + F') C' along the free F, upper triangular.
-    """
-    seen = seen_in_parts(shape, made.model.loadings)
-    (d, p), turning = made.model.coef.shape, np.asarray(seen.turning())
-    turning = turning[:, np.any(turning != 0, axis=0)]
-    beside = (
-        np.linalg.svd(turning, full_matrices=True)[0][:, turning.shape[1] :] if turning.size else np.eye(p)
-    )
-    own = beside @ (beside.T @ np.asarray(seen.own()))
+    """A full Sigma's coordinates tied to the directions of a Sigma in two parts."""
+    d, p = made.model.coef.shape
     latent, column = (np.asarray(pair)[d * p :] for pair in made.pairs)
-    latent = latent - d
-    within = np.triu_indices(turning.shape[1])
-    across = np.indices((turning.shape[1], beside.shape[1])).reshape(2, -1)
-    left = np.concatenate([turning[:, within[0]], turning[:, across[0]]], axis=1)
-    right = np.concatenate([turning[:, within[1]], beside[:, across[1]]], axis=1)
-    turned = (left[latent] * right[column] + right[latent] * left[column]) / np.sqrt(2)
-    combined = np.asarray(seen.independent())
-    alone = (own[latent] * own[column]) @ combined[:, np.any(combined != 0, axis=0)]
-    free = np.concatenate([turned, alone], axis=1) * np.where(latent == column, 0.5, 1.0)[:, None]
+    free = shape.seen(made.model.loadings).matrices(latent - d, column)
+    # C moves by C F, F upper triangular, and Sigma by C (F + F') C'
+    free = free * np.where(latent - d == column, 0.5, 1.0)[:, None]
     tie = np.block([[np.eye(d * p), np.zeros((d * p, free.shape[1]))], [np.zeros((len(free), d * p)), free]])
     return eqx.tree_at(lambda here: here.tie, made, jnp.asarray(tie), is_leaf=lambda a: a is None)
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.scipy.linalg import cho_solve, solve_triangular
 
@@ -243,7 +244,7 @@ class Specific(AbstractShape):
     axes: AbstractAxes
 
     def parts(self, moment: Covariance) -> Parts:
-        """C and psi under which Gaussian rows with this second moment are likeliest; a Sigma of this shape has its own."""
+        """C and psi under which Gaussian rows with this second moment are likeliest."""
         return self.axes.parts(solved(self.axes, moment), moment)
 
     def nearest(self, moment):
@@ -262,9 +263,12 @@ class Specific(AbstractShape):
         level = newton_columns(gradient[:-1], hessian[:, :-1, :-1], gamma=gamma)
         return jnp.concatenate([level, jnp.zeros_like(level[:1])])
 
+    def seen(self, root: Covariance) -> Seen:
+        """The directions of a Sigma of this shape with this root (p, p)."""
+        return Seen(jnp.linalg.inv(root), self.axes.directions(self.parts(root @ root.T)))
+
     def along(self, root, slope):
-        inward = solve_triangular(root, jnp.eye(len(root)), lower=True)
-        seen = Seen(inward, self.axes.directions(self.parts(root @ root.T)))
+        seen = self.seen(root)
         beside = seen.beside()
         own = beside @ seen.own()
         return slope - beside @ slope @ beside + (own * seen.numbers(slope)) @ own.T
@@ -316,3 +320,18 @@ class Seen(NamedTuple):
         values, vectors = jnp.linalg.eigh((own.T @ own) ** 2)
         kept = values > LOST * jnp.max(values, initial=0.0)
         return vectors * kept, values * kept
+
+    def matrices(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Entries (a, b) of an orthonormal basis of all directions, symmetric matrices: (entries, K)."""
+        turning, own = np.asarray(self.turning()), np.asarray(self.beside() @ self.own())
+        turning = turning[:, np.any(turning != 0, axis=0)]
+        q = turning.shape[1]
+        others = np.linalg.svd(turning)[0][:, q:] if q else np.eye(len(turning))
+        within, across = np.triu_indices(q), np.indices((q, others.shape[1])).reshape(2, -1)
+        left = np.concatenate([turning[:, within[0]], turning[:, across[0]]], axis=1)
+        right = np.concatenate([turning[:, within[1]], others[:, across[1]]], axis=1)
+        both = (left[a] * right[b] + right[a] * left[b]) * np.where(
+            np.all(left == right, axis=0), 0.5, 0.5**0.5
+        )
+        combined = np.asarray(self.independent())
+        return np.concatenate([both, (own[a] * own[b]) @ combined[:, np.any(combined != 0, axis=0)]], axis=1)
