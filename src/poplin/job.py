@@ -321,8 +321,8 @@ def _carry_out(job: Job, say: Callable[[str], None], complain: Callable[[str], N
     if not job.quiet:
         say(summary.summary(fit))
         names = [path.name for path in written]
-        if files.SCALES not in names and (job.out / files.SCALES).is_file():  # came with the standard errors
-            names.insert(1, files.SCALES)
+        came = [name for name in files.FURTHER if name not in names and (job.out / name).is_file()]
+        names[1:1] = came  # with the standard errors
         say(f"\nWritten to {job.out}: {', '.join(names)}")
         if job.h5ad is not None:
             say(f"A copy of {job.h5ad[0]} with the embedding: {job.h5ad[1]}")

@@ -37,7 +37,8 @@ def pln(
 
     Written: obsm["X_poplin"] positions of the rows in principal axes (n, k), of a full Sigma the leading 10;
     varm["poplin_loadings"] (p, k) what one standard deviation of an axis does to a column, varm["poplin_coef"]
-    coefficients (p, d); varp["poplin_covariance"] Sigma, up to 2000 columns; uns["poplin"] covariate_names,
+    coefficients (p, d), varm["poplin_specific"] (p,) variances of the columns' own, where they are asked for;
+    varp["poplin_covariance"] Sigma, up to 2000 columns; uns["poplin"] covariate_names,
     eigenvalues, share (of the residual variance), elbo, converged, settings (JSON), messages, version.
 
     Args:
@@ -47,7 +48,7 @@ def pln(
         offset: a column of obs (log scale), the name of one that is computed ("tss", ...), or numbers; None: 0.
         rank: q, 10 or as many as a small table allows unless given; None fits all of Sigma, "auto" chooses.
         key_added: takes the place of "poplin" in every name.
-        settings: others of `poplin.PLN`: method, shrinkage, random_state, ...
+        settings: others of `poplin.PLN`: specific, method, shrinkage, random_state, ...
 
     Returns:
         The fit.
@@ -110,6 +111,8 @@ def _write(fit: Any, adata: Any, key: str) -> None:
     adata.obsm[f"X_{key}"] = fit.latent_mean_ @ axes if direct else np.asarray(fit.latent_mean_)
     values = np.maximum(fit.eigenvalues_[: axes.shape[1]], 0)
     adata.varm[f"{key}_loadings"] = axes * np.sqrt(values)
+    if fit.specific_variance_ is not None:
+        adata.varm[f"{key}_specific"] = fit.specific_variance_
     adata.varm[f"{key}_coef"] = np.ascontiguousarray(fit.coef_.T)
     if fit.sigma_.p <= SQUARE_UP_TO:
         adata.varp[f"{key}_covariance"] = fit.covariance_

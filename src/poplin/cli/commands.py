@@ -48,6 +48,7 @@ from poplin.cli.options import (
     Seed,
     Shape,
     Shrinkage,
+    Specific,
     StandardErrorTime,
     Transpose,
     Trusted,
@@ -227,6 +228,7 @@ def fit(
     layer: Layer = None,
     rank: Rank = None,
     basis: Basis = None,
+    specific: Specific = "none",
     covariance: Shape = "full",
     method: Method = "ml",
     posterior: Posterior = "diagonal",
@@ -252,7 +254,7 @@ def fit(
     settings = {
         **{"covariance": covariance, "method": method, "posterior": posterior, "random_state": seed},
         **{"rank": _rank(rank), "shrinkage": _shrinkage(shrinkage), "max_iter": max_iter},
-        "basis": None if basis is None else read_basis(basis),
+        **{"basis": None if basis is None else read_basis(basis), "specific": specific},
     }
     settings |= jobs.checkpoint(out, checkpoint_every, resume=resume)
     errors = _standard_errors(se_time, none=no_se)
@@ -303,6 +305,7 @@ def compare(
     transpose: Transpose = False,
     layer: Layer = None,
     rank: Rank = None,
+    specific: Specific = "none",
     covariance: Shape = "full",
     seed: Seed = 0,
     out: Out,
@@ -310,7 +313,7 @@ def compare(
 ) -> None:
     """Fit a table of counts by several methods, side by side: compare.csv, compare.md, compare.png."""
     inputs = jobs.Inputs(counts, covariates, row_names, formula, offset, layer=layer, transpose=transpose)
-    settings = {"rank": _rank(rank), "covariance": covariance, "random_state": seed}
+    settings = {"rank": _rank(rank), "specific": specific, "covariance": covariance, "random_state": seed}
     job = jobs.prepare(inputs, settings, out)._replace(quiet=quiet)
     raise typer.Exit(jobs.carry_out_comparison(job, methods, say, complain))
 

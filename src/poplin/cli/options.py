@@ -84,6 +84,12 @@ Basis = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+Specific = Annotated[
+    Literal["none", "column"],
+    typer.Option(
+        help="Of a rank or a basis: a variance of each column's own beside it.", rich_help_panel=MODEL
+    ),
+]
 Shape = Annotated[
     Literal["full", "diagonal", "spherical"],
     typer.Option(help="The shape of the residual covariance Sigma.", rich_help_panel=MODEL),

@@ -38,6 +38,7 @@ from poplin.methods.options import MaximumLikelihood
 from poplin.models.loadings import BorrowedBasis
 from poplin.rows.gaussian import fit_rows
 from poplin.updates.low_rank import LowRank
+from poplin.updates.specific import most_axes
 from poplin.updates.structure import AbstractStructure, Borrowed, Model
 
 # Fits along a path of ranks, on parts of the rows: one generous rank from scratch, the others from its leading axes.
@@ -277,6 +278,8 @@ class Contest:
             self.basis = check_basis(settings.basis, counts.y.shape[1], counts.column_names)
         self.settings = replace(settings, rank=None, basis=None, covariance="full")
         self.by_chains = isinstance(settings.method, MaximumLikelihood)
+        # a Sigma in two parts is fitted in the direct form, from scratch at each rank
+        self.by_paths = self.by_chains and settings.specific == "none"
         self.began = time.perf_counter() - (0.0 if keeper is None else keeper.spent)
         self.found: dict[Any, Candidate] = {}
         self.top = 0  # the highest rank fitted from scratch
@@ -300,13 +303,15 @@ class Contest:
         given = {"rank": rank} if self.basis is None else {"basis": self.basis[:, :rank]}
 
         def fit(k: int, main: Settings) -> Fit:
-            if not self.by_chains:
+            if not self.by_paths:
                 return self._alone(k, given, main)
             self._begin(k)
             return self.paths[k].fit(rank, main)
 
         label = f"rank {rank}" if self.basis is None else f"basis, {rank} columns"
-        self.found[rank] = self._candidate(label, given, recipe, fit, width=lambda: max(self.top, rank))
+        self.found[rank] = self._candidate(
+            label, given, recipe, fit, width=lambda: max(self.top, recipe.rank)
+        )
         return self.found[rank]
 
     def of_shape(self, covariance: Any) -> Candidate:
@@ -371,7 +376,10 @@ class Contest:
         if self.basis is not None:
             return self.basis.shape[1]
         fewest = min(int((part.counts.weights > 0).sum()) for part in self.parts)
-        return min(fewest, self.counts.y.shape[1])
+        highest = min(fewest, self.counts.y.shape[1])
+        return (
+            highest if self.settings.specific == "none" else min(highest, most_axes(self.counts.y.shape[1]))
+        )
 
     def _scores(self, candidate: Candidate) -> np.ndarray:
         assert candidate.scores is not None
@@ -443,7 +451,7 @@ class Contest:
 
     def _first(self) -> int:
         """The rank at which the generous fit's eigenvalues drop most."""
-        if not self.by_chains:
+        if not self.by_paths:
             return self._guess()
         with double_precision():
             sizes = self._begin(0)

@@ -399,7 +399,8 @@ def _finished(ended: Ended, task: Task, pull: float | None) -> Result:
 
 def _parts(shape: Specific, model: Model) -> Parts:
     """C and psi of the fitted Sigma."""
-    return jax.tree.map(np.asarray, _parted(shape, jnp.asarray(np.asarray(model.loadings))))
+    loadings, specific = map(np.asarray, _parted(shape, jnp.asarray(np.asarray(model.loadings))))
+    return Parts(loadings[:, : shape.axes.columns()], specific)
 
 
 @compiled()

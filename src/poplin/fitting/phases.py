@@ -55,7 +55,7 @@ from poplin.rows.frames import rates
 from poplin.rows.gaussian import ROOM, fit_rows, start_rows
 from poplin.updates.direct import Direct
 from poplin.updates.low_rank import LowRank
-from poplin.updates.specific import FreeAxes, GivenAxes, Specific
+from poplin.updates.specific import GivenAxes, Specific, free_axes
 from poplin.updates.structure import (
     LEVEL_SD,
     LOADING_SD,
@@ -537,7 +537,7 @@ def recipe(counts: Counts, *, covariance: Any, rank: Any, basis: Any, specific: 
     own = specific == "column"
     if rank is not None:
         q = check_rank(rank, n, p)
-        free = Specific(FreeAxes(jnp.asarray(q), q))
+        free = Specific(free_axes(q, p))
         return Recipe(free, None, p, level, SPREAD) if own else Recipe(None, FreeLoadings(), q, level)
     if basis is not None:
         axes = jnp.asarray(check_basis(basis, p, counts.column_names))

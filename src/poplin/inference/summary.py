@@ -16,7 +16,9 @@ import numpy as np
 from poplin._errors import InputError, printable
 from poplin.data import held
 from poplin.data.counts import Counts
+from poplin.data.tables import listed
 from poplin.methods.options import name_of
+from poplin.updates.specific import at_edge
 
 if TYPE_CHECKING:  # it brings JAX, and the command line shows its help without
     from poplin.inference.intervals import Interval
@@ -47,6 +49,7 @@ class Fitted(Protocol):
     covariance_: Any
     sigma_: Any  # `models.covariance.Covariance`: the same without a square of p x p
     loadings_: np.ndarray | None
+    specific_variance_: np.ndarray | None
     components_: np.ndarray
     eigenvalues_: np.ndarray
     latent_mean_: Any  # an array, and a number below: Any, as they may be cached properties
@@ -154,10 +157,11 @@ def shape_words(fit: Fitted) -> str:
     """The shape of the residual covariance in words."""
     settings = fit.get_params()
     p, q = fit.components_.shape
+    own = "" if fit.specific_variance_ is None else " + diag(psi)"
     if settings.get("basis") is not None:
-        return f"borrowed basis V ({p} x {q}): Sigma = V Lambda V', {q} scales estimated"
+        return f"borrowed basis V ({p} x {q}): Sigma = V Lambda V'{own}, {q} scales estimated"
     if settings.get("rank") is not None:
-        return f"rank {q}: Sigma = C C', C {p} x {q}, reported in principal axes"
+        return f"rank {q}: Sigma = C C'{own}, C {p} x {q}, reported in principal axes"
     if not isinstance(settings.get("covariance"), str):
         return f"fixed Sigma, {p} x {p}, as given"
     free = {"full": f"{p * (p + 1) // 2} free", "diagonal": f"{p} variances", "spherical": "one variance"}
@@ -254,11 +258,21 @@ def _with_errors(fit: Fitted, effect: tuple[str, str, float]) -> tuple[Any, ...]
 
 def scale_table(fit: Fitted) -> Any:
     """A borrowed basis's scales with their intervals, in its order; None without a basis or standard errors."""
+    return None if fit.get_params().get("basis") is None else _asked(fit, "scales")
+
+
+def specific_table(fit: Fitted) -> Any:
+    """The variances of the columns' own with their intervals; None without such variances or standard errors."""
+    return None if fit.specific_variance_ is None else _asked(fit, "specific")
+
+
+def _asked(fit: Fitted, which: str) -> Any:
+    """A table of intervals, None of a fit that has no standard errors."""
     ask = getattr(fit, "confint", None)
-    if fit.get_params().get("basis") is None or ask is None or coef_interval(fit) is None:
+    if ask is None or coef_interval(fit) is None:
         return None
     try:
-        return ask("scales")
+        return ask(which)
     except InputError:  # of methods that estimate none
         return None
 
@@ -284,7 +298,20 @@ def _covariance_lines(fit: Fitted, shown: int) -> list[str]:
         "Residual covariance (what goes together beyond the covariates)",
         f"  {residual_range(fit)}",
         *_wrapped(f"eigenvalues {listed}", "  "),
+        *_specific_lines(fit, total),
     ]
+
+
+def _specific_lines(fit: Fitted, total: float) -> list[str]:
+    """The range of the variances of the columns' own, and whose are at their edge; nothing without them."""
+    own = fit.specific_variance_
+    if own is None:
+        return []
+    words = f"variances of the columns' own {own.min():.3g} to {own.max():.3g} (median {np.median(own):.3g})"
+    words += f", {own.sum() / total:.0%} of all variance"
+    edge = [fit.counts_.column_names[j] for j in np.flatnonzero(at_edge(own))]
+    words += f"; at their lower edge: {listed(edge)}" if edge else ""
+    return _wrapped(words, "  ")
 
 
 def _two_columns(told: Mapping[str, str]) -> list[str]:

@@ -115,7 +115,8 @@ FORMULA = (
     "\r",
 )  # what spreadsheets take for the beginning of one, or skip before it
 PAGE = "report.html"
-SCALES = "scales.csv"
+# tables that not every fit has, by the files that hold them
+FURTHER = {"scales.csv": summary.scale_table, "specific.csv": summary.specific_table}
 MOST_FACTORS = 100  # of a direct form above that, by size
 
 
@@ -166,7 +167,7 @@ def write_results(
 ) -> list[Path]:
     """Write coef.csv, covariance.csv, embedding.csv, trace.csv, model.npz and (`page`) report.html into `out`.
 
-    Of a borrowed basis with standard errors, scales.csv too.
+    Of a borrowed basis with standard errors, scales.csv too; of variances of the columns' own, specific.csv.
 
     The folder is made if need be. The files appear together when all are on the disk, and replace those of an earlier
     fit. Returns the paths, the page last.
@@ -182,7 +183,7 @@ def write_results(
 
 
 def complete(fit: Fitted, out: Path, origin: html.Origin | None = None, *, page: bool = True) -> list[Path]:
-    """Write what standard errors are in, coef.csv, scales.csv and report.html, anew; returns the paths."""
+    """Write what standard errors are in (coef.csv, `FURTHER` and report.html) anew; returns the paths."""
     with written_together(out) as draft:
         written = _completed(fit, draft, origin, page=page)
     return [out / name for name in written]
@@ -191,15 +192,18 @@ def complete(fit: Fitted, out: Path, origin: html.Origin | None = None, *, page:
 def _completed(fit: Fitted, draft: Path, origin: html.Origin | None, *, page: bool) -> list[str]:
     """The files, by their names; without a page, that of an earlier fit would be of another one than the tables.
 
-    scales.csv has the scales of a borrowed basis, in its order, with their intervals; an earlier fit's goes likewise.
+    scales.csv has the scales of a borrowed basis, in its order, and specific.csv the variances of the columns' own,
+    with their intervals; an earlier fit's go likewise.
     """
     _write_table(draft / "coef.csv", _coefficients(fit))
-    written, scales = ["coef.csv"], summary.scale_table(fit)
-    if scales is None:
-        (draft.parent / SCALES).unlink(missing_ok=True)
-    else:
-        scales.to_csv(draft / SCALES)
-        written.append(SCALES)
+    written = ["coef.csv"]
+    for name, table in FURTHER.items():
+        found = table(fit)
+        if found is None:
+            (draft.parent / name).unlink(missing_ok=True)
+        else:
+            found.to_csv(draft / name)
+            written.append(name)
     if not page:
         (draft.parent / PAGE).unlink(missing_ok=True)
         return written

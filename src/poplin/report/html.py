@@ -204,8 +204,9 @@ def _equation(fit: Fitted) -> list[str]:
     """The model in symbols, one line each, for the form that was fitted."""
     factor = fit.loadings_ is not None
     offset = "o_ij + " if np.any(smallest(fit.counts_.offset)) else ""
-    latent = "c_j' w_i" if factor else "z_ij"
-    law = "w_i ~ N(0, I)" if factor else "z_i ~ N(0, Sigma)"
+    own = fit.specific_variance_ is not None
+    latent = "c_j' w_i" + " + e_ij" * own if factor else "z_ij"
+    law = "w_i ~ N(0, I)" + ", e_ij ~ N(0, psi_j)" * own if factor else "z_i ~ N(0, Sigma)"
     return [f"count_ij ~ Poisson(exp({offset}x_i' b_j + {latent}))", law]
 
 

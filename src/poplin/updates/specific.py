@@ -25,11 +25,12 @@ AT_EDGE = (
     4.0  # times the edge, up to which a variance is said to be at it: means over iterations lie above it
 )
 LEAST_SCALE = 1e-8  # the least lambda_k of given axes
+STEP = 4  # ranks that share a program
 MOST_STEPS = 60  # Newton's, from far away; from near, four to eight
 CLOSE = 1e-13  # nats a row that the next step would gain, at most
 FIRST_DAMPING, LEAST_DAMPING = 1e-3, 1e-9
 TIED = 1e-8  # relative distance of eigenvalues below which they are taken for one
-LOST = 1e-9  # relative size of a combination of own vectors that the others do as well
+LOST = 1e-9  # share of a combination of own vectors' squares, below which C or others do it as well
 NO_AXIS = 1e-9  # share of an axis's variance that is not the columns' own, below which there is no axis
 
 
@@ -76,6 +77,10 @@ class AbstractAxes(eqx.Module):
         """How many numbers of Sigma are free, a rotation of C not counted."""
 
     @abstractmethod
+    def columns(self) -> int:
+        """q, the columns of C."""
+
+    @abstractmethod
     def begin(self, moment: Covariance) -> tuple[Array, Array]:
         """First numbers (m,), and the least that they may be."""
 
@@ -93,7 +98,7 @@ class AbstractAxes(eqx.Module):
 
 
 class FreeAxes(AbstractAxes):
-    """Any C of `rank` columns, at most `most`: numbers are log psi, C is in closed form given psi.
+    """Any C of `rank` columns, in `room` for some more: numbers are log psi, C is in closed form given psi.
 
     With A = psi^-1/2 S psi^-1/2 and its eigenvalues theta, axes omega, C = psi^1/2 Omega (Theta - I)^1/2 over the
     `rank` largest above 1. Sources: Lawley & Maxwell (1971); Clarke (1970), Br. J. Math. Stat. Psychol. 23, for the
@@ -101,10 +106,14 @@ class FreeAxes(AbstractAxes):
     """
 
     rank: Array
-    most: int = eqx.field(static=True)
+    room: int = eqx.field(static=True)
 
     def count(self, p):
-        return min(p * self.most - self.most * (self.most - 1) // 2 + p, p * (p + 1) // 2)
+        q = self.columns()
+        return min(p * q - q * (q - 1) // 2 + p, p * (p + 1) // 2)
+
+    def columns(self):
+        return int(self.rank)
 
     def begin(self, moment):
         p = len(moment)
@@ -137,17 +146,27 @@ class FreeAxes(AbstractAxes):
             share = jnp.where(kept[k], 0.5 * (values + values[k]) * gap / apart, 0.0)
             return ((outside * share) @ outside.T) * (axes[:, k][:, None] * axes[:, k])
 
-        if self.most:
-            hessian = hessian + jnp.sum(jax.vmap(between)(jnp.arange(self.most)), axis=0)
+        if self.room:
+            hessian = hessian + jnp.sum(jax.vmap(between)(jnp.arange(self.room)), axis=0)
         return Slopes(value, gradient, hessian)
 
     def parts(self, numbers, moment):
         scale, values, axes, kept = self._axes(numbers, moment)
         above = jnp.sqrt(jnp.where(kept, values - 1, 0.0))
-        return Parts(scale[:, None] * (axes * above)[:, : self.most], jnp.exp(numbers))
+        return Parts(scale[:, None] * (axes * above)[:, : self.room], jnp.exp(numbers))
 
     def directions(self, parts):
         return Directions(parts.loadings, jnp.eye(len(parts.specific)), ~at_edge(parts.specific))
+
+
+def free_axes(rank: int, p: int) -> FreeAxes:
+    """Any C of so many columns; ranks that are near each other have the same room, and share programs."""
+    return FreeAxes(jnp.asarray(rank), min(p, STEP * -(-rank // STEP)))
+
+
+def most_axes(p: int) -> int:
+    """The highest rank at which C C' + diag(psi) is less than any Sigma; 1 where there is none (Ledermann 1937)."""
+    return max((q for q in range(1, p) if free_axes(q, p).count(p) < p * (p + 1) // 2), default=1)
 
 
 class GivenAxes(AbstractAxes):
@@ -160,6 +179,9 @@ class GivenAxes(AbstractAxes):
 
     def count(self, p):
         return self.basis.shape[1] + p
+
+    def columns(self):
+        return self.basis.shape[1]
 
     def begin(self, moment):
         p, q = self.basis.shape
@@ -268,10 +290,7 @@ class Specific(AbstractShape):
         return Seen(jnp.linalg.inv(root), self.axes.directions(self.parts(root @ root.T)))
 
     def along(self, root, slope):
-        seen = self.seen(root)
-        beside = seen.beside()
-        own = beside @ seen.own()
-        return slope - beside @ slope @ beside + (own * seen.numbers(slope)) @ own.T
+        return self.seen(root).along(slope)
 
 
 class Seen(NamedTuple):
@@ -292,18 +311,25 @@ class Seen(NamedTuple):
         turning = self.turning()
         return jnp.eye(len(turning)) - turning @ turning.T
 
-    def own(self) -> Array:
-        """Own vectors (p, m); zero where a number is at its edge."""
-        return self.inward @ self.directions.own * self.directions.free
+    def own(self) -> tuple[Array, Array]:
+        """Own vectors (p, m) beside C's columns, in units of their whole lengths (m,); zero at their edge."""
+        whole = self.inward @ self.directions.own
+        length = jnp.sqrt(jnp.sum(whole**2, axis=0))
+        return self.beside() @ (whole / length) * self.directions.free, length
+
+    def along(self, change: Array) -> Array:
+        """The part of a symmetric matrix (p, p) along the directions."""
+        beside, (own, length) = self.beside(), self.own()
+        return change - beside @ change @ beside + (own * length**2 * self.numbers(change)) @ own.T
 
     def numbers(self, change: Array) -> Array:
         """By how much each own number (m,) moves in such a change (..., p, p); 0 at its edge."""
-        own, free = self.beside() @ self.own(), self.directions.free
+        own, length = self.own()
         gram = (own.T @ own) ** 2
-        size = jnp.sqrt(jnp.where(free, jnp.diagonal(gram), 1.0)) + 1e-300
-        unit = gram / size[:, None] / size + jnp.diag(jnp.where(free, TIED**2, 1.0))
-        moved = jnp.einsum("jm,...jk,km->...m", own, change, own, optimize=True) / size
-        return jnp.linalg.solve(unit, moved[..., None])[..., 0] / size
+        # a number that others do as well has as small a part in it as may be
+        gram = gram + jnp.diag(jnp.where(self.directions.free, TIED**1.5, 1.0))
+        moved = jnp.einsum("jm,...jk,km->...m", own, change, own, optimize=True)
+        return jnp.linalg.solve(gram, moved[..., None])[..., 0] / length**2
 
     def known(self) -> Array:
         """Which own numbers (m,) a change of Sigma tells: those that are free, and not what others do as well."""
@@ -316,14 +342,13 @@ class Seen(NamedTuple):
 
     def _combined(self) -> tuple[Array, Array]:
         """Combinations that are kept (others zero), and how much they move."""
-        own = self.beside() @ self.own()
+        own, _ = self.own()
         values, vectors = jnp.linalg.eigh((own.T @ own) ** 2)
-        kept = values > LOST * jnp.max(values, initial=0.0)
-        return vectors * kept, values * kept
+        return vectors * (values > LOST), values * (values > LOST)
 
     def matrices(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Entries (a, b) of an orthonormal basis of all directions, symmetric matrices: (entries, K)."""
-        turning, own = np.asarray(self.turning()), np.asarray(self.beside() @ self.own())
+        turning, own = np.asarray(self.turning()), np.asarray(self.own()[0])
         turning = turning[:, np.any(turning != 0, axis=0)]
         q = turning.shape[1]
         others = np.linalg.svd(turning)[0][:, q:] if q else np.eye(len(turning))
