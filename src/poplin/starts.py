@@ -5,24 +5,30 @@ makes a first L-BFGS step of length one sensible.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from poplin._axes import Coefficients, Counts, Loadings
 from poplin._numerics import solve_gram
 from poplin.data.blocks import NO_EXPOSURE, NOWHERE, Block, layout
+from poplin.laws import AbstractLaw, ZeroInflated, features_of
 from poplin.models.loadings import AbstractLoadings
 
+OWN_TOLD = 0.1  # information of a row about a parameter of its law, roughly
 EXCESS = math.log(4)  # of rates over counts, from which a column's first level is lowered
 
 
 class First(NamedTuple):
-    """Where a variational fit begins: the unknowns, and for each the square root of its curvature."""
+    """Where a variational fit begins: the unknowns, and for each the square root of its curvature.
 
-    shared: object
-    shared_scale: object
+    Shared are those of (B, C), in a factor form, and then the law's parameters.
+    """
+
+    shared: Any
+    shared_scale: Any
     rows: tuple[Array, Array]
     rows_scale: tuple[Array, Array]
 
@@ -146,3 +152,33 @@ def scaled_factor_start(
     rows_scale = jnp.sqrt(weights * curvature), jnp.broadcast_to(jnp.sqrt(2 * weights), curvature.shape)
     shared_scale = tuple(jnp.sqrt(c) for c in free.curvature(for_coef, for_loadings))
     return First(free.collapse(coef, loadings), shared_scale, (scores, -0.5 * jnp.log(curvature)), rows_scale)
+
+
+def with_law(first: First, law: AbstractLaw, block: Block) -> First:
+    """The first values with those of a law's own parameters: a logit of half the zeros, an e^1 of variance 1 + m."""
+    own = tuple(jax.tree.leaves(law))
+    scale = tuple(jnp.sqrt(1 + OWN_TOLD * jnp.sum(block.weights)) * jnp.ones_like(a) for a in own)
+    return first._replace(shared=(*first.shared, *own), shared_scale=(*first.shared_scale, *scale))
+
+
+def without_zeros(block: Block) -> Block:
+    """The rows as if no zero had been counted: first values under a law by which many zeros say nothing of Z."""
+    return block._replace(offset=jnp.where(block.y > 0, block.offset, NO_EXPOSURE))
+
+
+def law_start(law: AbstractLaw, block: Block) -> AbstractLaw:
+    """The law with first values: half of a column's zeros are not of its counts, log sizes are as they are."""
+    if not isinstance(law, ZeroInflated):
+        return law
+    weights = block.weights[:, None]
+    seen = jnp.where(block.offset > NO_EXPOSURE / 2, weights, 0.0)
+    share = jnp.sum(jnp.where(block.y > 0, 0.0, seen), axis=0) / (jnp.sum(seen, axis=0) + 1e-300)
+    share = jnp.clip(0.5 * share, 0.05, 0.9)
+    level = jnp.log(share / (1 - share))
+    if law.logit.shape[1] == 1:
+        level = jnp.mean(level)[None]
+    features = features_of(law, block.zero_features, block.y)
+    assert isinstance(features, ZeroInflated)
+    features = features.logit
+    even = solve_gram(features.T @ (weights * features), features.T @ weights)
+    return ZeroInflated(law.counts, even * level)

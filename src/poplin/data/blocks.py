@@ -14,18 +14,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from scipy.special import gammaln
 
 from poplin._axes import Counts, Covariates, Rows
 from poplin._errors import InputError
+from poplin.laws import POISSON, AbstractLaw, at_rows
 
 # exp(NO_EXPOSURE + z) is zero for every z, and 0 * NO_EXPOSURE is zero: finite in single precision too.
 NO_EXPOSURE = -1e30
 
 
 class Block(NamedTuple):
-    """Rows on the device: y, offset (n, p), x (n, d), weights, log_factorial, index (n,)."""
+    """Rows on the device: y, offset (n, p), x (n, d), weights, log_factorial, index (n,).
+
+    law: what their counts say of their log rates, its parameters as of the cells (n, p). zero_features (n, k): what the
+    law's zeros depend on, None where that is nothing of the rows.
+    """
 
     y: Counts
     x: Covariates
@@ -33,6 +39,12 @@ class Block(NamedTuple):
     weights: Rows
     log_factorial: Rows  # sum over j of log y_ij!
     index: Rows  # global row number; a row's random key is folded from it
+    law: AbstractLaw = POISSON
+    zero_features: Array | None = None
+
+    def under(self, law: AbstractLaw) -> Block:
+        """The rows under a law with the parameters of a model, see `laws.at_rows`."""
+        return self._replace(law=at_rows(law, self.zero_features, self.y))
 
 
 def half_a_count(y: np.ndarray, offset: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -53,7 +65,15 @@ def half_a_count(y: np.ndarray, offset: np.ndarray, weights: np.ndarray) -> np.n
 
 
 def as_rows(
-    y, x, offset, weights, *, prior: bool = True, kind: Any = np.float64, log_factorial=None
+    y,
+    x,
+    offset,
+    weights,
+    *,
+    prior: bool = True,
+    kind: Any = np.float64,
+    log_factorial=None,
+    zero_features=None,
 ) -> Block:
     """Rows that passed the door, still in the host's memory; `prior` adds half a count to columns without any.
 
@@ -69,13 +89,13 @@ def as_rows(
         seen = half_a_count(seen, exposed, weights)
     arrays = (seen, x, exposed, weights, constant)
     numbers = [np.asarray(a, dtype=kind) for a in arrays]
-    return Block(*numbers, index=np.arange(len(y)))  # type: ignore[arg-type]
+    features: Any = None if zero_features is None else np.asarray(zero_features, dtype=kind)
+    return Block(*numbers, index=np.arange(len(y)), zero_features=features)  # type: ignore[arg-type]
 
 
-def as_block(y, x, offset, weights, *, prior: bool = True, kind=jnp.float64, log_factorial=None) -> Block:
+def as_block(y, x, offset, weights, **how: Any) -> Block:
     """Device arrays for rows that passed the door; see `as_rows`."""
-    rows = as_rows(y, x, offset, weights, prior=prior, kind=kind, log_factorial=log_factorial)
-    return Block(*(jnp.asarray(a) for a in rows))
+    return jax.tree.map(jnp.asarray, as_rows(y, x, offset, weights, **how))
 
 
 # Where rows lie when there are several devices, in one process or in many: each device holds as many of them.

@@ -57,12 +57,21 @@ from poplin.data.textfiles import remarks
 # Start at `given_covariates` for a new fit, at `columns_like` and `covariates_like` for rows that come later.
 
 
+class Zeros(NamedTuple):
+    """What the probability of zeros beyond the counts' own depends on: x (n, k), names, the formula's design."""
+
+    x: np.ndarray
+    names: Names
+    design: Design | None
+
+
 class Coding(NamedTuple):
-    """What new rows must look like: the names of a fitted model and the design that codes a table for it."""
+    """What new rows must look like: the names of a fitted model and the designs that code a table for it."""
 
     column_names: Names
     covariate_names: Names
     design: Design | None = None
+    zeros: Zeros | None = None
 
 
 def covariates_like(
@@ -194,7 +203,8 @@ class Counts(NamedTuple):
     y (n, p) whole numbers as float64, NaN where missing, or sparse by rows if large (see `held.py`); x (n, d)
     as used; offset (n, p) on the log scale; weights (n,) >= 0; `design` codes new rows as these (None without
     a formula); `notes` say, one sentence each, what was noticed and kept; `groups` are those of the rows (n,) under
-    every column of the covariates that has some (`sides.py`), in the formula or not.
+    every column of the covariates that has some (`sides.py`), in the formula or not; `zeros`: None without a formula
+    of their own.
     """
 
     y: Any
@@ -207,6 +217,12 @@ class Counts(NamedTuple):
     design: Design | None
     notes: Names
     groups: Codes | None = None
+    zeros: Zeros | None = None
+
+    @property
+    def zero_features(self) -> np.ndarray | None:
+        """What zeros beyond the counts' own depend on (n, k); None where that is nothing of the rows."""
+        return None if self.zeros is None else self.zeros.x
 
 
 def as_counts(
@@ -217,6 +233,7 @@ def as_counts(
     weights: Any = None,
     data: Any = None,
     formula: str | None = None,
+    zero_formula: str | None = None,
 ) -> Counts:
     """Check a table of counts and all that goes with it, once, and carry them together.
 
@@ -248,6 +265,8 @@ def as_counts(
     doubts += doubtful_offset(offset, table) + doubtful_rows(table) + totals_among(y, rows, columns)
     counts = Counts(y, x, offsets, weight, rows, columns, names, design, ())
     counts = counts._replace(groups=None if frame is None else groups_in(frame))
+    if zero_formula is not None:
+        counts = counts._replace(zeros=_zeros(zero_formula, table, data, rows, weight))
     return counts._replace(notes=(*notes, *_noticed(counts), *_warned(doubts)))
 
 
@@ -279,7 +298,8 @@ def as_new_rows(
     # An offset for each entry stands in the order of the columns of Y; where Y lacks some, in the model's.
     offsets = _offsets(offset, table if order is None else given, added, notes)
     offsets = offsets if order is None else offsets[:, order]
-    return Counts(y, x, offsets, weight, rows, columns, like.covariate_names, like.design, tuple(notes))
+    counts = Counts(y, x, offsets, weight, rows, columns, like.covariate_names, like.design, tuple(notes))
+    return counts._replace(zeros=zeros_like(like, table, data))
 
 
 def as_covariates(
@@ -301,6 +321,7 @@ def some_rows(counts: Counts, chosen: np.ndarray | slice) -> Counts:
         weights=counts.weights[chosen],
         row_names=tuple(np.array(counts.row_names, dtype=object)[chosen]),
         groups=None if counts.groups is None else {k: codes[chosen] for k, codes in counts.groups.items()},
+        zeros=None if counts.zeros is None else counts.zeros._replace(x=counts.zeros.x[chosen]),
     )
 
 
@@ -343,6 +364,50 @@ def _covariates(
     if not has_intercept(named.values):
         notes.append("X holds no intercept and none was added: X is used as it is given.")
     return named.values, check_names(names, "covariate", "rename them"), None, None, table.covariates
+
+
+def _zeros(formula: str, table: CountTable, data: Any, rows: Names, weight: np.ndarray) -> Zeros:
+    """What zeros depend on by a formula of their own, in the same table of covariates."""
+    frame = aligned(
+        as_frame(data, table.covariates), "data", table.row_names, len(rows), [], table.column_names
+    )
+    made, x, added = make_design(formula, frame, rows)
+    if added is not None:
+        raise InputError(f"zero_formula='{formula}' holds an offset; a probability has none. Leave it out.")
+    check_covariates(x, made.covariate_names, weight)
+    return Zeros(x, made.covariate_names, made)
+
+
+def zeros_of_rows(counts: Counts) -> Counts:
+    """The table with a probability of zeros of each row's own: as many features as rows."""
+    n = len(counts.weights)
+    if n > MOST_OWN_ZEROS:
+        raise InputError(
+            f"zero_probability='row' for {n} rows: at most {MOST_OWN_ZEROS} can have one each. Use a zero_formula, or "
+            "'column'."
+        )
+    return counts._replace(zeros=Zeros(np.eye(n), counts.row_names, None))
+
+
+def zeros_like(like: Coding, table: CountTable, data: Any) -> Zeros | None:
+    """The same for rows of a fitted model."""
+    if like.zeros is None:
+        return None
+    n, design = table.values.shape[0], like.zeros.design
+    if design is None:
+        if table.row_names is None or not set(table.row_names) <= set(like.zeros.names):
+            raise InputError(
+                "The model has a zero probability of each row's own (zero_probability='row'), which says nothing of "
+                "new rows. Fit with 'column', 'single' or a zero_formula."
+            )
+        place = {name: k for k, name in enumerate(like.zeros.names)}
+        return like.zeros._replace(x=np.eye(len(place))[[place[name] for name in table.row_names]])
+    frame = aligned(as_frame(data, table.covariates), "data", table.row_names, n, [], table.column_names)
+    x, _ = apply(design, frame, table.row_names or row_defaults(n))
+    return like.zeros._replace(x=x)
+
+
+MOST_OWN_ZEROS = 2000  # rows that may have a zero probability of their own
 
 
 def _offsets(offset: Any, table: CountTable, added: np.ndarray | None, notes: list[str]) -> np.ndarray:

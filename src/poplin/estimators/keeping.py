@@ -9,18 +9,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from poplin._errors import InputError, said
 from poplin.data.checks import MOST_COVARIATE, check_basis, check_counts, check_covariance, check_weights
-from poplin.data.counts import Counts
+from poplin.data.counts import Counts, Zeros
 from poplin.data.formula import design_from_json, design_to_json
 from poplin.data.held import Source, is_held_sparse, is_on_disk, smallest
 from poplin.data.large_files import reopened
 from poplin.data.tables import sparse_numbers
 from poplin.fitting import amortised
 from poplin.fitting.driver import Result
+from poplin.fitting.phases import law_of
 from poplin.inference.summary import OF_A_RUN
+from poplin.laws import AbstractLaw, with_parameters
 from poplin.methods.options import chosen, from_plain, to_plain
 from poplin.store import read_npz, write_npz
 from poplin.updates.specific import Parts
@@ -140,6 +143,8 @@ def save(fit: Any, path: Any) -> None:
     arrays |= {f"counts_group{k}": codes for k, codes in enumerate(groups.values())}
     if result.parts is not None:
         arrays |= {f"part_{name}": np.asarray(part) for name, part in result.parts._asdict().items()}
+    arrays |= {f"law_{k}": numbers for k, numbers in enumerate(jax.tree.leaves(result.law))}
+    arrays |= {} if counts.zeros is None else {"counts_zeros": counts.zeros.x}
     if result.rows is not None:
         arrays |= {"rows_mean": result.rows[0], "rows_variance": result.rows[1]}
     arrays |= {f"trace_{name}": column for name, column in result.trace.items()}
@@ -161,6 +166,12 @@ def save(fit: Any, path: Any) -> None:
     meta["groups"] = list(groups)
     meta["counts_source"] = _source_of(counts.y)
     meta["design"] = None if counts.design is None else design_to_json(counts.design)
+    if counts.zeros is not None:
+        made = counts.zeros.design
+        meta["zeros"] = {
+            "names": list(counts.zeros.names),
+            "design": None if made is None else design_to_json(made),
+        }
     write_npz(path, arrays, meta)
 
 
@@ -203,6 +214,26 @@ def load(face: type, path: Any) -> Any:
         return _rebuilt(face, arrays, meta, y)
 
 
+def _zeros_from(arrays: dict[str, np.ndarray], told: dict[str, Any] | None) -> Zeros | None:
+    if told is None:
+        return None
+    design = None if told["design"] is None else design_from_json(told["design"])
+    return Zeros(arrays["counts_zeros"], tuple(told["names"]), design)
+
+
+def _law_from(arrays: dict[str, np.ndarray], settings: dict[str, Any], counts: Counts) -> AbstractLaw:
+    """The law of the settings with the parameters of the file; Poisson in files from before there were others."""
+    words = settings.get("likelihood", "poisson"), settings.get("zero_probability", "column")
+    law = law_of(*words, counts)
+    wanted = [leaf.shape for leaf in jax.tree.leaves(law)]
+    found = [arrays[f"law_{k}"] for k in range(len(wanted))]
+    if [numbers.shape for numbers in found] != wanted:
+        raise InputError(
+            f"'law' has the shapes {[a.shape for a in found]}, where {wanted} belong to {words[0]!r}."
+        )
+    return with_parameters(law, tuple(found))
+
+
 def _rebuilt(face: type, arrays: dict[str, np.ndarray], meta: dict[str, Any], y: Any) -> Any:
     settings = dict(meta["settings"])
     settings["method"] = from_plain(settings["method"])
@@ -216,7 +247,11 @@ def _rebuilt(face: type, arrays: dict[str, np.ndarray], meta: dict[str, Any], y:
         weights=arrays["counts_weights"],
         design=None if meta["design"] is None else design_from_json(meta["design"]),
         groups={name: arrays[f"counts_group{k}"] for k, name in enumerate(meta.get("groups", ()))},
-        **names,
+        zeros=_zeros_from(arrays, meta.get("zeros")),
+        row_names=names["row_names"],
+        column_names=names["column_names"],
+        covariate_names=names["covariate_names"],
+        notes=names["notes"],
     )
     rows = (arrays["rows_mean"], arrays["rows_variance"]) if "rows_mean" in arrays else None
     parts = Parts(*(arrays[f"part_{name}"] for name in Parts._fields)) if "part_specific" in arrays else None
@@ -229,6 +264,7 @@ def _rebuilt(face: type, arrays: dict[str, np.ndarray], meta: dict[str, Any], y:
         trace=trace,
         messages=tuple(meta["messages"]),
         extras={k.removeprefix("extra_"): v[()] for k, v in arrays.items() if k.startswith("extra_")},
+        law=_law_from(arrays, settings, counts),
         **({"weight": meta["shrinkage"]} | {word: meta[word] for word in WORDS if word in meta}),
     )
     if "encoder_0" in arrays:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Self
 
 import jax
@@ -21,8 +21,18 @@ from poplin._numerics import compiled, double_precision
 from poplin._random import Purpose, derive
 from poplin.data import held
 from poplin.data.blocks import Block, as_block
-from poplin.data.counts import Coding, Counts, as_counts, as_covariates, as_new_rows, some_rows
+from poplin.data.counts import (
+    Coding,
+    Counts,
+    as_counts,
+    as_covariates,
+    as_new_rows,
+    some_rows,
+    zeros_like,
+    zeros_of_rows,
+)
 from poplin.data.streams import Stream
+from poplin.data.tables import CountTable
 from poplin.estimators import contest, keeping, likely, uncertainty
 from poplin.estimators.building import AbstractEstimator
 from poplin.estimators.statistics import AbstractStatistics
@@ -31,6 +41,7 @@ from poplin.fitting.driver import Result
 from poplin.fitting.phases import best_rows, first_rows, frozen_bound, surer_rows, training_block
 from poplin.inference.likelihood import RowLikelihood, row_loglik
 from poplin.inference.summary import summary
+from poplin.laws import AbstractLaw, NegativeBinomial, ZeroInflated, at_rows
 from poplin.models.covariance import Covariance
 from poplin.models.draws import draw_counts
 from poplin.models.loadings import principal_axes
@@ -60,7 +71,18 @@ def attributes(result: Result) -> dict[str, Any]:
         "n_iter_": len(result.trace["iteration"]),
         "messages_": result.messages,
         **(result.extras or {}),
+        **_of_law(result.law),
     } | ({"elbo_": result.objective} if result.objective is not None and not result.weight else {})
+
+
+def _of_law(law: AbstractLaw) -> dict[str, Any]:
+    """The law's own parameters as they are reported."""
+    counts, told = law, {}
+    if isinstance(law, ZeroInflated):
+        counts, told["zero_coef_"] = law.counts, np.asarray(law.logit)
+    if isinstance(counts, NegativeBinomial):
+        told["dispersion_"] = np.exp(-np.asarray(counts.log_size)[0])
+    return told
 
 
 def not_converged(fit: Any) -> str:
@@ -85,9 +107,15 @@ Moments = tuple[np.ndarray, np.ndarray]
 DRAWS = 1000  # importance draws of a row
 
 
-def new_block(counts: Counts) -> Block:
-    """Rows of a fitted model on the device: no prior for empty columns, weights as given."""
-    return as_block(counts.y, counts.x, counts.offset, counts.weights, prior=False)
+def new_block(result: Result, counts: Counts) -> Block:
+    """Rows under the law of a fitted model: no prior for empty columns, weights as given."""
+    arrays = counts.y, counts.x, counts.offset, counts.weights
+    return as_block(*arrays, prior=False, zero_features=counts.zero_features).under(result.law)
+
+
+def own_block(result: Result, counts: Counts) -> Block:
+    """The rows of the fit under its law, as they were fitted."""
+    return training_block(counts).under(result.law)
 
 
 def _arrays(result: Result) -> tuple[jax.Array, jax.Array]:
@@ -155,18 +183,18 @@ def training_latent(result: Result, counts: Counts) -> Moments:
         return _reported(result, mean, variance, jnp.asarray(counts.x))
     if held.is_held_sparse(counts.y):
         return latent(result, counts)
-    return _latent(result, training_block(counts))
+    return _latent(result, own_block(result, counts))
 
 
 def latent(result: Result, counts: Counts) -> Moments:
     """Mean and variance of rows' latent positions under the fitted parameters."""
     if result.encoder is not None:
         return amortised.embedded(result.encoder, Model(*_arrays(result)), counts)
-    return _by_pieces(counts, lambda part: _latent(result, _new_rows(part)))
+    return _by_pieces(counts, lambda part: _latent(result, _new_rows(result, part)))
 
 
-def _new_rows(counts: Counts) -> Block:
-    return new_block(counts._replace(weights=np.ones_like(counts.weights)))
+def _new_rows(result: Result, counts: Counts) -> Block:
+    return new_block(result, counts._replace(weights=np.ones_like(counts.weights)))
 
 
 def _by_pieces(counts: Counts, ask: Callable[[Counts], Any]) -> Any:
@@ -190,7 +218,7 @@ def position(result: Result, counts: Counts) -> Moments:
     """Mean and variance of Z of every column, seen or not, by the full Gaussian of each row, (n, p)."""
 
     def of(part: Counts) -> Moments:
-        mean, variance = _full_moments(result, new_block(part), _arrays(result)[1].T)
+        mean, variance = _full_moments(result, new_block(result, part), _arrays(result)[1].T)
         return mean + part.x @ result.coef, variance
 
     return _by_pieces(counts, of)
@@ -199,7 +227,7 @@ def position(result: Result, counts: Counts) -> Moments:
 def bound(result: Result, counts: Counts) -> float:
     """The bound of the training rows at the fitted parameters, in the fit's Gaussian family."""
     if not held.is_held_sparse(counts.y):
-        return _bound_of_block(result, training_block(counts))
+        return _bound_of_block(result, own_block(result, counts))
     stream = Stream(counts, seed=0, kind=jnp.float64)
     blocks = (stream.block(k) for k in range(stream.blocks))
     return sum(_bound_of_block(result, block) for block in blocks if np.any(np.asarray(block.weights)))
@@ -224,7 +252,7 @@ def row_scores(result: Result, counts: Counts, *, seed: int, khat: bool = False)
     key = derive(seed, Purpose.LIKELIHOOD).key()
 
     def of(part: Counts) -> RowLikelihood:
-        return row_loglik(key, new_block(part), *_arrays(result), draws=DRAWS, khat=khat)
+        return row_loglik(key, new_block(result, part), *_arrays(result), draws=DRAWS, khat=khat)
 
     return _by_pieces(counts, of)
 
@@ -236,6 +264,11 @@ def bound_frame(result: Result) -> dict[str, np.ndarray]:
     mean, variance = result.rows
     root, told = result.loadings, {"mean": mean, "variance": variance, "coef": result.coef}
     return told | ({"covariance": root @ root.T} if result.direct else {"loadings": root})
+
+
+def mean_counts(law: AbstractLaw, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """E[y] of cells (n, p) whose log rates are N(mean, variance), by the law's own closed form, or by quadrature."""
+    return np.asarray(law.marginal_mean(jnp.asarray(mean), jnp.asarray(variance)))
 
 
 def row_count(X: Any, offset: Any, data: Any, n: int | None) -> int:
@@ -347,6 +380,9 @@ class PLN(AbstractStatistics, AbstractEstimator):
         posterior: str = "diagonal",
         shrinkage: Any = "auto",
         formula: str | None = None,
+        likelihood: str = "poisson",
+        zero_probability: str = "column",
+        zero_formula: str | None = None,
         n_init: int = 1,
         max_iter: int | None = None,
         tol: float | None = None,
@@ -363,6 +399,9 @@ class PLN(AbstractStatistics, AbstractEstimator):
         self.posterior = posterior
         self.shrinkage = shrinkage
         self.formula = formula
+        self.likelihood = likelihood
+        self.zero_probability = zero_probability
+        self.zero_formula = zero_formula
         self.n_init = n_init
         self.max_iter = max_iter
         self.tol = tol
@@ -409,7 +448,10 @@ class PLN(AbstractStatistics, AbstractEstimator):
         began = time.perf_counter()
         self._standard_errors = directions.checked(standard_errors)
         self.go_without(None)
-        counts = as_counts(Y, X=X, offset=offset, weights=weights, data=data, formula=self.formula)
+        given = {"X": X, "offset": offset, "weights": weights, "data": data}
+        counts = as_counts(Y, **given, formula=self.formula, zero_formula=self.zero_formula)
+        if self.zero_probability == "row":
+            counts = zeros_of_rows(counts)
         settings = phases.checked(self.get_params())
         keeper = driver.keeper(counts, settings)
         began -= 0.0 if keeper is None else keeper.spent
@@ -435,9 +477,20 @@ class PLN(AbstractStatistics, AbstractEstimator):
         self.result_ = result
         self.selection_ = None
         self.counts_ = counts
-        self.coding_ = Coding(counts.column_names, counts.covariate_names, counts.design)
+        self.coding_ = Coding(counts.column_names, counts.covariate_names, counts.design, counts.zeros)
         self.n_features_in_ = len(counts.column_names)
         vars(self).update(attributes(result))  # into __dict__: `elbo_` may be among them
+
+    @cached_property
+    def zero_probability_(self) -> np.ndarray:
+        """Probability of a zero whatever the log rate: (p,), or (n, p) where rows or a formula say so; else 0."""
+        law = self.result_.law
+        if not isinstance(law, ZeroInflated):
+            return np.zeros(self.n_features_in_)
+        features = self.counts_.zero_features
+        logit = np.asarray(law.logit)[0] if features is None else features @ np.asarray(law.logit)
+        like = (self.n_features_in_,) if features is None else (len(features), self.n_features_in_)
+        return np.broadcast_to(1 / (1 + np.exp(-logit)), like).copy()
 
     def _asked(self) -> uncertainty.Uncertainty:
         held = vars(self).get("_uncertainty")
@@ -555,7 +608,7 @@ class PLN(AbstractStatistics, AbstractEstimator):
     def predict(
         self, X: Any = None, offset: Any = None, *, data: Any = None, n: int | None = None
     ) -> np.ndarray:
-        """Marginal mean counts exp(o + XB + diag(Sigma) / 2).
+        """Marginal mean counts, exp(o + XB + diag(Sigma) / 2) under a Poisson law.
 
         Args:
             X: covariates (n, d) as in the fit; None where the fit had an intercept alone, or a formula.
@@ -571,7 +624,9 @@ class PLN(AbstractStatistics, AbstractEstimator):
         """
         rows = row_count(X, offset, data, n)
         x, o = as_covariates(self.coding_, rows, X=X, offset=offset, data=data)
-        return np.exp(o + x @ self.coef_ + 0.5 * self.sigma_.diag())
+        law = self._law_of_rows(rows, data)
+        with double_precision():
+            return mean_counts(law, o + x @ self.coef_, self.sigma_.diag())
 
     def predict_conditional(
         self, Y: Any, *, X: Any = None, offset: Any = None, data: Any = None, latent: bool = False
@@ -596,7 +651,11 @@ class PLN(AbstractStatistics, AbstractEstimator):
         counts = as_new_rows(self.coding_, Y, X=X, offset=offset, data=data, partial=True)
         with double_precision():
             mean, variance = position(self.result_, counts)
-        return (mean, variance) if latent else np.exp(counts.offset + mean + 0.5 * variance)
+        if latent:
+            return mean, variance
+        with double_precision():
+            law = new_block(self.result_, counts._replace(y=np.zeros_like(mean))).law
+            return mean_counts(law, counts.offset + mean, variance)
 
     def sample(
         self, n: int, *, X: Any = None, offset: Any = None, data: Any = None, random_state: int = 0
@@ -621,7 +680,16 @@ class PLN(AbstractStatistics, AbstractEstimator):
         random = derive(random_state, Purpose.MAIN).generator()
         noise = random.standard_normal((n, self.result_.loadings.shape[1]))
         log_rate = o + x @ self.coef_ + noise @ self.result_.loadings.T
-        return draw_counts(random, log_rate, columns=self.counts_.column_names, mend=TOO_LARGE)
+        draw = partial(draw_counts, columns=self.counts_.column_names, mend=TOO_LARGE)
+        return self._law_of_rows(n, data).sample(random, log_rate, draw)
+
+    def _law_of_rows(self, n: int, data: Any) -> AbstractLaw:
+        """The law with the parameters of the cells of n rows without counts."""
+        table = CountTable(np.empty((n, self.n_features_in_)), None, self.coding_.column_names)
+        zeros = zeros_like(self.coding_, table, data)
+        with double_precision():
+            features = None if zeros is None else jnp.asarray(zeros.x)
+            return at_rows(self.result_.law, features, jnp.asarray(table.values))
 
     def score_samples(
         self, Y: Any, *, X: Any = None, offset: Any = None, data: Any = None, return_se: bool = False

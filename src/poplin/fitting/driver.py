@@ -17,6 +17,7 @@ from jax import ShapeDtypeStruct
 from poplin import fit
 from poplin._errors import InputError
 from poplin._numerics import compiled, double_precision, in_a_hurry, meanwhile
+from poplin.data import held
 from poplin.data.blocks import Block, check_agreed, layout, on_host
 from poplin.data.counts import Counts
 from poplin.data.held import column_sums
@@ -27,6 +28,7 @@ from poplin.fitting.phases import Ended, FitSettings, Fitted, Recipe, RowGaussia
 from poplin.fitting.refit import piloted, pull_alone, pulled
 from poplin.inference.selection import Placed, paired_loglik
 from poplin.inference.summary import OF_A_RUN
+from poplin.laws import POISSON, AbstractLaw
 from poplin.methods import ml
 from poplin.methods.options import (
     BBVI,
@@ -44,6 +46,7 @@ from poplin.methods.options import (
 )
 from poplin.rows import gaussian
 from poplin.updates.specific import Parts, Specific
+from poplin.updates.own import own_penalty
 from poplin.updates.structure import Full, Model
 
 # Compiles what maximum likelihood will need while the variational fit before it is compiled and runs.
@@ -78,15 +81,16 @@ def compile_ahead(task: Task) -> Ready:
 
     def ahead() -> None:
         if new:
-            moving, mean_rate, many = phases.repeated.shapes(model, rows, like, **how._asdict())
+            moving, mean_rate, many = phases.repeated.shapes(model, rows, like, recipe.law, **how._asdict())
             method = phases.ml_method(phases.with_shrinkage(recipe, 0.0), len(many.y), tol=0.2)
             slow: Any = ShapeDtypeStruct((p,), bool) if direct_rows else None
-            fit.ahead(method, ml.First(model, moving, mean_rate, task.key, slow), many)
-            phases.repeated.ahead(model, rows, like, **how._asdict())
+            first = ml.First(model, moving, mean_rate, task.key, slow, recipe.law)
+            fit.ahead(method, first, many)
+            phases.repeated.ahead(model, rows, like, recipe.law, **how._asdict())
 
     def after() -> None:
         if new:
-            gaussian.ahead(like, *model)
+            gaussian.ahead(jax.eval_shape(Block.under, like, recipe.law), *model)
 
     ready = Ready(meanwhile(ahead), meanwhile(after))
     if new and in_a_hurry() and p <= WORTHWHILE:
@@ -120,6 +124,28 @@ def check(counts: Counts, settings: FitSettings, keeper: Keeper | None) -> None:
     told = json.dumps(facts(counts, settings), sort_keys=True)
     told += repr(settings.checkpoint_every) + ("" if keeper is None else keeper.standing)
     check_agreed(hashlib.sha256(told.encode()).hexdigest(), "Counts, settings or checkpoints")
+
+
+def check_law(counts: Counts, settings: FitSettings) -> None:
+    """Raise `InputError` for a law of the counts that the method, or these counts, do not go with."""
+    law, method = settings.likelihood, name_of(settings.method)
+    if law == "poisson":
+        return
+    if not WAYS[type(settings.method)].laws:
+        known = ", ".join(repr(name_of(kind())) for kind, way in WAYS.items() if way.laws)
+        raise InputError(
+            f"method='{method}' fits Poisson counts only, and likelihood='{law}' is asked for. Use one of {known}."
+        )
+    if streamed.wanted(counts, settings.method, loadings=settings.rank is not None):
+        raise InputError(
+            f"Y is fitted over blocks of rows (sparse, or very large), which likelihood='{law}' is not. Fit fewer rows "
+            "or columns, dense, or likelihood='poisson'."
+        )
+    if law == "bernoulli" and held.largest(counts.y) > 1:
+        raise InputError(
+            f"Y holds counts up to {held.largest(counts.y):g}, and likelihood='bernoulli' is of presence and absence, "
+            "1 and 0. Give (Y > 0) * 1, or a likelihood of counts."
+        )
 
 
 EVERY = 100  # iterations between two checkpoints
@@ -166,6 +192,7 @@ class Result(NamedTuple):
     encoder: Any = None  # a `methods.amortised.Embedder`, where rows are embedded by one
     broken: str = ""  # what happened, where the last phase ended in numbers that are none
     parts: Parts | None = None  # C and psi of a Sigma that is C C' + diag(psi)
+    law: AbstractLaw = POISSON  # of the counts, with its parameters
 
     def axes(self) -> np.ndarray:
         """What the columns share: C, of a Sigma without such a part any root of it."""
@@ -200,6 +227,7 @@ def fitted(counts: Counts, settings: FitSettings, began: float, *, keeper: Keepe
     """Run the phases that the settings ask for; `keeper` keeps where they stand."""
     way, main = WAYS[type(settings.method)], main_settings(settings, began)._replace(keeper=keeper)
     check(counts, settings, keeper)
+    check_law(counts, settings)
     with double_precision():
         model = settings.recipe(counts)
         short = DIRECT_START if model.loadings is None else FACTOR_START
@@ -249,7 +277,7 @@ def fit_ml(task: Task) -> Ended:
         end, _ = phases.ml_phase(shrunk, where, task.main, phase="ml")
         done.append(end)
         try:
-            words = _below_start(shrunk, block, start.model, end, task.main.tol, task.key)
+            words = _below_start(shrunk, block, start, end, task.main.tol, task.key)
         except KeyboardInterrupt:  # the fit is done; what was not looked at is not claimed
             done[-1] = end._replace(outcome=end.outcome._replace(converged=False, interrupted=True))
         if words:
@@ -260,7 +288,8 @@ def fit_ml(task: Task) -> Ended:
 class Way(NamedTuple):
     """How a method is carried out, its usual number of iterations and tolerance, and what it can do.
 
-    informed: its errors follow from information or from a sandwich; over_devices: several devices share its rows.
+    laws: it fits other laws of the counts than Poisson. informed: its errors follow from information or from a
+    sandwich; over_devices: several devices share its rows.
     """
 
     carry_out: Callable[[Task], Ended]
@@ -268,11 +297,12 @@ class Way(NamedTuple):
     tol: float
     informed: bool = False
     over_devices: bool = False
+    laws: bool = False
 
 
 WAYS: dict[type, Way] = {
-    MaximumLikelihood: Way(fit_ml, 5_000, 0.2, informed=True, over_devices=True),
-    Variational: Way(fit_bound, 20_000, 1e-10, informed=True, over_devices=True),
+    MaximumLikelihood: Way(fit_ml, 5_000, 0.2, informed=True, over_devices=True, laws=True),
+    Variational: Way(fit_bound, 20_000, 1e-10, informed=True, over_devices=True, laws=True),
     Exact: Way(alternatives.fit_exact, 1_000, 1e-9, informed=True),
     MCMC: Way(alternatives.fit_mcmc, 600, 0.1, informed=True),
     BBVI: Way(alternatives.fit_bbvi, 2_000, 0.2),
@@ -300,38 +330,39 @@ def _pull(task: Task, ended: Ended, *, in_blocks: bool) -> float | None:
     if not sound or end.outcome.interrupted or not isinstance(task.recipe.shape, Full):
         return None
     if not in_blocks:
-        return pulled(task.recipe, task.block, end.model, ended.kappa)
+        return pulled(task.recipe, task.block.under(end.law), end.model, ended.kappa)
     root = np.asarray(end.model.loadings)
     return pull_alone(
         root @ root.T, np.asarray(column_sums(counts.y, counts.weights)), task.rows(), ended.kappa
     )
 
 
-def _below_start(recipe: Recipe, block: Block, start: Model, end: Fitted, tol: float, key) -> tuple[str, ...]:
+def _below_start(
+    recipe: Recipe, block: Block, start: Fitted, end: Fitted, tol: float, key
+) -> tuple[str, ...]:
     """What to say of a fit that claims to have converged, and is less likely than its start; else nothing."""
     if not end.outcome.converged or layout(block) is not None:
         return ()
-    gain, error = _gain(recipe, block, start, end.model, key)
+    gain, error = _gain(recipe, block, start, end, key)
     # the tolerance allows half its square for each number
     allowed = tol**2 * (end.model.coef.size + end.model.loadings.size)
     return (FELL.format(gain=gain, error=error),) if gain < -3 * error - allowed else ()
 
 
-def _gain(recipe: Recipe, block: Block, start: Model, end: Model, key) -> tuple[float, float]:
+def _gain(recipe: Recipe, block: Block, start: Fitted, end: Fitted, key) -> tuple[float, float]:
     """Penalised log-likelihood of the end less that of the start (nats, all rows), and its standard error.
 
     By paired draws (`inference/selection.py`) of `COMPARED` rows at most, spread over the table. Cost: that of two
     log-likelihoods of so many rows with a tenth of the usual draws.
     """
-    models = [Placed(block, np.asarray(model.coef), np.asarray(model.loadings)) for model in (start, end)]
-    if not all(np.isfinite(part).all() for model in models for part in model[1:]):
+    fits = start, end
+    if not all(np.isfinite(part).all() for fit in fits for part in jax.tree.leaves((fit.model, fit.law))):
         return 0.0, 0.0  # `_sound` has the word
     used = np.flatnonzero(np.asarray(block.weights) > 0)
     some = used[np.unique(np.linspace(0, len(used) - 1, min(len(used), COMPARED)).astype(int))]
     part = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[some]), block)
-    found = paired_loglik(
-        jax.random.fold_in(key, 7), *(model._replace(block=part) for model in models), draws=COMPARED_DRAWS
-    )
+    models = (Placed(part.under(fit.law), *(np.asarray(a) for a in fit.model)) for fit in fits)
+    found = paired_loglik(jax.random.fold_in(key, 7), *models, draws=COMPARED_DRAWS)
     weights = np.asarray(part.weights)
     share = float(np.sum(np.asarray(block.weights))) / weights.sum()
     variance = np.sum((weights * found.standard_error) ** 2)
@@ -341,9 +372,9 @@ def _gain(recipe: Recipe, block: Block, start: Model, end: Model, key) -> tuple[
     return gain + _penalty(recipe, start), share * float(np.sqrt(variance))
 
 
-def _penalty(recipe: Recipe, model: Model) -> float:
-    """Minus the log prior of a model, nats."""
-    return float(phases.penalty(recipe, model))
+def _penalty(recipe: Recipe, fit: Fitted) -> float:
+    """Minus the log prior of a fit's model and law, nats."""
+    return float(phases.penalty(recipe, fit.model)) + float(own_penalty(fit.law))
 
 
 def _sound(end: Fitted, fits: list[Fitted]) -> tuple[Fitted, str]:
@@ -394,6 +425,7 @@ def _finished(ended: Ended, task: Task, pull: float | None) -> Result:
         encoder=ended.encoder,
         broken=broken,
         parts=_parts(model.shape, end.model) if isinstance(model.shape, Specific) else None,
+        law=jax.tree.map(np.asarray, end.law),
     )
 
 

@@ -42,8 +42,16 @@ from poplin.data.blocks import (
 from poplin.data.counts import Counts, check_basis, check_covariance, check_rank
 from poplin.fit import Outcome, Trace, continued, run
 from poplin.fitting.checkpoints import Settings, run_resumed
+from poplin.laws import (
+    POISSON,
+    AbstractLaw,
+    Bernoulli,
+    NegativeBinomial,
+    ZeroInflated,
+    with_parameters,
+)
 from poplin.methods import ml, variational
-from poplin.methods.bounds import AbstractBound, DirectBound, FactorBound
+from poplin.methods.bounds import AbstractBound, DirectBound, FactorBound, parted
 from poplin.methods.method import over_devices
 from poplin.methods.options import Variational, chosen, to_plain
 from poplin.methods.variational import FullVariational, QuasiNewton, Turning, remains
@@ -51,7 +59,6 @@ from poplin.models.loadings import AbstractLoadings, BorrowedBasis, FreeLoadings
 from poplin.rows.cells import slow_columns
 from poplin.rows.chains import Chains
 from poplin.rows.chains import frame as chain_frame
-from poplin.rows.frames import rates
 from poplin.rows.gaussian import ROOM, fit_rows, start_rows
 from poplin.updates.direct import Direct
 from poplin.updates.low_rank import LowRank
@@ -106,7 +113,7 @@ def surer_rows(model: Model, block: Block) -> starts.First:
     fit = fit_rows(block, coef, loadings)
     predictor = block.offset + block.x @ coef + fit.mean @ loadings.T
     spread = jnp.einsum("jk,nkl,jl->nj", loadings, fit.covariance, loadings)
-    variance = 1 / (1 + rates(predictor + 0.5 * spread) @ loadings**2)
+    variance = 1 / (1 + block.law.expected(predictor, spread, block.y).weight @ loadings**2)
     room = jnp.maximum(jnp.log(block.y + 1) + ROOM - predictor, 1.0)
     share = jnp.min(jnp.minimum(1.0, 2 * room / (variance @ (loadings**2).T + 1e-300)), axis=1)
     free = FrozenLoadings(coef, loadings)
@@ -139,14 +146,19 @@ def possible(loadings: AbstractLoadings | None, block: Block, *, rank: int) -> b
     return free and rows_in(block) * rank**2 <= MOST_NUMBERS
 
 
-def turned_first_values(free: AbstractLoadings, block: Block, sketch: Outcome) -> tuple[starts.First, bool]:
+def turned_first_values(recipe: Recipe, block: Block, sketch: Outcome) -> tuple[starts.First, bool]:
     """First values at the sketch's end in turned axes; was there anything to gain by turning?"""
-    model, mean, rate = _point(free, block, sketch.state.vector.unknown, sketch.rows.unknown)
+    free, shared = recipe.loadings, sketch.state.vector.unknown
+    assert free is not None
+    shared, own = parted(recipe.law, shared)
+    law = with_parameters(recipe.law, own)
+    model, mean, rate = _point(free, block, law, shared, sketch.rows.unknown)
     first = _beside((model.loadings, rate), block)
     method = over_devices(Turning(ENOUGH), first, block)
     outcome = run(method, first, block, phase="turning", max_iter=STEPS, began=0.0)
     gain = outcome.trace.objective[-1] - outcome.trace.objective[0]
     first = _in_axes(free, block, model, mean, outcome.state.turn)
+    first = starts.with_law(first, law, block)
     return starts.beside(first, block), bool(gain > ENOUGH * rows_in(block))
 
 
@@ -157,10 +169,11 @@ def _beside(first: tuple[Array, Array], block: Block) -> tuple[Array, Array]:
 
 
 @jax.jit
-def _point(free: AbstractLoadings, block: Block, shared: Any, unknown: tuple[Array, Array]):
+def _point(free: AbstractLoadings, block: Block, law: AbstractLaw, shared: Any, unknown: tuple[Array, Array]):
     """(B, C), the rows' means, and A (n, p)."""
-    _, rate = FactorBound(free).rates(shared, unknown, block)
-    return Model(*free.expand(shared)), unknown[0], rate
+    predictor, spread = FactorBound(free).seen(shared, unknown, block)
+    weight = block.under(law).law.expected(predictor, spread, block.y).weight
+    return Model(*free.expand(shared)), unknown[0], weight
 
 
 @jax.jit
@@ -243,6 +256,7 @@ class Recipe(NamedTuple):
     """What is fitted: a shape of Sigma (direct form), or loadings of some rank (factor form).
 
     level (d, d), spread: precisions of the weak priors of a column of B, and of the scale of a free Sigma's columns.
+    law: of the counts, its parameters of the right shapes.
     """
 
     shape: AbstractShape | None
@@ -250,13 +264,14 @@ class Recipe(NamedTuple):
     rank: int
     level: Array | None = None
     spread: float = 1 / LOADING_SD**2
+    law: AbstractLaw = POISSON
 
     def bound(self) -> AbstractBound:
         """The diagonal bound of this model."""
         if self.loadings is None:
             assert self.shape is not None
-            return DirectBound(self.shape)
-        return FactorBound(self.loadings)
+            return DirectBound(self.shape, law=self.law)
+        return FactorBound(self.loadings, self.law)
 
     def structure(self, *, weak: bool = False) -> AbstractStructure:
         """The M-step of this model; with the weak priors where draws are followed."""
@@ -277,62 +292,76 @@ class RowGaussians(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """A phase's end: the model, the rows' Gaussians if it had any, and how the loop ended."""
+    """A phase's end: the model, the rows' Gaussians if it had any, how the loop ended, the law of the counts."""
 
     model: Model
     rows: RowGaussians | None
     outcome: Outcome
+    law: AbstractLaw = POISSON
 
 
 @compiled()
-def end_of(recipe: Recipe, state: Any, unknown: tuple[Array, Array]) -> tuple[Model, RowGaussians]:
-    """The model and the rows' Gaussians where a variational fit ended."""
+def end_of(
+    recipe: Recipe, state: Any, unknown: tuple[Array, Array]
+) -> tuple[Model, RowGaussians, AbstractLaw]:
+    """The model, the rows' Gaussians and the law where a variational fit ended."""
     mean, log_sd = unknown
-    rows = RowGaussians(mean, jnp.exp(2 * log_sd))
+    rows, shared = RowGaussians(mean, jnp.exp(2 * log_sd)), state.vector.unknown
     if recipe.loadings is None:
         profile = state.best_profile
-        return Model(profile.coef, jnp.linalg.cholesky(profile.profile.covariance)), rows
-    return Model(*recipe.loadings.expand(state.vector.unknown)), rows
+        model = Model(profile.coef, jnp.linalg.cholesky(profile.profile.covariance))
+        return model, rows, with_parameters(recipe.law, shared)
+    free, own = parted(recipe.law, shared)
+    return Model(*recipe.loadings.expand(free)), rows, with_parameters(recipe.law, own)
 
 
 _direct_start = compiled()(starts.direct_start)
 _factor_start = compiled(static_argnames="rank")(starts.factor_start)
+_law_start = compiled()(starts.law_start)
 
 
-def first_values(recipe: Recipe, block: Block, key: Array | None = None) -> starts.First:
-    """Deterministic first values; with a key, rows (and loadings) are moved at random from them."""
+def first_values(
+    recipe: Recipe, block: Block, key: Array | None = None, *, zeros: bool = True
+) -> starts.First:
+    """Deterministic first values; with a key, rows (and loadings) are moved at random from them.
+
+    Without zeros, as if none had been counted: they may all be zeros whatever the log rate.
+    """
+    seen = block if zeros else starts.without_zeros(block)
     if recipe.loadings is None:
-        begun = _direct_start(block)
+        begun = _direct_start(seen)
     else:
-        begun = _factor_start(block, recipe.loadings, rank=recipe.rank)
-    first: Any = starts.beside(begun, block)
+        begun = _factor_start(seen, recipe.loadings, rank=recipe.rank)
+    law = _law_start(recipe.law, block)
+    first: Any = starts.beside(starts.with_law(begun, law, block), block)
     if key is None:
         return first
-    unknowns, rebuild = jax.tree.flatten((first.shared[1:] if first.shared else (), first.rows[0]))
+    free, own = parted(law, first.shared)
+    unknowns, rebuild = jax.tree.flatten((free[1:], first.rows[0]))
     keys = jax.random.split(key, len(unknowns))
     moved = [
         u + jnp.std(trimmed(u, block)) * jax.random.normal(k, u.shape, u.dtype)
         for u, k in zip(unknowns, keys, strict=True)
     ]
     others, mean = jax.tree.unflatten(rebuild, moved)
-    return starts.beside(
-        first._replace(shared=(*first.shared[:1], *others), rows=(mean, first.rows[1])), block
-    )
+    shared = (*free[:1], *others, *own)
+    return starts.beside(first._replace(shared=shared, rows=(mean, first.rows[1])), block)
 
 
-def fit_variational(recipe: Recipe, block: Block, settings: Settings, *, key: Array | None = None) -> Fitted:
-    """Maximise the diagonal bound; a key starts from a random neighbour of the usual first values.
+def fit_variational(
+    recipe: Recipe, block: Block, settings: Settings, *, key: Array | None = None, zeros: bool = True
+) -> Fitted:
+    """Maximise the diagonal bound; a key starts from a random neighbour of the usual first values (see there).
 
     Where loadings are free, short fits come first, and after each the latent axes are turned.
     """
-    first, traces = first_values(recipe, block, key), []
+    first, traces = first_values(recipe, block, key, zeros=zeros), []
     for steps in SKETCHES if possible(recipe.loadings, block, rank=recipe.rank) else ():
         sketch = climb(recipe, block, first, settings._replace(max_iter=min(steps, settings.max_iter)))
         traces.append(sketch.trace)
         if sketch.interrupted:
             return _fitted(recipe, sketch, traces)
-        assert recipe.loadings is not None
-        first, worthwhile = turned_first_values(recipe.loadings, block, sketch)
+        first, worthwhile = turned_first_values(recipe, block, sketch)
         if not worthwhile:
             break
     outcome = climb(recipe, block, first, settings)
@@ -346,8 +375,15 @@ def climb(recipe: Recipe, block: Block, first: starts.First, settings: Settings)
 
 
 def best_bound(recipe: Recipe, block: Block, settings: Settings, starts: int, key: Array) -> Fitted:
-    """The best of a variational fit from the usual first values and others from random neighbours of them."""
+    """The best of a variational fit from the usual first values and others from random neighbours of them.
+
+    Where zeros may be no counts, one begins as if they all were, another as if none was: the bound has an optimum near
+    each, hundreds of nats apart.
+    """
     fits = [fit_variational(recipe, block, settings)]
+    if isinstance(recipe.law, ZeroInflated) and not fits[-1].outcome.interrupted:
+        fits.append(fit_variational(recipe, block, settings, zeros=False))
+        starts = starts + 1
     while len(fits) < starts and not fits[-1].outcome.interrupted:
         fits.append(fit_variational(recipe, block, settings, key=jax.random.fold_in(key, len(fits))))
     best = max(fits, key=lambda fit: float(fit.outcome.state.objective))
@@ -358,16 +394,16 @@ def best_bound(recipe: Recipe, block: Block, settings: Settings, starts: int, ke
 
 def _fitted(recipe: Recipe, outcome: Outcome, traces: list[Trace]) -> Fitted:
     outcome = outcome._replace(trace=continued(traces))
-    model, rows = end_of(recipe, outcome.state, outcome.rows.unknown)
-    return Fitted(model, rows, outcome)
+    model, rows, law = end_of(recipe, outcome.state, outcome.rows.unknown)
+    return Fitted(model, rows, outcome, law)
 
 
 def fit_full(recipe: Recipe, block: Block, start: Fitted, settings: Settings) -> Fitted:
     """Maximise the bound with a full Gaussian per row, from a diagonal fit."""
     method = FullVariational(recipe.structure(), settings.tol)
-    first = variational.First(start.model, row_by_row(start_rows, block, *start.model))
+    first = variational.First(start.model, row_by_row(start_rows, block, *start.model), start.law)
     outcome = run_resumed(method, first, block, settings, phase="full")
-    return Fitted(outcome.state.best, None, outcome)
+    return Fitted(outcome.state.best, None, outcome, outcome.state.best_law)
 
 
 def chains_per_row(n: int, p: int, rank: int) -> int:
@@ -405,30 +441,39 @@ def chain_start(
 ) -> Chained:
     """Chains at the variational means, and the block repeated for several chains a row (weights shared out)."""
     assert start.rows is not None
-    how, over, given = chain_kind(recipe, block, chains), layout(block), (start.model, start.rows, block)
+    how, over = chain_kind(recipe, block, chains), layout(block)
+    given = start.model, start.rows, block, start.law
     if over is None:
         rows, mean_rate, many = repeated(*given, **how._asdict())
     else:
-        once = partial(repeated, direct=how.direct, kind=how.kind)
-        rows, mean_rate, many = dealt_out(over, Copying(once, how.copies), *given)
+        once = partial(_repeated_under, start.law, direct=how.direct, kind=how.kind)
+        rows, mean_rate, many = dealt_out(over, Copying(once, how.copies), *given[:3])
     slow = None if recipe.loadings is not None else _slow_columns(*given)
-    return Chained(ml.First(start.model, rows, mean_rate, key, slow), many)
+    return Chained(ml.First(start.model, rows, mean_rate, key, slow, start.law), many)
 
 
 @compiled()
-def _slow_columns(model: Model, rows: RowGaussians, block: Block) -> Array:
-    """The columns of a direct form whose cells are drawn one by one as well."""
-    rate = jnp.exp(block.offset + rows.mean + 0.5 * rows.variance)
+def _slow_columns(model: Model, rows: RowGaussians, block: Block, law: AbstractLaw) -> Array:
+    """The columns of a direct form whose cells are drawn one by one as well; none under a law without such draws."""
+    predictor, block = block.offset + rows.mean, block.under(law)
+    rate = block.law.expected(predictor, rows.variance, block.y).weight
+    if not law.exposed():
+        return jnp.zeros(block.y.shape[1], bool)
     frame = chain_frame(model.loadings, block.weights @ rate / jnp.sum(block.weights))
     return slow_columns(frame, rate, rows.variance, block)
 
 
+def _repeated_under(law: AbstractLaw, model: Model, rows: RowGaussians, block: Block, **how: Any) -> Any:
+    return repeated(model, rows, block, law, **how)
+
+
 @compiled(static_argnames=("direct", "copies", "kind"))
 def repeated(
-    model: Model, rows: RowGaussians, block: Block, *, direct: bool, copies: int, kind: Any
+    model: Model, rows: RowGaussians, block: Block, law: AbstractLaw, *, direct: bool, copies: int, kind: Any
 ) -> tuple[ml.ChainRows, Array, Block]:
-    """Chains at the rows' means, the columns' mean rates, and the block with `copies` of each row."""
-    position, rate = _whitened(model, rows, block, direct=direct)
+    """Chains at the rows' means, the columns' mean curvatures (rates), and the block with `copies` of each row."""
+    position, predictor, spread = _whitened(model, rows, block, direct=direct)
+    rate = block.under(law).law.expected(predictor, spread, block.y).weight
     mean_rate = block.weights @ rate / jnp.sum(block.weights)
 
     def tiled(a: Array) -> Array:
@@ -443,14 +488,14 @@ def repeated(
     return ml.ChainRows(chains, chains.position), mean_rate, many
 
 
-def _whitened(model: Model, rows: RowGaussians, block: Block, *, direct: bool) -> tuple[Array, Array]:
-    """W at the rows' means, and the mean rates there."""
+def _whitened(model: Model, rows: RowGaussians, block: Block, *, direct: bool) -> tuple[Array, Array, Array]:
+    """W at the rows' means, and mean and variance of their log rates."""
     if direct:
         residual = rows.mean - block.x @ model.coef
         position = solve_triangular(model.loadings, residual.T, lower=True).T
-        return position, jnp.exp(block.offset + rows.mean + 0.5 * rows.variance)
+        return position, block.offset + rows.mean, rows.variance
     predictor = block.offset + block.x @ model.coef + rows.mean @ model.loadings.T
-    return rows.mean, jnp.exp(predictor + 0.5 * rows.variance @ (model.loadings**2).T)
+    return rows.mean, predictor, rows.variance @ (model.loadings**2).T
 
 
 @compiled()
@@ -478,15 +523,17 @@ def ml_phase(recipe: Recipe, where: Chained, settings: Settings, *, phase: str) 
     method = ml_method(recipe, rows_in(where.block), tol=settings.tol)
     outcome = run_resumed(method, where.first, where.block, settings, phase=phase)
     state = outcome.state
-    estimate, key = _estimate(method, state, where.first.key)
-    first = ml.First(state.model, outcome.rows, state.mean_rate, key, state.slow)
-    return Fitted(estimate, None, outcome), Chained(first, where.block)
+    estimate, law, key = _estimate(method, state, where.first.key)
+    first = ml.First(state.model, outcome.rows, state.mean_rate, key, state.slow, state.law)
+    return Fitted(estimate, None, outcome, law), Chained(first, where.block)
 
 
 @compiled()
-def _estimate(method: ml.StochasticApproximation, state: ml.State, key: Array) -> tuple[Model, Array]:
-    """The averaged model, and a key for the phase that follows."""
-    return method.estimate(state), jax.random.fold_in(key, 1)
+def _estimate(
+    method: ml.StochasticApproximation, state: ml.State, key: Array
+) -> tuple[Model, AbstractLaw, Array]:
+    """The averaged model and law, and a key for the phase that follows."""
+    return method.estimate(state), method.estimate_law(state), jax.random.fold_in(key, 1)
 
 
 def with_shrinkage(recipe: Recipe, kappa: float) -> Recipe:
@@ -551,6 +598,27 @@ def recipe(counts: Counts, *, covariance: Any, rank: Any, basis: Any, specific: 
     return Recipe(Fixed(jnp.asarray(known)), None, p, level)
 
 
+# The law of the counts that each word names, with parameters of which only the shape matters; log sizes begin as here.
+LOG_SIZE = 1.0
+LAWS: dict[str, Callable[[int, tuple[int, int]], AbstractLaw]] = {
+    "poisson": lambda p, zeros: POISSON,
+    "zero-inflated-poisson": lambda p, zeros: ZeroInflated(POISSON, jnp.zeros(zeros)),
+    "negative-binomial": lambda p, zeros: NegativeBinomial(jnp.full((1, p), LOG_SIZE)),
+    "zero-inflated-negative-binomial": lambda p, zeros: ZeroInflated(
+        NegativeBinomial(jnp.full((1, p), LOG_SIZE)), jnp.zeros(zeros)
+    ),
+    "bernoulli": lambda p, zeros: Bernoulli(),
+}
+ZEROS = ("column", "single", "row")  # what a zero probability is of, where no formula says
+
+
+def law_of(likelihood: str, zero_probability: str, counts: Counts) -> AbstractLaw:
+    """The law of these words for a table; a probability of zeros is of the column unless single, or of the row."""
+    p = counts.y.shape[1]
+    features = 1 if counts.zeros is None else counts.zeros.x.shape[1]
+    return LAWS[likelihood](p, (features, p if zero_probability == "column" else 1))
+
+
 def level_precision(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Precision (d, d) of the weak prior of each column of B: between rows, XB varies with `LEVEL_SD`, N(0, sd^2).
 
@@ -568,12 +636,14 @@ def unshrunk(recipe: Recipe) -> Recipe:
 
 def training_block(counts: Counts) -> Block:
     """The rows of a fit on the device, with half a count in columns that have none."""
-    return as_block(counts.y, counts.x, counts.offset, counts.weights)
+    arrays = counts.y, counts.x, counts.offset, counts.weights
+    return as_block(*arrays, zero_features=counts.zero_features)
 
 
 def spread_block(counts: Counts) -> Block:
     """The same on all devices that there are, for methods that can use several."""
-    return placed(as_rows(counts.y, counts.x, counts.offset, counts.weights))
+    arrays = counts.y, counts.x, counts.offset, counts.weights
+    return placed(as_rows(*arrays, zero_features=counts.zero_features))
 
 
 def shrinkage_weight(value: Any) -> float | None:
@@ -600,6 +670,8 @@ class FitSettings:
     covariance: Any
     basis: Any
     specific: str
+    likelihood: str
+    zero_probability: str
     method: Any
     posterior: str
     shrinkage: float | None
@@ -615,6 +687,7 @@ class FitSettings:
         """The model of these settings, with the weak priors that they ask for."""
         words = {name: getattr(self, name) for name in ("covariance", "rank", "basis", "specific")}
         made = recipe(counts, **words)
+        made = made._replace(law=law_of(self.likelihood, self.zero_probability, counts))
         return unshrunk(made) if self.shrinkage == 0 else made
 
     def plain(self) -> dict[str, Any]:
@@ -637,6 +710,8 @@ def checked(given: Mapping[str, Any]) -> FitSettings:
         specific=one_of(given["specific"], SPECIFIC, "specific"),
         method=method,
         posterior=posterior,
+        likelihood=one_of(given["likelihood"], tuple(LAWS), "likelihood"),
+        zero_probability=one_of(given["zero_probability"], ZEROS, "zero_probability"),
         shrinkage=shrinkage_weight(given["shrinkage"]),
         n_init=count(given["n_init"], "n_init", least=1),
         max_iter=None if limit is None else count(limit, "max_iter", least=1),

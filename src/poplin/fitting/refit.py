@@ -18,10 +18,10 @@ from poplin.fit import step
 from poplin.fitting import phases
 from poplin.fitting.phases import Fitted, Recipe, Settings
 from poplin.inference.shrinkage import FOLDS, Estimate, folds_of, most_likely_shrinkage, pull_of
+from poplin.laws import Expected
 from poplin.methods.method import AbstractMethod, Sweep
 from poplin.models.loadings import BorrowedBasis
 from poplin.rows.cells import Sites, sites
-from poplin.rows.frames import rates
 from poplin.updates.structure import Full, Model, expected_columns, newton_columns
 
 MOST_STEPS = 50
@@ -113,8 +113,8 @@ class Refit(AbstractMethod):
     def _columns(self, state, rows, block):
         """Every column's own regression on x, and on w where loadings are free."""
         covariance, free = rows.matrices(), not isinstance(self.recipe.loadings, BorrowedBasis)
-        rate = _rates(block, RowMoments(rows.mean, covariance), state.model)
-        total = expected_columns(state.model.loadings, free, rows.mean, covariance, rate, block)
+        counted = _counted(block, RowMoments(rows.mean, covariance), state.model)
+        total = expected_columns(state.model.loadings, free, rows.mean, covariance, counted, block)
         return rows, (total.gradient, total.hessian)
 
     def _free(self, state, total):
@@ -136,7 +136,7 @@ class Refit(AbstractMethod):
         def value(scale: Array) -> Array:
             moved = Model(state.model.coef, self._basis * scale)
             climb = rows.mean @ moved.loadings.T
-            return block.weights @ jnp.sum(block.y * climb - _rates(block, rows_, moved), axis=1)
+            return block.weights @ jnp.sum(block.y * climb + _counted(block, rows_, moved).remainder, axis=1)
 
         scale = self._scale(state.model)
         return rows, (jax.grad(value)(scale), jax.hessian(value)(scale))
@@ -177,10 +177,10 @@ def refit(recipe: Recipe, block: Block, rows: RowMoments, first: Model) -> Model
     return lax.while_loop(going, lambda carry: step(method, *carry, block), begun)[0].model
 
 
-def _rates(block: Block, rows: RowMoments, model: Model) -> Array:
+def _counted(block: Block, rows: RowMoments, model: Model) -> Expected:
     predictor = block.offset + block.x @ model.coef + rows.mean @ model.loadings.T
     spread = jnp.einsum("pk,nkl,pl->np", model.loadings, rows.covariance, model.loadings, optimize=True)
-    return rates(predictor + 0.5 * spread)
+    return block.law.expected(predictor, spread, block.y)
 
 
 # How much a free Sigma is shrunk: what the data ask for, and by how much correlations were then pulled.
@@ -205,7 +205,7 @@ def piloted(
     settings = settings._replace(max_iter=PILOT_STEPS)
     pilot, where = phases.ml_phase(phases.with_shrinkage(recipe, PILOT_ROWS), where, settings, phase="pilot")
     if block is not None and not pilot.outcome.interrupted:
-        return pilot, where, asked_for(recipe, block, pilot.model)
+        return pilot, where, asked_for(recipe, block.under(pilot.law), pilot.model)
     root = np.asarray(pilot.model.loadings)
     rows = float(np.sum(on_host(where.block.weights), dtype=float))
     return pilot, where, pseudo_rows(root @ root.T, rows, pilot=PILOT_ROWS, whole=whole)

@@ -24,8 +24,8 @@ from poplin._random import Purpose, derive
 from poplin.data.blocks import Block
 from poplin.inference.sequential import ERROR, Way, in_rounds, log_mean
 from poplin.inference.summary import LARGEST_KHAT
+from poplin.laws import LARGEST_LOG_RATE
 from poplin.methods.gradient import log_ratios
-from poplin.rows.frames import LARGEST_LOG_RATE, rates
 from poplin.rows.gaussian import GaussianRows, fit_rows
 
 LARGEST_SKEWNESS = 0.5  # nats^2: rows beyond it are drawn column by column
@@ -182,13 +182,14 @@ def skewness(
     lower = jnp.linalg.cholesky(gaussians.covariance)
 
     def one_row(row) -> Array:
-        predictor, lower = row
+        predictor, lower, law, y = row
         scaled = loadings @ lower
         spread = jnp.sum(scaled**2, axis=1)
+        told = law.expected(predictor, spread, y).weight
         moved = normal @ scaled.T
-        return jnp.mean((moved * (moved**2 - 3 * spread) @ rates(predictor + 0.5 * spread) / 6) ** 2)
+        return jnp.mean((moved * (moved**2 - 3 * spread) @ told / 6) ** 2)
 
-    return lax.map(one_row, (predictor, lower))
+    return lax.map(one_row, (predictor, lower, block.law, block.y))
 
 
 def padded(loadings: np.ndarray, width: int) -> np.ndarray:
@@ -236,9 +237,8 @@ def _log_ratios(key, way: Way, chosen: Array, count: Array, shared: Draws, *, ba
     size = shared.radius.shape[0] // batches
 
     def one_row(row) -> Array:
-        index, y, predictor, log_factorial, mean, lower = row
+        index, y, law, predictor, log_factorial, mean, lower = row
         own = jax.random.fold_in(key, index)
-        rate = rates(predictor)
         scaled = loadings @ lower
         tilt = y @ scaled - mean @ lower
         both = jnp.concatenate([scaled, lower])
@@ -253,20 +253,21 @@ def _log_ratios(key, way: Way, chosen: Array, count: Array, shared: Draws, *, ba
             number, *strata = batch
             draw, log_density = student_draws(jax.random.fold_in(own, number), Draws(*strata), q)
             moved = draw @ both.T
-            growth = jnp.exp(jnp.clip(moved[:, :p], -LARGEST_LOG_RATE, LARGEST_LOG_RATE))
+            change = jnp.clip(moved[:, :p], -LARGEST_LOG_RATE, LARGEST_LOG_RATE)
+            up, down = law.mirrored(change, predictor, y)
             even = constant - 0.5 * jnp.sum(moved[:, p:] ** 2, axis=1) - log_density
             odd = draw @ tilt
-            return jnp.stack([even + odd - growth @ rate, even - odd - (1 / growth) @ rate])
+            return jnp.stack([even + odd + up, even - odd + down])
 
         parts = (jnp.arange(batches), *(a.reshape(batches, size, SHIFTS) for a in shared))
         return lax.map(one_batch, parts).swapaxes(0, 1).reshape(2, batches * size)
 
     # one row at a time: its draws fill the caches, and batches of rows take longer to compile and no less to run
-    rows = (block.index, block.y, predictor, block.log_factorial, gaussians.mean, lower)
+    rows = (block.index, block.y, block.law, predictor, block.log_factorial, gaussians.mean, lower)
 
     def next_row(k: Array, found: Array) -> Array:
         i = chosen[k]
-        return found.at[i].set(one_row(tuple(a[i] for a in rows)))
+        return found.at[i].set(one_row(jax.tree.map(lambda a: a[i], rows)))
 
     nothing = jnp.full((len(block.index), 2, shared.radius.shape[0]), -jnp.inf, predictor.dtype)
     return lax.fori_loop(0, count, next_row, nothing)
@@ -323,16 +324,18 @@ def _independent(block: Block, coef: Coefficients, scale: Array) -> Rows:
     log_weight = jnp.log(nodes[1] - nodes[0]) + jnp.log(jnp.cosh(nodes)) - 0.5 * jnp.log(2 * jnp.pi)
 
     def one_column(column) -> Rows:
-        y, offset, coef, scale = column
-        alone = block._replace(y=y[:, None], offset=offset[:, None])
+        y, offset, law, coef, scale = column
+        law = jax.tree.map(lambda a: a[:, None], law)
+        alone = block._replace(y=y[:, None], offset=offset[:, None], law=law)
         fitted = fit_rows(alone, coef[:, None], scale[None, None])
         mean, sd = fitted.mean[:, :1], jnp.sqrt(fitted.covariance[:, 0])
         latent = mean + sd * jnp.sinh(nodes)
         predictor = (offset + block.x @ coef)[:, None] + scale * latent
-        log_joint = y[:, None] * predictor - rates(predictor) - 0.5 * latent**2
+        log_joint = law.log_prob(predictor, y[:, None]) - 0.5 * latent**2
         return jax.nn.logsumexp(log_joint + log_weight, axis=1) + jnp.log(sd[:, 0])
 
-    return jnp.sum(lax.map(one_column, (block.y.T, block.offset.T, coef.T, scale)), axis=0)
+    columns = block.y.T, block.offset.T, jax.tree.map(jnp.transpose, block.law), coef.T, scale
+    return jnp.sum(lax.map(one_column, columns), axis=0)
 
 
 # The log-likelihood of each row of a model with an encoder, by importance sampling around the encoder's Gaussian.

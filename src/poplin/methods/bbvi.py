@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from poplin._axes import Scalar
+from poplin.laws import POISSON, AbstractLaw
 from poplin.methods import ml
 from poplin.methods.method import AbstractMethod, Sweep
 from poplin.rows.frames import AbstractFrame, AbstractSlope, Diagonals, Place, noise
@@ -57,6 +58,7 @@ class State(NamedTuple):
     drifts: Array
     error: Scalar
     objective: Scalar  # estimate of the bound from this step's draws, nats
+    law: AbstractLaw = POISSON
 
 
 class Uncounted(AbstractStructure):
@@ -73,8 +75,8 @@ class Uncounted(AbstractStructure):
     def quieter(self, model, average, total, means, frame):
         return total, average
 
-    def expected(self, model, mean, covariance, rate, block):
-        return self.inner.expected(model, mean, covariance, rate, block)
+    def expected(self, model, mean, covariance, counted, block):
+        return self.inner.expected(model, mean, covariance, counted, block)
 
     def penalty(self, model, total):
         return self.inner.penalty(model, total)
@@ -87,6 +89,12 @@ class Uncounted(AbstractStructure):
 
     def advance(self, model, average, total, *, gamma, first):
         return self.inner.advance(model, average, total, gamma=gamma, first=first)
+
+    def scales(self):
+        return self.inner.scales()
+
+    def rescaled(self, model, average, total, log_scale):
+        return self.inner.rescaled(model, average, total, log_scale)
 
     def score(self, model, total):
         return self.inner.score(model, total)
@@ -139,7 +147,9 @@ class BlackBox(AbstractMethod):
             transport=Transport(jnp.eye(q), jnp.zeros((d, q))),
             gram=jnp.eye(d),
             rows=zero,
-            segments=ml.no_segments(self.structure.parameters(first.model), jnp.asarray(ml.LENGTH)),
+            segments=ml.no_segments(
+                (*self.structure.parameters(first.model), POISSON), jnp.asarray(ml.LENGTH)
+            ),
             key=first.key,
             iteration=jnp.asarray(0),
             settled=jnp.asarray(0),
@@ -181,14 +191,14 @@ class BlackBox(AbstractMethod):
     def _statistic(self, model: Model, place: Place, rows: Diagonals, unit: Array) -> Any:
         block = place.block
         if self.exactly:
-            mean, covariance, rate = self.frame.moments(*model, rows, block)
-            return self.structure.expected(model, mean, covariance, rate, block)
+            mean, covariance, counted = self.frame.moments(*model, rows, block)
+            return self.structure.expected(model, mean, covariance, counted, block)
         shares = self.slope.shares(place, rows, unit)
 
         def one(unit: Array, share: Array) -> Any:
             latent = rows.mean + jnp.exp(rows.log_sd) * unit
             w = self.frame.whitened(*model, latent, block)
-            rate = jnp.exp(block.offset + block.x @ model.coef + w @ model.loadings.T)
+            rate = block.law.rate(block.offset + block.x @ model.coef + w @ model.loadings.T, block.y)
             return self.structure.statistic(model, w, rate, block._replace(weights=block.weights * share))
 
         parts = jax.lax.map(lambda draw: one(*draw), (unit, shares))

@@ -16,11 +16,12 @@ from jax.scipy.linalg import solve_triangular
 from poplin._axes import Coefficients, Covariance, Loadings, Rows, Scalar
 from poplin._numerics import solve_gram
 from poplin.data.blocks import Block
+from poplin.laws import AbstractLaw, with_parameters
 from poplin.methods.gradient import AbstractObjective, Terms
 from poplin.models.loadings import AbstractLoadings
 from poplin.models.networks import Network
 from poplin.rows.encoders import AbstractEncoder, AbstractPosterior, Excess, Features
-from poplin.rows.frames import rates
+from poplin.updates.own import own_scores
 from poplin.updates.structure import AbstractShape, Model, Profile
 
 
@@ -70,18 +71,23 @@ class DirectBound(AbstractBound):
 
     A_ij = exp(o_ij + m_ij + s_ij^2 / 2);
     sum_ij w_i [y_ij (o_ij + m_ij) - A_ij + log s_ij - log y_ij!] - N/2 [log det Sigma + tr(Sigma^-1 S) - p],
-    S = (R'R + diag sum_i s_i^2) / N, R = M - XB. `coef` fixes B (rows of a fitted model); Sigma is then
-    fixed by `Fixed`. Cost of a pass: n p exponentials and n p^2 for M'M. Source: Chiquet et al. (2019).
+    S = (R'R + diag sum_i s_i^2) / N, R = M - XB; of other laws `expected` has what is in the place of -A_ij.
+    `coef` fixes B (rows of a fitted model); Sigma is then fixed by `Fixed`. `law` is free, its parameters the shared
+    unknowns; None: the rows' own law as it is. Cost of a pass: n p exponentials and n p^2 for M'M. Source: Chiquet et
+    al. (2019).
     """
 
     shape: AbstractShape
     coef: Coefficients | None = None
+    law: AbstractLaw | None = None
 
     def measure(self, shared, unknown, block):
         mean, log_sd = unknown
+        block = under(self.law, shared, block)
         variance = jnp.exp(2 * log_sd)
         predictor = block.offset + mean
-        rest = jnp.sum(block.y * predictor - jnp.exp(predictor + 0.5 * variance) + log_sd, axis=1)
+        counts = block.law.expected(predictor, variance, block.y).remainder
+        rest = jnp.sum(block.y * predictor + counts + log_sd, axis=1)
         weighted = block.weights[:, None] * mean
         return (), DirectTotal(
             rows=jnp.sum(block.weights),
@@ -100,16 +106,39 @@ class DirectBound(AbstractBound):
 
     def slope(self, shared, profile, unknown, kept, block):
         mean, log_sd = unknown
+        block = under(self.law, shared, block)
         variance = jnp.exp(2 * log_sd)
-        rate = jnp.exp(block.offset + mean + 0.5 * variance)
+        predictor = block.offset + mean
+        _, rate, weight = block.law.expected(predictor, variance, block.y)
         pull = profile.profile.pull
         weights = block.weights[:, None]
         for_mean = weights * (block.y - rate - (mean - block.x @ profile.coef) @ pull)
-        for_log_sd = weights * (1 - variance * (rate + jnp.diagonal(pull)))
-        return (for_mean, for_log_sd), ()
+        for_log_sd = weights * (1 - variance * (weight + jnp.diagonal(pull)))
+        return (for_mean, for_log_sd), own_score(self.law, shared, predictor, variance, block)
 
     def shared_slope(self, shared, profile, total):
+        return total
+
+
+def parted(law: AbstractLaw | None, shared: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Array, ...]]:
+    """Shared unknowns as those of (B, C) and, behind them, the parameters of a free law."""
+    place = len(shared) - len(jax.tree.leaves(law))
+    return shared[:place], shared[place:]
+
+
+def under(law: AbstractLaw | None, own: tuple[Array, ...], block: Block) -> Block:
+    """The rows under a free law with these parameters; as they are where there is none."""
+    return block if law is None else block.under(with_parameters(law, own))
+
+
+def own_score(
+    law: AbstractLaw | None, own: tuple[Array, ...], predictor: Array, spread: Array, block: Block
+) -> tuple[Array, ...]:
+    """Sum over rows of the bound's slopes in the law's parameters, where eta ~ N(predictor, spread), both (n, p)."""
+    if law is None:
         return ()
+    scores = block.law.expected_scores(predictor, spread, block.y)
+    return tuple(jax.tree.leaves(own_scores(with_parameters(law, own), scores, block)))
 
 
 class FactorBound(AbstractBound):
@@ -118,34 +147,40 @@ class FactorBound(AbstractBound):
     A_ij = exp(o_ij + x_i'B_j + c_j'm_i + sum_k c_jk^2 s_ik^2 / 2);
     sum_i w_i {sum_j [y_ij (o_ij + x_i'B_j + c_j'm_i) - A_ij - log y_ij!]
                - 1/2 [|m_i|^2 + |s_i|^2 - 2 sum_k log s_ik - q]}.
-    The gradient needs the same A, and nothing of the sums: the first sweep has all of it. Cost: n p exponentials and 6
+    The shared unknowns are those of `loadings`, then the law's (see `DirectBound`). The gradient needs the same A, and
+    nothing of the sums: the first sweep has all of it. Cost: n p exponentials and 6
     products of n p q.
     """
 
     loadings: AbstractLoadings
+    law: AbstractLaw | None = None
 
-    def rates(self, shared, unknown, block):
-        """Linear predictor at the mean, and A."""
+    def seen(self, free, unknown, block):
+        """Mean and variance of the log rates (n, p)."""
         mean, log_sd = unknown
-        coef, loadings = self.loadings.expand(shared)
+        coef, loadings = self.loadings.expand(free)
         # one product for both, of which the (n, p) result is not written twice
         predictor = block.offset + jnp.hstack([block.x, mean]) @ jnp.vstack([coef, loadings.T])
-        return predictor, jnp.exp(predictor + 0.5 * jnp.exp(2 * log_sd) @ (loadings**2).T)
+        return predictor, jnp.exp(2 * log_sd) @ (loadings**2).T
 
     def measure(self, shared, unknown, block):
         mean, log_sd = unknown
-        coef, loadings = self.loadings.expand(shared)
+        free, own = parted(self.law, shared)
+        block = under(self.law, own, block)
+        coef, loadings = self.loadings.expand(free)
         variance, weights, d = jnp.exp(2 * log_sd), block.weights[:, None], len(coef)
-        predictor, rate = self.rates(shared, unknown, block)
-        counts = jnp.sum(block.y * predictor - rate, axis=1)
+        predictor, spread = self.seen(free, unknown, block)
+        remainder, rate, weight = block.law.expected(predictor, spread, block.y)
+        counts = jnp.sum(block.y * predictor + remainder, axis=1)
         divergence = 0.5 * jnp.sum(mean**2 + variance - 2 * log_sd - 1, axis=1)
         value = block.weights @ (counts - divergence - block.log_factorial)
         residual = block.y - rate
         for_mean = weights * (residual @ loadings - mean)
-        for_log_sd = weights * (1 - variance - variance * (rate @ loadings**2))
+        for_log_sd = weights * (1 - variance - variance * (weight @ loadings**2))
         cross = residual.T @ (weights * jnp.hstack([block.x, mean]))
-        for_loadings = cross[:, d:] - (rate.T @ (weights * variance)) * loadings
-        return (for_mean, for_log_sd), (value, (cross[:, :d].T, for_loadings))
+        for_loadings = cross[:, d:] - (weight.T @ (weights * variance)) * loadings
+        for_law = own_score(self.law, own, predictor, spread, block)
+        return (for_mean, for_log_sd), (value, (cross[:, :d].T, for_loadings, for_law))
 
     def value(self, total):
         return total
@@ -154,7 +189,9 @@ class FactorBound(AbstractBound):
         return kept, ()
 
     def shared_slope(self, shared, profile, total):
-        return self.loadings.pull_back(shared, *profile)
+        for_coef, for_loadings, for_law = profile
+        free, _ = parted(self.law, shared)
+        return *self.loadings.pull_back(free, for_coef, for_loadings), *for_law
 
 
 # The bound of a Poisson-lognormal model whose rows' Gaussians come from an encoder, in closed form.
@@ -232,8 +269,8 @@ def _inverse(loadings: Loadings) -> Array:
 def bound_terms(latent: AbstractLatent, posterior: AbstractPosterior, model: Model, block: Block) -> Terms:
     """The bound of each row, its reconstruction and its divergence, in nats, every constant; O(n p q)."""
     seen = latent.seen(posterior, model, block)
-    counts = jnp.sum(block.y * seen.predictor - rates(seen.predictor + 0.5 * seen.spread), axis=-1)
-    counts = counts - block.log_factorial
+    remainder = block.law.expected(seen.predictor, seen.spread, block.y).remainder
+    counts = jnp.sum(block.y * seen.predictor + remainder, axis=-1) - block.log_factorial
     return Terms(counts - seen.divergence, counts, seen.divergence)
 
 

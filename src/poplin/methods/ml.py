@@ -17,12 +17,24 @@ from jax import Array
 from jax.scipy.linalg import solve_triangular
 
 from poplin._axes import Latent, Rows, Scalar
+from poplin.laws import POISSON, AbstractLaw
 from poplin.methods.method import AbstractMethod, Sweep
 from poplin.rows import cells
 from poplin.rows import chains as chain
 from poplin.rows.batches import by_pieces
 from poplin.rows.chains import Chains, Means, Shares, everything
 from poplin.updates.convergence import movement_cosine, standard_distance
+from poplin.updates.own import (
+    Information,
+    OwnStatistic,
+    Scaled,
+    followed,
+    nothing_known,
+    own_apart,
+    own_left,
+    own_statistic,
+    penalised,
+)
 from poplin.updates.structure import AbstractStructure, Model, Place, Transport
 
 SEGMENTS = 8  # means of equally many iterations that are kept apart
@@ -44,9 +56,10 @@ class ChainRows(NamedTuple):
 
 
 class First(NamedTuple):
-    """Where the chains begin: a model, the rows, the columns' mean rates, a random key.
+    """Where the chains begin: a model, the rows, the columns' mean curvatures (rates), a random key.
 
-    slow: the columns (p,) whose cells are drawn one by one as well (`rows/cells.py`), in a direct form; None elsewhere.
+    law: of the counts, with its parameters. slow: the columns (p,) whose cells are drawn one by one as well
+    (`rows/cells.py`), in a direct form; None elsewhere.
     """
 
     model: Model
@@ -54,6 +67,7 @@ class First(NamedTuple):
     mean_rate: Array
     key: Array
     slow: Array | None = None
+    law: AbstractLaw = POISSON
 
 
 class Total(NamedTuple):
@@ -63,6 +77,7 @@ class Total(NamedTuple):
     means: Means | None
     accepted: Scalar
     agreed: Array | None  # sums of x_il^2 r_ij r'_ij (d, p), r and r' residuals Z - XB of two draws of a row
+    own: OwnStatistic  # of the law's parameters
 
 
 class Segments(NamedTuple):
@@ -70,7 +85,8 @@ class Segments(NamedTuple):
 
     coef: Array
     other: Array
-    score: Array | None  # None where a method has none
+    own: AbstractLaw
+    score: Any  # of the structure and of the law; None where a method has none
     filled: Array  # segments that are complete
     length: Array  # iterations of each
     count: Array  # iterations in the one being filled
@@ -82,6 +98,8 @@ class State(NamedTuple):
     model: Model
     reference: Model  # toward which free rotations are turned before averaging
     average: Any
+    law: AbstractLaw  # of the counts, with its parameters
+    told: Information  # what is known of them
     frame: chain.Frame
     transport: Transport
     mean_rate: Array
@@ -99,27 +117,27 @@ class State(NamedTuple):
     objective: Scalar
 
 
-def no_segments(parameters: tuple[Array, Array], length: Array, score: Array | None = None) -> Segments:
+def no_segments(parameters: tuple[Array, Array, AbstractLaw], length: Array, score: Any = None) -> Segments:
     """Nothing averaged yet, in segments of this length."""
     zero = jnp.asarray(0)
-    coef, other, mean_score = jax.tree.map(lambda a: jnp.zeros((SEGMENTS, *a.shape)), (*parameters, score))
-    return Segments(coef, other, mean_score, zero, length, zero)
+    means = jax.tree.map(lambda a: jnp.zeros((SEGMENTS, *a.shape)), (*parameters, score))
+    return Segments(*means, filled=zero, length=length, count=zero)
 
 
-def mean_of(segments: Segments, weights: Array) -> tuple[Array, Array]:
+def mean_of(segments: Segments, weights: Array) -> tuple[Array, Array, AbstractLaw]:
     """The parameters' mean over the segments, with these weights."""
     share = weights / jnp.sum(weights)
-    return jnp.tensordot(share, segments.coef, 1), jnp.tensordot(share, segments.other, 1)
+    return jax.tree.map(lambda a: jnp.tensordot(share, a, 1), segments[:3])
 
 
-def add(segments: Segments, parameters: tuple[Array, Array], score: Array | None = None) -> Segments:
+def add(segments: Segments, parameters: tuple[Array, Array, AbstractLaw], score: Any = None) -> Segments:
     """Put one iteration into the segment being filled (which has room)."""
     k, count = segments.filled, segments.count + 1
     put = lambda means, value: means.at[k].add((value - means[k]) / count)
-    coef, other, mean_score = jax.tree.map(put, segments[:3], (*parameters, score))
+    means = jax.tree.map(put, segments[:4], (*parameters, score))
     full = count == segments.length
     count = jnp.where(full, 0, count)
-    return Segments(coef, other, mean_score, segments.filled + full, segments.length, count)
+    return Segments(*means, filled=segments.filled + full, length=segments.length, count=count)
 
 
 def merge_pairs(segments: Segments) -> Segments:
@@ -130,10 +148,10 @@ def merge_pairs(segments: Segments) -> Segments:
         pairs = 0.5 * (means[0::2] + means[1::2])
         return jnp.where(full, jnp.concatenate([pairs, jnp.zeros_like(pairs)]), means)
 
-    coef, other, score = jax.tree.map(halve, segments[:3])
+    means = jax.tree.map(halve, segments[:4])
     filled = jnp.where(full, SEGMENTS // 2, segments.filled)
     length = jnp.where(full, 2 * segments.length, segments.length)
-    return Segments(coef, other, score, filled, length, segments.count)
+    return Segments(*means, filled=filled, length=length, count=segments.count)
 
 
 def shift(segments: Segments) -> Segments:
@@ -143,9 +161,9 @@ def shift(segments: Segments) -> Segments:
     def drop(means):
         return jnp.where(full, jnp.concatenate([means[1:], jnp.zeros_like(means[:1])]), means)
 
-    coef, other, score = jax.tree.map(drop, segments[:3])
+    means = jax.tree.map(drop, segments[:4])
     filled = segments.filled - full.astype(int)
-    return Segments(coef, other, score, filled, segments.length, segments.count)
+    return Segments(*means, filled=filled, length=segments.length, count=segments.count)
 
 
 class StochasticApproximation(AbstractMethod):
@@ -170,6 +188,8 @@ class StochasticApproximation(AbstractMethod):
             model=first.model,
             reference=first.model,
             average=self.structure.begin(first.model),
+            law=first.law,
+            told=nothing_known(first.law, len(first.model.loadings)),
             frame=chain.frame(first.model.loadings, first.mean_rate),
             transport=Transport(jnp.eye(q), jnp.zeros((d, q))),
             mean_rate=first.mean_rate,
@@ -178,7 +198,7 @@ class StochasticApproximation(AbstractMethod):
             rows=jnp.zeros(()),
             known=everything(d, q),
             agreed=jnp.ones_like(first.model.coef),
-            segments=self._no_segments(first.model, self._score_shape(first.model, block)),
+            segments=self._no_segments(first, block),
             key=first.key,
             iteration=jnp.asarray(0),
             settled=jnp.asarray(0),
@@ -191,19 +211,20 @@ class StochasticApproximation(AbstractMethod):
     def sweeps(self):
         return (Sweep(self.move, self.follow),)
 
-    def _no_segments(self, model: Model, score: Any) -> Segments:
+    def _no_segments(self, first: First, block: Any) -> Segments:
         # as long as a visit of every row takes: what rows have in common is then in each of them alike
-        return no_segments(self.structure.parameters(model), jnp.maximum(LENGTH, self.pace), score)
+        parameters = (*self.structure.parameters(first.model), first.law)
+        return no_segments(parameters, jnp.maximum(LENGTH, self.pace), self._score_shape(first, block))
 
-    def _score_shape(self, model: Model, block: Any) -> Any:
-        """Of the score; nothing is computed."""
+    def _score_shape(self, first: First, block: Any) -> Any:
+        """Of the scores; nothing is computed."""
 
         def score(model, block):
             n, p, q = *block.y.shape, model.loadings.shape[1]
             total = self.structure.statistic(model, jnp.zeros((n, q)), jnp.zeros((n, p)), block)
             return self.structure.score(model, total)
 
-        return jax.eval_shape(score, model, block)
+        return jax.eval_shape(score, first.model, block.under(first.law)), first.law
 
     def decay(self, state):
         """Share of the constant gamma that the present iteration has."""
@@ -216,9 +237,10 @@ class StochasticApproximation(AbstractMethod):
 
     def _move(self, state, rows, block):
         kind = rows.centre.dtype
-        frame, model, transport = jax.tree.map(
-            lambda a: a.astype(kind), (state.frame, state.model, state.transport)
+        frame, model, law, transport = jax.tree.map(
+            lambda a: a.astype(kind), (state.frame, state.model, state.law, state.transport)
         )
+        block = block.under(law)
         shift = block.x @ transport.shift
         centre = rows.centre @ transport.turn + shift
         before = rows.chains.position @ transport.turn + shift
@@ -228,7 +250,7 @@ class StochasticApproximation(AbstractMethod):
         chains, rate = chain.move(
             key, chains, block, coef=model.coef, frame=frame, steps=self.leaps, adapt=adapt
         )
-        if state.slow is not None:
+        if state.slow is not None and law.exposed():
             swept = lambda: self._sweep_cells(state, key, chains, block)
             chains, rate = jax.lax.cond(jnp.any(state.slow), swept, lambda: (chains, rate))
         total = Total(
@@ -236,8 +258,20 @@ class StochasticApproximation(AbstractMethod):
             self.structure.means(chains, centre, rate, block, frame),
             block.weights @ chains.acceptance,
             self._agreed(state, before, chains.position, block),
+            self._own(model, law, before, chains.position, block),
         )
         return ChainRows(chains, centre), total
+
+    def _own(self, model, law, before, after, block):
+        """What two draws, one after the other, say of the law's parameters; nothing where there are none."""
+        base = block.offset + block.x @ model.coef
+
+        def scores(w):
+            residual = w @ model.loadings.T
+            surprise = block.y - block.law.rate(base + residual, block.y)
+            return Scaled(block.law.scores(base + residual, block.y), surprise * residual)
+
+        return own_statistic(law, scores(before), scores(after), block)
 
     def _agreed(self, state, before, after, block):
         """Sums of x_il^2 r_ij r'_ij over two draws of each row (d, p), now and then; else zero, as it costs n p q."""
@@ -260,22 +294,30 @@ class StochasticApproximation(AbstractMethod):
             a.astype(chains.position.dtype) for a in (inverse.T @ inverse, inverse, root, state.model.coef)
         )
         base = block.offset + block.x @ coef
-        again = lambda k, r: cells.sweep(
-            jax.random.fold_in(key, 1 + k), r, base, precision, block, chosen=state.slow
-        )
+
+        def again(k, r):
+            own = jax.random.fold_in(key, 1 + k)
+            uniform = chain.row_words(jax.random.fold_in(own, 0), block.index, base.shape[1], base.dtype)
+            exposure = block.law.exposure(uniform[: base.shape[1]].T, base + r, block.y)
+            return cells.sweep(own, r, base + exposure, precision, block, chosen=state.slow)
+
         residual = jax.lax.fori_loop(0, SWEEPS, again, chains.position @ root.T)
-        return chains._replace(position=residual @ inverse.T), jnp.exp(base + residual)
+        return chains._replace(position=residual @ inverse.T), block.law.rate(base + residual, block.y)
 
     def follow(self, state, total):
         """The model follows the draw; averages and the stopping rule."""
-        total, means, accepted, agreed = jax.tree.map(lambda a: a.astype(jnp.float64), total)
+        total, means, accepted, agreed, own = jax.tree.map(lambda a: a.astype(jnp.float64), total)
         total, average = self.structure.quieter(state.model, state.average, total, means, state.frame)
-        score = self.structure.score(state.model, total)
+        score = self.structure.score(state.model, total), penalised(state.law, own.score)
         first = state.iteration == 0
         gamma = self.gamma * self.decay(state)
         model, average, transport = self.structure.advance(
             state.model, average, total, gamma=gamma, first=first
         )
+        scales = self.structure.scales()
+        law, told, along = followed(state.law, state.told, own, gamma=gamma, first=first, scales=scales)
+        if scales and jax.tree.leaves(law):
+            model, average = self.structure.rescaled(model, average, total, along)
         if agreed is not None:
             variance = jnp.sum(state.model.loadings**2, axis=1)
             share = jnp.clip(agreed / (jnp.diagonal(total.gram)[:, None] * variance + 1e-300), 0, 1)
@@ -285,6 +327,8 @@ class StochasticApproximation(AbstractMethod):
         state = state._replace(
             model=model,
             average=average,
+            law=law,
+            told=told,
             mean_rate=mean_rate,
             frame=chain.frame(model.loadings, mean_rate),
             transport=transport,
@@ -296,10 +340,10 @@ class StochasticApproximation(AbstractMethod):
         )
         return self.average(state, score)
 
-    def average(self, state, score: Array | None = None):
+    def average(self, state, score: Any = None):
         """Segment means; has the drift settled, and by how much may the average still be wrong?"""
         aligned = self.structure.aligned(state.model, state.reference)
-        segments = add(state.segments, self.structure.parameters(aligned), score)
+        segments = add(state.segments, (*self.structure.parameters(aligned), state.law), score)
         ended = segments.count == 0
         warm = state.settled == 0
         order = jnp.arange(SEGMENTS)
@@ -312,7 +356,7 @@ class StochasticApproximation(AbstractMethod):
         def looked(_):
             counting = self.structure.counting_variance(state.average, state.model)
             first, second, one, two, three, four = (
-                self.structure.meaning(mean_of(segments, share * 1.0))
+                self.structure.meaning(mean_of(segments, share * 1.0)[:2])
                 for share in (early, late, *(order * 4 // SEGMENTS == k for k in range(4)))
             )
             scale = state.gram, state.rows, counting
@@ -353,12 +397,24 @@ class StochasticApproximation(AbstractMethod):
         """
         at = Place(state.model, state.average, state.gram, state.rows, state.known, state.agreed)
         first, second = mean_of(segments, early * 1.0), mean_of(segments, late * 1.0)
-        chance = 0.25 * self.structure.apart(at, first, second)
+        scales = self.structure.scales()
+        chance = 0.25 * jnp.concatenate(
+            [
+                self.structure.apart(at, first[:2], second[:2]),
+                own_apart(state.told, first[2], second[2], scales=scales),
+            ]
+        )
         used = (early | late) * 1.0
         count = jnp.sum(used)
-        mean = jnp.tensordot(used, segments.score, 1) / count
-        noise = jax.lax.map(lambda score: self.structure.left(at, score - mean), segments.score)
-        total = self.structure.left(at, mean)
+        mean = jax.tree.map(lambda a: jnp.tensordot(used, a, 1) / count, segments.score)
+
+        def squares(score):
+            return jnp.concatenate(
+                [self.structure.left(at, score[0]), own_left(state.told, score[1], scales=scales)]
+            )
+
+        noise = jax.lax.map(lambda score: squares(jax.tree.map(jnp.subtract, score, mean)), segments.score)
+        total = squares(mean)
         left = total - jnp.tensordot(used, noise, 1) / (count * (count - 1))
         worst = jnp.maximum(jnp.max(chance) / WORST**2, jnp.max(left))
         return jnp.sqrt(jnp.maximum(jnp.mean(chance), worst))
@@ -367,15 +423,23 @@ class StochasticApproximation(AbstractMethod):
         return state.error <= self.tol
 
     def failed(self, state):
-        return ~(jnp.all(jnp.isfinite(state.model.loadings)) & jnp.all(jnp.isfinite(state.model.coef)))
+        parts = jax.tree.leaves((state.model, state.law))
+        return ~jnp.all(jnp.stack([jnp.all(jnp.isfinite(part)) for part in parts]))
 
     def estimate(self, state: State) -> Model:
         """The averaged model; before any segment is complete, the last iterate."""
+        return self.structure.rebuild(self._averaged(state)[:2])
+
+    def estimate_law(self, state: State) -> AbstractLaw:
+        """The averaged law of the counts."""
+        return self._averaged(state)[2]
+
+    def _averaged(self, state: State) -> tuple[Array, Array, AbstractLaw]:
         weights = (jnp.arange(SEGMENTS) < state.segments.filled) * 1.0
         some = state.segments.filled > 0
         averaged = mean_of(state.segments, jnp.where(some, weights, 1.0))
-        last = self.structure.parameters(state.model)
-        return self.structure.rebuild(jax.tree.map(lambda a, b: jnp.where(some, a, b), averaged, last))
+        last = (*self.structure.parameters(state.model), state.law)
+        return jax.tree.map(lambda a, b: jnp.where(some, a, b), averaged, last)
 
 
 # Maximum likelihood when an iteration visits some of the rows: the same chains, the same M-step, sums scaled up.
@@ -403,6 +467,7 @@ class MinibatchFirst(NamedTuple):
     mean_rate: Array
     key: Array
     slow: Array | None = None
+    law: AbstractLaw = POISSON
 
 
 class MinibatchState(NamedTuple):
@@ -464,8 +529,9 @@ class Minibatch(AbstractMethod):
             jax.tree.map(lambda a: a.astype(kind), part) for part in (state.inner.model, *missed)
         )
         centre = rows.centre @ turn + block.x @ shift
-        rate = jnp.exp(block.offset + block.x @ model.coef + centre @ model.loadings.T)
-        chains = Chains(rows.position, rate, rows.log_step, rows.acceptance)
+        law = block.under(jax.tree.map(lambda a: a.astype(kind), state.inner.law)).law
+        rate = law.rate(block.offset + block.x @ model.coef + centre @ model.loadings.T, block.y)
+        chains = Chains(rows.position, law.curvature(rate, block.y), rows.log_step, rows.acceptance)
         inner = state.inner._replace(transport=missed)
         moved, total = self.inner.move(inner, ChainRows(chains, rows.centre), block)
         chains = moved.chains
@@ -486,6 +552,10 @@ class Minibatch(AbstractMethod):
     def estimate(self, state: MinibatchState) -> Model:
         """The averaged model."""
         return self.inner.estimate(state.inner)
+
+    def estimate_law(self, state: MinibatchState) -> AbstractLaw:
+        """The averaged law of the counts."""
+        return self.inner.estimate_law(state.inner)
 
 
 def scaled(total: Total, ratio: Any) -> Total:

@@ -13,10 +13,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from poplin._axes import Counts, Loadings, Scalar
+from poplin.laws import POISSON, AbstractLaw
 from poplin.methods.bounds import AbstractBound
 from poplin.methods.method import AbstractMethod, Sweep
-from poplin.rows.batches import all_pairs, precisions
+from poplin.rows.batches import all_pairs, precisions, spreads
 from poplin.rows.gaussian import Moments, advance_rows
+from poplin.updates.own import Information, Scaled, followed, nothing_known, own_statistic
 from poplin.updates.structure import AbstractStructure, Model
 
 # L-BFGS whose vectors never leave the rows: only inner products are summed (Chen, Wang & Zhou 2014).
@@ -429,17 +431,21 @@ ROUNDING = 1e-12  # relative fall of the bound that is rounding, not a step too 
 
 
 class First(NamedTuple):
-    """Where the rows and the model begin."""
+    """Where the rows, the model and the law of the counts begin."""
 
     model: Model
     moments: Moments
+    law: AbstractLaw = POISSON
 
 
 class FullState(NamedTuple):
-    """Shared state: the model being tried, the best so far and its statistic, and how gains have fallen."""
+    """Shared state: the model and law being tried, the best so far and its statistic, and how gains have fallen."""
 
     model: Model
     best: Model
+    law: AbstractLaw
+    best_law: AbstractLaw
+    told: Information  # of the law's parameters
     average: Any
     objective: Scalar
     gain: Scalar
@@ -465,7 +471,10 @@ class FullVariational(AbstractMethod):
         state = FullState(
             model=first.model,
             best=first.model,
+            law=first.law,
+            best_law=first.law,
             average=self.structure.begin(first.model),
+            told=nothing_known(first.law, len(first.model.loadings)),
             objective=jnp.asarray(-jnp.inf),
             gain=jnp.asarray(jnp.inf),
             left=jnp.asarray(jnp.inf),
@@ -484,26 +493,38 @@ class FullVariational(AbstractMethod):
         turned = jnp.einsum("kq,nkl,lr->nqr", state.turn, rows.covariance, state.turn)
         logdet = rows.logdet + 2 * jnp.linalg.slogdet(state.turn)[1]
         moments = Moments(rows.mean @ state.turn + block.x @ state.shift, turned, logdet)
-        moments, rate, bound = advance_rows(moments, block, state.model.coef, state.model.loadings)
-        total = self.structure.expected(state.model, moments.mean, moments.covariance, rate, block)
-        return moments, (total, block.weights @ bound)
+        model, block = state.model, block.under(state.law)
+        moments, counted, bound = advance_rows(moments, block, *model)
+        total = self.structure.expected(model, moments.mean, moments.covariance, counted, block)
+        spread = spreads(moments.covariance, model.loadings, all_pairs(model.loadings))
+        predictor = block.offset + block.x @ model.coef + moments.mean @ model.loadings.T
+        scores = Scaled(block.law.expected_scores(predictor, spread, block.y), jnp.zeros_like(predictor))
+        return moments, (total, own_statistic(state.law, scores, scores, block), block.weights @ bound)
 
     def follow(self, state, total):
         """Take the M-step if the last one did not lower the bound; else go back half of it."""
-        total, value = total
+        total, own, value = total
         value = value - self.structure.penalty(state.model, total)
         worse = value < state.objective - ROUNDING * jnp.abs(state.objective)
         share = jnp.where(worse, 0.5 * state.share, jnp.minimum(1.0, 2 * state.share))
         model, average, transport = self.structure.advance(
             state.model, state.average, total, gamma=share, first=jnp.asarray(True)
         )
-        halved = jax.tree.map(lambda a, b: 0.5 * (a + b), state.model, state.best)
+        how = {"gamma": share, "first": jnp.asarray(True), "scales": False}
+        law, told, _ = followed(state.law, state.told, own, **how)
+        now, best = (state.model, state.law), (state.best, state.best_law)
+        halved = jax.tree.map(lambda a, b: 0.5 * (a + b), now, best)
+        model, law = jax.tree.map(lambda a, b: jnp.where(worse, a, b), halved, (model, law))
+        best, best_law = jax.tree.map(lambda a, b: jnp.where(worse, a, b), best, now)
         gain = jnp.maximum(value - state.objective, 0)
         ratio = jnp.clip(gain / jnp.maximum(state.gain, 1e-300), 0.0, 0.999)
         eye, still = jnp.eye(len(state.turn)), jnp.zeros_like(state.shift)
         return FullState(
-            model=jax.tree.map(lambda a, b: jnp.where(worse, a, b), halved, model),
-            best=jax.tree.map(lambda a, b: jnp.where(worse, a, b), state.best, state.model),
+            model=model,
+            best=best,
+            law=law,
+            best_law=best_law,
+            told=told,
             average=jax.tree.map(lambda a, b: jnp.where(worse, a, b), state.average, average),
             objective=jnp.maximum(value, state.objective),
             gain=jnp.where(worse, state.gain, gain),

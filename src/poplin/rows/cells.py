@@ -27,7 +27,6 @@ from poplin._numerics import compiled
 from poplin.data.blocks import Block
 from poplin.rows.batches import CHUNK
 from poplin.rows.chains import Frame, row_words
-from poplin.rows.frames import rates
 from poplin.rows.gaussian import fit_rows
 
 NOTHING = -60.0  # log rate below which a cell is as good as not counted (missing counts have no exposure)
@@ -213,8 +212,9 @@ def sites(block: Block, coef: Coefficients, loadings: Loadings) -> Sites:
 def _sites(block: Block, coef, loadings, mean, covariance):
     latent = block.x @ coef + mean @ loadings.T
     spread = jnp.einsum("jk,nkj->nj", loadings, covariance @ loadings.T)
-    rate = jnp.minimum(rates(block.offset + latent + 0.5 * spread), SUREST)
-    return rate, jnp.where(rate > 0, rate * latent + block.y - rate, 0.0)
+    _, rate, weight = block.law.expected(block.offset + latent, spread, block.y)
+    rate, told = jnp.minimum(rate, SUREST), jnp.minimum(weight, SUREST)
+    return told, jnp.where(told > 0, told * latent + block.y - rate, 0.0)
 
 
 def told(at: Sites, coef: np.ndarray, covariance: np.ndarray) -> Told:

@@ -15,7 +15,6 @@ from jax.extend.random import threefry_2x32
 from poplin._axes import Coefficients, Counts, Latent, Loadings, Rows, Scalar
 from poplin.data.blocks import Block
 from poplin.models.likelihoods import row_sums
-from poplin.rows.frames import rates
 from poplin.rows.gaussian import GaussianRows
 
 VARYING = 0.3  # share by which a move's step size is longer or shorter than the row's own
@@ -93,19 +92,19 @@ def move(
     def gradient(rate, v):
         return (block.y - rate) @ frame.loadings - stiffness * v
 
-    first_rate = jnp.exp(base + start @ across)
+    begun_at = base + start @ across
+    first_rate = block.law.rate(begun_at, block.y)
 
     def leap(_, at):
         v = at[0] + step * at[1]
-        rate = jnp.exp(base + v @ across)
+        rate = block.law.rate(base + v @ across, block.y)
         return v, at[1] + step * gradient(rate, v), rate
 
     # a loop, not steps written out: compiled once
     begun = start, noise + 0.5 * step * gradient(first_rate, start), first_rate
     v, momentum, rate = jax.lax.fori_loop(0, steps, leap, begun)
     momentum = momentum - 0.5 * step * gradient(rate, v)
-    # differences first: counts of 1e5 would drown the change in single precision
-    gain = row_sums(block.y * ((v - start) @ across) - (rate - first_rate))
+    gain = row_sums(block.law.gain((v - start) @ across, begun_at, first_rate, rate, block.y))
     gain -= 0.5 * jnp.sum(stiffness * (v - start) * (v + start) + momentum**2 - noise**2, axis=1)
     probability = jnp.where(jnp.isfinite(gain), jnp.exp(jnp.minimum(gain, 0)), 0.0)
     taken = uniform < probability
@@ -136,19 +135,19 @@ def modes(block: Block, coef: Coefficients, frame: Frame, *, steps: int = STEPS)
     L and k the frame's loadings and stiffness; a row's t is halved where log p would fall, and doubled up to 1 where it
     rose. No row's log p falls. Cost: `steps` times n p exponentials and 3 n p q.
     """
-    across, stiffness = frame.loadings, frame.stiffness
+    across, stiffness, law = frame.loadings, frame.stiffness, block.law
     base = block.offset + block.x @ coef
 
     def height(v):
         predictor = base + v @ across.T
-        rate = jnp.exp(predictor)
-        value = jnp.sum(block.y * (predictor - base) - rate, axis=1) - 0.5 * jnp.sum(stiffness * v**2, axis=1)
-        return jnp.where(jnp.isfinite(value), value, -jnp.inf), rate
+        counts = block.y * (predictor - base) + law.remainder(predictor, block.y)
+        value = jnp.sum(counts, axis=1) - 0.5 * jnp.sum(stiffness * v**2, axis=1)
+        return jnp.where(jnp.isfinite(value), value, -jnp.inf), law.rate(predictor, block.y)
 
     def step(_, place):
         v, value, rate, length = place
         gradient = (block.y - rate) @ across - stiffness * v
-        curvature = stiffness + jnp.maximum(rate, block.y) @ across**2
+        curvature = stiffness + told_at_least(law.curvature(rate, block.y), block) @ across**2
         trial = v + length[:, None] * jnp.clip(gradient / curvature, -FARTHEST, FARTHEST)
         higher, faster = height(trial)
         up = higher > value
@@ -252,11 +251,16 @@ def controlled_columns(chains: Chains, centre: Latent, rate: Counts, block: Bloc
     return means._replace(gradient=jnp.concatenate([for_x, for_w]))
 
 
+def told_at_least(curvature: Counts, block: Block) -> Counts:
+    """What cells say of their log rates, and at least what they say where the rate is the count itself."""
+    return jnp.maximum(curvature, block.law.curvature(block.y, block.y))
+
+
 def _steps(chains: Chains, rate: Counts, block: Block, frame: Frame) -> tuple[Latent, Latent]:
     """A = g / c and 1 / c of every row, in the frame's coordinates (n, q)."""
     slope = (block.y - rate) @ frame.loadings - frame.stiffness * (chains.position @ frame.to_frame)
     # a precision that is too small would overshoot: where much was counted, rates are about the counts
-    spread = 1 / (frame.stiffness + jnp.maximum(chains.mean_rate, block.y) @ frame.loadings**2)
+    spread = 1 / (frame.stiffness + told_at_least(chains.mean_rate, block) @ frame.loadings**2)
     return slope * spread, spread
 
 
@@ -354,11 +358,11 @@ def nuts_move(
     base = block.offset + block.x @ coef
     unit = jnp.ones(loadings.shape[1])
 
-    def one(index, position, log_step, mean, lower, y, base):
+    def one(index, position, log_step, mean, lower, y, base, law):
         def log_density(e):
             w = mean + lower @ e
             predictor = base + loadings @ w
-            return y @ predictor - jnp.sum(rates(predictor)) - 0.5 * w @ w
+            return y @ predictor + jnp.sum(law.remainder(predictor, y)) - 0.5 * w @ w
 
         state, info = kernel(
             jax.random.fold_in(key, index),
@@ -371,11 +375,11 @@ def nuts_move(
         return state.position, info.acceptance_rate
 
     position, acceptance = jax.vmap(one)(
-        block.index, chains.position, chains.log_step, chains.mean, chains.lower, block.y, base
+        block.index, chains.position, chains.log_step, chains.mean, chains.lower, block.y, base, block.law
     )
     moved = chains._replace(
         position=position,
         log_step=jnp.clip(chains.log_step + 0.2 * adapt * (acceptance - NUTS_TARGET), -8.0, 1.0),
         acceptance=chains.acceptance + 0.1 * (acceptance - chains.acceptance),
     )
-    return moved, rates(base + latent(moved) @ loadings.T)
+    return moved, block.law.rate(base + latent(moved) @ loadings.T, block.y)

@@ -17,6 +17,7 @@ from jax.scipy.linalg import solve_triangular
 from poplin._axes import Coefficients, Counts, Latent, Loadings, Rows
 from poplin._numerics import inverse_and_logdet
 from poplin.data.blocks import Block
+from poplin.laws import LARGEST_LOG_RATE, AbstractLaw, Expected
 
 # How far a row goes along two directions at once, one for its mean and one for its covariance.
 #
@@ -24,7 +25,6 @@ from poplin.data.blocks import Block
 # a wider covariance calls for a lower mean. A look at a point of the plane costs n p exponentials and no matrix.
 
 
-LARGEST_LOG_RATE = 300.0  # keeps hopeless starting points finite; far above any count
 FLAT = 0.1  # the search ends where what is left to gain is this share of the first
 LONGEST = 1e6  # limit of t: only a direction that is next to nothing needs as much
 NEGLIGIBLE = 1e-12  # nats: what the rounding of log det S alone could be
@@ -34,19 +34,22 @@ MOST_LOOKS = 60  # a handful is usual
 class Plane(NamedTuple):
     """The bound at (t, u), t along the mean's direction and u along the covariance's, less its value at (0, 0).
 
-    rise_mean t + rise_spread u - bend t^2 / 2 - sum_j [A_j(t, u) - A_j(0, 0)],
-    log A_j = log_rate_j + t by_mean_j + u by_spread_j. log det S is replaced by its chord from u = 0 to 1, which lies
-    below it, so that what rises here is below the bound, and meets it at u = 1. Concave. A step that brings a log
-    rate above `ceiling` is cut short.
+    rise_mean t + rise_spread u - bend t^2 / 2 + sum_j [h_j(t, u) - h_j(0, 0)], h_j what the law has of eta_j ~
+    N(predictor_j + t by_mean_j, spread_j + u by_spread_j) (`expected`; minus the mean rate, for Poisson counts).
+    log det S is replaced by its chord from u = 0 to 1, which lies below it, so that what rises here is below the bound,
+    and meets it at u = 1. Concave where the law is. A step that brings a log rate above `ceiling` is cut short.
     """
 
-    log_rate: Counts
+    predictor: Counts
+    spread: Counts
     ceiling: Counts
     by_mean: Counts
     by_spread: Counts
     rise_mean: Rows
     rise_spread: Rows
     bend: Rows
+    y: Counts
+    law: AbstractLaw
 
 
 class Look(NamedTuple):
@@ -95,9 +98,12 @@ def plane_search(plane: Plane) -> tuple[Array, Rows]:
 
 def _look(plane: Plane, point: Array) -> Look:
     """Value, slopes and the Newton step at a point."""
-    log_rate = plane.log_rate + point[0][:, None] * plane.by_mean + point[1][:, None] * plane.by_spread
-    rate = rates(log_rate)
-    for_mean, for_spread = rate * plane.by_mean, rate * plane.by_spread
+    mean = plane.predictor + point[0][:, None] * plane.by_mean
+    variance = plane.spread + point[1][:, None] * plane.by_spread
+    remainder, rate, weight = plane.law.expected(mean, variance, plane.y)
+    half = 0.5 * plane.by_spread
+    for_mean, for_spread = rate * plane.by_mean, weight * half
+    bent_mean, bent_spread = weight * plane.by_mean, weight * half
     slope = jnp.stack(
         [
             plane.rise_mean - plane.bend * point[0] - jnp.sum(for_mean, axis=1),
@@ -108,21 +114,21 @@ def _look(plane: Plane, point: Array) -> Look:
         plane.rise_mean * point[0]
         + plane.rise_spread * point[1]
         - 0.5 * plane.bend * point[0] ** 2
-        - jnp.sum(rate, axis=1)
+        + jnp.sum(remainder, axis=1)
     )
     curvature = jnp.stack(
         [
-            plane.bend + jnp.sum(for_mean * plane.by_mean, axis=1),
-            jnp.sum(for_mean * plane.by_spread, axis=1),
-            jnp.sum(for_spread * plane.by_spread, axis=1),
+            plane.bend + jnp.sum(bent_mean * plane.by_mean, axis=1),
+            jnp.sum(bent_mean * half, axis=1),
+            jnp.sum(bent_spread * half, axis=1),
         ]
     )
     step = _newton(slope, curvature, point)
     left = jnp.sum(slope * step, axis=0) - 0.5 * (
         curvature[0] * step[0] ** 2 + 2 * curvature[1] * step[0] * step[1] + curvature[2] * step[1] ** 2
     )
-    climb = step[0][:, None] * plane.by_mean + step[1][:, None] * plane.by_spread
-    room = jnp.maximum(plane.ceiling - log_rate, 1.0)
+    climb = step[0][:, None] * plane.by_mean + step[1][:, None] * half
+    room = jnp.maximum(plane.ceiling - mean - 0.5 * variance, 1.0)
     share = jnp.min(jnp.where(climb > 0, room / climb, jnp.inf), axis=1)
     return Look(point, value, slope, jnp.minimum(1.0, share) * step, left)
 
@@ -171,8 +177,8 @@ class AbstractFrame(eqx.Module):
     @abstractmethod
     def moments(
         self, coef: Coefficients, loadings: Loadings, rows: Diagonals, block: Block
-    ) -> tuple[Array, Array, Array]:
-        """Mean (n, q) and covariance (n, q, q) of w under the rows' Gaussians, and the mean rates (n, p)."""
+    ) -> tuple[Array, Array, Expected]:
+        """Mean (n, q) and covariance (n, q, q) of w under the rows' Gaussians, and what the law has of the cells."""
 
     @abstractmethod
     def sharpest(self, coef: Coefficients, loadings: Loadings, rows: Diagonals, block: Block) -> Array:
@@ -193,7 +199,7 @@ class DirectFrame(AbstractFrame):
         residual = latent - block.x @ coef
         precision, logdet = inverse_and_logdet(loadings @ loadings.T)
         predictor = block.offset + latent
-        counts = jnp.sum(block.y * predictor - rates(predictor), axis=-1) - block.log_factorial
+        counts = jnp.sum(block.law.log_prob(predictor, block.y), axis=-1) - block.log_factorial
         quadratic = jnp.sum((residual @ precision) * residual, axis=-1)
         return counts - 0.5 * (quadratic + logdet + len(loadings) * LOG_TWO_PI)
 
@@ -202,12 +208,12 @@ class DirectFrame(AbstractFrame):
         precision, _ = inverse_and_logdet(loadings @ loadings.T)
         predictor = block.offset + latent
         own = 0.5 * jnp.diagonal(precision) * residual**2 - residual * (residual @ precision)
-        return block.y * predictor - rates(predictor) + own
+        return block.law.log_prob(predictor, block.y) + own
 
     def slope(self, coef, loadings, latent, block):
         residual = latent - block.x @ coef
         precision, _ = inverse_and_logdet(loadings @ loadings.T)
-        return block.y - rates(block.offset + latent) - residual @ precision
+        return block.y - block.law.rate(block.offset + latent, block.y) - residual @ precision
 
     def whitened(self, coef, loadings, latent, block):
         return (latent - block.x @ coef) @ _inverse(loadings).T
@@ -217,12 +223,13 @@ class DirectFrame(AbstractFrame):
         variance = jnp.exp(2 * rows.log_sd)
         mean = (rows.mean - block.x @ coef) @ inverse.T
         covariance = jnp.einsum("kj,nj,lj->nkl", inverse, variance, inverse)
-        return mean, covariance, rates(block.offset + rows.mean + 0.5 * variance)
+        return mean, covariance, block.law.expected(block.offset + rows.mean, variance, block.y)
 
     def sharpest(self, coef, loadings, rows, block):
-        sd, rate = jnp.exp(rows.log_sd), rates(block.offset + rows.mean)
+        sd, rate = jnp.exp(rows.log_sd), block.law.rate(block.offset + rows.mean, block.y)
         precision, _ = inverse_and_logdet(loadings @ loadings.T)
-        return jnp.max(sd * (rate * sd + sd @ jnp.abs(precision)), axis=1)
+        told = block.law.curvature(rate, block.y)
+        return jnp.max(sd * (told * sd + sd @ jnp.abs(precision)), axis=1)
 
     def carried(self, rows, transport, block):
         return rows
@@ -233,17 +240,17 @@ class FactorFrame(AbstractFrame):
 
     def joint(self, coef, loadings, latent, block):
         predictor = block.offset + block.x @ coef + latent @ loadings.T
-        counts = jnp.sum(block.y * predictor - rates(predictor), axis=-1) - block.log_factorial
+        counts = jnp.sum(block.law.log_prob(predictor, block.y), axis=-1) - block.log_factorial
         return counts - 0.5 * (jnp.sum(latent**2, axis=-1) + latent.shape[-1] * LOG_TWO_PI)
 
     def local(self, coef, loadings, latent, block):
         predictor = block.offset + block.x @ coef + latent @ loadings.T
-        counts = jnp.sum(block.y * predictor - rates(predictor), axis=-1)
+        counts = jnp.sum(block.law.log_prob(predictor, block.y), axis=-1)
         return counts[..., None] - 0.5 * latent**2
 
     def slope(self, coef, loadings, latent, block):
         predictor = block.offset + block.x @ coef + latent @ loadings.T
-        return (block.y - rates(predictor)) @ loadings - latent
+        return (block.y - block.law.rate(predictor, block.y)) @ loadings - latent
 
     def whitened(self, coef, loadings, latent, block):
         return latent
@@ -252,12 +259,14 @@ class FactorFrame(AbstractFrame):
         variance = jnp.exp(2 * rows.log_sd)
         predictor = block.offset + block.x @ coef + rows.mean @ loadings.T
         covariance = jax.vmap(jnp.diag)(variance)
-        return rows.mean, covariance, rates(predictor + 0.5 * variance @ (loadings**2).T)
+        spread = variance @ (loadings**2).T
+        return rows.mean, covariance, block.law.expected(predictor, spread, block.y)
 
     def sharpest(self, coef, loadings, rows, block):
         sd, size = jnp.exp(rows.log_sd), jnp.abs(loadings)
-        rate = rates(block.offset + block.x @ coef + rows.mean @ loadings.T)
-        return jnp.max(sd * (sd + (rate * (sd @ size.T)) @ size), axis=1)
+        rate = block.law.rate(block.offset + block.x @ coef + rows.mean @ loadings.T, block.y)
+        told = block.law.curvature(rate, block.y)
+        return jnp.max(sd * (sd + (told * (sd @ size.T)) @ size), axis=1)
 
     def carried(self, rows, transport, block):
         return rows._replace(mean=rows.mean @ transport.turn + block.x @ transport.shift)

@@ -14,6 +14,7 @@ from jax import Array, lax
 from poplin._axes import Coefficients, Counts, Latent, Loadings, Rows
 from poplin._numerics import compiled
 from poplin.data.blocks import Block
+from poplin.laws import Expected
 from poplin.rows.batches import all_pairs, in_chunks, inverses, precisions, spreads
 from poplin.rows.frames import Plane, plane_search, rates
 
@@ -102,18 +103,18 @@ def _fit_rows(block, coef, loadings, start, tol, max_iter) -> GaussianRows:
 @compiled()
 def advance_rows(
     moments: Moments, block: Block, coef: Coefficients, loadings: Loadings
-) -> tuple[Moments, Counts, Rows]:
-    """One step of every row towards its best Gaussian: new moments, their rates A (n, p) and bound (n,).
+) -> tuple[Moments, Expected, Rows]:
+    """One step of every row towards its best Gaussian: new moments, what the law has of the cells, and bound (n,).
 
     Along the line to N(m + S* g, S*), S* = (I + C' diag(A) C)^-1 at the given moments and g = C'(y - A) -
     m, each row goes as far as its bound rises, so that no row's bound falls. Cost: n q^3 + 3 n p q^2.
     """
     pairs = all_pairs(loadings)
 
-    def advance(chunk: tuple[Moments, Block]) -> tuple[Moments, Counts, Rows]:
+    def advance(chunk: tuple[Moments, Block]) -> tuple[Moments, Expected, Rows]:
         moments, block = chunk
         fit, _ = _ascend(_placed(moments, block, coef, loadings, pairs), block, loadings, pairs)
-        return fit.moments, rates(fit.predictor + 0.5 * fit.spread), _bound(fit, block)
+        return fit.moments, _counted(fit, block), _bound(fit, block)
 
     return in_chunks(advance, (moments, block), loadings)
 
@@ -177,9 +178,14 @@ def _placed(moments: Moments, block: Block, coef, loadings, pairs) -> Fit:
     return Fit(moments, predictor, spreads(moments.covariance, loadings, pairs))
 
 
+def _counted(fit: Fit, block: Block) -> Expected:
+    """What the bound has of each cell."""
+    return block.law.expected(fit.predictor, fit.spread, block.y)
+
+
 def _bound(fit: Fit, block: Block) -> Rows:
     mean, covariance, logdet = fit.moments
-    counts = jnp.sum(block.y * fit.predictor - rates(fit.predictor + 0.5 * fit.spread), axis=1)
+    counts = jnp.sum(block.y * fit.predictor + _counted(fit, block).remainder, axis=1)
     trace = jnp.trace(covariance, axis1=1, axis2=2)
     divergence = 0.5 * (jnp.sum(mean**2, axis=1) + trace - logdet - mean.shape[1])
     return counts - block.log_factorial - divergence
@@ -188,8 +194,8 @@ def _bound(fit: Fit, block: Block) -> Rows:
 def _ascend(fit: Fit, block: Block, loadings: Loadings, pairs: Array | None) -> tuple[Fit, Rows]:
     """One step of a chunk of rows, and the gain that was to be expected of it in nats."""
     mean, covariance, logdet = fit.moments
-    rate = rates(fit.predictor + 0.5 * fit.spread)
-    weight = jnp.minimum(rate, TRUST * (block.y + 1))
+    _, rate, weight = _counted(fit, block)
+    weight = jnp.minimum(weight, TRUST * (block.y + 1))
     best, best_logdet, sound = _inverses_or(covariance, logdet, precisions(weight, loadings, pairs))
     gradient = (block.y - rate) @ loadings - mean
     move = jnp.where(sound[:, None], jnp.einsum("nkl,nl->nk", best, gradient), 0.0)
@@ -197,13 +203,16 @@ def _ascend(fit: Fit, block: Block, loadings: Loadings, pairs: Array | None) -> 
     for_spread = spreads(best, loadings, pairs) - fit.spread
     trace = jnp.trace(best - covariance, axis1=1, axis2=2)
     plane = Plane(
-        log_rate=fit.predictor + 0.5 * fit.spread,
+        predictor=fit.predictor,
+        spread=fit.spread,
         ceiling=jnp.log(block.y + 1) + ROOM,
         by_mean=for_predictor,
-        by_spread=0.5 * for_spread,
+        by_spread=for_spread,
         rise_mean=jnp.sum(block.y * for_predictor, axis=1) - jnp.sum(mean * move, axis=1),
         rise_spread=0.5 * (best_logdet - logdet - trace),
         bend=jnp.sum(move**2, axis=1),
+        y=block.y,
+        law=block.law,
     )
     lengths, gain = plane_search(plane)
     along, part = lengths[0][:, None], lengths[1]

@@ -16,7 +16,6 @@ from jax import Array, lax
 from poplin._axes import Coefficients, Counts, Loadings, Rows
 from poplin.data.blocks import Block
 from poplin.rows.batches import in_chunks
-from poplin.rows.frames import rates
 from poplin.rows.gaussian import fit_rows
 
 SMOOTH = 1e-12  # nats: where nodes lie must not jump with the parameters, or a line search sees steps
@@ -110,9 +109,10 @@ class JointNodes(AbstractRule):
             point, log_weight = node
             w = rows.mean + lower @ point
             predictor = base + w @ loadings.T
-            rate = rates(predictor)
-            log_joint = jnp.sum(block.y * predictor - rate, axis=1) - 0.5 * jnp.sum(w**2, axis=1)
-            return jnp.exp(log_joint + constant + log_weight), w, block.y - rate
+            counts = jnp.sum(block.law.log_prob(predictor, block.y), axis=1)
+            log_joint = counts - 0.5 * jnp.sum(w**2, axis=1)
+            surprise = block.y - block.law.rate(predictor, block.y)
+            return jnp.exp(log_joint + constant + log_weight), w, surprise
 
         return visit, rows.bound
 
@@ -135,21 +135,23 @@ class ColumnNodes(AbstractRule):
         """Column by column; log p(y_i) is the sum over columns."""
 
         def one_column(column):
-            y, offset, coef, scale = column
-            alone = block._replace(y=y[:, None], offset=offset[:, None])
+            y, offset, law, coef, scale = column
+            law = jax.tree.map(lambda a: a[:, None], law)
+            alone = block._replace(y=y[:, None], offset=offset[:, None], law=law)
             fitted = fit_rows(alone, coef[:, None], scale[None, None], tol=SMOOTH)
             sd = jnp.sqrt(fitted.covariance[:, 0])
             w = fitted.mean + sd * self.points
             predictor = (offset + block.x @ coef)[:, None] + scale * w
-            rate = rates(predictor)
-            log_terms = y[:, None] * predictor - rate - 0.5 * w**2 + self.log_weights
+            rate = law.rate(predictor, y[:, None])
+            log_terms = law.log_prob(predictor, y[:, None]) - 0.5 * w**2 + self.log_weights
             value = jax.nn.logsumexp(log_terms, axis=1)
             share = jnp.exp(log_terms - value[:, None])
             weighted = share * (y[:, None] - rate)
             parts = jnp.sum(weighted, axis=1), jnp.sum(weighted * w, axis=1)
             return value + jnp.log(sd[:, 0]) - LOG_ROOT, *parts
 
-        columns = block.y.T, block.offset.T, coef.T, jnp.diagonal(loadings)
+        law = jax.tree.map(jnp.transpose, block.law)
+        columns = block.y.T, block.offset.T, law, coef.T, jnp.diagonal(loadings)
         value, surprise, tilted = lax.map(one_column, columns)
         return Integrals(jnp.sum(value, axis=0) - block.log_factorial, surprise.T, tilted.T)
 

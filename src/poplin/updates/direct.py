@@ -40,7 +40,7 @@ ALONE = (
 
 
 class DirectStatistic(NamedTuple):
-    """N, X'X, rates; X'W (d, p) and W'W (p, p); each column's regression on (x, r_j), r = Z - XB.
+    """N, X'X, curvatures; X'W (d, p) and W'W (p, p); each column's regression on (x, r_j), r = Z - XB.
 
     Gradient (d + 1, p) and Hessian (p, d + 1, d + 1); all zero in expectation under Gaussians, where EM is exact.
     noise (2, p, d + 1, d + 1): expected variances of that gradient, and of the one that moments tell (`Direct._noise`).
@@ -117,14 +117,15 @@ class Direct(AbstractStructure):
 
     def statistic(self, model, w, rate, block):
         weighted, residual = block.weights[:, None] * w, w @ model.loadings.T
+        told = block.law.curvature(rate, block.y)
         return DirectStatistic(
             jnp.sum(block.weights),
             block.x.T @ (block.weights[:, None] * block.x),
-            block.weights @ rate,
+            block.weights @ told,
             block.x.T @ weighted,
             w.T @ weighted,
-            *scale_regressions(residual, rate, block),
-            self._noise(model, residual, rate, block),
+            *scale_regressions(residual, rate, told, block),
+            self._noise(model, residual, told, block),
         )
 
     def _noise(self, model, residual, rate, block):
@@ -171,8 +172,8 @@ class Direct(AbstractStructure):
         chosen = jax.tree.map(lambda a, b: jnp.where(trusted, a, b), quiet, total)
         return chosen._replace(known=shares(means.known, frame)), average._replace(trusted=trusted)
 
-    def expected(self, model, mean, covariance, rate, block):
-        total = self.statistic(model, mean, rate, block)
+    def expected(self, model, mean, covariance, counted, block):
+        total = self.statistic(model, mean, counted.rate, block)
         return total._replace(
             second=total.second + jnp.tensordot(block.weights, covariance, 1),
             gradient=jnp.zeros_like(total.gradient),
@@ -292,6 +293,17 @@ class Direct(AbstractStructure):
         both = (whiten @ whiten.T) * (loadings @ loadings.T)
         e, kappa = jnp.exp(-self._unforced(loadings, whiten, n)), self.shape.pseudo_rows()
         return n - (n + kappa) * e * (both @ e) + kappa * jnp.diagonal(both) * e**2
+
+    def scales(self):
+        return self.shape.scales()
+
+    def rescaled(self, model, average, total, log_scale):
+        scale, gram = jnp.exp(log_scale), total.gram / total.rows
+        half = model.coef.T @ (average.cross - 0.5 * gram @ model.coef)
+        moment = average.second - half - half.T
+        loadings = scale[:, None] * model.loadings
+        second = average.second + scale[:, None] * moment * scale - moment
+        return model._replace(loadings=loadings), average._replace(second=second)
 
     def score(self, model, total):
         """Slopes in w's own units: of the levels (d, p), and of E (p, p) where Sigma is C (I + E) C'."""

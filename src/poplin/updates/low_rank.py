@@ -64,7 +64,8 @@ class LowRank(AbstractStructure):
     level: Array | None = None
 
     def statistic(self, model, w, rate, block):
-        return column_statistic(jnp.concatenate([block.x, w], axis=1), w, rate, block)
+        features, told = jnp.concatenate([block.x, w], axis=1), block.law.curvature(rate, block.y)
+        return column_statistic(features, w, rate, told, block)
 
     def means(self, chains, centre, rate, block, frame):
         return controlled_columns(chains, centre, rate, block, frame)
@@ -76,8 +77,8 @@ class LowRank(AbstractStructure):
         chosen = jax.tree.map(lambda a, b: jnp.where(trusted, a, b), quiet, total)
         return chosen._replace(known=shares(means.known, frame)), average._replace(trusted=trusted)
 
-    def expected(self, model, mean, covariance, rate, block):
-        return expected_columns(model.loadings, True, mean, covariance, rate, block)
+    def expected(self, model, mean, covariance, counted, block):
+        return expected_columns(model.loadings, True, mean, covariance, counted, block)
 
     def penalty(self, model, total):
         return 0.5 * jnp.sum((model.loadings / LOADING_SD) ** 2)
@@ -134,6 +135,12 @@ class LowRank(AbstractStructure):
         _, precision = level_prior(self.level, model.coef)
         free = self._free(d, q)
         return (hessian + block_diag(precision, jnp.eye(q) / LOADING_SD**2)) * (free[:, None] * free)
+
+    def scales(self):
+        return False
+
+    def rescaled(self, model, average, total, log_scale):
+        return model, average
 
     def score(self, model, total):
         slope, _ = level_prior(self.level, model.coef)

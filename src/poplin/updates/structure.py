@@ -18,15 +18,16 @@ from jax.scipy.linalg import cho_solve
 from poplin._axes import Coefficients, Counts, Covariance, Latent, Loadings, Scalar
 from poplin._numerics import inverse_and_logdet, solve_gram
 from poplin.data.blocks import Block
+from poplin.laws import Expected
 from poplin.rows.chains import Chains, Frame, Means, Shares, controlled
 
-# Every column is a Poisson regression on the rows' features: its gradient, Hessian and Newton step.
+# Every column is a regression on the rows' features: its gradient, Hessian and Newton step.
 #
 # Start at `column_statistic` (one draw of the latent) and `newton_columns`. Used where B or C has no closed form.
 
 
 class ColumnStatistic(NamedTuple):
-    """N, X'X, rates; each column's gradient (k, p) and Hessian (p, k, k) on its k features; X'W and W'W.
+    """N, X'X, curvatures; each column's gradient (k, p) and Hessian (p, k, k) on its k features; X'W and W'W.
 
     known: what counts say of each direction, by which steps are lengthened, or None.
     """
@@ -41,29 +42,31 @@ class ColumnStatistic(NamedTuple):
     known: Shares | None = None
 
 
-def column_statistic(features: Array, w: Latent, rate: Counts, block: Block) -> ColumnStatistic:
-    """Poisson regression of every column on the features (n, k): F'(y - rate), sum_i rate_ij f_i f_i'.
+def column_statistic(
+    features: Array, w: Latent, rate: Counts, curvature: Counts, block: Block
+) -> ColumnStatistic:
+    """Regression of every column on the features (n, k): F'(y - rate), sum_i h_ij f_i f_i', h the curvature.
 
     One product of n p k (k + 1) / 2: the pairs of features are formed once for all columns.
     """
     k = features.shape[1]
     upper = jnp.triu_indices(k)
-    weighted_rate = block.weights[:, None] * rate
-    pairs = weighted_rate.T @ (features[:, upper[0]] * features[:, upper[1]])
+    told = block.weights[:, None] * curvature
+    pairs = told.T @ (features[:, upper[0]] * features[:, upper[1]])
     hessian = jnp.zeros((rate.shape[1], k, k), rate.dtype).at[:, upper[0], upper[1]].set(pairs)
     hessian = hessian + jnp.swapaxes(jnp.triu(hessian, 1), 1, 2)
     return ColumnStatistic(
         jnp.sum(block.weights),
         block.x.T @ (block.weights[:, None] * block.x),
-        jnp.sum(weighted_rate, axis=0),
-        features.T @ (block.weights[:, None] * block.y - weighted_rate),
+        jnp.sum(told, axis=0),
+        features.T @ (block.weights[:, None] * block.y - block.weights[:, None] * rate),
         hessian,
         block.x.T @ (block.weights[:, None] * w),
         w.T @ (block.weights[:, None] * w),
     )
 
 
-def scale_regressions(residual: Counts, rate: Counts, block: Block) -> tuple[Array, Array]:
+def scale_regressions(residual: Counts, rate: Counts, curvature: Counts, block: Block) -> tuple[Array, Array]:
     """Each column's gradient (d + 1, p) and Hessian (p, d + 1, d + 1) in B_j and the log scale of its residual.
 
     Features (x, r_j): d eta / d B_lj = x_l, and d eta / d a_j = r_j for eta = o + XB + e^a r.
@@ -71,7 +74,7 @@ def scale_regressions(residual: Counts, rate: Counts, block: Block) -> tuple[Arr
     weighted_rate = block.weights[:, None] * rate
     surprise = block.weights[:, None] * block.y - weighted_rate
     gradient = jnp.concatenate([block.x.T @ surprise, jnp.sum(surprise * residual, axis=0)[None]])
-    return gradient, squares(weighted_rate, residual, block)
+    return gradient, squares(block.weights[:, None] * curvature, residual, block)
 
 
 def squares(weight: Counts, residual: Counts, block: Block) -> Array:
@@ -85,17 +88,17 @@ def squares(weight: Counts, residual: Counts, block: Block) -> Array:
 
 
 def expected_columns(
-    loadings: Loadings, with_latent: bool, mean: Latent, covariance: Array, rate: Counts, block: Block
+    loadings: Loadings, with_latent: bool, mean: Latent, covariance: Array, counted: Expected, block: Block
 ) -> ColumnStatistic:
-    """`column_statistic` in expectation over w ~ N(m, S): E[e^eta w] = A (m + S c), curvature with m and S."""
+    """`column_statistic` in expectation over w ~ N(m, S): E[rate w] = rate m + weight S c, curvature with m and S."""
     d = block.x.shape[1]
     features = jnp.concatenate([block.x, mean], axis=1) if with_latent else block.x
-    total = column_statistic(features, mean, rate, block)
+    total = column_statistic(features, mean, counted.rate, counted.weight, block)
     spread = jnp.tensordot(block.weights, covariance, 1)
     total = total._replace(second=total.second + spread)
     if not with_latent:
         return total
-    weighted = block.weights[:, None] * rate
+    weighted = block.weights[:, None] * counted.weight
     per_column = jnp.tensordot(weighted.T, covariance, 1)  # (p, q, q): sum_i w_i A_ij S_i
     tilt = jnp.einsum("pqr,pr->qp", per_column, loadings)
     return total._replace(
@@ -166,6 +169,10 @@ class AbstractShape(eqx.Module):
     @abstractmethod
     def nearest(self, moment: Covariance) -> Covariance:
         """The Sigma of this shape under which Gaussian rows with this second moment are likeliest."""
+
+    @abstractmethod
+    def scales(self) -> bool:
+        """Whether D Sigma D has this shape for every diagonal D."""
 
     @abstractmethod
     def pseudo_rows(self) -> Scalar:
@@ -240,6 +247,9 @@ class Full(AbstractShape):
     def along(self, root, slope):
         return slope
 
+    def scales(self):
+        return True
+
     def pseudo_rows(self):
         return self.kappa
 
@@ -258,6 +268,9 @@ class Diagonal(AbstractShape):
 
     def along(self, root, slope):
         return jnp.diag(jnp.diagonal(slope))
+
+    def scales(self):
+        return True
 
     def pseudo_rows(self):
         return jnp.zeros(())
@@ -278,6 +291,9 @@ class Spherical(AbstractShape):
 
     def along(self, root, slope):
         return self.nearest(slope)
+
+    def scales(self):
+        return False
 
     def pseudo_rows(self):
         return jnp.zeros(())
@@ -301,6 +317,9 @@ class Fixed(AbstractShape):
 
     def along(self, root, slope):
         return jnp.zeros_like(slope)
+
+    def scales(self):
+        return False
 
     def pseudo_rows(self):
         return jnp.zeros(())
@@ -405,8 +424,8 @@ class AbstractStructure(eqx.Module):
         """
 
     @abstractmethod
-    def expected(self, model: Model, mean: Latent, covariance: Array, rate: Counts, block: Block) -> Any:
-        """The same statistic in expectation under w_i ~ N(mean_i, covariance_i (q, q)), with mean rates `rate`."""
+    def expected(self, model: Model, mean: Latent, covariance: Array, counted: Expected, block: Block) -> Any:
+        """The same statistic in expectation under w_i ~ N(mean_i, covariance_i (q, q)); `counted` is the law's."""
 
     @abstractmethod
     def penalty(self, model: Model, total: Any) -> Scalar:
@@ -429,6 +448,14 @@ class AbstractStructure(eqx.Module):
         The latent that the closed form is about (Z, or Lambda^(1/2) w) must not move with the parameters: a
         chain that did not mix yet would repeat the parameters' change, and Sigma would collapse.
         """
+
+    @abstractmethod
+    def scales(self) -> bool:
+        """Whether every column's Z - XB has a scale of its own, free of the others'."""
+
+    @abstractmethod
+    def rescaled(self, model: Model, average: Any, total: Any, log_scale: Array) -> tuple[Model, Any]:
+        """The model and the average where the columns' Z - XB are longer by these logs (p,), and w stays."""
 
     @abstractmethod
     def score(self, model: Model, total: Any) -> Array:
@@ -480,7 +507,7 @@ class Borrowed(AbstractStructure):
     level: Array | None = None
 
     def statistic(self, model, w, rate, block):
-        return column_statistic(block.x, w, rate, block)
+        return column_statistic(block.x, w, rate, block.law.curvature(rate, block.y), block)
 
     def means(self, chains, centre, rate, block, frame):
         return controlled(chains, centre, rate, block, frame)
@@ -491,8 +518,8 @@ class Borrowed(AbstractStructure):
         quiet = total._replace(cross=means.cross, second=means.second)
         return jax.tree.map(lambda a, b: jnp.where(trusted, a, b), quiet, total), (*average[:2], trusted)
 
-    def expected(self, model, mean, covariance, rate, block):
-        return expected_columns(model.loadings, False, mean, covariance, rate, block)
+    def expected(self, model, mean, covariance, counted, block):
+        return expected_columns(model.loadings, False, mean, covariance, counted, block)
 
     def penalty(self, model, total):
         return jnp.zeros(())
@@ -524,6 +551,12 @@ class Borrowed(AbstractStructure):
             (hessian, variance, trusted),
             Transport(turn, -gamma * level @ turn),
         )
+
+    def scales(self):
+        return False
+
+    def rescaled(self, model, average, total, log_scale):
+        return model, average
 
     # of the columns alone: a scale near zero, where there is nothing to settle, has no distance in units of its own,
     # and Sigma is judged as a whole (`ml.StochasticApproximation.average`)
