@@ -18,7 +18,7 @@ import poplin
 from benchmarks.designs import LAWS, load, simulate
 from benchmarks.measure import REPOSITORY, facts
 from poplin._numerics import double_precision
-from poplin.estimators import pln
+from poplin.estimators import placed_rows
 from poplin.fitting import amortised
 from poplin.updates.structure import Model
 
@@ -28,10 +28,10 @@ NAME, NEW = "lowrank_10k", 1_000_000
 def bounds(fit: poplin.PLN, counts: np.ndarray) -> tuple[float, float]:
     """The bound a row at the fit's parameters: with the network's Gaussians, and with the best diagonal ones."""
     with double_precision():
-        block = pln.new_block(fit.counts_._replace(**_rows(counts)))
+        block = placed_rows.new_block(fit.result_, fit.counts_._replace(**_rows(counts)))
         model = Model(*pln._arrays(fit.result_))
         ours = amortised.bound(fit.result_.encoder, model, block)
-        best = pln.diagonal_rows(fit.result_, block)[2]
+        best = placed_rows.diagonal_rows(fit.result_, block)[2]
     return ours / len(counts), best / len(counts)
 
 

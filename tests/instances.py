@@ -16,7 +16,8 @@ import poplin
 from poplin._numerics import double_precision
 from poplin.data.blocks import Block, as_block
 from poplin.data.counts import as_counts
-from poplin.fitting.phases import Recipe, recipe, with_shrinkage
+from poplin.fitting.phases import with_shrinkage
+from poplin.fitting.recipes import Recipe, recipe
 
 ROWS, COLUMNS, RANK = 40, 4, 2
 KAPPA_WEIGHT = 0.2  # shrinkage of the shrunk model

@@ -18,7 +18,7 @@ from scipy import sparse
 import poplin
 from poplin.data import held, streams
 from poplin.data.counts import as_counts
-from poplin.fitting import driver, phases
+from poplin.fitting import driver, recipes
 from poplin.job import Inputs, prepare
 from poplin.report import files
 from poplin.report.views import residuals
@@ -111,7 +111,7 @@ def test_a_kept_fit_finds_its_counts_again(tmp_path: Path, small: None) -> None:
 
 @pytest.mark.parametrize("name", QUICK)
 def test_a_checkpoint_knows_the_table_again(name: str, tmp_path: Path, small: None) -> None:
-    settings = phases.checked(poplin.PLN().get_params())
+    settings = recipes.checked(poplin.PLN().get_params())
     facts = []
     for folder, y in (("one", Y), ("two", Y), ("three", with_entries((5, 1, 77.0)))):
         (tmp_path / folder).mkdir()

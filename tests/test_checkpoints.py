@@ -18,7 +18,7 @@ import pytest
 import poplin
 from poplin import store
 from poplin.data.counts import as_counts
-from poplin.fitting import checkpoints, driver, phases
+from poplin.fitting import checkpoints, driver, recipes
 from tests.instances import TABLES
 
 EVERY = 5
@@ -153,7 +153,7 @@ def test_a_file_cut_short_is_refused(half_done: Path, share: float) -> None:
 
 
 def test_a_flipped_byte_is_refused_or_harmless(half_done: Path) -> None:
-    facts = driver.facts(as_counts(**TABLE), phases.checked(poplin.PLN(**QUICK).get_params()))
+    facts = driver.facts(as_counts(**TABLE), recipes.checked(poplin.PLN(**QUICK).get_params()))
     at = checkpoints.place(half_done, facts)
     held, right, caught = half_done.read_bytes(), checkpoints.read(at), 0
     places = np.random.default_rng(5).choice(len(held), 300, replace=False)

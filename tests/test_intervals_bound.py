@@ -13,8 +13,8 @@ import pytest
 
 import poplin
 from poplin._numerics import double_precision
-from poplin.estimators import pln
-from poplin.fitting import phases
+from poplin.estimators import placed_rows
+from poplin.fitting import recipes
 from poplin.fitting.directions import free_directions, sums
 from poplin.rows.gaussian import fit_rows
 from tests.instances import TABLES, fit
@@ -39,7 +39,9 @@ def profiled_bound(one: Any, free: Any, numbers: np.ndarray) -> float:
         if result.posterior == "full":
             rows = fit_rows(free.block, jnp.asarray(result.coef + coef), jnp.asarray(loadings), tol=1e-12)
             return float(free.block.weights @ rows.bound)
-        return pln.diagonal_rows(result._replace(coef=result.coef + coef, loadings=loadings), free.block)[2]
+        return placed_rows.diagonal_rows(
+            result._replace(coef=result.coef + coef, loadings=loadings), free.block
+        )[2]
 
 
 def moved_loadings(here: Any, numbers: np.ndarray) -> np.ndarray:
@@ -60,7 +62,7 @@ def test_the_hessian_is_that_of_the_profiled_bound(model: str, posterior: str) -
     one = fit(TABLES["weighted"], method="variational", posterior=posterior, tol=1e-13, **MODELS[model])
     with double_precision():
         free = free_directions(one)
-        found = sums("observed", free, phases.checked(one.get_params()))
+        found = sums("observed", free, recipes.checked(one.get_params()))
     size, random, step = free.here.size(), np.random.default_rng(0), 0.03
     here = profiled_bound(one, free, np.zeros(size))
     for _ in range(2):

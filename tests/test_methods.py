@@ -9,7 +9,7 @@ import pytest
 
 import poplin
 from poplin import methods
-from poplin.fitting import driver, phases
+from poplin.fitting import driver, phases, recipes
 from poplin.methods.options import METHODS, chosen, from_plain, name_of, to_plain
 from tests.instances import TABLES, block_of, fit, recipe_of
 
@@ -41,7 +41,7 @@ def test_a_name_stands_for_its_usual_options(name: str) -> None:
 @pytest.mark.parametrize("options", OTHER, ids=name_of)
 def test_options_come_back_from_a_file(options: Any) -> None:
     assert from_plain(to_plain(options)) == options
-    assert phases.checked(poplin.PLN(method=options).get_params()).method == options
+    assert recipes.checked(poplin.PLN(method=options).get_params()).method == options
 
 
 @pytest.mark.parametrize("name", ["ml", "variational"])
@@ -55,10 +55,10 @@ def test_a_fit_by_options_is_that_by_name(name: str) -> None:
 
 
 def test_a_rows_gaussians_are_an_option_of_the_bound() -> None:
-    one = phases.checked(poplin.PLN(method=methods.Variational(posterior="full")).get_params())
+    one = recipes.checked(poplin.PLN(method=methods.Variational(posterior="full")).get_params())
     assert one.posterior == "full"
     with pytest.raises(poplin.InputError, match="posterior='wide'"):
-        phases.checked(poplin.PLN(method=methods.Variational(posterior="wide")).get_params())
+        recipes.checked(poplin.PLN(method=methods.Variational(posterior="wide")).get_params())
 
 
 def test_chains_of_a_row_are_an_option_of_maximum_likelihood() -> None:
@@ -75,4 +75,4 @@ def test_chains_of_a_row_are_an_option_of_maximum_likelihood() -> None:
 def test_a_setting_that_cannot_be_is_named(setting: dict[str, Any]) -> None:
     (name,) = setting
     with pytest.raises(poplin.InputError, match=f"^{name}="):
-        phases.checked(poplin.PLN(**setting).get_params())
+        recipes.checked(poplin.PLN(**setting).get_params())

@@ -23,7 +23,7 @@ from poplin.data.counts import as_counts
 from poplin.estimators import compare
 from poplin.estimators import contest as path
 from poplin.estimators.contest import Contest, labels_of
-from poplin.fitting import phases
+from poplin.fitting import recipes
 from poplin.inference import selection
 from poplin.models.loadings import FreeLoadings
 from poplin.report import plots
@@ -180,7 +180,7 @@ def test_entropy_of_positions_without_counts_is_that_of_the_prior() -> None:
 
 def contest(table: Table) -> Contest:
     counts = as_counts(table.y, X=table.x, offset=table.offset, weights=table.weights)
-    settings = phases.checked(poplin.PLN().get_params())
+    settings = recipes.checked(poplin.PLN().get_params())
     return Contest(counts, settings, ("heldout",), labels_of(counts, 4, seed=0))
 
 

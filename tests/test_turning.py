@@ -14,7 +14,7 @@ from poplin import fit as loop
 from poplin._numerics import double_precision
 from poplin.data.blocks import as_block
 from poplin.data.counts import as_counts
-from poplin.fitting import phases
+from poplin.fitting import phases, recipes
 from poplin.fitting.phases import training_block
 from poplin.methods.variational import Turning, rotation
 from poplin.studies.simulate import simulate
@@ -108,7 +108,7 @@ def test_turned_sketches_save_iterations_and_lose_nothing():
     simulated = simulate(1000, 50, correlation=0.8, seed=2)
     counts = as_counts(simulated.counts)
     with double_precision():
-        recipe = phases.recipe(counts, covariance="full", rank=12, basis=None)
+        recipe = recipes.recipe(counts, covariance="full", rank=12, basis=None)
         block = training_block(counts)
         settings = phases.Settings(5000, 1e-9, 0.0)
         plain = phases.climb(recipe, block, phases.first_values(recipe, block), settings)

@@ -28,8 +28,8 @@ from poplin.estimators.building import not_fitted
 from poplin.estimators.contest import DIRECTION, Contest
 from poplin.estimators.pln import PLN
 from poplin.fit import Progress
-from poplin.fitting import driver, phases
-from poplin.fitting.phases import FitSettings, Recipe
+from poplin.fitting import driver, recipes
+from poplin.fitting.recipes import FitSettings, Recipe
 from poplin.inference.selection import (
     Nesting,
     Paired,
@@ -137,7 +137,7 @@ def select(
     face = PLN(**_common(settings))
     criteria = standings.criteria_of(criterion)
     counts = as_counts(Y, X=X, offset=offset, weights=weights, data=data, formula=face.formula)
-    asked = phases.checked(face.get_params() | {"basis": basis})
+    asked = recipes.checked(face.get_params() | {"basis": basis})
     labels = standings.labels_of(counts, folds, seed=asked.random_state)
     contest = Contest(counts, asked, criteria, labels)
     _enter(contest, ranks, covariances)
@@ -419,14 +419,14 @@ def likelihood_ratio(
     2
     """
     sides = _side(small, "small"), _side(large, "large")
-    n_boot = phases.count(n_boot, "n_boot", least=0)
+    n_boot = recipes.count(n_boot, "n_boot", least=0)
     _check_same_rows(*(side.counts for side in sides))
     lies = nesting(
         *(side.recipe.loadings or side.recipe.shape for side in sides),
         ranks=(sides[0].recipe.rank, sides[1].recipe.rank),
     )
     _check_nested(lies, sides, n_boot)
-    key = derive(phases.count(random_state, "random_state", least=0), Purpose.LIKELIHOOD).key()
+    key = derive(recipes.count(random_state, "random_state", least=0), Purpose.LIKELIHOOD).key()
     paired = _compared(sides, (small.result_, large.result_), key, draws)
     likely.warn_of(paired.unsure, sides[0].counts.row_names, of=" under one of the fits")
     weights = sides[0].counts.weights
@@ -454,7 +454,7 @@ def _side(fit: PLN, name: str) -> Side:
     """A fit as the test needs it; an `InputError` where it is no unshrunk maximum-likelihood fit."""
     if "result_" not in vars(fit):
         raise not_fitted(name, "loglik_")
-    settings = replace(phases.checked(fit.get_params()), callback=None)
+    settings = replace(recipes.checked(fit.get_params()), callback=None)
     if not isinstance(settings.method, MaximumLikelihood):
         raise InputError(
             f"{name} was fitted by method={name_of(settings.method)!r}: a ratio of likelihoods needs their maxima. "

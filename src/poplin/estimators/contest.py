@@ -28,9 +28,10 @@ from poplin.data.held import check_dense
 from poplin.data.tables import listed
 from poplin.estimators import likely
 from poplin.fit import Outcome
-from poplin.fitting import checkpoints, driver, phases
+from poplin.fitting import checkpoints, driver, phases, recipes
 from poplin.fitting.checkpoints import Keeper
-from poplin.fitting.phases import Chained, FitSettings, Recipe, Settings, count, one_of
+from poplin.fitting.phases import Chained, Settings
+from poplin.fitting.recipes import FitSettings, Recipe, count, one_of
 from poplin.inference import selection
 from poplin.inference.likelihood import RowLikelihood, padded, row_loglik
 from poplin.methods import ml
@@ -388,7 +389,7 @@ class Contest:
     def _recipe(self, given: dict[str, Any]) -> Recipe:
         asked = replace(self.settings, **given)
         words = {name: getattr(asked, name) for name in ("covariance", "rank", "basis", "specific")}
-        return phases.recipe(self.counts, **words)
+        return recipes.recipe(self.counts, **words)
 
     def _form(self, rank: int) -> Recipe:
         return self._recipe({"rank": rank} if self.basis is None else {"basis": self.basis[:, :rank]})

@@ -21,7 +21,7 @@ from poplin.data.large_files import reopened
 from poplin.data.tables import sparse_numbers
 from poplin.fitting import amortised
 from poplin.fitting.driver import Result
-from poplin.fitting.phases import law_of
+from poplin.fitting.recipes import law_of
 from poplin.inference.summary import OF_A_RUN
 from poplin.laws import AbstractLaw, with_parameters
 from poplin.methods.options import chosen, from_plain, to_plain

@@ -20,9 +20,9 @@ from poplin._random import Purpose, derive
 from poplin.data.held import check_dense
 from poplin.data.sides import Grouping
 from poplin.fit import Progress
-from poplin.fitting import driver, phases
+from poplin.fitting import driver, recipes
 from poplin.fitting.directions import OFTEN, Free, Watch, request, sums
-from poplin.fitting.phases import level_precision
+from poplin.fitting.recipes import level_precision
 from poplin.inference import intervals, sandwich
 from poplin.inference.information import (
     Coordinates,
@@ -64,7 +64,7 @@ class Piecewise:
 
     def __init__(self, fit: Any, free: Free, watch: Watch) -> None:
         self.free, self.sigma, self.watch = free, fit.sigma_, watch
-        self.settings = replace(phases.checked(fit.get_params()), callback=watch)
+        self.settings = replace(recipes.checked(fit.get_params()), callback=watch)
         self.by_views = free.shape is None
         self.by_sub_tables = free.in_parts() and not self.by_views and self.sigma.p > SIZE
         self._made: dict[Key, CoreErrors] = {}
@@ -523,7 +523,7 @@ class Roots:
 
     def __init__(self, fit: Any, free: Free, said: set[str], watch: Watch) -> None:
         self.fit, self.free, self.said, self.watch = fit, free, said, watch
-        self.settings = replace(phases.checked(fit.get_params()), callback=watch)
+        self.settings = replace(recipes.checked(fit.get_params()), callback=watch)
         self.size = free.here.size()
         self.of_pairs = isinstance(self.settings.method, Composite)
         self._found: dict[str, tuple[int, Information]] = {}
@@ -545,7 +545,7 @@ class Roots:
 
     def of(self, asked: Asked, *, more: int = 0) -> Root:
         """The root of the estimates' covariance matrix."""
-        phases.one_of(asked.information, KINDS, "information")
+        recipes.one_of(asked.information, KINDS, "information")
         if self.corrected(asked):
             return self.sandwich(asked).root
         if self.free.rows is not None or self.of_pairs:  # of a bound, of pairs, the sandwich is the only one

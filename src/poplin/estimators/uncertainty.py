@@ -44,7 +44,7 @@ from poplin.estimators.standard_errors import (
     replicates,
     tests_by_parts,
 )
-from poplin.fitting import driver, phases
+from poplin.fitting import driver, recipes
 from poplin.fitting.directions import OverTime, Watch, free_directions
 from poplin.fitting.driver import Result
 from poplin.inference import intervals
@@ -215,7 +215,7 @@ class Uncertainty:
         if not self.large or not self.free.in_parts() or asked.n_boot is not None:
             return False
         driver.check_informed(self.fit.get_params()["method"])
-        phases.one_of(asked.information, KINDS, "information")
+        recipes.one_of(asked.information, KINDS, "information")
         if asked.robust or asked.cluster is not None or asked.information != "expected":
             told = {"size": self.size, "most": standard_errors.MOST_NUMBERS, "information": asked.information}
             raise InputError(standard_errors.EXPECTED_ONLY.format(**told))
@@ -316,7 +316,7 @@ class Uncertainty:
 
     def confint(self, which: str, level: float, asked: Asked, entries: Any = None) -> DataFrame:
         """The table of intervals."""
-        which = phases.one_of(which, WHICH, "which")
+        which = recipes.one_of(which, WHICH, "which")
         if not 0 < level < 1:
             raise InputError(f"level={level!r}: wanted is a share between 0 and 1, such as 0.95.")
         fit = self.fit

@@ -17,7 +17,8 @@ from poplin.data.blocks import Block, as_block
 from poplin.fit import Outcome, Round, Trace
 from poplin.fitting import phases
 from poplin.fitting.checkpoints import nothing, run_resumed, run_rounds
-from poplin.fitting.phases import NO_OWN, Ended, Fitted, Recipe, RowGaussians, Task, count, one_of
+from poplin.fitting.phases import Ended, Fitted, RowGaussians, Task
+from poplin.fitting.recipes import NO_OWN, Recipe, count, one_of
 from poplin.fitting.refit import PILOT_ROWS, asked_for
 from poplin.methods import bbvi, mcmc
 from poplin.methods.exact import Likelihood, first_values

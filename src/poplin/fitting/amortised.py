@@ -18,7 +18,8 @@ from poplin.data.blocks import NO_EXPOSURE, Block
 from poplin.fit import Outcome, Progress, Round, Trace
 from poplin.fitting import phases, training
 from poplin.fitting.checkpoints import run_rounds
-from poplin.fitting.phases import NO_OWN, Ended, Fitted, Recipe, Task, count, one_of
+from poplin.fitting.phases import Ended, Fitted, Task
+from poplin.fitting.recipes import NO_OWN, Recipe, count, one_of
 from poplin.fitting.refit import RowMoments, refit
 from poplin.fitting.training import describe
 from poplin.methods.bounds import (

@@ -20,8 +20,8 @@ from poplin._random import Purpose, derive
 from poplin.data.blocks import Block
 from poplin.data.counts import Counts, some_rows
 from poplin.data.held import is_held_sparse
-from poplin.fitting import phases, streamed
-from poplin.fitting.phases import FitSettings
+from poplin.fitting import phases, recipes, streamed
+from poplin.fitting.recipes import FitSettings
 from poplin.inference.information import (
     Coordinates,
     Groups,
@@ -83,7 +83,7 @@ class Free(NamedTuple):
 
 def free_directions(fit: Any) -> Free:
     """The rows and the free directions of a fit."""
-    result, counts, settings = fit.result_, fit.counts_, phases.checked(fit.get_params())
+    result, counts, settings = fit.result_, fit.counts_, recipes.checked(fit.get_params())
     if settings.rank == "auto":
         settings = replace(settings, rank=result.rank())
     recipe = settings.recipe(counts)
@@ -101,7 +101,7 @@ def free_directions(fit: Any) -> Free:
     return Free(block, here, basis, recipe.shape, mean_rate, usual, result)
 
 
-def _basis(recipe: phases.Recipe) -> np.ndarray | None:
+def _basis(recipe: recipes.Recipe) -> np.ndarray | None:
     """V, where it was given."""
     given = recipe.shape.axes if isinstance(recipe.shape, Specific) else recipe.loadings
     return np.asarray(given.basis) if isinstance(given, BorrowedBasis | GivenAxes) else None
@@ -180,7 +180,7 @@ def request(
     return plain._replace(copies=copies, draws=draws)
 
 
-def compile_ahead(recipe: phases.Recipe, block: Block, settings: FitSettings) -> None:
+def compile_ahead(recipe: recipes.Recipe, block: Block, settings: FitSettings) -> None:
     """Compile what the usual standard errors need for a fit of this recipe to a table of this shape."""
     (_, p), d = block.y.shape, block.x.shape[1]
     like = Model(jnp.asarray(np.zeros((d, p))), jnp.asarray(np.eye(p, recipe.rank)))

@@ -24,7 +24,8 @@ from poplin.data.held import column_sums
 from poplin.fit import joined
 from poplin.fitting import alternatives, amortised, checkpoints, directions, phases, streamed
 from poplin.fitting.checkpoints import Keeper
-from poplin.fitting.phases import Ended, FitSettings, Fitted, Recipe, RowGaussians, Settings, Task
+from poplin.fitting.phases import Ended, Fitted, RowGaussians, Settings, Task
+from poplin.fitting.recipes import FitSettings, Recipe
 from poplin.fitting.refit import piloted, pull_alone, pulled
 from poplin.inference.selection import Placed, paired_loglik
 from poplin.inference.summary import OF_A_RUN
@@ -45,8 +46,8 @@ from poplin.methods.options import (
     name_of,
 )
 from poplin.rows import gaussian
-from poplin.updates.specific import Parts, Specific
 from poplin.updates.own import own_penalty
+from poplin.updates.specific import Parts, Specific
 from poplin.updates.structure import Full, Model
 
 # Compiles what maximum likelihood will need while the variational fit before it is compiled and runs.

@@ -16,7 +16,8 @@ from poplin._numerics import compiled, solve_gram
 from poplin.data.blocks import Block, on_host
 from poplin.fit import step
 from poplin.fitting import phases
-from poplin.fitting.phases import Fitted, Recipe, Settings
+from poplin.fitting.phases import Fitted, Settings
+from poplin.fitting.recipes import Recipe
 from poplin.inference.shrinkage import FOLDS, Estimate, folds_of, most_likely_shrinkage, pull_of
 from poplin.laws import Expected
 from poplin.methods.method import AbstractMethod, Sweep

@@ -27,7 +27,8 @@ from poplin.data.streams import Stream
 from poplin.fitting import amortised, phases, training
 from poplin.fitting.amortised import bound_of, posteriors, single
 from poplin.fitting.checkpoints import run_blocks
-from poplin.fitting.phases import Ended, Fitted, Recipe, RowGaussians, Settings, Task
+from poplin.fitting.phases import Ended, Fitted, RowGaussians, Settings, Task
+from poplin.fitting.recipes import Recipe
 from poplin.fitting.refit import MOST_STEPS, First, Refit, piloted
 from poplin.methods import ml, variational
 from poplin.methods.bounds import Embedder, Encoded

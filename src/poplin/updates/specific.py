@@ -276,6 +276,9 @@ class Specific(AbstractShape):
         # the prior bends what is asked of the second moment, which the shape is then laid through
         return self.nearest(held_by_trace(moment, weight))
 
+    def scales(self):
+        return isinstance(self.axes, FreeAxes)
+
     def pseudo_rows(self):
         return jnp.zeros(())
 
