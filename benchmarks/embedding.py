@@ -29,7 +29,7 @@ def bounds(fit: poplin.PLN, counts: np.ndarray) -> tuple[float, float]:
     """The bound a row at the fit's parameters: with the network's Gaussians, and with the best diagonal ones."""
     with double_precision():
         block = placed_rows.new_block(fit.result_, fit.counts_._replace(**_rows(counts)))
-        model = Model(*pln._arrays(fit.result_))
+        model = Model(*placed_rows._arrays(fit.result_))
         ours = amortised.bound(fit.result_.encoder, model, block)
         best = placed_rows.diagonal_rows(fit.result_, block)[2]
     return ours / len(counts), best / len(counts)
