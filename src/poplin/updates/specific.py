@@ -28,6 +28,7 @@ LEAST_SCALE = 1e-8  # the least lambda_k of given axes
 STEP = 4  # ranks that share a program
 MOST_STEPS = 60  # Newton's, from far away; from near, four to eight
 CLOSE = 1e-13  # nats a row that the next step would gain, at most
+FARTHEST = 2.0  # that a step moves a number
 FIRST_DAMPING, LEAST_DAMPING = 1e-3, 1e-9
 TIED = 1e-8  # relative distance of eigenvalues below which they are taken for one
 LOST = 1e-9  # share of a combination of own vectors' squares, below which C or others do it as well
@@ -51,11 +52,15 @@ class Parts(NamedTuple):
 
 
 class Slopes(NamedTuple):
-    """Minus the log-likelihood a row at some numbers, its gradient (m,) and Hessian (m, m)."""
+    """Minus the log-likelihood a row at some numbers, its gradient (m,) and Hessian (m, m).
+
+    `convex` (m, m) is what the Hessian would be if Sigma fitted: it has no negative eigenvalue.
+    """
 
     value: Scalar
     gradient: Array
     hessian: Array
+    convex: Array
 
 
 class Directions(NamedTuple):
@@ -119,8 +124,9 @@ class FreeAxes(AbstractAxes):
         p = len(moment)
         root = jnp.linalg.cholesky(moment)
         alone = 1 / jnp.sum(solve_triangular(root, jnp.eye(p), lower=True) ** 2, axis=0)
-        share = 1 - 0.5 * self.rank / p
-        return jnp.log(jnp.maximum(share * alone, 2 * EDGE)), jnp.full(p, jnp.log(EDGE))
+        # what others leave of a variance is next to nothing where rows are few: half-way to the whole of it
+        between = jnp.sqrt(alone * jnp.diagonal(moment)) * (1 - 0.5 * self.rank / p)
+        return jnp.log(jnp.maximum(between, 2 * EDGE)), jnp.full(p, jnp.log(EDGE))
 
     def _axes(self, numbers, moment):
         """psi^1/2, eigenvalues (descending), axes, and which of them C has."""
@@ -138,7 +144,8 @@ class FreeAxes(AbstractAxes):
         gradient = 0.5 * axes**2 @ gap
         outside = axes * rest
         # how the axes turn among those that are left, and between these and those of C, one of C at a time
-        hessian = 0.5 * ((outside * values) @ outside.T) * (outside @ outside.T)
+        left = outside @ outside.T
+        hessian = 0.5 * ((outside * values) @ outside.T) * left
 
         def between(k):
             apart = values[k] - values
@@ -148,7 +155,7 @@ class FreeAxes(AbstractAxes):
 
         if self.room:
             hessian = hessian + jnp.sum(jax.vmap(between)(jnp.arange(self.room)), axis=0)
-        return Slopes(value, gradient, hessian)
+        return Slopes(value, gradient, hessian, 0.5 * left**2)
 
     def parts(self, numbers, moment):
         scale, values, axes, kept = self._axes(numbers, moment)
@@ -201,8 +208,9 @@ class GivenAxes(AbstractAxes):
         trace = jnp.trace(cho_solve((root, True), moment))
         value = jnp.sum(jnp.log(jnp.diagonal(root))) + 0.5 * trace
         gradient = 0.5 * size * (jnp.diagonal(told) - jnp.diagonal(seen))
-        hessian = (size[:, None] * size) * told * (seen - 0.5 * told)
-        return Slopes(value, gradient, hessian + jnp.diag(gradient))
+        both = size[:, None] * size
+        hessian = both * told * (seen - 0.5 * told) + jnp.diag(gradient)
+        return Slopes(value, gradient, hessian, 0.5 * both * told**2)
 
     def parts(self, numbers, moment):
         size, q = jnp.exp(numbers), self.basis.shape[1]
@@ -236,14 +244,19 @@ def solved(axes: AbstractAxes, moment: Covariance) -> Array:
     def step(climb: _Climb) -> _Climb:
         at = climb.at
         inside = ~((climb.numbers <= least) & (at.gradient >= 0))
-        hessian = jnp.where(inside[:, None] & inside, at.hessian, 0.0) + jnp.diag(1.0 * ~inside)
-        root = jnp.linalg.cholesky(hessian + climb.damping * one)
-        move = -jnp.where(inside, cho_solve((root, True), jnp.where(inside, at.gradient, 0.0)), 0.0)
-        convex = jnp.all(jnp.isfinite(move))
-        tried = jnp.maximum(climb.numbers + jnp.where(convex, jnp.clip(move, -4.0, 4.0), 0.0), least)
+
+        def move(curvature: Array) -> Array:
+            curvature = jnp.where(inside[:, None] & inside, curvature, 0.0) + jnp.diag(1.0 * ~inside)
+            root = jnp.linalg.cholesky(curvature + climb.damping * one)
+            return -jnp.where(inside, cho_solve((root, True), at.gradient), 0.0)
+
+        newton = move(at.hessian)
+        sound = jnp.all(jnp.isfinite(newton))
+        chosen = jax.lax.cond(sound, lambda: newton, lambda: move(at.convex + LEAST_DAMPING * one))
+        tried = jnp.maximum(climb.numbers + jnp.clip(chosen, -FARTHEST, FARTHEST), least)
         gain = -at.gradient @ (tried - climb.numbers)
         there = axes.slopes(tried, moment)
-        better = convex & (there.value <= at.value + 1e-13 * jnp.abs(at.value))
+        better = there.value <= at.value + 1e-13 * jnp.abs(at.value)
         pick = lambda a, b: jnp.where(better, a, b)
         calmer = jnp.where(climb.damping <= LEAST_DAMPING, 0.0, 0.1 * climb.damping)
         wilder = jnp.maximum(10 * climb.damping, FIRST_DAMPING)
