@@ -3,8 +3,8 @@
 Parts: `insample` (log-likelihood of the fitted rows), `heldout` (rows left out, five folds, against a rank alone, a
 diagonal and a full Sigma), `coverage` (intervals of a basis's scales where a fifth of the variance is outside of it),
 `nothing` (what is lost where there is no such variance). One line a fit in `specific.csv`, finished ones are kept; the
-page is `specific.md`. In `heldout` each rank is chosen within its fold: bounds of fits to four fifths of the fold's rows,
-importance-sampled log-likelihood of the others.
+page is `specific.md`. In `heldout` each rank is chosen within its fold: bounds of fits to four fifths of the fold's
+rows, importance-sampled log-likelihood of the others.
 """
 
 from __future__ import annotations
@@ -147,13 +147,23 @@ def table_of(name: str, shared: Path) -> Table:
     """The table, with its design's covariates; "-30": its so many commonest columns; "~ 1": an intercept alone."""
     plain, _, most = name.replace(", ~ 1", "").partition("-")
     data = real_table(plain, shared, intercept_only="~ 1" in name)
-    if plain == "scRNA":
-        data = data.rows(np.arange(len(data.counts)) < 1000)
+    if name == "scRNA-50":
+        return cells(shared)
     data = data.rows(np.arange(len(data.counts)) < FIRST_ROWS)
     if not most:
         return data
     columns = np.sort(np.argsort(-data.counts.sum(axis=0), kind="stable")[: int(most)])
     return data._replace(counts=data.counts[:, columns], offsets=data.offsets[:, columns])
+
+
+def cells(shared: Path) -> Table:
+    """1000 cells at random and the 50 genes that vary most among all; offset the log of a cell's total."""
+    with np.load(shared / "data" / "scRNA.npz") as arrays:
+        counts, totals = arrays["counts"].astype(np.int64), arrays["cov_total_counts"].astype(float)
+    rows = np.random.default_rng(0).choice(len(counts), 1000, replace=False)
+    genes = np.argsort(-counts.var(axis=0), kind="stable")[:50]
+    offset = np.repeat(np.log(totals[rows])[:, None], 50, axis=1)
+    return Table(counts[rows][:, genes], np.ones((1000, 1)), offset)
 
 
 def fit_of(data: Table, weights: NDArray[np.float64], settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -180,7 +190,7 @@ def scored(fit: Any, rows: Table) -> tuple[NDArray[np.float64], NDArray[np.float
 
 
 def rank_of(data: Table, kept: NDArray[np.bool_], settings: dict[str, Any]) -> int:
-    """The rank whose bound's fit to four fifths of these rows predicts the last fifth best; it stops after two falls."""
+    """The rank whose bound's fit to four fifths of these rows predicts the last fifth best, up to two falls."""
     inner = np.zeros(len(kept), int)
     inner[kept] = 1 + (folds(int(kept.sum()), FOLDS, seed=1) == 0)
     best: tuple[float, int] = (-np.inf, 1)

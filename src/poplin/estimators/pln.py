@@ -61,7 +61,7 @@ def attributes(result: Result) -> dict[str, Any]:
     return {
         "coef_": result.coef,
         "loadings_": None if result.rank() is None else axes * np.sqrt(eigenvalues),
-        "specific_variance_": None if result.parts is None else np.asarray(result.parts.specific),
+        **{"specific_variance_": result.own("specific"), "specific_at_edge_": result.own("edge")},
         "components_": axes,
         "eigenvalues_": eigenvalues,
         "shrinkage_": result.shrinkage,
@@ -121,8 +121,7 @@ class PLN(AbstractStatistics, AbstractEstimator):
             log-likelihood (see `poplin.select`).
         covariance: "full", "diagonal", "spherical", or a p x p array (Sigma known, only B is fitted).
         basis: V (p, q), orthonormal columns from elsewhere: Sigma = V Lambda V', only Lambda's diagonal is fitted.
-        specific: "column" adds diag(psi), a variance of each column's own, to a rank's or a basis's Sigma (factor
-            analysis); "none" does not.
+        specific: "column" adds diag(psi), variances of the columns' own, to a rank's or a basis's Sigma; or "none".
         method: "ml" (maximum likelihood by stochastic-approximation EM), "variational" (the bound: quicker, biased
             where counts are low), "exact", "mcmc", "moments", "composite", "bbvi", "iwae", "amortised", "smoothed", or
             one of these with options: `poplin.methods.MaximumLikelihood(...)`, `poplin.methods.Exact(...)`.
@@ -150,7 +149,7 @@ class PLN(AbstractStatistics, AbstractEstimator):
         loadings_: C in principal axes (p, q); None without rank and basis.
         components_: orthonormal principal axes of Sigma (p, q), of C C' where psi is added to it.
         eigenvalues_: of the same (q,), descending.
-        specific_variance_: psi (p,), variances of the columns' own; None where there are none.
+        specific_variance_, specific_at_edge_: psi (p,), and which are so small that counts say no more; or None.
         latent_mean_: posterior means of the training rows: w in principal axes (n, q), or Z - XB (n, p).
         latent_variance_: posterior variances that go with `latent_mean_`.
         elbo_: the bound, nats, every constant, higher is better.
@@ -183,6 +182,7 @@ class PLN(AbstractStatistics, AbstractEstimator):
     coef_: np.ndarray
     loadings_: np.ndarray | None
     specific_variance_: np.ndarray | None
+    specific_at_edge_: np.ndarray | None
     components_: np.ndarray
     eigenvalues_: np.ndarray
     shrinkage_: float

@@ -54,7 +54,7 @@ from poplin.inference.intervals import Interval, Tests, adjusted, tests_of, unto
 from poplin.inference.shrinkage import change_of_covariance, force_of_em, penalty_gradient
 from poplin.methods.options import Exact
 from poplin.models.covariance import SQUARE_UP_TO, Covariance
-from poplin.updates.specific import Specific, at_edge
+from poplin.updates.specific import Specific
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -283,12 +283,12 @@ class Uncertainty:
 
     def _edge_notes(self) -> tuple[str, ...]:
         """Which variances of the columns' own have no interval."""
-        specific = self.fit.specific_variance_
-        if specific is None or not at_edge(specific).any():
+        at_edge = self.fit.specific_at_edge_
+        if at_edge is None or not at_edge.any():
             return ()
-        edge = np.flatnonzero(at_edge(specific))
+        edge = np.flatnonzero(at_edge)
         names = listed([self.fit.counts_.column_names[j] for j in edge])
-        return (standard_errors.OWN_EDGE.format(count=len(edge), all=len(specific), names=names),)
+        return (standard_errors.OWN_EDGE.format(count=len(edge), all=len(at_edge), names=names),)
 
     def sandwich(self, asked: Asked) -> bool:
         """Whether standard errors are from the rows' own scores: of a bound, of pairs, or asked for."""
@@ -403,7 +403,7 @@ class Uncertainty:
         near = told.se > told.estimate
         above = self._interval("specific", PLAIN, ..., level, asked).upper
         lower, upper = np.where(near, 0.0, told.lower), np.where(near, above, told.upper)
-        method = np.where(near | at_edge(told.estimate), AT_EDGE, told.method)
+        method = np.where(near | self.fit.specific_at_edge_, AT_EDGE, told.method)
         return told._replace(lower=lower, upper=upper, method=method)
 
     def _replaced(self, told: Interval, se: np.ndarray, level: float, asked: Asked) -> Interval:

@@ -199,6 +199,10 @@ class Result(NamedTuple):
         """What the columns share: C, of a Sigma without such a part any root of it."""
         return self.loadings if self.parts is None else self.parts.loadings
 
+    def own(self, name: str) -> np.ndarray | None:
+        """A field of `parts`, None without them."""
+        return None if self.parts is None else getattr(self.parts, name)
+
     def rank(self) -> int | None:
         """Q of a rank or of a basis; None where every entry of Sigma may be free."""
         return None if self.direct and self.parts is None else self.axes().shape[1]
@@ -432,8 +436,8 @@ def _finished(ended: Ended, task: Task, pull: float | None) -> Result:
 
 def _parts(shape: Specific, model: Model) -> Parts:
     """C and psi of the fitted Sigma."""
-    loadings, specific = map(np.asarray, _parted(shape, jnp.asarray(np.asarray(model.loadings))))
-    return Parts(loadings[:, : shape.axes.columns()], specific)
+    parts = jax.tree.map(np.asarray, _parted(shape, jnp.asarray(np.asarray(model.loadings))))
+    return parts._replace(loadings=parts.loadings[:, : shape.axes.columns()])
 
 
 @compiled()

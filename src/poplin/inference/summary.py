@@ -18,7 +18,6 @@ from poplin.data import held
 from poplin.data.counts import Counts
 from poplin.data.tables import listed
 from poplin.methods.options import name_of
-from poplin.updates.specific import at_edge
 
 if TYPE_CHECKING:  # it brings JAX, and the command line shows its help without
     from poplin.inference.intervals import Interval
@@ -50,6 +49,7 @@ class Fitted(Protocol):
     sigma_: Any  # `models.covariance.Covariance`: the same without a square of p x p
     loadings_: np.ndarray | None
     specific_variance_: np.ndarray | None
+    specific_at_edge_: np.ndarray | None
     components_: np.ndarray
     eigenvalues_: np.ndarray
     latent_mean_: Any  # an array, and a number below: Any, as they may be cached properties
@@ -309,7 +309,7 @@ def _specific_lines(fit: Fitted, total: float) -> list[str]:
         return []
     words = f"variances of the columns' own {own.min():.3g} to {own.max():.3g} (median {np.median(own):.3g})"
     words += f", {own.sum() / total:.0%} of all variance"
-    edge = [fit.counts_.column_names[j] for j in np.flatnonzero(at_edge(own))]
+    edge = [fit.counts_.column_names[j] for j in np.flatnonzero(fit.specific_at_edge_)]
     words += f"; at their lower edge: {listed(edge)}" if edge else ""
     return _wrapped(words, "  ")
 
