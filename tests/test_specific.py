@@ -291,7 +291,7 @@ def test_positions_are_those_of_axes_and_columns_written_out() -> None:
         assert np.allclose(mean, rows.mean[:, :1], atol=1e-5)
         assert np.allclose(variance, rows.covariance[:, :1, 0], atol=1e-5)
         assert np.allclose(mean, result.latent_mean_, atol=1e-6)
-    assert np.corrcoef(one.latent_mean_[:, 0], full.latent_mean_[:, 0])[0, 1] > 0.999
+    assert np.corrcoef(one.latent_mean_[:, 0], full.latent_mean_[:, 0])[0, 1] > 0.99
     assert np.allclose(one.latent_variance_, full.latent_variance_, atol=0.1)
 
 
@@ -365,5 +365,5 @@ def test_an_anndata_is_told() -> None:
     anndata = pytest.importorskip("anndata")
     cells = anndata.AnnData(TABLES["plain"].y.astype("float32"))
     one = poplin.tl.pln(cells, rank=1, specific="column", method="variational")
-    assert np.array_equal(cells.varm["poplin_specific"], one.specific_variance_)
+    assert np.array_equal(np.ravel(cells.varm["poplin_specific"]), one.specific_variance_)
     assert cells.obsm["X_poplin"].shape == (len(cells), 1)

@@ -304,12 +304,12 @@ def _covariance_lines(fit: Fitted, shown: int) -> list[str]:
 
 def _specific_lines(fit: Fitted, total: float) -> list[str]:
     """The range of the variances of the columns' own, and whose are at their edge; nothing without them."""
-    own = fit.specific_variance_
-    if own is None:
+    own, at_edge = fit.specific_variance_, fit.specific_at_edge_
+    if own is None or at_edge is None:
         return []
     words = f"variances of the columns' own {own.min():.3g} to {own.max():.3g} (median {np.median(own):.3g})"
     words += f", {own.sum() / total:.0%} of all variance"
-    edge = [fit.counts_.column_names[j] for j in np.flatnonzero(fit.specific_at_edge_)]
+    edge = [fit.counts_.column_names[j] for j in np.flatnonzero(at_edge)]
     words += f"; at their lower edge: {listed(edge)}" if edge else ""
     return _wrapped(words, "  ")
 
