@@ -173,9 +173,10 @@ def cells(shared: Path) -> Table:
 def fit_of(data: Table, weights: NDArray[np.float64], settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The fit, and how it went; rows of weight 0 are left out, so that all folds share their programs."""
     import poplin
+    from poplin._numerics import hurried
 
     begun = time.perf_counter()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), hurried(tells_all=False):  # most of the time is compiling
         warnings.simplefilter("ignore")
         fit = poplin.PLN(**settings).fit(
             data.counts, X=data.covariates, offset=data.offsets, weights=weights, standard_errors=False
@@ -188,7 +189,9 @@ def fit_of(data: Table, weights: NDArray[np.float64], settings: dict[str, Any]) 
 
 def scored(fit: Any, rows: Table) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Log-likelihoods of rows, and their Monte-Carlo errors."""
-    with warnings.catch_warnings():
+    from poplin._numerics import hurried
+
+    with warnings.catch_warnings(), hurried(tells_all=False):
         warnings.simplefilter("ignore")
         return fit.score_samples(rows.counts, X=rows.covariates, offset=rows.offsets, return_se=True)
 

@@ -149,7 +149,8 @@ class PLN(AbstractStatistics, AbstractEstimator):
         loadings_: C in principal axes (p, q); None without rank and basis.
         components_: orthonormal principal axes of Sigma (p, q), of C C' where psi is added to it.
         eigenvalues_: of the same (q,), descending.
-        specific_variance_, specific_at_edge_: psi (p,), and which are so small that counts say no more; or None.
+        specific_variance_: psi (p,), variances of the columns' own; None without them.
+        specific_at_edge_: which of them (p,) are so small that counts say no more of them; None without them.
         latent_mean_: posterior means of the training rows: w in principal axes (n, q), or Z - XB (n, p).
         latent_variance_: posterior variances that go with `latent_mean_`.
         elbo_: the bound, nats, every constant, higher is better.
