@@ -25,6 +25,8 @@ from poplin._numerics import double_precision
 from poplin.cli.commands import app
 from poplin.estimators.pln import new_block
 from poplin.inference.information import coordinates
+from poplin.inference.selection import Nesting, nesting
+from poplin.models.loadings import BorrowedBasis, FreeLoadings
 from poplin.rows.gaussian import fit_rows
 from poplin.updates import specific
 from poplin.updates.specific import EDGE, GivenAxes, Parts, Specific, free_axes
@@ -367,3 +369,19 @@ def test_an_anndata_is_told() -> None:
     one = poplin.tl.pln(cells, rank=1, specific="column", method="variational")
     assert np.array_equal(np.ravel(cells.varm["poplin_specific"]), one.specific_variance_)
     assert cells.obsm["X_poplin"].shape == (len(cells), 1)
+
+
+def test_what_lies_within_what() -> None:
+    """Regular where nothing is at an edge; fewer axes, no axes, or nothing of the columns' own are one."""
+    least = np.full(4, EDGE)
+    other = np.linalg.qr(np.random.default_rng(8).normal(size=(4, 2)))[0]
+    one, two = (Specific(free_axes(q, least)) for q in (1, 2))
+    given, elsewhere = (Specific(GivenAxes(jnp.asarray(v), jnp.asarray(least))) for v in (BASIS, other))
+    full, borrowed = Full(jnp.asarray(0.0)), BorrowedBasis(jnp.asarray(BASIS))
+    regular = [(one, full), (given, full), (two, two), (given, given), (given, two)]
+    edges = [(one, two), (Diagonal(), one), (FreeLoadings(), two), (borrowed, given), (Diagonal(), given)]
+    none = [(two, one), (full, two), (elsewhere, given), (two, given), (given, one), (one, Diagonal())]
+    for cases, expected in ((regular, Nesting.REGULAR), (edges, Nesting.BOUNDARY), (none, Nesting.NONE)):
+        for small, large in cases:
+            found = nesting(small, large, ranks=(2, 4))
+            assert found == expected, (type(small), type(large))
