@@ -92,7 +92,9 @@ def likelihoods(shared: Path, wanted: Callable[[str, int], bool]) -> Iterator[di
             fit, seconds = fitted(settings, counts[~out], **rest)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                value, error = fit.score_samples(counts[out], offset=offset[out], data=data[out], return_se=True)
+                value, error = fit.score_samples(
+                    counts[out], offset=offset[out], data=data[out], return_se=True
+                )
             told = {"error": round(float(np.linalg.norm(error)), 1), "seed": seed}
             reference = {"site": -8613.0, "poisson": -9429.0}.get(name, "")
             yield line_of(fit, seconds, value.sum(), name=f"{name} held out", reference=reference, **told)
@@ -102,6 +104,7 @@ PARTS = {"bounds": bounds, "likelihoods": likelihoods}
 
 
 def main() -> None:
+    """Run a part, line by line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--shared", type=Path, required=True)
