@@ -137,6 +137,10 @@ class AbstractLaw(eqx.Module):
     def mirrored(self, change: Array, eta: Array, y: Array) -> tuple[Array, Array]:
         """Of one row, `remainder` at eta + change and at eta - change (s, p), each summed over columns."""
 
+    def exponential(self) -> bool:
+        """Whether `remainder` is -e^eta, whose modes and chords beside a Gaussian are closed."""
+        return False
+
     @abstractmethod
     def exposed(self) -> bool:
         """Whether `exposure` can be drawn."""
@@ -192,6 +196,9 @@ class Poisson(AbstractLaw):
     def mirrored(self, change, eta, y):
         growth, rate = jnp.exp(change), self.rate(eta, y)
         return -(growth @ rate), -((1 / growth) @ rate)
+
+    def exponential(self):
+        return True
 
     def exposed(self):
         return True
