@@ -19,7 +19,10 @@ from poplin.inference import likelihood
 from poplin.inference.likelihood import independent_loglik, row_loglik
 from poplin.inference.selection import Placed, paired_loglik
 from poplin.inference.sequential import Curve, draw
-from poplin.laws import POISSON, AbstractLaw
+from poplin.laws import POISSON, AbstractLaw, with_parameters
+from poplin.methods.exact import Likelihood
+from poplin.models.loadings import FreeLoadings
+from poplin.rows.nodes import joint_nodes
 from tests.test_laws import LAWS, every_law
 from tests.tolerances import within_errors
 
@@ -146,3 +149,39 @@ def test_two_laws_of_the_same_rows_are_compared(skewness: float, monkeypatch: py
     exact = by_trapezoids(other, COEF, LOWER) - by_trapezoids(plain, COEF, LOWER)
     assert not np.any(found.unsure)
     assert within_errors(found.difference, exact, found.standard_error + 1e-6)
+
+
+@every_law
+def test_what_exact_climbs_is_the_penalised_likelihood(name: str) -> None:
+    """Its value, and its slopes in B, C and the law's parameters, against the trapezoid rule and its derivatives."""
+    block, _ = rows_of(name)
+    block = jax.tree.map(lambda a: a[:4], block)
+    law = law_of_columns(name)
+    free, level = FreeLoadings(), jnp.asarray([[0.3]])
+    target = Likelihood(free, joint_nodes(48, 2), 0.01, 0.0, 0.0, level, law)
+    shared = jnp.asarray(COEF), jnp.asarray(LOWER), *jax.tree.leaves(law)
+
+    def objective(shared: tuple[jax.Array, ...]) -> jax.Array:
+        coef, lower, *own = shared
+        place = jnp.linspace(-8.0, 8.0, 161)
+        w = jnp.stack(jnp.meshgrid(place, place, indexing="ij"), axis=-1).reshape(-1, 2)
+        rows = block.under(with_parameters(law, tuple(own)))
+        eta = (rows.offset + rows.x @ coef)[:, None] + w @ lower.T
+        cells = jax.tree.map(lambda a: a[:, None], rows.law)
+        counts = jnp.sum(cells.log_prob(eta, rows.y[:, None] + 0 * eta), axis=2) - 0.5 * jnp.sum(w**2, axis=1)
+        value = jax.nn.logsumexp(counts, axis=1) + 2 * jnp.log(place[1] - place[0]) - jnp.log(2 * jnp.pi)
+        weak = (
+            0.01 * jnp.sum(lower**2) + jnp.sum(coef * (level @ coef)) + sum(jnp.sum(a**2) / 100 for a in own)
+        )
+        return jnp.sum(value - rows.log_factorial) - 0.5 * weak
+
+    @jax.jit
+    def climbed(shared: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        value, scores = target.value(target.measure(shared, (), block)[1])
+        return value, target.shared_slope(shared, scores, ())
+
+    value, slopes = climbed(shared)
+    exact, derivatives = jax.jit(jax.value_and_grad(objective))(shared)
+    np.testing.assert_allclose(value, exact, rtol=1e-6)
+    for one, other in zip(slopes, derivatives, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)

@@ -308,7 +308,9 @@ class Uncertainty:
         notes += self._edge_notes()
         notes += tuple(self._own_notes(asked))
         own = {
-            which: self.errors(which, asked) for which, name in OWN.items() if name in named(self.result.law)
+            which: self._own_errors(which, asked)
+            for which, name in OWN.items()
+            if name in named(self.result.law)
         }
         return StandardErrors(coef, variances, covariance, eigenvalues, scales, notes, specific, **own)
 
@@ -333,6 +335,10 @@ class Uncertainty:
             if edge.any():
                 names = np.array(self._own_names(which)[-1], object)[edge.ravel()]
                 yield words.format(count=len(names), all=edge.size, names=listed(list(dict.fromkeys(names))))
+
+    def _own_errors(self, which: str, asked: Asked) -> np.ndarray:
+        """Those of parameters that have an interval, NaN for the others."""
+        return np.where(self._edge_of(which, asked), np.nan, self.errors(which, asked))
 
     def _edge_of(self, which: str, asked: Asked) -> np.ndarray:
         """Parameters of the law that are as good as 0, or of which nothing is known."""
