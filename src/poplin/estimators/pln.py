@@ -42,6 +42,7 @@ from poplin.estimators.placed_rows import (
 from poplin.estimators.statistics import AbstractStatistics
 from poplin.fitting import directions, driver, recipes
 from poplin.fitting.driver import Result
+from poplin.inference import departures
 from poplin.inference.likelihood import RowLikelihood
 from poplin.inference.summary import summary
 from poplin.laws import AbstractLaw, NegativeBinomial, ZeroInflated, at_rows
@@ -287,7 +288,9 @@ class PLN(AbstractStatistics, AbstractEstimator):
         result = driver.fitted(counts, settings, began, keeper=keeper)
         if chosen is not None:
             result = result._replace(messages=(chosen.words, *result.messages))
-        depends = None if result.interrupted else uncertainty.words(result, counts, self.random_state)
+        scale = np.sum(result.loadings**2, axis=1)
+        seed = self.random_state
+        depends = None if result.interrupted else departures.words(counts, result.coef, scale, seed)
         if depends is not None:
             result = result._replace(messages=(*result.messages, depends))
             warnings.warn(depends, DataWarning, stacklevel=2)

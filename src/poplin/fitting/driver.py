@@ -308,7 +308,7 @@ class Way(NamedTuple):
 WAYS: dict[type, Way] = {
     MaximumLikelihood: Way(fit_ml, 5_000, 0.2, informed=True, over_devices=True, laws=True),
     Variational: Way(fit_bound, 20_000, 1e-10, informed=True, over_devices=True, laws=True),
-    Exact: Way(alternatives.fit_exact, 1_000, 1e-9, informed=True),
+    Exact: Way(alternatives.fit_exact, 1_000, 1e-9, informed=True, laws=True),
     MCMC: Way(alternatives.fit_mcmc, 600, 0.1, informed=True),
     BBVI: Way(alternatives.fit_bbvi, 2_000, 0.2),
     IWAE: Way(alternatives.fit_iwae, 2_000, 0.2),

@@ -91,6 +91,7 @@ def summary(fit: Fitted, *, shown: int = 8) -> str:
         "",
         *_covariance_lines(fit, shown),
         *_scale_lines(fit, shown),
+        *_own_lines(fit, shown),
     ]
     told = (*fit.counts_.notes, *fit.messages_, *getattr(fit, "coef_notes", tuple)())
     if told:
@@ -287,6 +288,37 @@ def _scale_lines(fit: Fitted, shown: int) -> list[str]:
     ]
     more = [f"  and {len(table) - shown} more"] if len(table) > shown else []
     return ["", "Scales of the basis V, in its order", *told, *more]
+
+
+def own_tables(fit: Fitted) -> dict[str, Any]:
+    """The law's own parameters with their intervals, by what `confint` calls them; a table is None without errors."""
+    told = {"zero": getattr(fit, "zero_coef_", None), "dispersion": getattr(fit, "dispersion_", None)}
+    return {which: _asked(fit, which) for which, estimate in told.items() if estimate is not None}
+
+
+OWN_WORDS = {
+    "zero": "Zeros beyond those of the counts (logits of their probabilities)",
+    "dispersion": "Dispersions (variance of a count at the mean m: m + dispersion m^2)",
+}
+
+
+def _own_lines(fit: Fitted, shown: int) -> list[str]:
+    found: list[str] = []
+    for which, table in own_tables(fit).items():
+        if table is None:
+            continue
+        found += ["", OWN_WORDS[which]]
+        for name, line in table.iloc[:shown].iterrows():
+            where = ": ".join(map(str, name)) if isinstance(name, tuple) else str(name)
+            share = f", probability {line.probability:.3g}" if "probability" in line else ""
+            ends = (
+                f" (95 % interval {line.lower:.3g} to {line.upper:.3g})"
+                if line.lower == line.lower
+                else " (at 0)"
+            )
+            found.append(f"  {where}  {line.estimate:.3g}{ends}{share}")
+        found += [f"  and {len(table) - shown} more"] if len(table) > shown else []
+    return found
 
 
 def _covariance_lines(fit: Fitted, shown: int) -> list[str]:
