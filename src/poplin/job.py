@@ -201,6 +201,11 @@ class Inputs(NamedTuple):
     layer: str | None = None
     cluster: str | None = None
     transpose: bool = False
+    zero_formula: str | None = None
+
+    def formulas(self) -> dict[str, str | None]:
+        """The formulas as settings of the estimator."""
+        return {"formula": self.formula, "zero_formula": self.zero_formula}
 
 
 def prepare(given: Inputs, settings: dict[str, Any], out: Path) -> Job:
@@ -208,14 +213,16 @@ def prepare(given: Inputs, settings: dict[str, Any], out: Path) -> Job:
     _check_options(given)
     files.check_folder(out)
     table, data = _sides(given)
-    if given.formula is not None and data is None:
+    formulas = {name: words for name, words in given.formulas().items() if words is not None}
+    if formulas and data is None:
+        option = "--" + next(iter(formulas)).replace("_", "-")
         raise InputError(
-            f"--formula needs covariates, and {given.counts.name} brings none. Give them with --covariates."
+            f"{option} needs covariates, and {given.counts.name} brings none. Give them with --covariates."
         )
     table = table._replace(notes=(*table.notes, *_doubts(data, given.offset)))
-    job = Job(table, settings | {"formula": given.formula}, out, given.counts.name)
+    job = Job(table, settings | given.formulas(), out, given.counts.name)
     return job._replace(
-        data=None if given.formula is None else data,
+        data=data if formulas else None,
         offset=_offset(data, given.offset),
         weights=_column(data, given.weights, "--weights"),
         cluster=_cluster(table, data, given.cluster),
@@ -251,14 +258,13 @@ def embed(given: Inputs, model: Path, out: Path) -> int:
             "In Python: poplin.load(...).transform(...)."
         )
     table, data = _sides(given)
-    if fit.formula is not None and data is None:
+    formula = fit.formula if fit.formula is not None else fit.zero_formula
+    if formula is not None and data is None:
         raise InputError(
-            f"The fit has the formula {fit.formula!r}, and {given.counts.name} brings no covariates. Give them with "
+            f"The fit has the formula {formula!r}, and {given.counts.name} brings no covariates. Give them with "
             "--covariates."
         )
-    mean = fit.transform(
-        table, data=None if fit.formula is None else data, offset=_offset(data, given.offset)
-    )
+    mean = fit.transform(table, data=None if formula is None else data, offset=_offset(data, given.offset))
     files.write_embedding(fit, mean, table.row_names or row_defaults(len(mean)), out)
     return len(mean)
 
@@ -491,7 +497,7 @@ def _ending(fit: Any, job: Job, complain: Callable[[str], None]) -> int:
 
 def _check_options(given: Inputs) -> None:
     """What can be said of the options before any file is read."""
-    uses = (given.formula, given.offset, given.weights, given.colour, given.cluster)
+    uses = (*given.formulas().values(), given.offset, given.weights, given.colour, given.cluster)
     if given.covariates is not None and not any(uses):
         raise InputError(
             "--covariates is given but not used. Say which to use, for example --formula '~ tree' "

@@ -35,6 +35,7 @@ from poplin.cli.options import (
     H5adOut,
     JoinTime,
     Layer,
+    Likelihood,
     MaxIter,
     Method,
     NoStandardErrors,
@@ -53,6 +54,8 @@ from poplin.cli.options import (
     Transpose,
     Trusted,
     Weights,
+    ZeroFormula,
+    ZeroProbability,
     complain,
     mention,
     say,
@@ -230,6 +233,9 @@ def fit(
     basis: Basis = None,
     specific: Specific = "none",
     covariance: Shape = "full",
+    likelihood: Likelihood = "poisson",
+    zero_probability: ZeroProbability = "column",
+    zero_formula: ZeroFormula = None,
     method: Method = "ml",
     posterior: Posterior = "diagonal",
     shrinkage: Shrinkage = "auto",
@@ -249,9 +255,23 @@ def fit(
 ) -> None:
     """Fit a table of counts: effects, residual covariance, a position for each row."""
     inputs = jobs.Inputs(
-        counts, covariates, row_names, formula, offset, weights, colour, h5ad_out, layer, cluster, transpose
+        *(
+            counts,
+            covariates,
+            row_names,
+            formula,
+            offset,
+            weights,
+            colour,
+            h5ad_out,
+            layer,
+            cluster,
+            transpose,
+        ),
+        zero_formula=zero_formula,
     )
     settings = {
+        **{"likelihood": likelihood, "zero_probability": zero_probability},
         **{"covariance": covariance, "method": method, "posterior": posterior, "random_state": seed},
         **{"rank": _rank(rank), "shrinkage": _shrinkage(shrinkage), "max_iter": max_iter},
         **{"basis": None if basis is None else read_basis(basis), "specific": specific},

@@ -10,7 +10,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -35,7 +34,6 @@ from poplin.inference.selection import (
     Paired,
     Placed,
     covariates_within,
-    free_parameters,
     nesting,
     paired_loglik,
 )
@@ -371,8 +369,7 @@ class Side(NamedTuple):
 
     def parameters(self) -> int:
         """Free parameters, of covariates that tell something new."""
-        d, p = int(np.linalg.matrix_rank(self.counts.x)), self.counts.y.shape[1]
-        return free_parameters(self.recipe.loadings or self.recipe.shape, d=d, p=p, q=self.recipe.rank)
+        return recipes.parameters(self.recipe, self.counts)
 
 
 def likelihood_ratio(
@@ -454,7 +451,7 @@ def _side(fit: PLN, name: str) -> Side:
     """A fit as the test needs it; an `InputError` where it is no unshrunk maximum-likelihood fit."""
     if "result_" not in vars(fit):
         raise not_fitted(name, "loglik_")
-    settings = replace(recipes.checked(fit.get_params()), callback=None)
+    settings = recipes.of_fit(fit)
     if not isinstance(settings.method, MaximumLikelihood):
         raise InputError(
             f"{name} was fitted by method={name_of(settings.method)!r}: a ratio of likelihoods needs their maxima. "
@@ -464,8 +461,6 @@ def _side(fit: PLN, name: str) -> Side:
         raise InputError(
             f"{name} has a shrunk Sigma (weight {fit.shrinkage_weight_:.3g}). Fit with shrinkage=0."
         )
-    if settings.rank is not None:
-        settings = replace(settings, rank=fit.components_.shape[1])
     with double_precision():
         return Side(fit.counts_, settings, settings.recipe(fit.counts_))
 

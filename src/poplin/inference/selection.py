@@ -31,6 +31,7 @@ from poplin.inference.likelihood import (
 )
 from poplin.inference.sequential import ERROR, in_rounds, log_mean, relative
 from poplin.inference.summary import LARGEST_KHAT
+from poplin.laws import AbstractLaw, features_of
 from poplin.models.loadings import BorrowedBasis, FreeLoadings, FrozenLoadings
 from poplin.updates.specific import Specific
 from poplin.updates.structure import Diagonal, Fixed, Full, Spherical
@@ -60,6 +61,17 @@ def free_parameters(form: Any, *, d: int, p: int, q: int) -> int:
     584
     """
     return d * p + (form.axes.count(p) if isinstance(form, Specific) else _FREE[type(form)](p, q))
+
+
+def law_parameters(law: AbstractLaw, zero_features: np.ndarray | None) -> int:
+    """Free parameters of a law of counts: of each of its arrays (k, p), or (k, 1) where columns share it, all.
+
+    Of features of the rows (n, k) that tell nothing new (a constant beside all levels) fewer.
+    """
+    like = np.ones((1 if zero_features is None else len(zero_features), 1))
+    features = jax.tree.leaves(features_of(law, zero_features, like))
+    ranks = (int(np.linalg.matrix_rank(np.asarray(each))) for each in features)
+    return sum(rank * leaf.shape[1] for rank, leaf in zip(ranks, jax.tree.leaves(law), strict=True))
 
 
 def aic(loglik: float, parameters: int) -> float:

@@ -116,7 +116,11 @@ FORMULA = (
 )  # what spreadsheets take for the beginning of one, or skip before it
 PAGE = "report.html"
 # tables that not every fit has, by the files that hold them
-FURTHER = {"scales.csv": summary.scale_table, "specific.csv": summary.specific_table}
+FURTHER = {
+    "scales.csv": summary.scale_table,
+    "specific.csv": summary.specific_table,
+    "law.csv": summary.law_table,
+}
 MOST_FACTORS = 100  # of a direct form above that, by size
 
 
@@ -167,7 +171,8 @@ def write_results(
 ) -> list[Path]:
     """Write coef.csv, covariance.csv, embedding.csv, trace.csv, model.npz and (`page`) report.html into `out`.
 
-    Of a borrowed basis with standard errors, scales.csv too; of variances of the columns' own, specific.csv.
+    Of a borrowed basis with standard errors, scales.csv too; of variances of the columns' own, specific.csv; of a law
+    of the counts with parameters of its own, law.csv.
 
     The folder is made if need be. The files appear together when all are on the disk, and replace those of an earlier
     fit. Returns the paths, the page last.
@@ -193,7 +198,7 @@ def _completed(fit: Fitted, draft: Path, origin: html.Origin | None, *, page: bo
     """The files, by their names; without a page, that of an earlier fit would be of another one than the tables.
 
     scales.csv has the scales of a borrowed basis, in its order, and specific.csv the variances of the columns' own,
-    with their intervals; an earlier fit's go likewise.
+    with their intervals, law.csv the zero probabilities and dispersions; an earlier fit's go likewise.
     """
     _write_table(draft / "coef.csv", _coefficients(fit))
     written = ["coef.csv"]
