@@ -73,6 +73,7 @@ def attributes(result: Result) -> dict[str, Any]:
         "n_iter_": len(result.trace["iteration"]),
         "messages_": result.messages,
         **(result.extras or {}),
+        "law_": result.law,
         **_of_law(result.law),
     } | ({"elbo_": result.objective} if result.objective is not None and not result.weight else {})
 
@@ -165,6 +166,7 @@ class PLN(AbstractStatistics, AbstractEstimator):
             where the law has none.
         zero_coef_: g (k, p), or (k, 1) where columns share it, on the logit scale; only of zero-inflated laws. Without
             a formula k = 1: the logit of pi; by rows k = n.
+        law_: the law of the counts as poplin keeps it (internal).
         dispersion_: a (p,), of variance m + a m^2: 1 / size; only of negative binomial laws.
         latent_mean_: posterior means of the training rows: w in principal axes (n, q), or Z - XB (n, p).
         latent_variance_: posterior variances that go with `latent_mean_`.

@@ -597,7 +597,7 @@ SEVERAL = " Where one column's groups hold those of another, cluster by the larg
 
 def words(result: Result, counts: Counts, seed: int) -> str | None:
     """One sentence or two where rows go together within groups, None where they do not or there are none."""
-    found = alike(counts, result.coef, np.sum(result.loadings**2, axis=1), seed=seed)
+    found = alike(counts, result.coef, np.sum(result.loadings**2, axis=1), result.law, seed=seed)
     if not found:
         return None
     first = found[0].name

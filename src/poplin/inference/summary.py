@@ -123,17 +123,17 @@ def facts(fit: Fitted) -> dict[str, str]:
     return told
 
 
-def call(fit: Fitted) -> str:
-    """The constructor call with every setting that is not the default."""
+def call(fit: Fitted, changed: Mapping[str, Any] | None = None) -> str:
+    """The constructor call with every setting that is not the default, some of them changed."""
     defaults = {
         name: parameter.default for name, parameter in inspect.signature(type(fit)).parameters.items()
     }
-    changed = [
+    told = [
         f"{name}={_brief(value)}"
-        for name, value in fit.get_params().items()
+        for name, value in (fit.get_params() | dict(changed or {})).items()
         if name not in OF_A_RUN and not _same(value, defaults.get(name))
     ]
-    return f"{type(fit).__name__}({', '.join(changed)})"
+    return f"{type(fit).__name__}({', '.join(told)})"
 
 
 def data_words(fit: Fitted) -> str:
@@ -165,25 +165,32 @@ MODELS = {
 
 def model_words(fit: Fitted) -> str:
     """The model by the law of its counts."""
-    law = fit.get_params().get("likelihood", "poisson")
+    law = str(fit.get_params().get("likelihood", "poisson"))
     return MODELS.get(law, law)
 
 
 def law_ranges(fit: Fitted) -> list[str]:
     """The ranges of the law's own parameters, a sentence each; none of Poisson's and Bernoulli's."""
+    zero, dispersion = _own(fit)
     told = []
-    if hasattr(fit, "zero_coef_"):
-        share = np.asarray(fit.zero_probability_)
+    if zero is not None:
+        share = np.asarray(getattr(fit, "zero_probability_", zero))
         told.append(f"probability of a zero beyond the counts' own {_range(share)}{_whose(fit)}")
-    if hasattr(fit, "dispersion_"):
-        words = "dispersion a of each column (variance m + a m^2)"
-        told.append(f"{words} {_range(np.asarray(fit.dispersion_))}")
+    if dispersion is not None:
+        told.append(f"dispersion a of each column (variance m + a m^2) {_range(dispersion)}")
     return told
+
+
+def _own(fit: Fitted) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The law's own parameters: logits of zeros (k, p) or (k, 1), dispersions (p,); None where there are none."""
+    found = (getattr(fit, name, None) for name in ("zero_coef_", "dispersion_"))
+    zero, dispersion = (None if one is None else np.asarray(one) for one in found)
+    return zero, dispersion
 
 
 def _whose(fit: Fitted) -> str:
     settings = fit.get_params()
-    formula, share = settings.get("zero_formula"), settings.get("zero_probability")
+    formula, share = settings.get("zero_formula"), settings.get("zero_probability", "column")
     if formula is not None:
         return f", by {formula}" + (", the same in all columns" if share == "single" else "")
     return {"column": ", of each column", "single": ", of the whole table", "row": ", of each row"}[share]
@@ -202,14 +209,13 @@ def law_table(fit: Fitted) -> Any:
     """
     import pandas
 
-    lines = []
-    if hasattr(fit, "zero_coef_"):
-        lines += _zero_lines(fit)
-    if hasattr(fit, "dispersion_"):
-        names, told = fit.counts_.column_names, _interval_of(fit, "dispersion", len(fit.dispersion_))
+    zero, dispersion = _own(fit)
+    lines = [] if zero is None else _zero_lines(fit, zero)
+    if dispersion is not None:
+        names, told = fit.counts_.column_names, _interval_of(fit, "dispersion", len(dispersion))
         lines += [
             {"parameter": "dispersion", "feature": "", "column": name, "estimate": float(value)} | more
-            for name, value, more in zip(names, fit.dispersion_, told, strict=True)
+            for name, value, more in zip(names, dispersion, told, strict=True)
         ]
     if not lines:
         return None
@@ -220,8 +226,8 @@ def law_table(fit: Fitted) -> Any:
 LAW_COLUMNS = ("feature", "column", "estimate", "se", "lower", "upper", "probability")
 
 
-def _zero_lines(fit: Fitted) -> list[dict[str, Any]]:
-    coef, zeros = np.asarray(fit.zero_coef_), fit.counts_.zeros
+def _zero_lines(fit: Fitted, coef: np.ndarray) -> list[dict[str, Any]]:
+    zeros = fit.counts_.zeros
     features = ("Intercept",) if zeros is None else zeros.names
     columns = fit.counts_.column_names if coef.shape[1] == len(fit.counts_.column_names) else ("",)
     alone = zeros is None or zeros.design is None

@@ -177,7 +177,7 @@ def _content(fit: Fitted, origin: Origin) -> dict[str, Any]:
         "heat_map": figures.heat_map(fit),
         "traces": figures.traces(fit),
         "frame": {name: getattr(figures, name) for name in ("WIDTH", "HEIGHT", "LEFT", "BOTTOM", "PAD")},
-        **_checked(fit),
+        **_checked(fit, origin.command),
         "data": for_script(fit, origin.colour, origin.covariates),
         "command": origin.command or summary.call(fit),
         "versions": _versions(),
@@ -207,11 +207,11 @@ def _largest(line: dict[str, Any]) -> tuple[str, float]:
     return line["parameter"] != "zero", -line["estimate"]
 
 
-def _checked(fit: Fitted) -> dict[str, Any]:
+def _checked(fit: Fitted, command: str) -> dict[str, Any]:
     """Diagnostics in words and the further pictures, which share what they are made of."""
     found = verdicts.found(fit, draws=figures.MOST_DRAWS, most=figures.MOST_RESIDUALS)
     return {
-        "verdicts": verdicts.verdicts(fit, found),
+        "verdicts": verdicts.verdicts(fit, found, command),
         "pictures": figures.pictures(fit, found.frequencies, found.residuals, found.departures.curve),
     }
 
