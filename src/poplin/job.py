@@ -354,7 +354,7 @@ def carry_out_comparison(
     import poplin
     from poplin.report import files
 
-    names = [word.strip() for word in methods.split(",") if word.strip()]
+    names = _names(methods)
     sides = {"data": job.data, "offset": job.offset, "weights": job.weights}
     with claimed(job.out):
         try:
@@ -372,6 +372,56 @@ def carry_out_comparison(
         say(files.markdown(table, notes))
         say(f"Written to {job.out}: {', '.join(path.name for path in paths)}")
     return DONE if all(fit.converged_ for fit in fits.values()) else NOT_CONVERGED
+
+
+def carry_out_choice(
+    job: Job,
+    likelihoods: str,
+    method: str | None,
+    say: Callable[[str], None],
+    complain: Callable[[str], None],
+) -> int:
+    """Fit under several laws of the counts (names with commas between) and write how they stand; the exit code."""
+    import numpy as np
+
+    import poplin
+
+    laws, names = _names(likelihoods), _names(method or "ml")
+    if not laws:
+        raise InputError("--likelihoods is empty; wanted are laws, such as poisson,negative-binomial.")
+    if len(names) != 1:
+        raise InputError(f"--methods {method}: laws are compared by one method. Name one, for example ml.")
+    settings = dict(job.settings)
+    rank, covariance = settings.pop("rank"), settings.pop("covariance")
+    if rank == "auto":
+        raise InputError(
+            "--rank auto is chosen under one law. Give --rank a number, or --likelihood one law."
+        )
+    shape = {"ranks": [rank]} if rank is not None else {"ranks": (), "covariances": [covariance]}
+    sides = {"data": job.data, "offset": job.offset}
+    how = {"criterion": ("heldout", "bic"), "likelihoods": laws, "method": names[0]} | shape
+    if settings["zero_probability"] == "row":
+        how["criterion"] = ("bic",)  # it says nothing of rows that are left out
+    with claimed(job.out):
+        try:
+            with watch(quiet=job.quiet) as callback, warnings.catch_warnings():
+                warnings.showwarning = lambda message, *_, **__: complain(str(message))
+                warnings.simplefilter("ignore", DataWarning)
+                warnings.simplefilter("ignore", ConvergenceWarning)  # a column of the table
+                warnings.simplefilter("always", LikelihoodWarning)
+                found = poplin.select(job.table, **sides, **how, **settings, callback=callback)
+        except KeyboardInterrupt:
+            complain(NOTHING)
+            return INTERRUPTED
+        paths = files.write_choice(found, job.out, found.fit.counts_.notes)
+    if not job.quiet:
+        say(files.choice_markdown(found, found.fit.counts_.notes))
+        say(f"Written to {job.out}: {', '.join(path.name for path in paths)}")
+    return DONE if bool(np.all(found.table["converged"])) else NOT_CONVERGED
+
+
+def _names(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _clustered(fit: Any, job: Job, complain: Callable[[str], None]) -> Any:

@@ -18,6 +18,8 @@ import numpy as np
 from jax import Array
 from jax.scipy.special import digamma, gammaln
 
+from poplin._numerics import double_precision
+
 LARGEST_LOG_RATE = 300.0  # keeps hopeless starting points finite; far above any count
 
 # Functions of every entry of a table, in forms that are quick and exact enough in single precision.
@@ -496,6 +498,7 @@ def features_of(law: AbstractLaw, zero_features: Any, like: Any) -> AbstractLaw:
 def of_cells(law: AbstractLaw, zero_features: Any, n: int, columns: np.ndarray) -> AbstractLaw:
     """The same of n rows, whose features are given, and some columns; on the host, in NumPy."""
     own = law.over(lambda a: np.asarray(a)[:, columns] if a.shape[1] > 1 else np.asarray(a))
-    features = features_of(own, zero_features, np.ones((n, 1)))
+    with double_precision():
+        features = features_of(own, zero_features, np.ones((n, 1)))
     shape = n, len(columns)
     return jax.tree.map(lambda a, f: np.broadcast_to(np.asarray(f, float) @ a, shape), own, features)

@@ -316,8 +316,19 @@ def compare(
     counts: CountsFile,
     *,
     methods: Annotated[
-        str, typer.Option(help="With commas between: ml, variational, variational-full, exact, mcmc, ...")
-    ] = "variational,ml",
+        str | None,
+        typer.Option(
+            help="With commas between: ml, variational, variational-full, exact, mcmc, ...",
+            show_default="variational,ml",
+        ),
+    ] = None,
+    likelihoods: Annotated[
+        str | None,
+        typer.Option(
+            help="Laws of the counts instead, with commas between: poisson,zero-inflated-poisson,...; by one method "
+            "(--methods, else ml), held-out likelihood and BIC."
+        ),
+    ] = None,
     covariates: Covariates = None,
     formula: Formula = None,
     offset: Offset = None,
@@ -327,15 +338,28 @@ def compare(
     rank: Rank = None,
     specific: Specific = "none",
     covariance: Shape = "full",
+    likelihood: Likelihood = "poisson",
+    zero_probability: ZeroProbability = "column",
+    zero_formula: ZeroFormula = None,
     seed: Seed = 0,
     out: Out,
     quiet: Quiet = False,
 ) -> None:
-    """Fit a table of counts by several methods, side by side: compare.csv, compare.md, compare.png."""
-    inputs = jobs.Inputs(counts, covariates, row_names, formula, offset, layer=layer, transpose=transpose)
+    """Fit a table of counts by several methods or under several laws: compare.csv, compare.md, compare.png."""
+    inputs = jobs.Inputs(
+        *(counts, covariates, row_names, formula, offset),
+        **{"layer": layer, "transpose": transpose, "zero_formula": zero_formula},
+    )
     settings = {"rank": _rank(rank), "specific": specific, "covariance": covariance, "random_state": seed}
+    settings["zero_probability"] = zero_probability
+    if likelihoods is None:
+        settings["likelihood"] = likelihood
+    elif likelihood != "poisson":
+        raise InputError("--likelihood and --likelihoods are given: name all laws in --likelihoods.")
     job = jobs.prepare(inputs, settings, out)._replace(quiet=quiet)
-    raise typer.Exit(jobs.carry_out_comparison(job, methods, say, complain))
+    if likelihoods is not None:
+        raise typer.Exit(jobs.carry_out_choice(job, likelihoods, methods, say, complain))
+    raise typer.Exit(jobs.carry_out_comparison(job, methods or "variational,ml", say, complain))
 
 
 @app.command()

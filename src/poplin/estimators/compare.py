@@ -167,6 +167,8 @@ def _asked(face: PLN, basis: Any, likelihoods: Sequence[str]) -> FitSettings:
     """The settings that candidates share, checked; what zeros depend on goes with one law of several at least."""
     if isinstance(likelihoods, str):
         raise InputError(f"likelihoods={likelihoods!r}: wanted is a sequence, for example [{likelihoods!r}].")
+    for law in likelihoods:
+        recipes.one_of(law, tuple(recipes.LAWS), "likelihoods")
     inflated = next((law for law in likelihoods if law in recipes.ZERO_INFLATED), None)
     law = face.likelihood if inflated is None else inflated
     asked = recipes.checked(face.get_params() | {"basis": basis, "likelihood": law})
@@ -469,17 +471,15 @@ def likelihood_ratio(
     laws = law_nesting(one, other, features, more)
     _check_nested(lies, laws, sides, n_boot)
     key = derive(recipes.count(random_state, "random_state", least=0), Purpose.LIKELIHOOD).key()
-    paired = _compared(sides, (small.result_, large.result_), key, draws)
-    likely.warn_of(paired.unsure, sides[0].counts.row_names, of=" under one of the fits")
-    weights = sides[0].counts.weights
-    statistic = 2 * float(weights @ paired.difference)
-    error = 2 * float(np.linalg.norm(weights * paired.standard_error))
+    results = small.result_, large.result_
+    columns = _by_columns(sides, results) if laws.boundary else None
+    statistic, error = _statistic(sides, results, columns, key, draws)
     df = sides[1].parameters() - sides[0].parameters()
-    columns = _by_columns(sides, (small.result_, large.result_)) if laws.boundary else None
     if n_boot == 0:
         p, slope = _chi_squared(statistic, df, laws.boundary)
         return LikelihoodRatio(statistic, error, df, p, slope * error, None, laws.boundary, columns)
-    drawn = _bootstrap(small, sides, n_boot=n_boot, draws=draws, seed=random_state, callback=callback)
+    how = {"n_boot": n_boot, "draws": draws, "seed": random_state, "callback": callback}
+    drawn = _bootstrap(small, sides, **how, by_columns=columns is not None)
     p = (1 + int(np.sum(drawn >= statistic))) / (1 + n_boot)
     return LikelihoodRatio(
         statistic, error, df, p, math.sqrt(p * (1 - p) / n_boot), drawn, laws.boundary, columns
@@ -503,6 +503,18 @@ def _chi_squared(statistic: float, df: int, boundary: int = 0) -> tuple[float, f
     return float(tail + (weight[~some].sum() if above == 0 else 0.0)), float(
         weight[some] @ chi2.pdf(max(above, 1e-6), degrees[some])
     )
+
+
+def _statistic(
+    sides: tuple[Side, Side], results: tuple[Any, Any], columns: Any, key: jax.Array, draws: int
+) -> tuple[float, float]:
+    """Twice the log ratio and its Monte-Carlo error; of columns that are independent their sum, which has none."""
+    if columns is not None:
+        return float(columns["statistic"].sum()), 0.0
+    paired = _compared(sides, results, key, draws)
+    likely.warn_of(paired.unsure, sides[0].counts.row_names, of=" under one of the fits", stacklevel=4)
+    weights = sides[0].counts.weights
+    return 2 * float(weights @ paired.difference), 2 * float(np.linalg.norm(weights * paired.standard_error))
 
 
 def _by_columns(sides: tuple[Side, Side], results: tuple[Any, Any]) -> pandas.DataFrame | None:
@@ -600,7 +612,14 @@ def _compared(sides: tuple[Side, Side], results: tuple[Any, Any], key: jax.Array
 
 
 def _bootstrap(
-    fit: PLN, sides: tuple[Side, Side], *, n_boot: int, draws: int, seed: int, callback: Any
+    fit: PLN,
+    sides: tuple[Side, Side],
+    *,
+    n_boot: int,
+    draws: int,
+    seed: int,
+    callback: Any,
+    by_columns: bool,
 ) -> np.ndarray:
     """Statistics of tables drawn from the smaller fit, missing where the counts are."""
     random, began = derive(seed, Purpose.BOOTSTRAP).generator(), time.perf_counter()
@@ -616,8 +635,9 @@ def _bootstrap(
         results = tuple(driver.fitted(side.counts, side.settings, began) for side in again)
         if any(result.interrupted for result in results):
             raise KeyboardInterrupt
-        paired = _compared(again, results, derive(seed, Purpose.LIKELIHOOD).key(), draws)  # type: ignore[arg-type]
-        drawn[b] = 2 * float(weights @ paired.difference)
+        key = derive(seed, Purpose.LIKELIHOOD).key()
+        columns = _by_columns(again, results) if by_columns else None  # type: ignore[arg-type]
+        drawn[b] = _statistic(again, results, columns, key, draws)[0]  # type: ignore[arg-type]
         if callback is not None:
             callback(Progress("bootstrap", b + 1, n_boot, math.nan, time.perf_counter() - began))
     return drawn

@@ -321,7 +321,7 @@ class Contest:
             return self.paths[k].fit(rank, main)
 
         label = f"rank {rank}" if self.basis is None else f"basis, {rank} columns"
-        label = label if likelihood is None else f"{likelihood}, {label}"
+        label = label if likelihood is None else f"{likelihood} ({label})"
         self.found[key] = self._candidate(label, given, recipe, fit, width=lambda: max(self.top, recipe.rank))
         return self.found[key]
 
@@ -333,7 +333,7 @@ class Contest:
             alike = [one for one in self.found.values() if one.settings.get("likelihood") == likelihood]
             fixed = sum("fixed" in one.label for one in alike)
             label = covariance if isinstance(covariance, str) else f"fixed {fixed + 1}" if fixed else "fixed"
-            label = label if likelihood is None else f"{likelihood}, {label}"
+            label = label if likelihood is None else f"{likelihood} ({label})"
             given = {"covariance": covariance} | self._law(likelihood)
             with double_precision():
                 recipe = self._recipe(given)
@@ -345,7 +345,6 @@ class Contest:
         """The settings of a law; one without zeros of its own has nothing that says what they depend on."""
         if likelihood is None:
             return {}
-        likelihood = one_of(likelihood, tuple(recipes.LAWS), "likelihoods")
         plain = {"zero_probability": recipes.ZEROS[0], "zero_formula": None}
         return {"likelihood": likelihood} | ({} if likelihood in recipes.ZERO_INFLATED else plain)
 

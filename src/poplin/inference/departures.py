@@ -144,11 +144,14 @@ def _features(law: Any, zeros: np.ndarray | None, n: int) -> tuple[np.ndarray, .
         return ()
     import jax
 
+    from poplin._numerics import double_precision
     from poplin.laws import features_of
 
     ones = np.ones((n, 1))
     few = ones if zeros is None or zeros.shape[1] > MOST_FEATURES else zeros
-    return tuple(np.asarray(each, float) for each in jax.tree.leaves(features_of(law, few, ones)))
+    with double_precision():
+        told = jax.tree.leaves(features_of(law, few, ones))
+    return tuple(np.asarray(each, float) for each in told)
 
 
 def _placed(y: np.ndarray, seen: Sample, there: np.ndarray) -> Placed:

@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 
 from poplin._axes import Rows
+from poplin._numerics import double_precision
 from poplin._random import Purpose, derive
 from poplin.data.blocks import Block
 from poplin.inference.likelihood import (
@@ -69,7 +70,8 @@ def law_parameters(law: AbstractLaw, zero_features: np.ndarray | None) -> int:
     Of features of the rows (n, k) that tell nothing new (a constant beside all levels) fewer.
     """
     like = np.ones((1 if zero_features is None else len(zero_features), 1))
-    features = jax.tree.leaves(features_of(law, zero_features, like))
+    with double_precision():
+        features = jax.tree.leaves(features_of(law, zero_features, like))
     ranks = (int(np.linalg.matrix_rank(np.asarray(each))) for each in features)
     return sum(rank * leaf.shape[1] for rank, leaf in zip(ranks, jax.tree.leaves(law), strict=True))
 

@@ -41,6 +41,11 @@ FORMATS = {
     "loglik": "{:.2f}",
     "loglik_se": "{:.2f}",
     "khat": "{:.2f}",
+    "parameters": "{:.0f}",
+    "heldout": "{:.2f}",
+    "difference": "{:.2f}",
+    "difference_se": "{:.2f}",
+    "bic": "{:.2f}",
     "coef_difference": "{:.4f}",
     "covariance_difference": "{:.4f}",
 }
@@ -59,9 +64,31 @@ def write_comparison(table: pandas.DataFrame, out: Path, notes: Sequence[str] = 
     return [out / name for name in ("compare.csv", "compare.md", "compare.png")]
 
 
+def write_choice(found: Any, out: Path, notes: Sequence[str] = ()) -> list[Path]:
+    """The same of what `poplin.select` found: how candidates stand, in compare.csv, compare.md and compare.png."""
+    from matplotlib.figure import Figure
+
+    from poplin.report import plots
+
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = Figure(figsize=(7, 5), layout="constrained")
+    plots.selection(found, drawn.subplots())
+    with written_together(out) as draft:
+        found.table.to_csv(draft / "compare.csv")
+        (draft / "compare.md").write_text(choice_markdown(found, notes), encoding="utf-8")
+        drawn.savefig(draft / "compare.png", format="png", dpi=130)
+    return [out / name for name in ("compare.csv", "compare.md", "compare.png")]
+
+
+def choice_markdown(found: Any, notes: Sequence[str] = ()) -> str:
+    """How candidates stand, for people to read, with the sentence that says which was chosen and by what."""
+    told = "; ".join(f"{name}: {direction}" for name, direction in found.table.attrs.items())
+    return f"{markdown(found.table, notes)}\n{told}\n\n{found.words}\n"
+
+
 def markdown(table: pandas.DataFrame, notes: Sequence[str] = ()) -> str:
     """The table for people to read, and what they have to know of the counts."""
-    head = ["method", *table.columns]
+    head = [str(table.index.name or "method"), *table.columns]
     lines = [_line(head), _line(["---"] * len(head))]
     for label, row in table.iterrows():
         lines.append(_line([str(label), *(_told(name, row[name]) for name in table.columns)]))
