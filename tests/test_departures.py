@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import integrate, special, stats
 
-from poplin.inference import departures
+from poplin.inference import departures, margins
 from poplin.report import verdicts
 from tests.told import drawn
 from tests.tolerances import close
@@ -37,7 +37,7 @@ def mass(y: int, center: float, sd: float) -> float:
 def test_where_a_count_lies_and_its_scores_are_those_of_quadrature(law: tuple[int, float, float]) -> None:
     y, center, variance = law
     sd, step = np.sqrt(variance), 1e-4
-    told = departures.placed(*(np.array([part], float) for part in law))
+    told = margins.placed(*(np.array([part], float) for part in law))
     assert abs(told.upto[0] - told.below[0] - mass(y, center, sd)) <= 1e-4 * mass(y, center, sd)
     slopes = [
         np.log(mass(y, center + step, sd) / mass(y, center - step, sd)) / (2 * step),
@@ -49,9 +49,9 @@ def test_where_a_count_lies_and_its_scores_are_those_of_quadrature(law: tuple[in
 @pytest.mark.parametrize("center", [-3.0, 0.5, 4.0])
 def test_normal_scores_have_mean_zero_under_their_law(center: float) -> None:
     y = np.arange(3000.0)
-    told = departures.placed(y, np.full(3000, center), np.full(3000, 0.6))
+    told = margins.placed(y, np.full(3000, center), np.full(3000, 0.6))
     weight = told.upto - told.below
-    assert abs(weight @ departures.normal_scores(told)) < 1e-4 and abs(weight.sum() - 1) < 1e-4
+    assert abs(weight @ margins.normal_scores(told)) < 1e-4 and abs(weight.sum() - 1) < 1e-4
 
 
 def shaped(law: str, seed: int = 0, n: int = 300, p: int = 8) -> Any:

@@ -49,7 +49,13 @@ def test_independent_rows_are_called_as_often_as_said() -> None:
     for seed in range(150):
         counts, coef, variance, _ = table(0.0, seed)
         assert counts.groups is not None
-        one = departures._tested("donor", np.asarray(counts.groups["donor"]), counts, coef, variance, random)
+        one = departures._tested(
+            "donor",
+            np.asarray(counts.groups["donor"]),
+            counts,
+            departures.Margins(coef, variance, None),
+            random,
+        )
         assert one is not None
         p.append(one.p)
     for level in (0.05, 0.2, 0.5):

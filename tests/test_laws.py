@@ -74,6 +74,9 @@ class Binomial(AbstractLaw):
     def variance(self, eta):
         return self.total * jax.nn.sigmoid(eta) * jax.nn.sigmoid(-eta)
 
+    def cdf(self, eta, y):
+        return stats.binom.cdf(y, self.total, 1 / (1 + np.exp(-eta)))
+
     def sample(self, random, eta, poisson):
         return random.binomial(self.total, 1 / (1 + np.exp(-eta))).astype(float)
 
@@ -114,6 +117,9 @@ def test_probabilities_add_up(name: str) -> None:
     probability = np.exp(law.log_prob(jnp.asarray(ETA) + 0 * y, jnp.asarray(y)) - gammaln(y + 1))
     mean = np.sum(y * probability, axis=0)
     np.testing.assert_allclose(np.sum(probability, axis=0), 1, rtol=1e-9)
+    some = y[:6]
+    found = law.cdf(np.broadcast_to(ETA, some.shape), some)
+    np.testing.assert_allclose(found, np.cumsum(probability[:6], axis=0), rtol=1e-8)
     np.testing.assert_allclose(law.mean(jnp.asarray(ETA)), mean, rtol=1e-8)
     np.testing.assert_allclose(
         law.variance(jnp.asarray(ETA)), np.sum((y - mean) ** 2 * probability, axis=0), rtol=1e-7

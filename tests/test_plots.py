@@ -15,7 +15,7 @@ from scipy import integrate, stats
 
 import poplin
 from poplin import InputError
-from poplin.inference import departures
+from poplin.inference import margins
 from poplin.report import figures, plots, views
 from tests.told import Told, drawn
 from tests.tolerances import close, within_errors
@@ -185,9 +185,9 @@ def slow_cdf(y: float, center: float, variance: float) -> float:
 
 @pytest.mark.parametrize("case", CDF[::3], ids=str)
 def test_the_marginal_distribution_function(case: tuple[float, float, float]) -> None:
-    found = departures.marginal_cdf(*(np.array([part]) for part in case))
+    found = margins.marginal_cdf(*(np.array([part]) for part in case))
     assert abs(found[0] - slow_cdf(*case)) < 1e-7
-    assert departures.marginal_cdf(np.array([-1.0]), np.array([0.0]), np.array([1.0]))[0] == 0
+    assert margins.marginal_cdf(np.array([-1.0]), np.array([0.0]), np.array([1.0]))[0] == 0
 
 
 def test_residuals_of_the_true_model_are_normal() -> None:

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 import poplin
 from poplin._numerics import double_precision
 from poplin.cli.commands import app
-from poplin.estimators.pln import new_block
+from poplin.estimators.placed_rows import new_block
 from poplin.inference.information import coordinates
 from poplin.inference.selection import Nesting, nesting
 from poplin.models.loadings import BorrowedBasis, FreeLoadings
@@ -288,7 +288,9 @@ def test_positions_are_those_of_axes_and_columns_written_out() -> None:
     for result in (full, six()):
         with double_precision():
             written_out = np.hstack([result.loadings_, np.diag(np.sqrt(result.specific_variance_))])
-            rows = fit_rows(new_block(result.result_, result.counts_), jnp.asarray(result.coef_), jnp.asarray(written_out))
+            rows = fit_rows(
+                new_block(result.result_, result.counts_), jnp.asarray(result.coef_), jnp.asarray(written_out)
+            )
         mean, variance = result.transform(SIX.y, X=SIX.x, return_variance=True)
         assert np.allclose(mean, rows.mean[:, :1], atol=1e-5)
         assert np.allclose(variance, rows.covariance[:, :1, 0], atol=1e-5)

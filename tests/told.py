@@ -17,6 +17,8 @@ from tests.standin import StandIn
 class Told(StandIn):
     """Standard errors that grow along the columns; k-hat from 0 to 0.9 along the rows."""
 
+    specific_variance_ = None
+
     def coef_interval(self) -> Interval:
         """Intervals of two standard errors."""
         se = np.linspace(0.1, 3.0, self.coef_.size).reshape(self.coef_.shape)

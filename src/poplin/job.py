@@ -201,6 +201,11 @@ class Inputs(NamedTuple):
     layer: str | None = None
     cluster: str | None = None
     transpose: bool = False
+    zero_formula: str | None = None
+
+    def formulas(self) -> dict[str, str | None]:
+        """The formulas as settings of the estimator."""
+        return {"formula": self.formula, "zero_formula": self.zero_formula}
 
 
 def prepare(given: Inputs, settings: dict[str, Any], out: Path) -> Job:
@@ -208,14 +213,16 @@ def prepare(given: Inputs, settings: dict[str, Any], out: Path) -> Job:
     _check_options(given)
     files.check_folder(out)
     table, data = _sides(given)
-    if given.formula is not None and data is None:
+    formulas = {name: words for name, words in given.formulas().items() if words is not None}
+    if formulas and data is None:
+        option = "--" + next(iter(formulas)).replace("_", "-")
         raise InputError(
-            f"--formula needs covariates, and {given.counts.name} brings none. Give them with --covariates."
+            f"{option} needs covariates, and {given.counts.name} brings none. Give them with --covariates."
         )
     table = table._replace(notes=(*table.notes, *_doubts(data, given.offset)))
-    job = Job(table, settings | {"formula": given.formula}, out, given.counts.name)
+    job = Job(table, settings | given.formulas(), out, given.counts.name)
     return job._replace(
-        data=None if given.formula is None else data,
+        data=data if formulas else None,
         offset=_offset(data, given.offset),
         weights=_column(data, given.weights, "--weights"),
         cluster=_cluster(table, data, given.cluster),
@@ -251,14 +258,13 @@ def embed(given: Inputs, model: Path, out: Path) -> int:
             "In Python: poplin.load(...).transform(...)."
         )
     table, data = _sides(given)
-    if fit.formula is not None and data is None:
+    formula = fit.formula if fit.formula is not None else fit.zero_formula
+    if formula is not None and data is None:
         raise InputError(
-            f"The fit has the formula {fit.formula!r}, and {given.counts.name} brings no covariates. Give them with "
+            f"The fit has the formula {formula!r}, and {given.counts.name} brings no covariates. Give them with "
             "--covariates."
         )
-    mean = fit.transform(
-        table, data=None if fit.formula is None else data, offset=_offset(data, given.offset)
-    )
+    mean = fit.transform(table, data=None if formula is None else data, offset=_offset(data, given.offset))
     files.write_embedding(fit, mean, table.row_names or row_defaults(len(mean)), out)
     return len(mean)
 
@@ -348,7 +354,7 @@ def carry_out_comparison(
     import poplin
     from poplin.report import files
 
-    names = [word.strip() for word in methods.split(",") if word.strip()]
+    names = _names(methods)
     sides = {"data": job.data, "offset": job.offset, "weights": job.weights}
     with claimed(job.out):
         try:
@@ -366,6 +372,56 @@ def carry_out_comparison(
         say(files.markdown(table, notes))
         say(f"Written to {job.out}: {', '.join(path.name for path in paths)}")
     return DONE if all(fit.converged_ for fit in fits.values()) else NOT_CONVERGED
+
+
+def carry_out_choice(
+    job: Job,
+    likelihoods: str,
+    method: str | None,
+    say: Callable[[str], None],
+    complain: Callable[[str], None],
+) -> int:
+    """Fit under several laws of the counts (names with commas between) and write how they stand; the exit code."""
+    import numpy as np
+
+    import poplin
+
+    laws, names = _names(likelihoods), _names(method or "ml")
+    if not laws:
+        raise InputError("--likelihoods is empty; wanted are laws, such as poisson,negative-binomial.")
+    if len(names) != 1:
+        raise InputError(f"--methods {method}: laws are compared by one method. Name one, for example ml.")
+    settings = dict(job.settings)
+    rank, covariance = settings.pop("rank"), settings.pop("covariance")
+    if rank == "auto":
+        raise InputError(
+            "--rank auto is chosen under one law. Give --rank a number, or --likelihood one law."
+        )
+    shape = {"ranks": [rank]} if rank is not None else {"ranks": (), "covariances": [covariance]}
+    sides = {"data": job.data, "offset": job.offset}
+    how = {"criterion": ("heldout", "bic"), "likelihoods": laws, "method": names[0]} | shape
+    if settings["zero_probability"] == "row":
+        how["criterion"] = ("bic",)  # it says nothing of rows that are left out
+    with claimed(job.out):
+        try:
+            with watch(quiet=job.quiet) as callback, warnings.catch_warnings():
+                warnings.showwarning = lambda message, *_, **__: complain(str(message))
+                warnings.simplefilter("ignore", DataWarning)
+                warnings.simplefilter("ignore", ConvergenceWarning)  # a column of the table
+                warnings.simplefilter("always", LikelihoodWarning)
+                found = poplin.select(job.table, **sides, **how, **settings, callback=callback)
+        except KeyboardInterrupt:
+            complain(NOTHING)
+            return INTERRUPTED
+        paths = files.write_choice(found, job.out, found.fit.counts_.notes)
+    if not job.quiet:
+        say(files.choice_markdown(found, found.fit.counts_.notes))
+        say(f"Written to {job.out}: {', '.join(path.name for path in paths)}")
+    return DONE if bool(np.all(found.table["converged"])) else NOT_CONVERGED
+
+
+def _names(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _clustered(fit: Any, job: Job, complain: Callable[[str], None]) -> Any:
@@ -491,7 +547,7 @@ def _ending(fit: Any, job: Job, complain: Callable[[str], None]) -> int:
 
 def _check_options(given: Inputs) -> None:
     """What can be said of the options before any file is read."""
-    uses = (given.formula, given.offset, given.weights, given.colour, given.cluster)
+    uses = (*given.formulas().values(), given.offset, given.weights, given.colour, given.cluster)
     if given.covariates is not None and not any(uses):
         raise InputError(
             "--covariates is given but not used. Say which to use, for example --formula '~ tree' "

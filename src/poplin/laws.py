@@ -18,6 +18,8 @@ import numpy as np
 from jax import Array
 from jax.scipy.special import digamma, gammaln
 
+from poplin._numerics import double_precision
+
 LARGEST_LOG_RATE = 300.0  # keeps hopeless starting points finite; far above any count
 
 # Functions of every entry of a table, in forms that are quick and exact enough in single precision.
@@ -166,6 +168,18 @@ class AbstractLaw(eqx.Module):
         """Var[y | eta]."""
 
     @abstractmethod
+    def cdf(self, eta: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """P(Y <= y | eta), y whole numbers from 0; on the host, in NumPy."""
+
+    def over(self, change: Callable[[Any], Any]) -> Self:
+        """The law with each of its arrays changed."""
+        return jax.tree.map(change, self)
+
+    def is_plain(self) -> bool:
+        """Whether it is Poisson's, of which there are closed forms where others need quadrature."""
+        return isinstance(self, Poisson)
+
+    @abstractmethod
     def sample(self, random: np.random.Generator, eta: np.ndarray, poisson: Callable[..., Any]) -> Any:
         """A draw of y; `poisson(random, log_rate)` draws Poisson counts, and refuses rates at which there are none."""
 
@@ -217,6 +231,11 @@ class Poisson(AbstractLaw):
 
     def variance(self, eta):
         return jnp.exp(eta)
+
+    def cdf(self, eta, y):
+        from scipy.special import pdtr
+
+        return pdtr(y, np.exp(np.minimum(eta, LARGEST_LOG_RATE)))
 
     def sample(self, random, eta, poisson):
         return poisson(random, eta)
@@ -274,6 +293,12 @@ class NegativeBinomial(AbstractLaw):
     def variance(self, eta):
         return jnp.exp(eta) + jnp.exp(2 * eta - self.log_size)
 
+    def cdf(self, eta, y):
+        from scipy.special import betainc, expit
+
+        log_size = np.asarray(self.log_size, float)
+        return betainc(np.exp(log_size), y + 1, expit(log_size - eta))
+
     def sample(self, random, eta, poisson):
         log_size = np.broadcast_to(np.asarray(self.log_size, dtype=float), np.shape(eta))
         extra = random.standard_gamma(np.exp(log_size))
@@ -322,6 +347,9 @@ class Bernoulli(AbstractLaw):
 
     def variance(self, eta):
         return jax.nn.sigmoid(eta) * jax.nn.sigmoid(-eta)
+
+    def cdf(self, eta, y):
+        return np.where(y < 1, 1 / (1 + np.exp(np.minimum(eta, LARGEST_LOG_RATE))), 1.0)
 
     def sample(self, random, eta, poisson):
         return (random.logistic(size=np.shape(eta)) < eta).astype(float)
@@ -398,6 +426,10 @@ class ZeroInflated(AbstractLaw):
     def variance(self, eta):
         share = jax.nn.sigmoid(-self.logit)
         return share * (self.counts.variance(eta) + (1 - share) * self.counts.mean(eta) ** 2)
+
+    def cdf(self, eta, y):
+        share = 1 / (1 + np.exp(-np.asarray(self.logit, float)))
+        return share + (1 - share) * self.counts.cdf(eta, y)
 
     def sample(self, random, eta, poisson):
         y = np.asarray(self.counts.sample(random, eta, poisson))
@@ -503,10 +535,19 @@ def with_parameters(law: AbstractLaw, parameters: tuple[Any, ...]) -> AbstractLa
     return jax.tree.unflatten(jax.tree.structure(law), parameters)
 
 
-def features_of(law: AbstractLaw, zero_features: Array | None, like: Array) -> AbstractLaw:
+def features_of(law: AbstractLaw, zero_features: Any, like: Any) -> AbstractLaw:
     """In each parameter's place what it is multiplied by, (n, k)."""
     ones = jnp.ones((len(like), 1), like.dtype)
     same = jax.tree.map(lambda _: ones, law)
     if zero_features is None or not isinstance(law, ZeroInflated):
         return same
     return ZeroInflated(same.counts, zero_features)
+
+
+def of_cells(law: AbstractLaw, zero_features: Any, n: int, columns: np.ndarray) -> AbstractLaw:
+    """The same of n rows, whose features are given, and some columns; on the host, in NumPy."""
+    own = law.over(lambda a: np.asarray(a)[:, columns] if a.shape[1] > 1 else np.asarray(a))
+    with double_precision():
+        features = features_of(own, zero_features, np.ones((n, 1)))
+    shape = n, len(columns)
+    return jax.tree.map(lambda a, f: np.broadcast_to(np.asarray(f, float) @ a, shape), own, features)

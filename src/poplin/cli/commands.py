@@ -35,6 +35,7 @@ from poplin.cli.options import (
     H5adOut,
     JoinTime,
     Layer,
+    Likelihood,
     MaxIter,
     Method,
     NoStandardErrors,
@@ -53,6 +54,8 @@ from poplin.cli.options import (
     Transpose,
     Trusted,
     Weights,
+    ZeroFormula,
+    ZeroProbability,
     complain,
     mention,
     say,
@@ -230,6 +233,9 @@ def fit(
     basis: Basis = None,
     specific: Specific = "none",
     covariance: Shape = "full",
+    likelihood: Likelihood = "poisson",
+    zero_probability: ZeroProbability = "column",
+    zero_formula: ZeroFormula = None,
     method: Method = "ml",
     posterior: Posterior = "diagonal",
     shrinkage: Shrinkage = "auto",
@@ -249,9 +255,23 @@ def fit(
 ) -> None:
     """Fit a table of counts: effects, residual covariance, a position for each row."""
     inputs = jobs.Inputs(
-        counts, covariates, row_names, formula, offset, weights, colour, h5ad_out, layer, cluster, transpose
+        *(
+            counts,
+            covariates,
+            row_names,
+            formula,
+            offset,
+            weights,
+            colour,
+            h5ad_out,
+            layer,
+            cluster,
+            transpose,
+        ),
+        zero_formula=zero_formula,
     )
     settings = {
+        **{"likelihood": likelihood, "zero_probability": zero_probability},
         **{"covariance": covariance, "method": method, "posterior": posterior, "random_state": seed},
         **{"rank": _rank(rank), "shrinkage": _shrinkage(shrinkage), "max_iter": max_iter},
         **{"basis": None if basis is None else read_basis(basis), "specific": specific},
@@ -296,8 +316,19 @@ def compare(
     counts: CountsFile,
     *,
     methods: Annotated[
-        str, typer.Option(help="With commas between: ml, variational, variational-full, exact, mcmc, ...")
-    ] = "variational,ml",
+        str | None,
+        typer.Option(
+            help="With commas between: ml, variational, variational-full, exact, mcmc, ...",
+            show_default="variational,ml",
+        ),
+    ] = None,
+    likelihoods: Annotated[
+        str | None,
+        typer.Option(
+            help="Laws of the counts instead, with commas between: poisson,zero-inflated-poisson,...; by one method "
+            "(--methods, else ml), held-out likelihood and BIC."
+        ),
+    ] = None,
     covariates: Covariates = None,
     formula: Formula = None,
     offset: Offset = None,
@@ -307,15 +338,28 @@ def compare(
     rank: Rank = None,
     specific: Specific = "none",
     covariance: Shape = "full",
+    likelihood: Likelihood = "poisson",
+    zero_probability: ZeroProbability = "column",
+    zero_formula: ZeroFormula = None,
     seed: Seed = 0,
     out: Out,
     quiet: Quiet = False,
 ) -> None:
-    """Fit a table of counts by several methods, side by side: compare.csv, compare.md, compare.png."""
-    inputs = jobs.Inputs(counts, covariates, row_names, formula, offset, layer=layer, transpose=transpose)
+    """Fit a table of counts by several methods or under several laws: compare.csv, compare.md, compare.png."""
+    inputs = jobs.Inputs(
+        *(counts, covariates, row_names, formula, offset),
+        **{"layer": layer, "transpose": transpose, "zero_formula": zero_formula},
+    )
     settings = {"rank": _rank(rank), "specific": specific, "covariance": covariance, "random_state": seed}
+    settings["zero_probability"] = zero_probability
+    if likelihoods is None:
+        settings["likelihood"] = likelihood
+    elif likelihood != "poisson":
+        raise InputError("--likelihood and --likelihoods are given: name all laws in --likelihoods.")
     job = jobs.prepare(inputs, settings, out)._replace(quiet=quiet)
-    raise typer.Exit(jobs.carry_out_comparison(job, methods, say, complain))
+    if likelihoods is not None:
+        raise typer.Exit(jobs.carry_out_choice(job, likelihoods, methods, say, complain))
+    raise typer.Exit(jobs.carry_out_comparison(job, methods or "variational,ml", say, complain))
 
 
 @app.command()

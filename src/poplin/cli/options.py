@@ -94,6 +94,30 @@ Shape = Annotated[
     Literal["full", "diagonal", "spherical"],
     typer.Option(help="The shape of the residual covariance Sigma.", rich_help_panel=MODEL),
 ]
+Likelihood = Annotated[
+    Literal[
+        "poisson",
+        "zero-inflated-poisson",
+        "negative-binomial",
+        "zero-inflated-negative-binomial",
+        "bernoulli",
+    ],
+    typer.Option(help="The law of a count given its rate.", rich_help_panel=MODEL),
+]
+ZeroProbability = Annotated[
+    Literal["column", "single", "row"],
+    typer.Option(
+        help="Of a zero-inflated law: a probability of zeros for each column, one, or for each row.",
+        rich_help_panel=MODEL,
+    ),
+]
+ZeroFormula = Annotated[
+    str | None,
+    typer.Option(
+        help='What zeros of a zero-inflated law depend on, such as "~ site", over the covariates.',
+        rich_help_panel=MODEL,
+    ),
+]
 Method = Annotated[
     Literal[
         "ml", "variational", "exact", "mcmc", "moments", "composite", "bbvi", "iwae", "amortised", "smoothed"

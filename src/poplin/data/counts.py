@@ -87,7 +87,7 @@ def covariates_like(
         frame = as_frame(data, table.covariates)
         frame = aligned(frame, "data", table.row_names, n, notes, table.column_names)
         return apply(like.design, frame, table.row_names or row_defaults(n))
-    if data is not None:
+    if data is not None and (like.zeros is None or like.zeros.design is None):
         raise InputError("`data` is given but the model was fitted without a formula: give X as in the fit.")
     if X is None:
         if like.covariate_names != ("Intercept",):
@@ -234,13 +234,15 @@ def as_counts(
     data: Any = None,
     formula: str | None = None,
     zero_formula: str | None = None,
+    presence: bool = False,
 ) -> Counts:
     """Check a table of counts and all that goes with it, once, and carry them together.
 
     Y (n, p): array, list of lists, DataFrame, scipy.sparse, AnnData or a path; NaN is a missing count. X (n,
     d): used as given; None is an intercept. `formula` is evaluated in `data` (or the covariates that travel
     with Y) and may hold offset(...) terms. offset, on the log scale: a number, (n,), (n, 1) or (n, p), or a
-    name ("tss", "rle", "css", "gmpr", "tmm", "wrench"; see `offsets.py`).
+    name ("tss", "rle", "css", "gmpr", "tmm", "wrench"; see `offsets.py`). `zero_formula` is that of the zeros beyond
+    the counts' own, in the same `data`; `presence`: 1 and 0 are what is asked for, and no doubt.
     weights (n,): 0 leaves a row out. Where two of them have row names, rows are matched by name.
 
     Raises `InputError` for whatever cannot be fitted, by row and column name. All-zero columns are kept
@@ -258,7 +260,7 @@ def as_counts(
     if y.shape[0] < 2:
         raise InputError("Y has one row; a covariance between columns needs at least two. Add rows.")
     check_observed(y, weight, columns)
-    x, names, added, design, frame = _covariates(table, rows, X, data, formula, notes)
+    x, names, added, design, frame = _covariates(table, rows, X, data, formula, notes, zero_formula)
     check_covariates(x, names, weight)
     offsets = _offsets(offset, table, added, notes)
     doubts = [] if design is None else doubtful_offsets(design, frame, rows)
@@ -266,8 +268,8 @@ def as_counts(
     counts = Counts(y, x, offsets, weight, rows, columns, names, design, ())
     counts = counts._replace(groups=None if frame is None else groups_in(frame))
     if zero_formula is not None:
-        counts = counts._replace(zeros=_zeros(zero_formula, table, data, rows, weight))
-    return counts._replace(notes=(*notes, *_noticed(counts), *_warned(doubts)))
+        counts = counts._replace(zeros=_zeros(zero_formula, frame, rows, weight))
+    return counts._replace(notes=(*notes, *_noticed(counts, presence=presence), *_warned(doubts)))
 
 
 def as_new_rows(
@@ -339,7 +341,13 @@ def _checked_table(table: CountTable) -> tuple[Any, Names, Names]:
 
 
 def _covariates(
-    table: CountTable, rows: Names, X: Any, data: Any, formula: str | None, notes: list[str]
+    table: CountTable,
+    rows: Names,
+    X: Any,
+    data: Any,
+    formula: str | None,
+    notes: list[str],
+    zero_formula: str | None,
 ) -> tuple[np.ndarray, Names, np.ndarray | None, Design | None, Any]:
     """Covariates x, their names, the offset that the formula adds, the design, and their table, for a new fit."""
     n = len(rows)
@@ -347,31 +355,35 @@ def _covariates(
         raise InputError(
             "Both X and a formula are given. Give one: X is used as it is, a formula is evaluated in `data`."
         )
-    if formula is None and data is not None:
+    if formula is None and zero_formula is None and data is not None:
         raise InputError(
             "`data` is given without a formula. Say which covariates to use, for example formula='~ tree'."
         )
-    if formula is not None:
+    frame = table.covariates
+    if formula is not None or zero_formula is not None:
         frame = as_frame(data, table.covariates)
         frame = aligned(frame, "data", table.row_names, n, notes, table.column_names)
+    if formula is not None:
         made, x, added = make_design(formula, frame, rows)
         notes.extend(remarks(made.columns))
         return x, made.covariate_names, added, made, frame
     if X is None:
-        return np.ones((n, 1)), ("Intercept",), None, None, table.covariates
+        return np.ones((n, 1)), ("Intercept",), None, None, frame
     named = given_covariates(X, table, n, notes)
     names = named.column_names or column_defaults(named.values.shape[1], "X")
     if not has_intercept(named.values):
         notes.append("X holds no intercept and none was added: X is used as it is given.")
-    return named.values, check_names(names, "covariate", "rename them"), None, None, table.covariates
+    return named.values, check_names(names, "covariate", "rename them"), None, None, frame
 
 
-def _zeros(formula: str, table: CountTable, data: Any, rows: Names, weight: np.ndarray) -> Zeros:
+def _zeros(formula: str, frame: Any, rows: Names, weight: np.ndarray) -> Zeros:
     """What zeros depend on by a formula of their own, in the same table of covariates."""
-    frame = aligned(
-        as_frame(data, table.covariates), "data", table.row_names, len(rows), [], table.column_names
-    )
-    made, x, added = make_design(formula, frame, rows)
+    try:
+        made, x, added = make_design(formula, frame, rows)
+    except InputError as error:
+        raise InputError(
+            f"zero_formula='{formula}': {error}", at_command_line=f"--zero-formula '{formula}': {error}"
+        ) from error
     if added is not None:
         raise InputError(f"zero_formula='{formula}' holds an offset; a probability has none. Leave it out.")
     check_covariates(x, made.covariate_names, weight)
@@ -430,7 +442,7 @@ def _warned(doubts: list[str]) -> list[str]:
     return doubts
 
 
-def _noticed(counts: Counts) -> Names:
+def _noticed(counts: Counts, *, presence: bool = False) -> Names:
     """What is kept but should be known, one sentence each; warns of columns without a single count."""
     y, used = counts.y, counts.weights > 0
     n, p = y.shape
@@ -449,10 +461,11 @@ def _noticed(counts: Counts) -> Names:
         notes.append(f"Rows in which every count is 0, kept: {listed(zero_rows)}.")
     if not used.all():
         notes.append(f"{int((~used).sum())} rows have weight 0 and do not enter the fit.")
-    if 0 < held.largest(y) <= 1:
+    if 0 < held.largest(y) <= 1 and not presence:
         notes.append(
             "Every count is 0 or 1: if the table holds presence and absence, it holds no counts, and the variances and "
-            "correlations of abundances cannot be read from it."
+            "correlations of abundances cannot be read from it. likelihood='bernoulli' (--likelihood bernoulli) is the "
+            "law of such tables."
         )
     if zero_columns:
         notes.append(

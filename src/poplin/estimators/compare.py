@@ -19,28 +19,33 @@ import numpy as np
 from poplin._errors import ConvergenceWarning, DataWarning, InputError
 from poplin._numerics import double_precision
 from poplin._random import Purpose, derive
-from poplin.data.blocks import as_block
-from poplin.data.counts import Counts, as_counts, check_rank
+from poplin.data.counts import Counts, as_counts, check_rank, zeros_of_rows
 from poplin.data.held import check_dense
 from poplin.estimators import contest as standings
 from poplin.estimators import likely
 from poplin.estimators.building import not_fitted
 from poplin.estimators.contest import DIRECTION, Contest
+from poplin.estimators.placed_rows import new_block
 from poplin.estimators.pln import PLN
 from poplin.fit import Progress
 from poplin.fitting import driver, recipes
 from poplin.fitting.recipes import FitSettings, Recipe
+from poplin.inference.intervals import adjusted
+from poplin.inference.margins import log_masses
 from poplin.inference.selection import (
+    LawNesting,
     Nesting,
     Paired,
     Placed,
     covariates_within,
-    free_parameters,
+    law_nesting,
     nesting,
     paired_loglik,
 )
+from poplin.laws import of_cells
 from poplin.methods.options import MaximumLikelihood, name_of
 from poplin.models.draws import draw_counts
+from poplin.updates.structure import Diagonal
 
 # `select`: which rank, which shape of Sigma? Candidates side by side, by likelihood.
 #
@@ -87,6 +92,7 @@ def select(
     *,
     ranks: Any = "auto",
     covariances: Sequence[Any] = (),
+    likelihoods: Sequence[str] = (),
     basis: Any = None,
     criterion: str | Sequence[str] = "heldout",
     folds: Any = standings.FOLDS,
@@ -106,6 +112,9 @@ def select(
         ranks: of free loadings, or of the leading columns of `basis`: "auto" looks for the best with few fits, a
             sequence takes these, () none.
         covariances: direct forms as well, with a Sigma of each: "full", "diagonal", "spherical", or Sigma (p, p).
+        likelihoods: laws of the counts, as in `PLN`: each with each of the shapes; without `covariances` and a sequence
+            of ranks with a full Sigma (with `basis`, with all of it). A zero_formula is of those that have zeros of
+            their own.
         basis: V (p, q), orthonormal columns.
         criterion: one or several; the first chooses. "heldout" (higher is better): sum over rows of w_i log p(y_i),
             each row scored by a fit to the other folds, importance-sampled, the same folds and draws for all; chosen is
@@ -134,34 +143,53 @@ def select(
     >>> found.table.index[found.table.chosen].tolist(), found.fit.loadings_.shape
     (['rank 1'], (4, 1))
     """
-    face = PLN(**_common(settings))
+    face = PLN(**_common(settings, likelihoods))
     criteria = standings.criteria_of(criterion)
-    counts = as_counts(Y, X=X, offset=offset, weights=weights, data=data, formula=face.formula)
-    asked = recipes.checked(face.get_params() | {"basis": basis})
+    asked = _asked(face, basis, likelihoods)
+    sides = {"X": X, "offset": offset, "weights": weights, "data": data}
+    counts = as_counts(Y, **sides, formula=face.formula, zero_formula=face.zero_formula)
+    counts = zeros_of_rows(counts) if asked.zero_probability == "row" else counts
     labels = standings.labels_of(counts, folds, seed=asked.random_state)
     contest = Contest(counts, asked, criteria, labels)
-    _enter(contest, ranks, covariances)
+    _enter(contest, ranks, covariances, likelihoods)
     winner = contest.winner()
     standings.warn_of_doubt(contest, stacklevel=4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)  # said above
-        fit = PLN(**settings, **winner.settings).fit(Y, X=X, offset=offset, weights=weights, data=data)
+        fit = PLN(**(settings | winner.settings)).fit(Y, **sides)
     told = standings.words(contest)
     return Selection(
         standings.table(contest), fit, winner.settings, criteria[0], DIRECTION[criteria[0]], told
     )
 
 
-def _common(settings: dict[str, Any]) -> dict[str, Any]:
+def _asked(face: PLN, basis: Any, likelihoods: Sequence[str]) -> FitSettings:
+    """The settings that candidates share, checked; what zeros depend on goes with one law of several at least."""
+    if isinstance(likelihoods, str):
+        raise InputError(f"likelihoods={likelihoods!r}: wanted is a sequence, for example [{likelihoods!r}].")
+    for law in likelihoods:
+        recipes.one_of(law, tuple(recipes.LAWS), "likelihoods")
+    inflated = next((law for law in likelihoods if law in recipes.ZERO_INFLATED), None)
+    law = face.likelihood if inflated is None else inflated
+    asked = recipes.checked(face.get_params() | {"basis": basis, "likelihood": law})
+    return replace(asked, likelihood=face.likelihood)
+
+
+def _common(settings: dict[str, Any], likelihoods: Sequence[str]) -> dict[str, Any]:
     """The settings that all candidates share; those that tell them apart have arguments of their own."""
-    for name, own in (("rank", "ranks"), ("covariance", "covariances")):
+    chosen = [("rank", "ranks"), ("covariance", "covariances")]
+    for name, own in chosen + ([("likelihood", "likelihoods")] if len(likelihoods) else []):
         if name in settings:
             raise InputError(f"{name} is what select chooses: give {own}, a sequence of candidates.")
     return settings
 
 
-def _enter(contest: Contest, ranks: Any, covariances: Sequence[Any]) -> None:
+def _enter(contest: Contest, ranks: Any, covariances: Sequence[Any], likelihoods: Sequence[str]) -> None:
     """Fit and score every candidate."""
+    laws: list[str | None] = [None, *likelihoods][1 if len(likelihoods) else 0 :]
+    if len(likelihoods) and isinstance(ranks, str) and ranks == "auto":
+        ranks = () if contest.basis is None else [contest.limit]
+        covariances = covariances if len(covariances) or contest.basis is not None else ("full",)
     if isinstance(covariances, str) or isinstance(ranks, int | np.integer):
         raise InputError(
             "ranks and covariances are sequences, for example ranks=[2, 5], covariances=['full']."
@@ -173,11 +201,13 @@ def _enter(contest: Contest, ranks: Any, covariances: Sequence[Any]) -> None:
     else:
         wanted = [check_rank(rank, contest.limit, contest.limit) for rank in (() if ranks is None else ranks)]
         for rank in sorted(wanted, reverse=True):
-            contest.of_rank(rank)
+            for law in laws:
+                contest.of_rank(rank, law)
     for covariance in covariances:
-        contest.of_shape(covariance)
+        for law in laws:
+            contest.of_shape(covariance, law)
     if not contest.found:
-        raise InputError("Nothing to choose from: give ranks or covariances.")
+        raise InputError("Nothing to choose from: give ranks, covariances or likelihoods.")
 
 
 if TYPE_CHECKING:
@@ -348,10 +378,14 @@ class LikelihoodRatio(NamedTuple):
         statistic: 2 (log p large - log p small), nats.
         se: its Monte-Carlo error.
         df: difference of free parameters.
-        p: from chi-squared with `df` degrees of freedom, or, where there is a bootstrap, the share of its statistics at
-            least as large.
+        p: from chi-squared with `df` degrees of freedom (with parameters at their boundary, see `boundary`: from their
+            mixture), or, where there is a bootstrap, the share of its statistics at least as large.
         p_se: what the Monte-Carlo error makes of p.
         bootstrap: statistics of tables drawn from the smaller fit (n_boot,), or None.
+        boundary: how many of the `df` parameters are at their boundary under the smaller fit: probabilities of zeros
+            and dispersions that are 0 there.
+        columns: of two laws with a diagonal Sigma each column's statistic, p and p_adjusted (Benjamini-Hochberg), a
+            DataFrame, or None.
     """
 
     statistic: float
@@ -360,6 +394,8 @@ class LikelihoodRatio(NamedTuple):
     p: float
     p_se: float
     bootstrap: np.ndarray | None
+    boundary: int = 0
+    columns: Any = None
 
 
 class Side(NamedTuple):
@@ -371,8 +407,7 @@ class Side(NamedTuple):
 
     def parameters(self) -> int:
         """Free parameters, of covariates that tell something new."""
-        d, p = int(np.linalg.matrix_rank(self.counts.x)), self.counts.y.shape[1]
-        return free_parameters(self.recipe.loadings or self.recipe.shape, d=d, p=p, q=self.recipe.rank)
+        return recipes.parameters(self.recipe, self.counts)
 
 
 def likelihood_ratio(
@@ -390,6 +425,13 @@ def likelihood_ratio(
     smaller model it tends to chi-squared with df = difference of free parameters where the smaller lies inside the
     larger: fewer covariates, correlations of zero, equal variances, a given Sigma, given axes. Where it lies on the
     boundary (a lower rank) it does not: give `n_boot`; p = (1 + number at least as large) / (1 + n_boot).
+
+    Of two laws (Poisson within zero-inflated Poisson or negative binomial, either within zero-inflated negative
+    binomial) the smaller one is that of a probability of zeros, or a dispersion, of 0, the least there is, in each of m
+    columns (m = 1 with zero_probability="single"). Then the statistic tends to the mixture sum_k C(m, k) 2^-m
+    chi2(df - m + k), of one column 1/2 chi2(0) + 1/2 chi2(1) (Self & Liang 1987, cases 5 and 9). It takes columns'
+    estimates of these as independent, which a diagonal Sigma makes true and others nearly; rows as independent; and
+    true values of the others that are inside. Two such parameters a column, or a zero_formula, need `n_boot`.
 
     `se` is the error of the likelihoods' sampling; chance in the fits lowers each log-likelihood by about tol^2 / 2 a
     parameter more: fit both with tol=0.05 where that matters. Cost: n draws p q; with `n_boot`, so many fits of both.
@@ -425,36 +467,86 @@ def likelihood_ratio(
         *(side.recipe.loadings or side.recipe.shape for side in sides),
         ranks=(sides[0].recipe.rank, sides[1].recipe.rank),
     )
-    _check_nested(lies, sides, n_boot)
+    (one, features), (other, more) = ((side.recipe.law, side.counts.zero_features) for side in sides)
+    laws = law_nesting(one, other, features, more)
+    _check_nested(lies, laws, sides, n_boot)
     key = derive(recipes.count(random_state, "random_state", least=0), Purpose.LIKELIHOOD).key()
-    paired = _compared(sides, (small.result_, large.result_), key, draws)
-    likely.warn_of(paired.unsure, sides[0].counts.row_names, of=" under one of the fits")
-    weights = sides[0].counts.weights
-    statistic = 2 * float(weights @ paired.difference)
-    error = 2 * float(np.linalg.norm(weights * paired.standard_error))
+    results = small.result_, large.result_
+    columns = _by_columns(sides, results) if laws.boundary else None
+    statistic, error = _statistic(sides, results, columns, key, draws)
     df = sides[1].parameters() - sides[0].parameters()
     if n_boot == 0:
-        p, slope = _chi_squared(statistic, df)
-        return LikelihoodRatio(statistic, error, df, p, slope * error, None)
-    drawn = _bootstrap(small, sides, n_boot=n_boot, draws=draws, seed=random_state, callback=callback)
+        p, slope = _chi_squared(statistic, df, laws.boundary)
+        return LikelihoodRatio(statistic, error, df, p, slope * error, None, laws.boundary, columns)
+    how = {"n_boot": n_boot, "draws": draws, "seed": random_state, "callback": callback}
+    drawn = _bootstrap(small, sides, **how, by_columns=columns is not None)
     p = (1 + int(np.sum(drawn >= statistic))) / (1 + n_boot)
-    return LikelihoodRatio(statistic, error, df, p, math.sqrt(p * (1 - p) / n_boot), drawn)
+    return LikelihoodRatio(
+        statistic, error, df, p, math.sqrt(p * (1 - p) / n_boot), drawn, laws.boundary, columns
+    )
 
 
-def _chi_squared(statistic: float, df: int) -> tuple[float, float]:
-    """Upper tail, and the density: how fast the tail changes."""
-    from scipy.stats import chi2
+def _chi_squared(statistic: float, df: int, boundary: int = 0) -> tuple[float, float]:
+    """Upper tail, and the density: how fast the tail changes.
+
+    Of m parameters at their boundary the mixture over k of chi2(df - m + k) with binomial weights, chi2(0) being 0.
+    """
+    from scipy.stats import binom, chi2
 
     if df == 0:
         raise InputError("Both fits have as many free parameters: there is nothing to test.")
-    return float(chi2.sf(statistic, df)), float(chi2.pdf(max(statistic, 0.0), df))
+    inside = np.arange(boundary + 1)
+    weight, degrees = binom.pmf(inside, boundary, 0.5), df - boundary + inside
+    above = max(statistic, 0.0)
+    some = degrees > 0
+    tail = weight[some] @ chi2.sf(above, degrees[some])
+    return float(tail + (weight[~some].sum() if above == 0 else 0.0)), float(
+        weight[some] @ chi2.pdf(max(above, 1e-6), degrees[some])
+    )
+
+
+def _statistic(
+    sides: tuple[Side, Side], results: tuple[Any, Any], columns: Any, key: jax.Array, draws: int
+) -> tuple[float, float]:
+    """Twice the log ratio and its Monte-Carlo error; of columns that are independent their sum, which has none."""
+    if columns is not None:
+        return float(columns["statistic"].sum()), 0.0
+    paired = _compared(sides, results, key, draws)
+    likely.warn_of(paired.unsure, sides[0].counts.row_names, of=" under one of the fits", stacklevel=4)
+    weights = sides[0].counts.weights
+    return 2 * float(weights @ paired.difference), 2 * float(np.linalg.norm(weights * paired.standard_error))
+
+
+def _by_columns(sides: tuple[Side, Side], results: tuple[Any, Any]) -> pandas.DataFrame | None:
+    """Each column's statistic and p, where columns are independent and share nothing; None elsewhere."""
+    import pandas
+
+    p = sides[0].counts.y.shape[1]
+    alone = all(isinstance(side.recipe.shape, Diagonal) for side in sides)
+    if not alone or any(leaf.shape[1] != p for side in sides for leaf in jax.tree.leaves(side.recipe.law)):
+        return None
+    small, large = (_column_logliks(side.counts, result) for side, result in zip(sides, results, strict=True))
+    statistic = 2 * (large - small)
+    tails = [_chi_squared(float(value), 1, 1)[0] for value in statistic]
+    told = {"statistic": statistic, "p": tails, "p_adjusted": adjusted(np.array(tails))}
+    return pandas.DataFrame(told, index=pandas.Index(sides[0].counts.column_names, name="column"))
+
+
+def _column_logliks(counts: Counts, result: Any) -> np.ndarray:
+    """Weighted log-likelihood of each column alone, by quadrature."""
+    law = of_cells(result.law, counts.zero_features, len(counts.weights), np.arange(counts.y.shape[1]))
+    center, there = counts.offset + counts.x @ result.coef, ~np.isnan(counts.y)
+    variance = np.broadcast_to(np.sum(result.loadings**2, axis=1), there.shape)
+    found = np.zeros(there.shape)
+    found[there] = log_masses(law.over(lambda a: a[there]), counts.y[there], center[there], variance[there])
+    return counts.weights @ found
 
 
 def _side(fit: PLN, name: str) -> Side:
     """A fit as the test needs it; an `InputError` where it is no unshrunk maximum-likelihood fit."""
     if "result_" not in vars(fit):
         raise not_fitted(name, "loglik_")
-    settings = replace(recipes.checked(fit.get_params()), callback=None)
+    settings = recipes.of_fit(fit)
     if not isinstance(settings.method, MaximumLikelihood):
         raise InputError(
             f"{name} was fitted by method={name_of(settings.method)!r}: a ratio of likelihoods needs their maxima. "
@@ -464,8 +556,6 @@ def _side(fit: PLN, name: str) -> Side:
         raise InputError(
             f"{name} has a shrunk Sigma (weight {fit.shrinkage_weight_:.3g}). Fit with shrinkage=0."
         )
-    if settings.rank is not None:
-        settings = replace(settings, rank=fit.components_.shape[1])
     with double_precision():
         return Side(fit.counts_, settings, settings.recipe(fit.counts_))
 
@@ -477,7 +567,19 @@ def _check_same_rows(small: Counts, large: Counts) -> None:
             raise InputError(f"The two fits have different {words}. Fit both to the same rows and columns.")
 
 
-def _check_nested(lies: Nesting, sides: tuple[Side, Side], n_boot: int) -> None:
+def _check_nested(lies: Nesting, laws: LawNesting, sides: tuple[Side, Side], n_boot: int) -> None:
+    if laws.lies is Nesting.NONE:
+        names = [side.settings.likelihood for side in sides]
+        raise InputError(
+            f"{names[0]!r} is no special case of {names[1]!r} as the two were fitted (zero_probability, zero_formula): "
+            "the fits are not nested. Exchange them, or compare them by poplin.select(likelihoods=...)."
+        )
+    if laws.lies is Nesting.BOUNDARY and not laws.boundary and n_boot == 0:
+        raise InputError(
+            "The smaller law is on the boundary of the larger one in two ways at once, or leaves coefficients of zeros "
+            "without a meaning: the statistic's law is not known. Give n_boot, for example n_boot=199, or go by one "
+            "step (poisson, negative-binomial, zero-inflated-negative-binomial)."
+        )
     if lies is Nesting.NONE:
         raise InputError(
             "The smaller model's Sigma is no special case of the larger one's: the fits are not nested. Exchange "
@@ -505,28 +607,37 @@ def _compared(sides: tuple[Side, Side], results: tuple[Any, Any], key: jax.Array
         placed = []
         for (counts, _, _), result in zip(sides, results, strict=True):
             check_dense(counts.y, "The likelihood-ratio test")
-            block = as_block(counts.y, counts.x, counts.offset, counts.weights, prior=False)
-            placed.append(Placed(block, result.coef, result.loadings))
+            placed.append(Placed(new_block(result, counts), result.coef, result.loadings))
         return paired_loglik(key, placed[0], placed[1], draws=draws)
 
 
 def _bootstrap(
-    fit: PLN, sides: tuple[Side, Side], *, n_boot: int, draws: int, seed: int, callback: Any
+    fit: PLN,
+    sides: tuple[Side, Side],
+    *,
+    n_boot: int,
+    draws: int,
+    seed: int,
+    callback: Any,
+    by_columns: bool,
 ) -> np.ndarray:
     """Statistics of tables drawn from the smaller fit, missing where the counts are."""
     random, began = derive(seed, Purpose.BOOTSTRAP).generator(), time.perf_counter()
     counts, weights = sides[0].counts, sides[0].counts.weights
+    every = np.arange(counts.y.shape[1])
+    law = of_cells(fit.result_.law, counts.zero_features, len(weights), every)
     drawn = np.empty(n_boot)
     for b in range(n_boot):
         noise = random.standard_normal((len(weights), fit.result_.loadings.shape[1]))
         position = counts.offset + counts.x @ fit.coef_ + noise @ fit.result_.loadings.T
-        y = np.where(np.isnan(counts.y), np.nan, draw_counts(random, position))
+        y = np.where(np.isnan(counts.y), np.nan, law.sample(random, position, draw_counts))
         again = tuple(side._replace(counts=side.counts._replace(y=y)) for side in sides)
         results = tuple(driver.fitted(side.counts, side.settings, began) for side in again)
         if any(result.interrupted for result in results):
             raise KeyboardInterrupt
-        paired = _compared(again, results, derive(seed, Purpose.LIKELIHOOD).key(), draws)  # type: ignore[arg-type]
-        drawn[b] = 2 * float(weights @ paired.difference)
+        key = derive(seed, Purpose.LIKELIHOOD).key()
+        columns = _by_columns(again, results) if by_columns else None  # type: ignore[arg-type]
+        drawn[b] = _statistic(again, results, columns, key, draws)[0]  # type: ignore[arg-type]
         if callback is not None:
             callback(Progress("bootstrap", b + 1, n_boot, math.nan, time.perf_counter() - began))
     return drawn

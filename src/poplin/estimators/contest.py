@@ -34,6 +34,7 @@ from poplin.fitting.phases import Chained, Settings
 from poplin.fitting.recipes import FitSettings, Recipe, count, one_of
 from poplin.inference import selection
 from poplin.inference.likelihood import RowLikelihood, padded, row_loglik
+from poplin.laws import POISSON, AbstractLaw
 from poplin.methods import ml
 from poplin.methods.options import MaximumLikelihood
 from poplin.models.loadings import BorrowedBasis
@@ -62,11 +63,12 @@ class Part(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """B (d, p), C (p, q), and whether the stopping rule held."""
+    """B (d, p), C (p, q), whether the stopping rule held, and the law of the counts with its parameters."""
 
     coef: np.ndarray
     loadings: np.ndarray
     converged: bool
+    law: AbstractLaw = POISSON
 
 
 def parts(counts: Counts, labels: np.ndarray) -> list[Part]:
@@ -203,7 +205,7 @@ class Score(NamedTuple):
         filled up. Neither changes what is computed, both make shapes equal.
         """
         loadings = padded(fit.loadings, width)
-        chosen = jax.tree.map(lambda a: a[_filled(rows, size)], self.block)
+        chosen = jax.tree.map(lambda a: a[_filled(rows, size)], self.block).under(fit.law)
         found = row_loglik(self.key, chosen, jnp.asarray(fit.coef), jnp.asarray(loadings), draws=DRAWS)
         value, error, effective, _, unsure = found
         value, error, effective, unsure = (a[: len(rows)] for a in (value, error, effective, unsure))
@@ -211,14 +213,15 @@ class Score(NamedTuple):
 
     def entropy(self, fit: Fit) -> np.ndarray:
         """Entropy of each row's position w given its counts, (n,), by its best full Gaussian, in nats."""
-        rows = fit_rows(self.block, jnp.asarray(fit.coef), jnp.asarray(fit.loadings))
+        rows = fit_rows(self.block.under(fit.law), jnp.asarray(fit.coef), jnp.asarray(fit.loadings))
         q = fit.loadings.shape[1]
         return 0.5 * np.linalg.slogdet(np.asarray(rows.covariance))[1] + 0.5 * q * np.log(2 * np.pi * np.e)
 
 
 def scores_of(counts: Counts, key: jax.Array) -> Score:
     """The rows of a table, ready to be scored."""
-    return Score(as_block(counts.y, counts.x, counts.offset, counts.weights, prior=False), key)
+    arrays = counts.y, counts.x, counts.offset, counts.weights
+    return Score(as_block(*arrays, prior=False, zero_features=counts.zero_features), key)
 
 
 def _filled(rows: np.ndarray, size: int) -> np.ndarray:
@@ -230,9 +233,10 @@ def direct_fit(counts: Counts, settings: FitSettings, began: float, keeper: Keep
     result = driver.fitted(counts, settings, began, keeper=keeper)
     if result.interrupted:
         raise KeyboardInterrupt
-    return Fit(result.coef, result.loadings, result.converged)
+    return Fit(result.coef, result.loadings, result.converged, result.law)
 
 
+PLAIN = next(iter(recipes.LAWS))  # the law that chains along ranks are of
 HELD_OUT, DEVIANCES = "heldout", ("aic", "bic", "icl")
 CRITERIA = (HELD_OUT, *DEVIANCES)
 DIRECTION = {HELD_OUT: "higher is better"} | dict.fromkeys(DEVIANCES, "lower is better")
@@ -279,8 +283,13 @@ class Contest:
             self.basis = check_basis(settings.basis, counts.y.shape[1], counts.column_names)
         self.settings = replace(settings, rank=None, basis=None, covariance="full")
         self.by_chains = isinstance(settings.method, MaximumLikelihood)
-        # a Sigma in two parts is fitted in the direct form, from scratch at each rank
-        self.by_paths = self.by_chains and settings.specific == "none"
+        # a Sigma in two parts is fitted in the direct form, from scratch at each rank, as are laws beside Poisson
+        self.by_paths = self.by_chains and settings.specific == "none" and settings.likelihood == PLAIN
+        if HELD_OUT in criteria and settings.zero_probability == "row":
+            raise InputError(
+                "zero_probability='row' says nothing of rows that are left out, by which candidates are compared. Use "
+                "'column', 'single' or a zero_formula, or criterion='bic'."
+            )
         self.began = time.perf_counter() - (0.0 if keeper is None else keeper.spent)
         self.found: dict[Any, Candidate] = {}
         self.top = 0  # the highest rank fitted from scratch
@@ -293,40 +302,51 @@ class Contest:
             self.paths = [RankPath(self._form, *each) for each in zip(self.parts, keys, strict=True)]
             self.score = scores_of(counts, derive(settings.random_state, Purpose.LIKELIHOOD).key())
 
-    def of_rank(self, rank: int) -> Candidate:
-        """The candidate of a rank (with a basis: of its so many leading columns)."""
-        if rank in self.found:
-            return self.found[rank]
+    def of_rank(self, rank: int, likelihood: str | None = None) -> Candidate:
+        """The candidate of a rank (with a basis: of its so many leading columns), under a law of the counts."""
+        key = rank if likelihood is None else (rank, likelihood)
+        if key in self.found:
+            return self.found[key]
+        given = {"rank": rank} if self.basis is None else {"basis": self.basis[:, :rank]}
+        given |= self._law(likelihood)
         with double_precision():
-            recipe = self._form(rank)
+            recipe = self._recipe(given)
         if rank > self.top:
             self.top = min(self.limit, max(rank, math.ceil(GENEROUS * self.top)))
-        given = {"rank": rank} if self.basis is None else {"basis": self.basis[:, :rank]}
 
         def fit(k: int, main: Settings) -> Fit:
-            if not self.by_paths:
+            if likelihood is not None or not self.by_paths:
                 return self._alone(k, given, main)
             self._begin(k)
             return self.paths[k].fit(rank, main)
 
         label = f"rank {rank}" if self.basis is None else f"basis, {rank} columns"
-        self.found[rank] = self._candidate(
-            label, given, recipe, fit, width=lambda: max(self.top, recipe.rank)
-        )
-        return self.found[rank]
+        label = label if likelihood is None else f"{likelihood} ({label})"
+        self.found[key] = self._candidate(label, given, recipe, fit, width=lambda: max(self.top, recipe.rank))
+        return self.found[key]
 
-    def of_shape(self, covariance: Any) -> Candidate:
-        """The candidate of the direct form with a Sigma of this shape (a word, or Sigma itself)."""
-        key = covariance if isinstance(covariance, str) else ("fixed", id(covariance))
+    def of_shape(self, covariance: Any, likelihood: str | None = None) -> Candidate:
+        """The candidate of the direct form with a Sigma of this shape (a word, or Sigma itself), under a law."""
+        key: Any = covariance if isinstance(covariance, str) else ("fixed", id(covariance))
+        key = key if likelihood is None else (key, likelihood)
         if key not in self.found:
-            fixed = sum(one.label.startswith("fixed") for one in self.found.values())
+            alike = [one for one in self.found.values() if one.settings.get("likelihood") == likelihood]
+            fixed = sum("fixed" in one.label for one in alike)
             label = covariance if isinstance(covariance, str) else f"fixed {fixed + 1}" if fixed else "fixed"
-            given = {"covariance": covariance}
+            label = label if likelihood is None else f"{likelihood} ({label})"
+            given = {"covariance": covariance} | self._law(likelihood)
             with double_precision():
                 recipe = self._recipe(given)
             fit = lambda k, main: self._alone(k, given, main)
             self.found[key] = self._candidate(label, given, recipe, fit, width=lambda: recipe.rank)
         return self.found[key]
+
+    def _law(self, likelihood: str | None) -> dict[str, Any]:
+        """The settings of a law; one without zeros of its own has nothing that says what they depend on."""
+        if likelihood is None:
+            return {}
+        plain = {"zero_probability": recipes.ZEROS[0], "zero_formula": None}
+        return {"likelihood": likelihood} | ({} if likelihood in recipes.ZERO_INFLATED else plain)
 
     def search(self) -> None:
         """Look for the best rank with few fits: from a guess uphill, then down to where the winner ends.
@@ -389,7 +409,8 @@ class Contest:
     def _recipe(self, given: dict[str, Any]) -> Recipe:
         asked = replace(self.settings, **given)
         words = {name: getattr(asked, name) for name in ("covariance", "rank", "basis", "specific")}
-        return recipes.recipe(self.counts, **words)
+        law = recipes.law_of(asked.likelihood, asked.zero_probability, self.counts)
+        return recipes.recipe(self.counts, **words)._replace(law=law)
 
     def _form(self, rank: int) -> Recipe:
         return self._recipe({"rank": rank} if self.basis is None else {"basis": self.basis[:, :rank]})
@@ -401,8 +422,7 @@ class Contest:
     def _candidate(self, label: str, given, recipe: Recipe, fit, *, width) -> Candidate:
         """Fit every part and score its rows."""
         began = time.perf_counter()
-        d, p = self.counts.x.shape[1], self.counts.y.shape[1]
-        free = selection.free_parameters(recipe.loadings or recipe.shape, d=d, p=p, q=recipe.rank)
+        free = recipes.parameters(recipe, self.counts)
         sure = np.zeros(len(self.counts.weights), bool)
         made = Candidate(label, given, free, None, None, None, None, sure, True, 0.0)
         for k, part in enumerate(self.parts):

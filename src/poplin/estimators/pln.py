@@ -42,7 +42,7 @@ from poplin.estimators.placed_rows import (
 from poplin.estimators.statistics import AbstractStatistics
 from poplin.fitting import directions, driver, recipes
 from poplin.fitting.driver import Result
-from poplin.inference import departures
+from poplin.inference import departures, selection
 from poplin.inference.likelihood import RowLikelihood
 from poplin.inference.summary import summary
 from poplin.laws import AbstractLaw, NegativeBinomial, ZeroInflated, at_rows
@@ -73,6 +73,7 @@ def attributes(result: Result) -> dict[str, Any]:
         "n_iter_": len(result.trace["iteration"]),
         "messages_": result.messages,
         **(result.extras or {}),
+        "law_": result.law,
         **_of_law(result.law),
     } | ({"elbo_": result.objective} if result.objective is not None and not result.weight else {})
 
@@ -110,10 +111,12 @@ def row_count(X: Any, offset: Any, data: Any, n: int | None) -> int:
 
 
 class PLN(AbstractStatistics, AbstractEstimator):
-    """Poisson-lognormal model of a table of counts, by maximum likelihood or by the bound.
+    """Poisson-lognormal model of counts, and models with other laws of theirs, by maximum likelihood or by the bound.
 
     Y_ij | Z_ij ~ Poisson(exp(o_ij + Z_ij)), Z_i = B'x_i + C w_i, w_i ~ N(0, I_q), Sigma = C C': Y counts, o `offset`,
-    x_i a row of `X`, B `coef_`, Sigma `covariance_`, C `loadings_`. Cost of an iteration: n p exponentials and n p q
+    x_i a row of `X`, B `coef_`, Sigma `covariance_`, C `loadings_`. `likelihood` puts another law in the place of
+    Poisson's, m = exp(o + Z): negative binomial of variance m + a_j m^2; 0 with probability pi, else such a count
+    (zero-inflated); or presence, 1 with probability m / (1 + m). Cost of an iteration: n p exponentials and n p q
     products, a handful of times. Source: Aitchison & Ho (1989), Biometrika 76; the bound of Chiquet, Mariadassou &
     Robin (2018), Ann. Appl. Stat. 12.
 
@@ -131,6 +134,13 @@ class PLN(AbstractStatistics, AbstractEstimator):
             of S, weight kappa / (n + kappa), kappa a prior sample size. "auto": under "ml" left-out rows choose it (it
             vanishes as n grows), under "variational" it is 0. Take 0 for intervals and ratios of the likelihood itself.
         formula: covariates from `data`, such as "~ tree + offset(log(reads))"; it brings its own intercept.
+        likelihood: the law of the counts: "poisson", "zero-inflated-poisson", "negative-binomial" (a dispersion of each
+            column's own), "zero-inflated-negative-binomial", or "bernoulli" (presence, 1 and 0). Others than "poisson"
+            by the methods that know them ("ml", "variational").
+        zero_probability: whose probability of zeros beyond the counts' own is: of each "column", one for the whole
+            table ("single"), or of each "row".
+        zero_formula: covariates of those zeros, from `data`, such as "~ site": logit pi_ij = z_i'g_j, of each column
+            its own g_j, or one for all with zero_probability="single"; None: pi is the same in all rows.
         n_init: starts of the variational fit (which ml begins from); the best bound is kept. More where seeds disagree.
         max_iter: iterations of the main phase at most. None: 5000 for "ml", 20000 for "variational" and "smoothed",
             2000 for "bbvi" and "iwae", 1000 for "exact" and "composite", 600 for "mcmc", 100 rounds for "amortised".
@@ -152,11 +162,20 @@ class PLN(AbstractStatistics, AbstractEstimator):
         eigenvalues_: of the same (q,), descending.
         specific_variance_: psi (p,), variances of the columns' own; None without them.
         specific_at_edge_: which of them (p,) are so small that counts say no more of them; None without them.
+        zero_probability_: pi (p,), by rows or a zero_formula (n, p): the probability of a zero whatever the rate; 0
+            where the law has none.
+        zero_coef_: g (k, p), or (k, 1) where columns share it, on the logit scale; only of zero-inflated laws. Without
+            a formula k = 1: the logit of pi; by rows k = n.
+        law_: the law of the counts as poplin keeps it (internal).
+        dispersion_: a (p,), of variance m + a m^2: 1 / size; only of negative binomial laws.
         latent_mean_: posterior means of the training rows: w in principal axes (n, q), or Z - XB (n, p).
         latent_variance_: posterior variances that go with `latent_mean_`.
         elbo_: the bound, nats, every constant, higher is better.
         loglik_: importance-sampled log-likelihood, nats, weighted sum over rows, every constant, higher is better.
         loglik_se_: its Monte-Carlo standard error, nats.
+        n_parameters_: free parameters: of B, of Sigma in its shape, and the law's own.
+        aic_: -2 loglik_ + 2 n_parameters_, lower is better.
+        bic_: -2 loglik_ + n_parameters_ log(sum of weights), lower is better.
         khat_: Pareto k-hat of each row's importance weights (n,); above 0.7 a row's log-likelihood is not to be
             trusted.
         effective_draws_: effective number of draws of each row (n,).
@@ -278,10 +297,13 @@ class PLN(AbstractStatistics, AbstractEstimator):
         self._standard_errors = directions.checked(standard_errors)
         self.go_without(None)
         given = {"X": X, "offset": offset, "weights": weights, "data": data}
-        counts = as_counts(Y, **given, formula=self.formula, zero_formula=self.zero_formula)
-        if self.zero_probability == "row":
-            counts = zeros_of_rows(counts)
         settings = recipes.checked(self.get_params())
+        presence = settings.likelihood == "bernoulli"
+        counts = as_counts(
+            Y, **given, formula=self.formula, zero_formula=self.zero_formula, presence=presence
+        )
+        if settings.zero_probability == "row":
+            counts = zeros_of_rows(counts)
         keeper = driver.keeper(counts, settings)
         began -= 0.0 if keeper is None else keeper.spent
         settings, chosen = contest.with_rank(counts, settings, keeper)
@@ -290,7 +312,9 @@ class PLN(AbstractStatistics, AbstractEstimator):
             result = result._replace(messages=(chosen.words, *result.messages))
         scale = np.sum(result.loadings**2, axis=1)
         seed = self.random_state
-        depends = None if result.interrupted else departures.words(counts, result.coef, scale, seed)
+        depends = (
+            None if result.interrupted else departures.words(counts, result.coef, scale, result.law, seed)
+        )
         if depends is not None:
             result = result._replace(messages=(*result.messages, depends))
             warnings.warn(depends, DataWarning, stacklevel=2)
@@ -381,6 +405,22 @@ class PLN(AbstractStatistics, AbstractEstimator):
         """Monte-Carlo standard error of `loglik_`."""
         return float(np.linalg.norm(self.counts_.weights * self._marginal.standard_error))
 
+    @cached_property
+    def n_parameters_(self) -> int:
+        """Free parameters: B, Sigma in its shape, and the law's own; what shrinkage takes away is not taken off."""
+        with double_precision():
+            return recipes.parameters(recipes.of_fit(self).recipe(self.counts_), self.counts_)
+
+    @property
+    def aic_(self) -> float:
+        """Akaike's criterion -2 `loglik_` + 2 `n_parameters_`; lower is better."""
+        return selection.aic(self.loglik_, self.n_parameters_)
+
+    @property
+    def bic_(self) -> float:
+        """Schwarz's criterion -2 `loglik_` + `n_parameters_` log n, n the sum of weights; lower is better."""
+        return selection.bic(self.loglik_, self.n_parameters_, rows=float(self.counts_.weights.sum()))
+
     @property
     def khat_(self) -> np.ndarray:
         """Pareto k-hat of each training row's importance weights (n,); above 0.7 a row is not to be trusted."""
@@ -395,6 +435,12 @@ class PLN(AbstractStatistics, AbstractEstimator):
     def _scores(self, counts: Counts) -> RowLikelihood:
         with double_precision():
             return row_scores(self.result_, counts, seed=self.random_state)
+
+    def _new_rows(self, Y: Any, **given: Any) -> Counts:
+        """Rows that the fit has not seen, checked."""
+        counts = as_new_rows(self.coding_, Y, **given)
+        driver.check_presence(counts, self.likelihood)
+        return counts
 
     def transform(
         self, Y: Any, *, X: Any = None, offset: Any = None, data: Any = None, return_variance: bool = False
@@ -418,7 +464,7 @@ class PLN(AbstractStatistics, AbstractEstimator):
         Raises:
             InputError: columns or covariates are not those of the fit; the message names them.
         """
-        counts = as_new_rows(self.coding_, Y, X=X, offset=offset, data=data)
+        counts = self._new_rows(Y, X=X, offset=offset, data=data)
         with double_precision():
             mean, variance = latent(self.result_, counts)
         return (mean, variance) if return_variance else mean
@@ -479,7 +525,7 @@ class PLN(AbstractStatistics, AbstractEstimator):
         Raises:
             InputError: columns or covariates are not those of the fit; the message names them.
         """
-        counts = as_new_rows(self.coding_, Y, X=X, offset=offset, data=data, partial=True)
+        counts = self._new_rows(Y, X=X, offset=offset, data=data, partial=True)
         with double_precision():
             mean, variance = position(self.result_, counts)
         if latent:
@@ -545,7 +591,7 @@ class PLN(AbstractStatistics, AbstractEstimator):
         Raises:
             InputError: columns or covariates are not those of the fit; the message names them.
         """
-        counts = as_new_rows(self.coding_, Y, X=X, offset=offset, data=data)
+        counts = self._new_rows(Y, X=X, offset=offset, data=data)
         scores = self._scores(counts)
         likely.warn_of(scores.unsure, counts.row_names)
         return (scores.value, scores.standard_error) if return_se else scores.value

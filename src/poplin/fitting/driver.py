@@ -21,6 +21,7 @@ from poplin.data import held
 from poplin.data.blocks import Block, check_agreed, layout, on_host
 from poplin.data.counts import Counts
 from poplin.data.held import column_sums
+from poplin.data.tables import place
 from poplin.fit import joined
 from poplin.fitting import alternatives, amortised, checkpoints, directions, phases, streamed
 from poplin.fitting.checkpoints import Keeper
@@ -134,23 +135,38 @@ def check_law(counts: Counts, settings: FitSettings) -> None:
         return
     if not WAYS[type(settings.method)].laws:
         known = ", ".join(repr(name_of(kind())) for kind, way in WAYS.items() if way.laws)
+        plain = known.replace("'", "")
         raise InputError(
-            f"method='{method}' fits Poisson counts only, and likelihood='{law}' is asked for. Use one of {known}."
+            f"method='{method}' fits Poisson counts only, and likelihood='{law}' is asked for. Use one of {known}.",
+            at_command_line=f"--method {method} fits Poisson counts only, and --likelihood {law} is asked for. Use one "
+            f"of {plain}.",
         )
     if streamed.wanted(counts, settings.method, loadings=settings.rank is not None):
         raise InputError(
             f"Y is fitted over blocks of rows (sparse, or very large), which likelihood='{law}' is not. Fit fewer rows "
-            "or columns, dense, or likelihood='poisson'."
+            "or columns, dense, or likelihood='poisson'.",
+            at_command_line=f"COUNTS is fitted over blocks of rows (sparse, or very large), which --likelihood {law} "
+            "is not. Fit fewer rows or columns, or --likelihood poisson.",
         )
+    check_presence(counts, law)
+
+
+def check_presence(counts: Counts, law: str) -> None:
+    """Raise `InputError` for counts above 1 under the law of presence and absence."""
     if law == "bernoulli" and held.largest(counts.y) > 1:
+        i, j = (int(k) for k in np.argwhere(counts.y > 1)[0])
+        found = f"{counts.y[i, j]:g}{place((i, j), counts.row_names, counts.column_names)}"
         raise InputError(
-            f"Y holds counts up to {held.largest(counts.y):g}, and likelihood='bernoulli' is of presence and absence, "
-            "1 and 0. Give (Y > 0) * 1, or a likelihood of counts."
+            f"Y holds {found}, and likelihood='bernoulli' is of presence and absence, 1 and 0. Give (Y > 0) * 1, or a "
+            "likelihood of counts.",
+            at_command_line=f"COUNTS holds {found}, and --likelihood bernoulli is of presence and absence, 1 and 0. "
+            "Write 1 for every count above 0, or take another --likelihood.",
         )
 
 
 EVERY = 100  # iterations between two checkpoints
 DATA = {"y": "counts", "x": "covariates", "offset": "offsets", "weights": "weights of the rows"}
+ZEROS = "covariates of the zeros"  # where there are some: files of other fits stay what they were
 BROKEN = (
     "After {count} iterations of the phase '{phase}' the parameters were no longer finite; the estimates are those of "
     "the phase before, '{before}'. Fit a smaller model (a lower rank), or leave columns out that are hardly ever seen."
@@ -225,7 +241,9 @@ def facts(counts: Counts, settings: FitSettings) -> dict[str, Any]:
     """What says which fit it is, see `checkpoints.facts`; options that change nothing are their method's name."""
     told = {name: value for name, value in settings.plain().items() if name not in OF_A_RUN}
     told["method"] = told["method"] if isinstance(told["method"], str) else repr(settings.method)
-    return checkpoints.facts({words: getattr(counts, part) for part, words in DATA.items()}, told)
+    data = {words: getattr(counts, part) for part, words in DATA.items()}
+    data |= {} if counts.zero_features is None else {ZEROS: counts.zero_features}
+    return checkpoints.facts(data, told)
 
 
 def fitted(counts: Counts, settings: FitSettings, began: float, *, keeper: Keeper | None = None) -> Result:

@@ -6,7 +6,7 @@ Start at `checked` and `recipe`. This is the only place where a string chooses c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jax import Array
 from poplin._errors import InputError
 from poplin.data.counts import Counts, check_basis, check_covariance, check_rank
 from poplin.data.held import column_sums
+from poplin.inference.selection import free_parameters, law_parameters
 from poplin.laws import POISSON, AbstractLaw, Bernoulli, NegativeBinomial, ZeroInflated
 from poplin.methods.bounds import AbstractBound, DirectBound, FactorBound
 from poplin.methods.options import Variational, chosen, to_plain
@@ -143,6 +144,44 @@ def law_of(likelihood: str, zero_probability: str, counts: Counts) -> AbstractLa
     return LAWS[likelihood](p, (features, p if zero_probability == "column" else 1))
 
 
+ZERO_INFLATED = tuple(name for name in LAWS if name.startswith("zero-inflated"))
+
+
+def _law_words(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The words of the law of the counts; an `InputError` for those that do not go together."""
+    likelihood = one_of(given["likelihood"], tuple(LAWS), "likelihood")
+    share = one_of(given["zero_probability"], ZEROS, "zero_probability")
+    formula = given["zero_formula"]
+    if formula is not None and not isinstance(formula, str):
+        raise InputError(f"zero_formula={formula!r}: wanted is a formula such as '~ site', or None.")
+    for name, option, asked in (
+        ("zero_formula", f"--zero-formula '{formula}'", formula is not None),
+        ("zero_probability", f"--zero-probability {share}", share != ZEROS[0]),
+    ):
+        if asked and likelihood not in ZERO_INFLATED:
+            raise InputError(
+                f"{name}={given[name]!r} is of zeros beyond the counts' own, of which likelihood={likelihood!r} has "
+                f"none. Leave it out, or use one of {', '.join(map(repr, ZERO_INFLATED))}.",
+                at_command_line=f"{option} is of zeros beyond the counts' own, of which --likelihood {likelihood} has "
+                f"none. Leave it out, or use one of {', '.join(ZERO_INFLATED)}.",
+            )
+    if formula is not None and share == "row":
+        raise InputError(
+            f"zero_formula={formula!r} and zero_probability='row' are given: a probability of each row's own leaves a "
+            "formula nothing to say. Leave one of them out.",
+            at_command_line=f"--zero-formula '{formula}' and --zero-probability row are given: a probability of each "
+            "row's own leaves a formula nothing to say. Leave one of them out.",
+        )
+    return {"likelihood": likelihood, "zero_probability": share, "zero_formula": formula}
+
+
+def parameters(recipe: Recipe, counts: Counts) -> int:
+    """Free parameters of a model of these counts: B (of covariates that tell something new), Sigma, the law's own."""
+    d, p = int(np.linalg.matrix_rank(counts.x)), counts.y.shape[1]
+    free = free_parameters(recipe.loadings or recipe.shape, d=d, p=p, q=recipe.rank)
+    return free + law_parameters(recipe.law, counts.zero_features)
+
+
 def level_precision(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Precision (d, d) of the weak prior of each column of B: between rows, XB varies with `LEVEL_SD`, N(0, sd^2).
 
@@ -181,6 +220,7 @@ class FitSettings:
     specific: str
     likelihood: str
     zero_probability: str
+    zero_formula: str | None
     method: Any
     posterior: str
     shrinkage: float | None
@@ -205,6 +245,12 @@ class FitSettings:
         return vars(self) | {"method": to_plain(self.method), "shrinkage": shrinkage}
 
 
+def of_fit(fit: Any) -> FitSettings:
+    """The settings of a fit, with the rank that was chosen for it."""
+    settings = replace(checked(fit.get_params()), callback=None)
+    return settings if settings.rank is None else replace(settings, rank=fit.components_.shape[1])
+
+
 def checked(given: Mapping[str, Any]) -> FitSettings:
     """The parameters of `PLN` as settings; an `InputError` for one that cannot be."""
     method = chosen(given["method"])
@@ -214,13 +260,13 @@ def checked(given: Mapping[str, Any]) -> FitSettings:
     limit, tol, every = given["max_iter"], given["tol"], given["checkpoint_every"]
     if tol is not None and not (isinstance(tol, int | float | np.number) and tol > 0):
         raise InputError(f"tol={tol!r}: wanted is a positive number.")
+    kept = ("rank", "covariance", "basis", "callback", "checkpoint")
     return FitSettings(
-        **{name: given[name] for name in ("rank", "covariance", "basis", "callback", "checkpoint")},
+        **{name: given[name] for name in kept},
+        **_law_words(given),
         specific=one_of(given["specific"], SPECIFIC, "specific"),
         method=method,
         posterior=posterior,
-        likelihood=one_of(given["likelihood"], tuple(LAWS), "likelihood"),
-        zero_probability=one_of(given["zero_probability"], ZEROS, "zero_probability"),
         shrinkage=shrinkage_weight(given["shrinkage"]),
         n_init=count(given["n_init"], "n_init", least=1),
         max_iter=None if limit is None else count(limit, "max_iter", least=1),

@@ -3,8 +3,9 @@
 Start at `looked` and `departures`. A count's place in its fitted law is U, uniform between P(Y < y) and P(Y <= y);
 where the model holds it is uniform from 0 to 1. Of each count we take P(U <= u | y) - u on a grid of u, which has
 mean zero and needs no random number. From its sum over rows we take out what the scores of the column's own
-parameters (its coefficients, its standard deviation) say: what is left does not feel to first order how the
-parameters were estimated (Neyman's C(alpha)), so that shrunk, variational and maximum-likelihood fits are judged alike.
+parameters (its coefficients, its standard deviation, those of the law) say: what is left does not feel to first order
+how the parameters were estimated (Neyman's C(alpha)), so that shrunk, variational and maximum-likelihood fits are
+judged alike.
 
 The reference are tables drawn from the fit at the same covariates and offsets: whole rows, so that columns go
 together as the model says; a row's draws are put together anew for each of the replicates. Statistics: of a column
@@ -18,140 +19,18 @@ assessment for count data; Neyman (1959), Optimal asymptotic tests of composite 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from poplin._random import Purpose, derive
 from poplin.data import held
 from poplin.data.counts import Counts
+from poplin.inference.margins import LEAST, Placed, cells, cells_of, normal_scores, placed, sampled
 from poplin.inference.summary import Fitted
-from poplin.models.draws import draw_counts
 
-# The law of one count under a fitted model: Y ~ Poisson(e^T), T ~ N(center, variance), and its slopes.
-#
-# Start at `marginal_cdf`, or at `placed` for where counts lie in their law. All by quadrature, entry by entry, in
-# NumPy.
-
-
-NODES = 201  # of the trapezoidal rule for distribution functions
-FEW_NODES = 61  # where an error of 1e-5 is nothing
-BATCH = 4096  # counts at a time
-POINTS = 20  # of the Gauss-Hermite rule about the mode
-CLIMBS = 40  # Newton steps at most to a count's mode
-LEAST = 1e-10  # a variance below is taken for that
-
-
-class Placed(NamedTuple):
-    """Of each count (m,): P(Y < y), P(Y <= y), and the slopes of log P(Y = y) in the center and in log sd."""
-
-    below: np.ndarray
-    upto: np.ndarray
-    by_center: np.ndarray
-    by_log_sd: np.ndarray
-
-
-def marginal_cdf(
-    y: np.ndarray, center: np.ndarray, variance: np.ndarray, *, nodes: int = NODES
-) -> np.ndarray:
-    """P(Y <= y) for Y ~ Poisson(exp(center + sqrt(variance) z)), z standard normal, by quadrature; all (m,).
-
-    Two forms of one integral: over z of the Poisson's distribution function, which is smooth where the variance is
-    small against that of the count, and else over t of P(center + sqrt(variance) z < t) with exp(t) ~ Gamma(y + 1).
-    """
-    y, center, variance = np.broadcast_arrays(*(np.asarray(a, float) for a in (y, center, variance)))
-    found = np.zeros(y.shape)
-    inside = y >= 0
-    narrow = inside & (variance * (y + 1) <= 1)
-    wide = inside & ~narrow
-    found[narrow] = _over_normal(y[narrow], center[narrow], variance[narrow], nodes)
-    found[wide] = _over_gamma(y[wide], center[wide], variance[wide], nodes)
-    return np.clip(found, 0.0, 1.0)
-
-
-def _over_normal(y: np.ndarray, center: np.ndarray, variance: np.ndarray, nodes: int) -> np.ndarray:
-    from scipy.special import pdtr
-
-    z, step = np.linspace(-9, 9, 1 + 3 * nodes // 5, retstep=True)
-    weight = np.exp(-(z**2) / 2) * step / np.sqrt(2 * np.pi)
-    rate = np.exp(np.minimum(center[:, None] + np.sqrt(variance)[:, None] * z, 700.0))
-    return pdtr(y[:, None], rate) @ weight
-
-
-def _over_gamma(y: np.ndarray, center: np.ndarray, variance: np.ndarray, nodes: int) -> np.ndarray:
-    from scipy.special import gammaln, ndtr
-
-    each, place = np.unique(y, return_inverse=True)  # the density is the count's own, whatever the law
-    shape = (each + 1)[:, None]
-    spread = 1 / np.sqrt(shape)
-    low, high = np.log(shape) - 9 * spread - 36 / shape, np.log(shape) + 9 * spread
-    t = low + (high - low) * np.linspace(0, 1, nodes)
-    density = np.exp(shape * t - np.exp(t) - gammaln(shape)) * ((high - low) / (nodes - 1))
-    found, scale = np.empty(y.shape), 1 / np.sqrt(variance)
-    for first in range(0, len(y), BATCH):
-        some = slice(first, first + BATCH)
-        share = ndtr((t[place[some]] - center[some, None]) * scale[some, None])
-        found[some] = np.einsum("mk,mk->m", density[place[some]], share)
-    return found
-
-
-def placed(y: np.ndarray, center: np.ndarray, variance: np.ndarray) -> Placed:
-    """Where counts lie in their law, and the scores of its parameters: of the center c and the log of sd s.
-
-    By Fisher's identity d log P / dc = E[T - c | y] / s^2 and d log P / d log s = E[(T - c)^2 | y] / s^2 - 1, with T
-    | y by Gauss-Hermite about its mode. Cost: some 150 exponentials a count.
-    """
-    from scipy.special import gammaln
-
-    y, center, variance = np.broadcast_arrays(*(np.asarray(a, float) for a in (y, center, variance)))
-    variance = np.maximum(variance, LEAST)
-    mode = _modes(y, center, variance)
-    width = 1 / np.sqrt(np.exp(mode) + 1 / variance)
-    x, weight = np.polynomial.hermite_e.hermegauss(POINTS)
-    t = mode[:, None] + width[:, None] * x
-    away = t - center[:, None]
-    log_value = y[:, None] * t - np.exp(t) - away**2 / (2 * variance[:, None]) + x**2 / 2
-    top = log_value.max(axis=1)
-    value = np.exp(log_value - top[:, None]) * weight
-    total = value.sum(axis=1)
-    log_mass = top + np.log(total * width / np.sqrt(2 * np.pi * variance)) - gammaln(y + 1)
-    by_center = (value * away).sum(axis=1) / total / variance
-    by_log_sd = (value * away**2).sum(axis=1) / total / variance - 1
-    mass = np.exp(log_mass)
-    upto = np.where(y > 0, marginal_cdf(y, center, variance, nodes=FEW_NODES), np.minimum(mass, 1.0))
-    below = np.where(y > 0, np.maximum(upto - mass, 0.0), 0.0)
-    return Placed(below, upto, by_center, by_log_sd)
-
-
-def _modes(y: np.ndarray, center: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """The largest y t - e^t - (t - c)^2 / (2 v): Newton from the right, where the slope is concave and falls.
-
-    The mode is below the larger of c and log y, and below c + v y.
-    """
-    with np.errstate(divide="ignore"):
-        t = np.minimum(np.maximum(center, np.log(y)), center + variance * y)
-    t = np.minimum(t, 700.0)
-    for _ in range(CLIMBS):
-        rate = np.exp(t)
-        step = (y - rate - (t - center) / variance) / (rate + 1 / variance)
-        t = t + step
-        if np.all(np.abs(step) <= 1e-9 * (1 + np.abs(t))):
-            break
-    return t
-
-
-def normal_scores(found: Placed) -> np.ndarray:
-    """E[Phi^-1(U) | y], U uniform between P(Y < y) and P(Y <= y): of mean zero where the law holds, whatever it is."""
-    from scipy.special import ndtri
-
-    low, high = found.below, np.maximum(found.upto, found.below)
-    mass = high - low
-    density = [np.exp(-0.5 * np.clip(ndtri(a), -38, 38) ** 2) / np.sqrt(2 * np.pi) for a in (low, high)]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean = (density[0] - density[1]) / mass
-    middle = ndtri(np.clip(0.5 * (low + high), 1e-300, 1 - 1e-16))
-    return np.where(mass > 1e-9, mean, middle)
-
+if TYPE_CHECKING:  # it brings JAX
+    from poplin.laws import AbstractLaw
 
 LEVEL = 0.05  # size of the whole; of each test where two are made, half of it
 GRID = np.linspace(-2.7, 2.7, 31)  # normal quantiles
@@ -199,7 +78,8 @@ class Departures(NamedTuple):
 class Looked(NamedTuple):
     """Where the counts lie in their law, and where those of the draws do: (n, m) each, and (draws, n, m).
 
-    `latent` (draws, n, m): the deviation of Z that each drawn count comes from, in its standard deviations.
+    `latent` (draws, n, m): the deviation of Z that each drawn count comes from, in its standard deviations; `zero`:
+    which drawn counts are 0.
     """
 
     seen: Sample
@@ -207,10 +87,14 @@ class Looked(NamedTuple):
     drawn: Placed
     there: np.ndarray
     latent: np.ndarray
+    zero: np.ndarray
 
 
 class Sample(NamedTuple):
-    """The counts looked at: rows, columns, y (n, m) NaN where missing, center (n, m), variance (m,), x (n, d)."""
+    """The counts looked at: rows, columns, y (n, m) NaN where missing, center (n, m), variance (m,), x (n, d).
+
+    law: that of the cells, None where it is Poisson's; features (n, k) of each of its own parameters.
+    """
 
     rows: np.ndarray
     columns: np.ndarray
@@ -218,6 +102,8 @@ class Sample(NamedTuple):
     center: np.ndarray
     variance: np.ndarray
     x: np.ndarray
+    law: AbstractLaw | None
+    features: tuple[np.ndarray, ...]
 
 
 def looked(fit: Fitted, *, seed: int = 0) -> Looked:
@@ -228,10 +114,10 @@ def looked(fit: Fitted, *, seed: int = 0) -> Looked:
     draws = int(np.clip(EVALUATIONS // (n * m), FEWEST_DRAWS, MOST_DRAWS))
     root = (fit.components_ * np.sqrt(np.maximum(fit.eigenvalues_, 0)))[seen.columns]
     noise = random.standard_normal((draws, n, root.shape[1])) @ root.T
-    y = 1.0 * draw_counts(random, seen.center + noise)
+    y = 1.0 * sampled(seen.law, random, seen.center + noise)
     there = ~np.isnan(seen.y)
     latent = noise / np.sqrt(np.maximum(seen.variance, LEAST))
-    return Looked(seen, _placed(seen.y, seen, there), _placed(y, seen, there), there, latent)
+    return Looked(seen, _placed(seen.y, seen, there), _placed(y, seen, there), there, latent, y == 0)
 
 
 def _sample(fit: Fitted, random: np.random.Generator) -> Sample:
@@ -244,15 +130,37 @@ def _sample(fit: Fitted, random: np.random.Generator) -> Sample:
     rows = np.sort(random.choice(used, min(len(used), MOST_COUNTS // m), replace=False))
     y = held.dense_rows(counts.y, rows)[:, columns]
     center = counts.offset[rows][:, columns] + counts.x[rows] @ fit.coef_[:, columns]
-    return Sample(rows, columns, y, center, fit.sigma_.diag()[columns], counts.x[rows])
+    law = cells(fit, rows, columns)
+    told = _features(law, None if counts.zeros is None else counts.zeros.x[rows], len(rows))
+    return Sample(rows, columns, y, center, fit.sigma_.diag()[columns], counts.x[rows], law, told)
+
+
+MOST_FEATURES = 20  # of a parameter of the law; of more (one a row) only their sum is taken out
+
+
+def _features(law: Any, zeros: np.ndarray | None, n: int) -> tuple[np.ndarray, ...]:
+    """What each of the law's own parameters is multiplied by in a row, (n, k)."""
+    if law is None:
+        return ()
+    import jax
+
+    from poplin._numerics import double_precision
+    from poplin.laws import features_of
+
+    ones = np.ones((n, 1))
+    few = ones if zeros is None or zeros.shape[1] > MOST_FEATURES else zeros
+    with double_precision():
+        told = jax.tree.leaves(features_of(law, few, ones))
+    return tuple(np.asarray(each, float) for each in told)
 
 
 def _placed(y: np.ndarray, seen: Sample, there: np.ndarray) -> Placed:
     """The same for every count that is there; zeros elsewhere."""
     kept = np.broadcast_to(there, y.shape)
     center, variance = (np.broadcast_to(a, y.shape)[kept] for a in (seen.center, seen.variance))
-    found = placed(y[kept], center, variance)
-    filled = [np.zeros(y.shape) for _ in found]
+    law = None if seen.law is None else seen.law.over(lambda a: np.broadcast_to(a, y.shape)[kept])
+    found = placed(y[kept], center, variance, law)
+    filled = [np.zeros(y.shape + part.shape[1:]) for part in found]
     for whole, part in zip(filled, found, strict=True):
         whole[kept] = part
     return Placed(*filled)
@@ -265,14 +173,15 @@ def departures(at: Looked, *, level: float = LEVEL, seed: int = 0) -> Departures
 
 
 def _process(found: Placed, at: Looked) -> tuple[np.ndarray, np.ndarray]:
-    """P(U <= u | y) - u (..., n, m, k), and scores of the columns' parameters (..., n, m, d + 1); 0 where missing."""
+    """P(U <= u | y) - u (..., n, m, k), and scores of the columns' parameters (..., n, m, r); 0 where missing."""
     from scipy.special import ndtr
 
     u = ndtr(GRID)
     mass = np.maximum(found.upto - found.below, 1e-12)[..., None]
     share = (np.clip((u - found.below[..., None]) / mass, 0.0, 1.0) - u) * at.there[..., None]
     by_coef = at.seen.x[:, None, :] * found.by_center[..., None]
-    return share, np.concatenate([by_coef, found.by_log_sd[..., None]], axis=-1)
+    own = [found.own[..., k, None] * each[:, None, :] for k, each in enumerate(at.seen.features)]
+    return share, np.concatenate([by_coef, found.by_log_sd[..., None], *own], axis=-1)
 
 
 class Cleared(NamedTuple):
@@ -325,6 +234,47 @@ def _judged(
         *(p, level, float(all_ranks[0]), p_columns[0], at.seen.columns, flagged),
         *(kind[0], kind[1], curve, float(np.max(np.abs(plain)) / there), n),
     )
+
+
+class Zeros(NamedTuple):
+    """Zeros beyond what the law has: p of all columns together, one-sided, their share of counts, columns by surety."""
+
+    p: float
+    share: float
+    columns: np.ndarray
+
+
+def extra_zeros(at: Looked) -> Zeros:
+    """Are there more zeros than the law has, however a column's level, variance and the law's own are chosen?
+
+    Of each count whether it is 0, less P(Y = 0), less its regression on the scores of the column's parameters as the
+    draws have it (Neyman's C(alpha) test of a probability of zeros); whole rows of draws say how sums vary. Where the
+    law chooses that probability itself nothing is left, and p is 1.
+    """
+    from scipy.special import ndtr
+
+    probability = _placed(np.zeros(at.there.shape), at.seen, at.there).upto
+    found, many = ((zero - probability) * at.there for zero in (at.seen.y == 0, at.zero))
+    (_, scores), (_, scores_of_many) = _process(at.data, at), _process(at.drawn, at)
+    plain = np.sum(many**2)
+    for j in range(found.shape[1]):
+        s = scores_of_many[:, :, j].reshape(-1, scores.shape[2])
+        slope = np.linalg.lstsq(s.T @ s, s.T @ many[:, :, j].ravel(), rcond=1e-10)[0]
+        found[:, j] -= scores[:, j] @ slope
+        many[:, :, j] -= scores_of_many[:, :, j] @ slope
+    if np.sum(many**2) < LEFT * plain:
+        return Zeros(1.0, 0.0, np.empty(0, int))
+    draws = len(many)
+    of_columns = np.sqrt(np.maximum(np.sum(many**2, axis=(0, 1)) / draws, 1e-12))
+    of_all = np.sqrt(np.sum(many.sum(axis=2) ** 2) / draws)
+    z = found.sum(axis=0) / of_columns
+    sure = np.argsort(-z, kind="stable")
+    worst = at.seen.columns[sure[z[sure] > SURE]]
+    return Zeros(float(ndtr(-found.sum() / of_all)), float(found.sum() / at.there.sum()), worst)
+
+
+SURE = 3.0  # standard deviations from which a column is named for its zeros
+LEFT = 1e-3  # of the variance of zeros, below which the law follows them
 
 
 def resampled(flat: np.ndarray, draws: int, n: int, random: np.random.Generator) -> np.ndarray:
@@ -506,8 +456,12 @@ class Alike(NamedTuple):
     correlation: float
 
 
-def alike(counts: Counts, coef: np.ndarray, variance: np.ndarray, *, seed: int = 0) -> list[Alike]:
+def alike(
+    counts: Counts, coef: np.ndarray, variance: np.ndarray, law: AbstractLaw | None = None, *, seed: int = 0
+) -> list[Alike]:
     """The groupings of `counts` whose residuals go together, surest first; B (d, p), the variances of Sigma (p,).
+
+    `law` is that of the counts, with the parameters of the model; None: Poisson's.
 
     Factors of the formula are not asked: they are in the fit. Cost: 20 microseconds for each of at most `MOST_GROUPED`
     of a grouping, and REPLICATES x as many products.
@@ -518,7 +472,8 @@ def alike(counts: Counts, coef: np.ndarray, variance: np.ndarray, *, seed: int =
         return []
     few = sorted(groupings, key=lambda name: int(groupings[name].max()))[:MOST_GROUPINGS]
     random = derive(seed, Purpose.GROUPS).generator()
-    found = [_tested(name, groupings[name], counts, coef, variance, random) for name in few]
+    model = Margins(coef, variance, law)
+    found = [_tested(name, groupings[name], counts, model, random) for name in few]
     told = sorted((one for one in found if one is not None), key=lambda one: one.p)
     kept = []
     for k, one in enumerate(told):
@@ -528,12 +483,19 @@ def alike(counts: Counts, coef: np.ndarray, variance: np.ndarray, *, seed: int =
     return kept
 
 
+class Margins(NamedTuple):
+    """A model column by column: B (d, p), the variances of Sigma (p,), the law of the counts (None: Poisson's)."""
+
+    coef: np.ndarray
+    variance: np.ndarray
+    law: AbstractLaw | None
+
+
 def _tested(
     name: str,
     codes: np.ndarray,
     counts: Counts,
-    coef: np.ndarray,
-    variance: np.ndarray,
+    model: Margins,
     random: np.random.Generator,
 ) -> Alike | None:
     """One grouping; None where no two rows share a group, or the covariates already say all of it."""
@@ -542,7 +504,7 @@ def _tested(
         return None
     rows = rows[np.argsort(codes[rows], kind="stable")]
     _, first, size = np.unique(codes[rows], return_index=True, return_counts=True)
-    residual = _residuals(counts, coef, variance, rows, random)
+    residual = _residuals(counts, model, rows, random)
     x = counts.x[rows]
     frame = np.linalg.qr(x)[0]
     residual = residual - frame @ (frame.T @ residual)
@@ -600,18 +562,18 @@ def _rows(codes: np.ndarray, weights: np.ndarray, random: np.random.Generator) -
     return np.sort(order)
 
 
-def _residuals(
-    counts: Counts, coef: np.ndarray, variance: np.ndarray, rows: np.ndarray, random: np.random.Generator
-) -> np.ndarray:
+def _residuals(counts: Counts, model: Margins, rows: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """The normal scores of these rows (n, m), of some columns where there are too many, 0 where a count is missing."""
     p = counts.y.shape[1]
     columns = np.sort(random.choice(p, min(p, max(MOST_GROUPED // len(rows), 1)), replace=False))
     y = held.dense_rows(counts.y, rows)[:, columns]
     there = ~np.isnan(y)
-    center = counts.offset[rows][:, columns] + counts.x[rows] @ coef[:, columns]
-    spread = np.broadcast_to(variance[columns], y.shape)
+    center = counts.offset[rows][:, columns] + counts.x[rows] @ model.coef[:, columns]
+    spread = np.broadcast_to(model.variance[columns], y.shape)
+    law = cells_of(model.law, counts, rows, columns)
+    of_those = None if law is None else law.over(lambda a: a[there])
     out = np.zeros(y.shape)
-    out[there] = normal_scores(placed(y[there], center[there], spread[there]))
+    out[there] = normal_scores(placed(y[there], center[there], spread[there], of_those))
     return out
 
 
@@ -630,9 +592,9 @@ DEPEND = (
 SEVERAL = " Where one column's groups hold those of another, cluster by the larger groups."
 
 
-def words(counts: Counts, coef: np.ndarray, variance: np.ndarray, seed: int) -> str | None:
+def words(counts: Counts, coef: np.ndarray, variance: np.ndarray, law: AbstractLaw, seed: int) -> str | None:
     """One sentence or two where rows go together within groups, None where they do not or there are none."""
-    found = alike(counts, coef, variance, seed=seed)
+    found = alike(counts, coef, variance, law, seed=seed)
     if not found:
         return None
     first = found[0].name

@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 
 from poplin._axes import Rows
+from poplin._numerics import double_precision
 from poplin._random import Purpose, derive
 from poplin.data.blocks import Block
 from poplin.inference.likelihood import (
@@ -31,6 +32,7 @@ from poplin.inference.likelihood import (
 )
 from poplin.inference.sequential import ERROR, in_rounds, log_mean, relative
 from poplin.inference.summary import LARGEST_KHAT
+from poplin.laws import AbstractLaw, NegativeBinomial, ZeroInflated, features_of
 from poplin.models.loadings import BorrowedBasis, FreeLoadings, FrozenLoadings
 from poplin.updates.specific import GivenAxes, Specific
 from poplin.updates.structure import Diagonal, Fixed, Full, Spherical
@@ -60,6 +62,18 @@ def free_parameters(form: Any, *, d: int, p: int, q: int) -> int:
     584
     """
     return d * p + (form.axes.count(p) if isinstance(form, Specific) else _FREE[type(form)](p, q))
+
+
+def law_parameters(law: AbstractLaw, zero_features: np.ndarray | None) -> int:
+    """Free parameters of a law of counts: of each of its arrays (k, p), or (k, 1) where columns share it, all.
+
+    Of features of the rows (n, k) that tell nothing new (a constant beside all levels) fewer.
+    """
+    like = np.ones((1 if zero_features is None else len(zero_features), 1))
+    with double_precision():
+        features = jax.tree.leaves(features_of(law, zero_features, like))
+    ranks = (int(np.linalg.matrix_rank(np.asarray(each))) for each in features)
+    return sum(rank * leaf.shape[1] for rank, leaf in zip(ranks, jax.tree.leaves(law), strict=True))
 
 
 def aic(loglik: float, parameters: int) -> float:
@@ -356,6 +370,53 @@ def _inside(small: Any, large: Any, ranks: tuple[int, int]) -> bool:
     if isinstance(large, BorrowedBasis) and isinstance(small, BorrowedBasis):
         return ranks[0] == ranks[1] and _alike(np.asarray(small.basis), np.asarray(large.basis))
     return type(small) is type(large)
+
+
+class LawNesting(NamedTuple):
+    """How one law of counts lies within another; `boundary`: of how many parameters, each alone in its column, at 0."""
+
+    lies: Nesting
+    boundary: int = 0
+
+
+def law_nesting(
+    small: AbstractLaw,
+    large: AbstractLaw,
+    small_features: np.ndarray | None,
+    large_features: np.ndarray | None,
+) -> LawNesting:
+    """How a law lies within another, with the features (n, k) of their zeros (None: a constant).
+
+    A probability of zeros of 0, or a dispersion of 0, is on the boundary. Its law is known (`boundary` above 0) where
+    that is one number in a column, or one of all, and nothing else: not for two of them, nor where coefficients of the
+    features have no meaning without it.
+    """
+    counts = [law.counts if isinstance(law, ZeroInflated) else law for law in (small, large)]
+    zeros = [isinstance(law, ZeroInflated) for law in (small, large)]
+    one, other = (isinstance(law, NegativeBinomial) for law in counts)
+    if (one and not other) or (zeros[0] and not zeros[1]):
+        return LawNesting(Nesting.NONE)
+    if type(counts[0]) is not type(counts[1]) and not (counts[0].is_plain() and other):
+        return LawNesting(Nesting.NONE)
+    within = not zeros[0] or _zeros_within(small, large, small_features, large_features)
+    if not within:
+        return LawNesting(Nesting.NONE)
+    added = (other and not one) + (zeros[1] and not zeros[0])
+    if not added:
+        return LawNesting(Nesting.REGULAR)
+    if added == 2 or (zeros[1] and not zeros[0] and large_features is not None):
+        return LawNesting(Nesting.BOUNDARY)
+    numbers = counts[1].log_size if other and not one else large.logit  # type: ignore[attr-defined]
+    return LawNesting(Nesting.BOUNDARY, numbers.shape[1])
+
+
+def _zeros_within(small: Any, large: Any, one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    """Whether zeros of the smaller law are a case of the larger one's: as many columns or one, and its features."""
+    if small.logit.shape[1] > large.logit.shape[1]:
+        return False
+    n = len(one) if one is not None else len(other) if other is not None else 1
+    first, second = (np.ones((n, 1)) if each is None else each for each in (one, other))
+    return covariates_within(first, second)
 
 
 def _alike(one: np.ndarray, other: np.ndarray) -> bool:

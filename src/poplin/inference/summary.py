@@ -83,7 +83,7 @@ def summary(fit: Fitted, *, shown: int = 8) -> str:
     `shown` is the number of coefficients and eigenvalues listed. Bounds and likelihoods are in nats, with
     every constant; higher is better. The log-likelihood is there only if it has been computed before.
     """
-    lines = [f"Poisson-lognormal model, fitted by {method_words(fit)}", ""]
+    lines = [f"{model_words(fit)} model, fitted by {method_words(fit)}", ""]
     lines += _two_columns(facts(fit))
     lines += [
         "",
@@ -92,6 +92,7 @@ def summary(fit: Fitted, *, shown: int = 8) -> str:
         *_covariance_lines(fit, shown),
         *_scale_lines(fit, shown),
         *_own_lines(fit, shown),
+        *_law_lines(fit),
     ]
     told = (*fit.counts_.notes, *fit.messages_, *getattr(fit, "coef_notes", tuple)())
     if told:
@@ -123,17 +124,17 @@ def facts(fit: Fitted) -> dict[str, str]:
     return told
 
 
-def call(fit: Fitted) -> str:
-    """The constructor call with every setting that is not the default."""
+def call(fit: Fitted, changed: Mapping[str, Any] | None = None) -> str:
+    """The constructor call with every setting that is not the default, some of them changed."""
     defaults = {
         name: parameter.default for name, parameter in inspect.signature(type(fit)).parameters.items()
     }
-    changed = [
+    told = [
         f"{name}={_brief(value)}"
-        for name, value in fit.get_params().items()
+        for name, value in (fit.get_params() | dict(changed or {})).items()
         if name not in OF_A_RUN and not _same(value, defaults.get(name))
     ]
-    return f"{type(fit).__name__}({', '.join(changed)})"
+    return f"{type(fit).__name__}({', '.join(told)})"
 
 
 def data_words(fit: Fitted) -> str:
@@ -152,6 +153,108 @@ def method_words(fit: Fitted) -> str:
     method = fit.get_params().get("method", "ml")
     name = method if isinstance(method, str) else name_of(method)
     return METHODS.get(name, name)
+
+
+MODELS = {
+    "poisson": "Poisson-lognormal",
+    "zero-inflated-poisson": "Zero-inflated Poisson-lognormal",
+    "negative-binomial": "Negative-binomial-lognormal",
+    "zero-inflated-negative-binomial": "Zero-inflated negative-binomial-lognormal",
+    "bernoulli": "Bernoulli (presence and absence) logit-normal",
+}
+
+
+def model_words(fit: Fitted) -> str:
+    """The model by the law of its counts."""
+    law = str(fit.get_params().get("likelihood", "poisson"))
+    return MODELS.get(law, law)
+
+
+def law_ranges(fit: Fitted) -> list[str]:
+    """The ranges of the law's own parameters, a sentence each; none of Poisson's and Bernoulli's."""
+    zero, dispersion = _own(fit)
+    told = []
+    if zero is not None:
+        share = np.asarray(getattr(fit, "zero_probability_", zero))
+        told.append(f"probability of a zero beyond the counts' own {_range(share)}{_whose(fit)}")
+    if dispersion is not None:
+        told.append(f"dispersion a of each column (variance m + a m^2) {_range(dispersion)}")
+    return told
+
+
+def _own(fit: Fitted) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The law's own parameters: logits of zeros (k, p) or (k, 1), dispersions (p,); None where there are none."""
+    found = (getattr(fit, name, None) for name in ("zero_coef_", "dispersion_"))
+    zero, dispersion = (None if one is None else np.asarray(one) for one in found)
+    return zero, dispersion
+
+
+def _whose(fit: Fitted) -> str:
+    settings = fit.get_params()
+    formula, share = settings.get("zero_formula"), settings.get("zero_probability", "column")
+    if formula is not None:
+        return f", by {formula}" + (", the same in all columns" if share == "single" else "")
+    return {"column": ", of each column", "single": ", of the whole table", "row": ", of each row"}[share]
+
+
+def _range(values: np.ndarray) -> str:
+    low, middle, high = (f"{f(values):.3g}" for f in (np.min, np.median, np.max))
+    return low if low == high else f"{low} to {high} (median {middle})"
+
+
+def law_table(fit: Fitted) -> Any:
+    """The law's own parameters, a line each, with intervals where there are any; None where it has none.
+
+    zero: the logit of the probability of a zero beyond the counts' own, or its coefficient of a feature; probability is
+    there where the logit is that of the column or of the row. dispersion: a. An empty column means all columns.
+    """
+    import pandas
+
+    zero, dispersion = _own(fit)
+    lines = [] if zero is None else _zero_lines(fit, zero)
+    if dispersion is not None:
+        names, told = fit.counts_.column_names, _interval_of(fit, "dispersion", len(dispersion))
+        lines += [
+            {"parameter": "dispersion", "feature": "", "column": name, "estimate": float(value)} | more
+            for name, value, more in zip(names, dispersion, told, strict=True)
+        ]
+    if not lines:
+        return None
+    made = pandas.DataFrame(lines).set_index("parameter")
+    return made[[name for name in LAW_COLUMNS if name in made]]
+
+
+LAW_COLUMNS = ("feature", "column", "estimate", "se", "lower", "upper", "probability")
+
+
+def _zero_lines(fit: Fitted, coef: np.ndarray) -> list[dict[str, Any]]:
+    zeros = fit.counts_.zeros
+    features = ("Intercept",) if zeros is None else zeros.names
+    columns = fit.counts_.column_names if coef.shape[1] == len(fit.counts_.column_names) else ("",)
+    alone = zeros is None or zeros.design is None
+    told = iter(_interval_of(fit, "zero", coef.size))
+    lines = []
+    for feature, values in zip(features, coef, strict=True):
+        for column, value in zip(columns, values, strict=True):
+            line = {"parameter": "zero", "feature": feature, "column": column, "estimate": float(value)}
+            more = {"probability": float(1 / (1 + np.exp(-value)))} if alone else {}
+            lines.append(line | next(told) | more)
+    return lines
+
+
+def _interval_of(fit: Fitted, which: str, size: int) -> list[dict[str, float]]:
+    """Standard errors and ends of the intervals of so many parameters; empty where there are none."""
+    table = _asked(fit, which)
+    if table is None or len(table) != size:
+        return [{}] * size
+    return [{name: float(line[name]) for name in LAW_COLUMNS[3:6]} for _, line in table.iterrows()]
+
+
+def _law_lines(fit: Fitted) -> list[str]:
+    told = law_ranges(fit)
+    return (
+        ["", "Law of the counts", *(line for words in told for line in _wrapped(words, "  "))] if told else []
+    )
 
 
 def shape_words(fit: Fitted) -> str:

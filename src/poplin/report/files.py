@@ -41,6 +41,11 @@ FORMATS = {
     "loglik": "{:.2f}",
     "loglik_se": "{:.2f}",
     "khat": "{:.2f}",
+    "parameters": "{:.0f}",
+    "heldout": "{:.2f}",
+    "difference": "{:.2f}",
+    "difference_se": "{:.2f}",
+    "bic": "{:.2f}",
     "coef_difference": "{:.4f}",
     "covariance_difference": "{:.4f}",
 }
@@ -59,9 +64,31 @@ def write_comparison(table: pandas.DataFrame, out: Path, notes: Sequence[str] = 
     return [out / name for name in ("compare.csv", "compare.md", "compare.png")]
 
 
+def write_choice(found: Any, out: Path, notes: Sequence[str] = ()) -> list[Path]:
+    """The same of what `poplin.select` found: how candidates stand, in compare.csv, compare.md and compare.png."""
+    from matplotlib.figure import Figure
+
+    from poplin.report import plots
+
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = Figure(figsize=(7, 5), layout="constrained")
+    plots.selection(found, drawn.subplots())
+    with written_together(out) as draft:
+        found.table.to_csv(draft / "compare.csv")
+        (draft / "compare.md").write_text(choice_markdown(found, notes), encoding="utf-8")
+        drawn.savefig(draft / "compare.png", format="png", dpi=130)
+    return [out / name for name in ("compare.csv", "compare.md", "compare.png")]
+
+
+def choice_markdown(found: Any, notes: Sequence[str] = ()) -> str:
+    """How candidates stand, for people to read, with the sentence that says which was chosen and by what."""
+    told = "; ".join(f"{name}: {direction}" for name, direction in found.table.attrs.items())
+    return f"{markdown(found.table, notes)}\n{told}\n\n{found.words}\n"
+
+
 def markdown(table: pandas.DataFrame, notes: Sequence[str] = ()) -> str:
     """The table for people to read, and what they have to know of the counts."""
-    head = ["method", *table.columns]
+    head = [str(table.index.name or "method"), *table.columns]
     lines = [_line(head), _line(["---"] * len(head))]
     for label, row in table.iterrows():
         lines.append(_line([str(label), *(_told(name, row[name]) for name in table.columns)]))
@@ -116,7 +143,11 @@ FORMULA = (
 )  # what spreadsheets take for the beginning of one, or skip before it
 PAGE = "report.html"
 # tables that not every fit has, by the files that hold them
-FURTHER = {"scales.csv": summary.scale_table, "specific.csv": summary.specific_table}
+FURTHER = {
+    "scales.csv": summary.scale_table,
+    "specific.csv": summary.specific_table,
+    "law.csv": summary.law_table,
+}
 MOST_FACTORS = 100  # of a direct form above that, by size
 
 
@@ -167,7 +198,8 @@ def write_results(
 ) -> list[Path]:
     """Write coef.csv, covariance.csv, embedding.csv, trace.csv, model.npz and (`page`) report.html into `out`.
 
-    Of a borrowed basis with standard errors, scales.csv too; of variances of the columns' own, specific.csv.
+    Of a borrowed basis with standard errors, scales.csv too; of variances of the columns' own, specific.csv; of a law
+    of the counts with parameters of its own, law.csv.
 
     The folder is made if need be. The files appear together when all are on the disk, and replace those of an earlier
     fit. Returns the paths, the page last.
@@ -193,7 +225,7 @@ def _completed(fit: Fitted, draft: Path, origin: html.Origin | None, *, page: bo
     """The files, by their names; without a page, that of an earlier fit would be of another one than the tables.
 
     scales.csv has the scales of a borrowed basis, in its order, and specific.csv the variances of the columns' own,
-    with their intervals; an earlier fit's go likewise.
+    with their intervals, law.csv the zero probabilities and dispersions; an earlier fit's go likewise.
     """
     _write_table(draft / "coef.csv", _coefficients(fit))
     written = ["coef.csv"]

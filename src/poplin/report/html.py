@@ -160,6 +160,8 @@ def _content(fit: Fitted, origin: Origin) -> dict[str, Any]:
         "verdict": summary.verdict(fit).partition(": "),
         "converged": fit.converged_,
         "method": summary.method_words(fit),
+        "model": _lowered(summary.model_words(fit)),
+        **_law(fit),
         "exp": lambda value: float(np.exp(value)),
         "equation": _equation(fit),
         "notes": (*counts.notes, *fit.messages_, *getattr(fit, "coef_notes", tuple)()),
@@ -175,7 +177,7 @@ def _content(fit: Fitted, origin: Origin) -> dict[str, Any]:
         "heat_map": figures.heat_map(fit),
         "traces": figures.traces(fit),
         "frame": {name: getattr(figures, name) for name in ("WIDTH", "HEIGHT", "LEFT", "BOTTOM", "PAD")},
-        **_checked(fit),
+        **_checked(fit, origin.command),
         "data": for_script(fit, origin.colour, origin.covariates),
         "command": origin.command or summary.call(fit),
         "versions": _versions(),
@@ -191,13 +193,38 @@ def _ends(told: Any, places: list[tuple[int, int]]) -> list[tuple[float, float, 
     return [(told.lower[at], told.upper[at], told.p[at], str(method[at])) for at in places]
 
 
-def _checked(fit: Fitted) -> dict[str, Any]:
+def _law(fit: Fitted) -> dict[str, Any]:
+    """The law's own parameters: their ranges, and the first lines of their table."""
+    table = summary.law_table(fit)
+    lines = [] if table is None else table.reset_index().fillna("").to_dict("records")
+    ranges = [words[0].upper() + words[1:] for words in summary.law_ranges(fit)]
+    shown = sorted(lines, key=_largest)[:MOST_EFFECTS]
+    return {"law_ranges": ranges, "law": shown, "law_of": len(lines)}
+
+
+def _largest(line: dict[str, Any]) -> tuple[str, float]:
+    """The order of the law's parameters: zeros first, large before small."""
+    return line["parameter"] != "zero", -line["estimate"]
+
+
+def _checked(fit: Fitted, command: str) -> dict[str, Any]:
     """Diagnostics in words and the further pictures, which share what they are made of."""
     found = verdicts.found(fit, draws=figures.MOST_DRAWS, most=figures.MOST_RESIDUALS)
     return {
-        "verdicts": verdicts.verdicts(fit, found),
+        "verdicts": verdicts.verdicts(fit, found, command),
         "pictures": figures.pictures(fit, found.frequencies, found.residuals, found.departures.curve),
     }
+
+
+_NEGATIVE = "NegativeBinomial(mean m_ij = exp({eta}), variance m_ij + a_j m_ij^2)"
+_INFLATED = "count_ij = 0 with probability pi_ij, else\ncount_ij ~ "
+COUNTED = {
+    "poisson": "count_ij ~ Poisson(exp({eta}))",
+    "zero-inflated-poisson": f"{_INFLATED}Poisson(exp({{eta}}))",
+    "negative-binomial": f"count_ij ~ {_NEGATIVE}",
+    "zero-inflated-negative-binomial": _INFLATED + _NEGATIVE,
+    "bernoulli": "count_ij ~ Bernoulli(1 / (1 + exp(-({eta}))))",
+}
 
 
 def _equation(fit: Fitted) -> list[str]:
@@ -207,7 +234,8 @@ def _equation(fit: Fitted) -> list[str]:
     own = fit.specific_variance_ is not None
     latent = "c_j' w_i" + " + e_ij" * own if factor else "z_ij"
     law = "w_i ~ N(0, I)" + ", e_ij ~ N(0, psi_j)" * own if factor else "z_i ~ N(0, Sigma)"
-    return [f"count_ij ~ Poisson(exp({offset}x_i' b_j + {latent}))", law]
+    count = COUNTED.get(fit.get_params().get("likelihood", "poisson"), "count_ij ~ law({eta})")
+    return [*count.format(eta=f"{offset}x_i' b_j + {latent}").split("\n"), law]
 
 
 def _methods_paragraph(fit: Fitted) -> str:
@@ -221,7 +249,7 @@ def _methods_paragraph(fit: Fitted) -> str:
     )
     seed = fit.get_params().get("random_state")
     words = [
-        f"Counts of {p} columns in {n} rows were modelled by a Poisson-lognormal model",
+        f"Counts of {p} columns in {n} rows were modelled by a {_lowered(summary.model_words(fit))} model",
         "(Aitchison and Ho 1989)",
         f"with {covariates}" if covariates else "with an intercept for each column",
         "and log-scale offsets" if np.any(smallest(counts.offset)) else "",
@@ -231,6 +259,11 @@ def _methods_paragraph(fit: Fitted) -> str:
         "" if fit.converged_ else "THE FIT DID NOT CONVERGE.",
     ]
     return " ".join(word for word in words if word)
+
+
+def _lowered(words: str) -> str:
+    """The words within a sentence; names of persons keep their capitals."""
+    return words if words.startswith(("Poisson", "Bernoulli")) else words[0].lower() + words[1:]
 
 
 def _references(fit: Fitted) -> list[str]:

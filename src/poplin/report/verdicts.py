@@ -7,6 +7,7 @@ closer.
 
 from __future__ import annotations
 
+import shlex
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +20,10 @@ from poplin.inference.departures import (
     REPLICATES,
     Associations,
     Departures,
+    Zeros,
     associations,
     departures,
+    extra_zeros,
     looked,
 )
 from poplin.inference.summary import LARGEST_KHAT, Fitted
@@ -58,6 +61,7 @@ class Found(NamedTuple):
     residuals: views.Residuals
     departures: Departures
     associations: Associations | None
+    zeros: Zeros
 
 
 def found(fit: Fitted, *, draws: int = views.MOST_DRAWS, most: int = views.MOST_ENTRIES) -> Found:
@@ -66,15 +70,15 @@ def found(fit: Fitted, *, draws: int = views.MOST_DRAWS, most: int = views.MOST_
     frequencies, residuals = views.frequencies(fit, draws=draws), views.residuals(fit, most=most)
     together = associations(fit, seen, level=LEVEL / 2)
     alone = departures(seen, level=LEVEL if together is None else LEVEL / 2)
-    return Found(frequencies, residuals, alone, together)
+    return Found(frequencies, residuals, alone, together, extra_zeros(seen))
 
 
-def verdicts(fit: Fitted, found: Found) -> list[Verdict]:
-    """Everything that can be said without another computation."""
+def verdicts(fit: Fitted, found: Found, command: str = "") -> list[Verdict]:
+    """Everything that can be said without another computation; `command` is that of the fit, where there is one."""
     said, _, more = summary.verdict(fit).partition(": ")
     lines = [Verdict("Convergence", fit.converged_, f"{said.capitalize()}: {more}")]
     lines += [_margins(fit, found), _together(fit, found.associations)]
-    lines += [_zeros(found.frequencies), _rare(fit), _rows(fit)]
+    lines += [_zeros(fit, found, command), _rare(fit), _rows(fit)]
     known = summary.known_khat(fit)
     if known is not None:
         lines.append(_weights(fit, known))
@@ -148,20 +152,66 @@ def _together(fit: Fitted, tested: Associations | None) -> Verdict:
     return Verdict(about, False, words + "A higher rank, or a full Sigma, can follow them.")
 
 
-def _zeros(found: views.Frequencies) -> Verdict:
+def _zeros(fit: Fitted, all_found: Found, command: str) -> Verdict:
+    found, extra = all_found.frequencies, all_found.zeros
     seen, expected = int(found.seen[0]), float(found.expected[0])
     words = f"{seen} zeros are seen; tables drawn from the fit have {expected:.0f} "
     words += f"({found.lower[0]:.0f} to {found.upper[0]:.0f}). "
+    off = abs(seen - expected) / max(found.seen.sum(), 1)
+    more = seen > found.upper[0] and off >= SMALL
+    if extra.p < ZERO_LEVEL and extra.share >= SMALL:
+        names = [fit.counts_.column_names[j] for j in extra.columns]
+        where = f", most in {listed(names, MOST_NAMED)}" if names else ""
+        words += "However levels and variances of the columns are chosen, the law leaves "
+        words += f"{extra.share:.1%} of the counts as zeros too many (p = {extra.p:.1g}){where}: some may have another "
+        words += f"cause (never looked for, never there). {_law_to_try(fit, command)}"
+        return Verdict("Zeros", False, words.strip())
     if found.lower[0] <= seen <= found.upper[0]:
         return Verdict("Zeros", True, words + "The model needs no extra zeros.")
-    off = abs(seen - expected) / max(found.seen.sum(), 1)
-    if off < 0.01:
+    if off < SMALL:
         return Verdict(
             "Zeros", True, words + f"The difference is {off:.1%} of all counts, small though not by chance."
         )
-    more = "more zeros than it explains: some may have another cause (never looked for, never there)"
-    less = "fewer zeros than it expects: the fitted variances are large for some columns"
-    return Verdict("Zeros", False, words + f"The table has {more if seen > expected else less}.")
+    if more:
+        words += (
+            "The table has more zeros than it explains: some may have another cause (never looked for, never "
+        )
+        return Verdict("Zeros", False, f"{words}there). {_law_to_try(fit, command)}".strip())
+    less = "The table has fewer zeros than it expects: the fitted variances are large for some columns"
+    return Verdict("Zeros", False, f"{words}{less}.")
+
+
+SMALL = 0.01  # share of counts below which zeros too many are no matter
+ZERO_LEVEL = 0.01
+
+
+def _law_to_try(fit: Fitted, command: str) -> str:
+    """The zero-inflated law beside the fit's own, and how to fit it; nothing where there is none."""
+    from poplin.fitting import driver, recipes  # it brings JAX
+
+    settings = fit.get_params()
+    law = f"zero-inflated-{settings.get('likelihood', 'poisson')}"
+    if law not in recipes.ZERO_INFLATED:
+        return ""
+    method = settings.get("method", "ml")
+    knows = driver.WAYS[type(recipes.chosen(method))].laws
+    told = f"The law to try is {law}: "
+    if command.startswith("poplin fit "):
+        return f"{told}{_with_options(command, law, None if knows else 'ml')}"
+    changed = {"likelihood": law} | ({} if knows else {"method": "ml"})
+    return f"{told}poplin.{summary.call(fit, changed)}"
+
+
+def _with_options(command: str, law: str, method: str | None) -> str:
+    """The command of a fit with another law, and another folder for its results."""
+    words = shlex.split(command)
+    for option in ("--likelihood", "--out", "--method") if method else ("--likelihood", "--out"):
+        at = next((k for k, word in enumerate(words) if word.partition("=")[0] == option), None)
+        if at is not None:
+            del words[at : at + (1 if "=" in words[at] else 2)]
+    words = [word for word in words if word != "--resume"]
+    more = ["--likelihood", law, *(["--method", method] if method else [])]
+    return f"{shlex.join([*words, *more])} --out DIR"
 
 
 def _rare(fit: Fitted) -> Verdict:

@@ -13,9 +13,8 @@ import numpy as np
 from poplin._random import Purpose, derive
 from poplin.data import held
 from poplin.data.counts import Counts
-from poplin.inference.departures import marginal_cdf
+from poplin.inference.margins import cells, marginal_cdf, marginal_means, placed, sampled
 from poplin.inference.summary import Fitted, measure
-from poplin.models.draws import draw_counts
 
 AXES_OF_A_DIRECT_FORM = 10  # of its p axes, how many go into the files and the figures
 
@@ -227,13 +226,14 @@ def frequencies(
     root = fit.components_ * np.sqrt(np.maximum(fit.eigenvalues_, 0))
     tables = int(np.clip(draws // y.size, FEWEST_TABLES, MOST_TABLES))
     here = slice(None) if column is None else [counts.column_names.index(column)]
+    law = cells(fit, taken, np.arange(p)[here])
     known = ~np.isnan(y[:, here])
     edges = bin_edges(np.nanmax(y[:, here], initial=0))
     seen = np.histogram(y[:, here][known], edges)[0]
     drawn = np.empty((tables, len(seen)))
     for t in range(tables):
         noise = random.standard_normal((len(taken), root.shape[1])) @ root.T
-        table = draw_counts(random, (center + noise)[:, here])
+        table = sampled(law, random, (center + noise)[:, here])
         drawn[t] = np.histogram(table[known], edges)[0]
     lower, upper = np.quantile(drawn, [0.025, 0.975], axis=0)
     return Frequencies(bin_names(edges), seen, drawn.mean(axis=0), lower, upper, len(taken), len(rows))
@@ -261,8 +261,8 @@ def bin_names(edges: np.ndarray) -> tuple[str, ...]:
 def residuals(fit: Fitted, *, seed: int = 0, most: int = MOST_ENTRIES) -> Residuals:
     """r_ij = Phi^-1(u), u uniform between F(y_ij - 1) and F(y_ij), F the fitted marginal (Dunn & Smyth 1996).
 
-    Y_ij ~ Poisson(exp(o_ij + x_i'b_j + sqrt(Sigma_jj) z)): under the model each residual is standard normal, so the
-    residuals show what is wrong with margins, not with correlations. Of a table with more than `most`
+    Y_ij has the fit's law at the log rate o_ij + x_i'b_j + sqrt(Sigma_jj) z: under the model each residual is standard
+    normal, so the residuals show what is wrong with margins, not with correlations. Of a table with more than `most`
     counts, so many are taken at random.
     """
     from scipy.special import ndtri
@@ -275,11 +275,18 @@ def residuals(fit: Fitted, *, seed: int = 0, most: int = MOST_ENTRIES) -> Residu
     i, j, y = i[there], j[there], y[there]
     center = counts.offset[i, j] + np.einsum("md,dm->m", counts.x[i], fit.coef_[:, j])
     variance = fit.sigma_.diag()[j]
-    below, above = (marginal_cdf(at, center, variance) for at in (y - 1, y))
+    law = cells(fit, np.arange(len(counts.weights)), np.arange(counts.y.shape[1]))
+    if law is None:
+        below, above = (marginal_cdf(at, center, variance) for at in (y - 1, y))
+        mean = np.exp(center + variance / 2)
+    else:
+        law = law.over(lambda a: a[i, j])
+        below, above = placed(y, center, variance, law)[:2]
+        mean = marginal_means(law, center, variance)
     share = below + random.uniform(size=len(y)) * (above - below)
     tiny = np.finfo(float).tiny
     value = ndtri(np.clip(share, tiny, 1 - np.finfo(float).epsneg))
-    return Residuals(value, np.exp(center + variance / 2), known)
+    return Residuals(value, mean, known)
 
 
 def _entries(counts: Counts, random: np.random.Generator, most: int) -> tuple[np.ndarray, np.ndarray, int]:
