@@ -250,7 +250,9 @@ def markdown(lines: list[dict[str, Any]], scores: Path) -> str:
     parts = [
         "# Variances of the columns' own",
         "Made by `python -m benchmarks.specific`; log-likelihoods in nats, higher is better.",
-        "; ".join(f"{name} {where.get(name)}" for name in ("commit", "date", "cpu", "cores", "python")),
+        "; ".join(f"{name} {where.get(name)}" for name in ("date", "cpu", "cores", "python"))
+        + "; commits "
+        + ", ".join(sorted({str(line["commit"]) for line in lines})),
     ]
     inside = [
         (line["table"], line["model"], f"{line['loglik']:.0f} ± {line['loglik_se']:.0f}", str(line["converged"]),
