@@ -297,7 +297,9 @@ def test_positions_are_those_of_axes_and_columns_written_out() -> None:
         assert np.allclose(mean, result.latent_mean_, atol=1e-6)
     assert np.corrcoef(one.latent_mean_[:, 0], full.latent_mean_[:, 0])[0, 1] > 0.99
     inward = np.linalg.solve(one.covariance_, one.loadings_)
-    given = 1 - np.sum(one.loadings_ * inward, axis=0)  # of w where Z is known; a diagonal Gaussian of Z beside it
+    given = 1 - np.sum(
+        one.loadings_ * inward, axis=0
+    )  # of w where Z is known; a diagonal Gaussian of Z beside it
     assert np.allclose(one.latent_variance_, given + one.variational_["variance"] @ inward**2, atol=1e-6)
 
 
