@@ -146,9 +146,20 @@ PAGE = "report.html"
 FURTHER = {
     "scales.csv": summary.scale_table,
     "specific.csv": summary.specific_table,
-    "law.csv": summary.law_table,
+    "law.csv": lambda fit: law_table(fit),
 }
 MOST_FACTORS = 100  # of a direct form above that, by size
+
+
+def law_table(fit: Fitted) -> pandas.DataFrame | None:
+    """The law's own parameters, see `summary.law_records`; None where it has none."""
+    import pandas
+
+    lines = summary.law_records(fit)
+    if not lines:
+        return None
+    made = pandas.DataFrame(lines).set_index("parameter")
+    return made[[name for name in summary.LAW_COLUMNS if name in made]]
 
 
 def check_folder(out: Path, option: str = "--out") -> Path:
