@@ -18,7 +18,8 @@ import pytest
 
 from poplin._numerics import double_precision
 from poplin.data.blocks import as_block
-from poplin.inference.information import Coordinates, bound_coordinates, coordinates
+from poplin.inference.coordinates import Coordinates, bound_coordinates, coordinates
+from poplin.laws import Expected
 from poplin.models.loadings import BorrowedBasis, FreeLoadings, outward
 from poplin.updates.structure import Full, Model, Spherical
 from tests import twins
@@ -96,7 +97,7 @@ def told(here: Coordinates, block: Any, *arrays: Any) -> tuple[Any, ...]:
     hessian = jnp.einsum("nj,nk,nl->jkl", rate, features, features)
     return (
         here.scores(w, rate, block),
-        here.expected_scores(w, covariance, rate, block),
+        here.expected_scores(w, covariance, Expected(-rate, rate, rate), block),
         here.complete(jnp.asarray(3.0), block.x.T @ block.x, hessian),
         *here.tangents(numbers),
         here.coef_tangents(numbers),
@@ -202,7 +203,7 @@ def test_no_program_has_a_square() -> None:
             w, covariance, rate, axes, numbers = arrays
             return (
                 here.factors(w, rate, case.block),
-                here.expected_scores(w, covariance, rate, case.block),
+                here.expected_scores(w, covariance, Expected(-rate, rate, rate), case.block),
                 here.part_scores(*here.by_column(outer), jnp.arange(20)),
                 here.coef_tangents(numbers),
                 here.axis_tangents(numbers, axes),

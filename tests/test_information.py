@@ -18,7 +18,8 @@ from jax.scipy.special import gammaln, logsumexp
 from poplin._numerics import double_precision
 from poplin.data.blocks import Block, as_block
 from poplin.inference import intervals
-from poplin.inference.information import Information, Request, coordinates, information
+from poplin.inference.coordinates import coordinates
+from poplin.inference.information import Information, Request, information
 from poplin.models.loadings import BorrowedBasis, FreeLoadings
 from poplin.updates.structure import Diagonal, Fixed, Full, Model, Spherical
 from tests.tolerances import STANDARD_ERRORS

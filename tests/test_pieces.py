@@ -22,7 +22,7 @@ from poplin.estimators import standard_errors
 from poplin.estimators.uncertainty import Asked, Uncertainty
 from poplin.fitting.directions import _family, free_directions
 from poplin.inference import intervals, sandwich
-from poplin.inference.information import Coordinates, coordinates
+from poplin.inference.coordinates import Coordinates, coordinates
 from poplin.models.covariance import Covariance
 from poplin.models.loadings import FreeLoadings
 from poplin.updates.structure import Model
@@ -294,4 +294,5 @@ def test_variational_information_of_an_intercept_is_the_sum_of_fitted_counts() -
 def fitted_row(here: Any, family: Any, unknown: Any, row: Any) -> Any:
     """Mean rates of one row under its Gaussian, and E[rate f f']."""
     mean, covariance = family.moments(unknown)
-    return sandwich._rate(here, mean, covariance, row)[1], sandwich._curvature(here, family, unknown, row)
+    rate = row.law.expected(*sandwich._seen(here, mean, covariance, row), row.y).rate
+    return rate, sandwich._curvature(here, family, unknown, row)

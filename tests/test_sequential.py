@@ -22,7 +22,7 @@ from poplin.data.blocks import Block, as_block
 from poplin.inference import likelihood, selection, sequential
 from poplin.inference.likelihood import independent_loglik, row_loglik
 from poplin.inference.selection import Placed, paired_loglik
-from poplin.inference.sequential import Law, draw, omega
+from poplin.inference.sequential import Line, draw, omega
 from tests.oracles import row_loglik_by_quadrature
 from tests.tolerances import STANDARD_ERRORS, within_errors
 
@@ -60,7 +60,7 @@ def test_draws_of_one_dimension_have_the_law(
 ) -> None:
     """Nearly constant ratios, whose mean is the integral and which give the mean and the variance of the law."""
     uniform = (np.arange(4000) + 0.5) / 4000
-    law = Law(*(jnp.full(4000, a) for a in (pull, stiffness, log_rate, slope)))
+    law = Line(*(jnp.full(4000, a) for a in (pull, stiffness, log_rate, slope)))
     place, log_ratio = (np.asarray(a) for a in draw(jnp.asarray(uniform), law))
     assert np.all(np.diff(place) > 0)
     assert log_ratio.std() < 0.02

@@ -139,6 +139,10 @@ class AbstractLaw(eqx.Module):
     def mirrored(self, change: Array, eta: Array, y: Array) -> tuple[Array, Array]:
         """Of one row, `remainder` at eta + change and at eta - change (s, p), each summed over columns."""
 
+    def exponential(self) -> bool:
+        """Whether `remainder` is -e^eta, whose modes and chords beside a Gaussian are closed."""
+        return False
+
     @abstractmethod
     def exposed(self) -> bool:
         """Whether `exposure` can be drawn."""
@@ -206,6 +210,9 @@ class Poisson(AbstractLaw):
     def mirrored(self, change, eta, y):
         growth, rate = jnp.exp(change), self.rate(eta, y)
         return -(growth @ rate), -((1 / growth) @ rate)
+
+    def exponential(self):
+        return True
 
     def exposed(self):
         return True
@@ -429,6 +436,41 @@ class ZeroInflated(AbstractLaw):
         return np.where(random.logistic(size=np.shape(eta)) < np.asarray(self.logit), 0, y)
 
 
+class Curvatures(NamedTuple):
+    """Minus second derivatives of log P of cells (n, p): in eta; in eta and a parameter each; in each two of these."""
+
+    counts: Array
+    beside: tuple[Array, ...]
+    among: tuple[tuple[Array, ...], ...]
+
+
+def curvatures(law: AbstractLaw, eta: Array, y: Array) -> Curvatures:
+    """Those of a law with the parameters of the cells, from its own slopes."""
+    cells, rebuild = jax.tree.flatten(law)
+    one = jnp.ones_like(eta)
+
+    def slopes(eta: Array, *cells: Array) -> list[Array]:
+        return jax.tree.leaves(jax.tree.unflatten(rebuild, cells).scores(eta, y))
+
+    def along(k: int) -> tuple[Array, ...]:
+        still = [jnp.zeros_like(a) for a in (eta, *cells)]
+        still[k] = one
+        return tuple(-a for a in jax.jvp(slopes, (eta, *cells), tuple(still))[1])
+
+    counts = jax.jvp(lambda eta: law.rate(eta, y), (eta,), (one,))[1]
+    beside, *among = (along(k) for k in range(1 + len(cells)))
+    return Curvatures(counts, beside, tuple(among))
+
+
+def telling(law: AbstractLaw, eta: Array | np.ndarray) -> Array:
+    """What a count that is not there yet will say of its log rate: (dE[y] / d eta)^2 / Var[y], e^eta for Poisson.
+
+    At most the information of a cell, and equal to it where the law is Poisson, negative binomial or Bernoulli.
+    """
+    mean, slope = jax.jvp(law.mean, (eta,), (jnp.ones_like(eta),))
+    return jnp.where(mean > 0, slope**2 / jnp.maximum(law.variance(jnp.asarray(eta)), 1e-300), 0.0)
+
+
 def _on_both_sides(law: AbstractLaw, change: Array, eta: Array, y: Array) -> tuple[Array, Array]:
     up, down = law.remainder(eta + change, y), law.remainder(eta - change, y)
     return jnp.sum(up, axis=-1), jnp.sum(down, axis=-1)
@@ -479,6 +521,13 @@ def at_rows(law: AbstractLaw, zero_features: Array | None, like: Array) -> Abstr
         return jnp.broadcast_to(features @ parameter, like.shape)
 
     return jax.tree.map(of_cells, law, features_of(law, zero_features, like))
+
+
+def named(law: AbstractLaw) -> dict[str, Array]:
+    """The law's own parameters by their names, in the order of its leaves."""
+    return {
+        str(getattr(path[-1], "name", "")): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(law)
+    }
 
 
 def with_parameters(law: AbstractLaw, parameters: tuple[Any, ...]) -> AbstractLaw:

@@ -5,19 +5,30 @@ Start at `Scale`.
 
 from __future__ import annotations
 
+import time
+import warnings
 from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import numpy as np
+from scipy.special import expit
 
-from poplin._errors import InputError
+from poplin._errors import ConvergenceWarning, DataWarning, InputError
+from poplin._random import Purpose, derive
 from poplin.data import held
-from poplin.data.blocks import NO_EXPOSURE
+from poplin.data.blocks import NO_EXPOSURE, as_block
+from poplin.data.held import check_dense
 from poplin.data.tables import listed
+from poplin.fit import Progress
 from poplin.inference import intervals, profile
 from poplin.inference.intervals import Interval, Tests, adjusted, rows_of_term
 from poplin.inference.profile import Climbed, Columns, curved, maximise, pieces
+from poplin.inference.summary import OF_A_RUN
+from poplin.laws import AbstractLaw
+from poplin.models.covariance import Covariance
+from poplin.models.draws import draw_counts
 
 
 class Scale(NamedTuple):
@@ -107,6 +118,95 @@ def table_of(told: Interval, index: Any, names: tuple[str, str] = ("covariate", 
     )
 
 
+def own_table(told: Interval, index: list[list[str]], *, zero: bool) -> DataFrame:
+    """Of a law's parameters, under columns or (feature, column); logits of probabilities with these beside them."""
+    features = len(index) > 1
+    table = table_of(told, index if features else index[0], ("feature", "column"))
+    table = table if features else table.rename_axis("column")
+    if not zero or features:
+        return table
+    ends = {name: expit(table[name]) for name in ("estimate", "lower", "upper")}
+    return table.assign(**{f"probability_{name}".replace("_estimate", ""): a for name, a in ends.items()})
+
+
+# The parametric bootstrap: tables drawn from the fitted model, fitted as it was, and what their spread says.
+#
+# Start at `replicates`. It also shows, to first order, how far a method is from its own truth: the mean of the
+# replicates less the estimate is the method's bias at the fitted model, and `basic` intervals take it out.
+
+
+MOST_SEED = 2**31
+
+
+class Replicates(NamedTuple):
+    """Estimates of each bootstrap table: B (d, p), Sigma, eigenvalues (k,), what columns share, psi (p,), its law."""
+
+    coef: tuple[np.ndarray, ...]
+    sigma: tuple[Covariance, ...]
+    eigenvalues: tuple[np.ndarray, ...]
+    shared: tuple[Covariance, ...]
+    specific: tuple[np.ndarray | None, ...]
+    law: tuple[AbstractLaw, ...]
+
+
+def replicates(fit: Any, count: int) -> Replicates:
+    """Fit `count` tables drawn from the fit, at its covariates, offsets, weights and missing counts.
+
+    The callback is told of each. Cost: so many fits, compiled once. Raises KeyboardInterrupt on Ctrl-C.
+    """
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 2:
+        raise InputError(f"n_boot={count!r}: wanted is a whole number, 2 or more (200 for standard errors).")
+    check_dense(fit.counts_.y, "The bootstrap (n_boot)")
+    settings, began, found = fit.get_params(), time.perf_counter(), []
+    tell = settings["callback"]
+    settings |= dict.fromkeys(OF_A_RUN) | {"formula": None, "rank": _rank(fit)}
+    for r in range(count):
+        random = derive(fit.random_state, Purpose.BOOTSTRAP, r).generator()
+        one = _refit(fit, settings | {"random_state": int(random.integers(MOST_SEED))}, random)
+        shared = Covariance(one.result_.axes())
+        own = one.specific_variance_, one.result_.law
+        found.append((one.coef_, one.sigma_, one.eigenvalues_, shared, *own))
+        if tell is not None:
+            tell(Progress("bootstrap", r + 1, count, float("nan"), time.perf_counter() - began))
+    return Replicates(*zip(*found, strict=True))
+
+
+def _rank(fit: Any) -> int | None:
+    given = fit.get_params()["rank"]
+    return given if given != "auto" else fit.result_.rank()
+
+
+def _refit(fit: Any, settings: dict[str, Any], random: np.random.Generator) -> Any:
+    counts, loadings = fit.counts_, fit.result_.loadings
+    latent = counts.x @ fit.coef_ + random.standard_normal((len(counts.y), loadings.shape[1])) @ loadings.T
+    like = as_block(counts.y, counts.x, counts.offset, counts.weights, zero_features=counts.zero_features)
+    law = jax.tree.map(np.asarray, like.under(fit.result_.law).law)
+    drawn = np.asarray(law.sample(random, counts.offset + latent, draw_counts)).astype(float)
+    features, data = counts.zeros, None
+    if features is not None and features.design is not None:  # the columns that the formula has made
+        data = {f"zeros{k}": column for k, column in enumerate(features.x.T)}
+        settings = settings | {"zero_formula": " + ".join(["0", *data])}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        one = type(fit)(**settings).fit(
+            np.where(np.isnan(counts.y), np.nan, drawn),
+            X=counts.x,
+            data=data,
+            offset=counts.offset,
+            weights=counts.weights,
+        )
+    if one.interrupted_:
+        raise KeyboardInterrupt
+    return one
+
+
+def basic(estimate: np.ndarray, found: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Basic bootstrap interval from 2 t - q(upper) to 2 t - q(lower): t the estimate, q the replicates (m, ...)."""
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return 2 * estimate - high, 2 * estimate - low
+
+
 # Which coefficients of a fit Wald's quadratic does not serve, and what their profile likelihoods say instead.
 #
 # Start at `Profiles.replaced`. The rule and the formulas are in `inference/profile.py`; here they meet a fit: its
@@ -171,8 +271,11 @@ class Profiles:
         used = self.counts.weights > 0
         self.rows, self.weights = np.flatnonzero(used), self.counts.weights[used]
         self.x = self.counts.x[used]
+        self.poisson = fit.result_.law.exponential()
         self.possible = (
-            not held.is_on_disk(self.counts.y) and np.linalg.matrix_rank(self.x) == self.x.shape[1]
+            self.poisson
+            and not held.is_on_disk(self.counts.y)
+            and np.linalg.matrix_rank(self.x) == self.x.shape[1]
         )
         d, p = fit.coef_.shape
         covariance = fit.get_params().get("covariance")

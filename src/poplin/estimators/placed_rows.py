@@ -90,10 +90,7 @@ def _turned(mean: jax.Array, covariance: jax.Array, turn: jax.Array) -> tuple[ja
 
 
 def _axes_of(result: Result) -> tuple[jax.Array, np.ndarray | float]:
-    """What turns w into the reported latent: C' (direct form) or the rotation to principal axes; what it lacks.
-
-    Of a Sigma in two parts, E[w | Z] = C' Sigma^-1 (Z - XB), with C in principal axes, of the variance that is left.
-    """
+    """What turns w into the reported latent: C' (direct form) or the rotation to principal axes; its variance by Z."""
     if result.parts is None:
         root = result.loadings
         return jnp.asarray(root.T if result.direct else principal_axes(root)[2]), 0.0

@@ -42,7 +42,7 @@ from poplin.estimators.placed_rows import (
 from poplin.estimators.statistics import AbstractStatistics
 from poplin.fitting import directions, driver, recipes
 from poplin.fitting.driver import Result
-from poplin.inference import selection
+from poplin.inference import departures, selection
 from poplin.inference.likelihood import RowLikelihood
 from poplin.inference.summary import summary
 from poplin.laws import AbstractLaw, NegativeBinomial, ZeroInflated, at_rows
@@ -62,7 +62,7 @@ def attributes(result: Result) -> dict[str, Any]:
     return {
         "coef_": result.coef,
         "loadings_": None if result.rank() is None else axes * np.sqrt(eigenvalues),
-        "specific_variance_": None if result.parts is None else np.asarray(result.parts.specific),
+        **{"specific_variance_": result.own("specific"), "specific_at_edge_": result.own("edge")},
         "components_": axes,
         "eigenvalues_": eigenvalues,
         "shrinkage_": result.shrinkage,
@@ -125,8 +125,7 @@ class PLN(AbstractStatistics, AbstractEstimator):
             log-likelihood (see `poplin.select`).
         covariance: "full", "diagonal", "spherical", or a p x p array (Sigma known, only B is fitted).
         basis: V (p, q), orthonormal columns from elsewhere: Sigma = V Lambda V', only Lambda's diagonal is fitted.
-        specific: "column" adds diag(psi), a variance of each column's own, to a rank's or a basis's Sigma (factor
-            analysis); "none" does not.
+        specific: "column" adds diag(psi), variances of the columns' own, to a rank's or a basis's Sigma; or "none".
         method: "ml" (maximum likelihood by stochastic-approximation EM), "variational" (the bound: quicker, biased
             where counts are low), "exact", "mcmc", "moments", "composite", "bbvi", "iwae", "amortised", "smoothed", or
             one of these with options: `poplin.methods.MaximumLikelihood(...)`, `poplin.methods.Exact(...)`.
@@ -161,13 +160,14 @@ class PLN(AbstractStatistics, AbstractEstimator):
         loadings_: C in principal axes (p, q); None without rank and basis.
         components_: orthonormal principal axes of Sigma (p, q), of C C' where psi is added to it.
         eigenvalues_: of the same (q,), descending.
-        specific_variance_: psi (p,), variances of the columns' own; None where there are none.
         zero_probability_: pi (p,), by rows or a zero_formula (n, p): the probability of a zero whatever the rate; 0
             where the law has none.
         zero_coef_: g (k, p), or (k, 1) where columns share it, on the logit scale; only of zero-inflated laws. Without
             a formula k = 1: the logit of pi; by rows k = n.
         law_: the law of the counts as poplin keeps it (internal).
         dispersion_: a (p,), of variance m + a m^2: 1 / size; only of negative binomial laws.
+        specific_variance_: psi (p,), variances of the columns' own; None without them.
+        specific_at_edge_: which of them (p,) are so small that counts say no more of them; None without them.
         latent_mean_: posterior means of the training rows: w in principal axes (n, q), or Z - XB (n, p).
         latent_variance_: posterior variances that go with `latent_mean_`.
         elbo_: the bound, nats, every constant, higher is better.
@@ -206,6 +206,7 @@ class PLN(AbstractStatistics, AbstractEstimator):
     law_: AbstractLaw
     zero_coef_: np.ndarray
     dispersion_: np.ndarray
+    specific_at_edge_: np.ndarray | None
     components_: np.ndarray
     eigenvalues_: np.ndarray
     shrinkage_: float
@@ -312,7 +313,11 @@ class PLN(AbstractStatistics, AbstractEstimator):
         result = driver.fitted(counts, settings, began, keeper=keeper)
         if chosen is not None:
             result = result._replace(messages=(chosen.words, *result.messages))
-        depends = None if result.interrupted else uncertainty.words(result, counts, self.random_state)
+        scale = np.sum(result.loadings**2, axis=1)
+        seed = self.random_state
+        depends = (
+            None if result.interrupted else departures.words(counts, result.coef, scale, result.law, seed)
+        )
         if depends is not None:
             result = result._replace(messages=(*result.messages, depends))
             warnings.warn(depends, DataWarning, stacklevel=2)

@@ -5,40 +5,33 @@ Start at `Piecewise`. Why a part will do, and what it leaves out, is told in `in
 
 from __future__ import annotations
 
-import time
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from poplin._errors import ConvergenceWarning, DataWarning, InputError
+from poplin._errors import InputError
 from poplin._numerics import double_precision
-from poplin._random import Purpose, derive
-from poplin.data.held import check_dense
 from poplin.data.sides import Grouping
-from poplin.fit import Progress
 from poplin.fitting import driver, recipes
 from poplin.fitting.directions import OFTEN, Free, Watch, request, sums
 from poplin.fitting.recipes import level_precision
 from poplin.inference import intervals, sandwich
+from poplin.inference.coordinates import Coordinates, coordinates, with_law
 from poplin.inference.information import (
-    Coordinates,
     Groups,
     Information,
-    coordinates,
     information,
     information_of_parts,
 )
 from poplin.inference.intervals import LARGE, Part, Root, Tests, Wanted, tests_of
 from poplin.inference.sandwich import Margins, Sandwich, deviations
-from poplin.inference.summary import OF_A_RUN
+from poplin.laws import AbstractLaw, named, telling
 from poplin.methods.exact import Likelihood
 from poplin.methods.options import Composite, chosen
-from poplin.models.covariance import Covariance
-from poplin.models.draws import draw_counts
 from poplin.models.loadings import DiagonalRoot
 from poplin.rows.nodes import column_nodes, joint_nodes
 from poplin.updates.structure import Diagonal, Full, Model
@@ -49,14 +42,27 @@ Key = tuple[int, ...]
 Moves = list[tuple[np.ndarray, np.ndarray]]  # of B and Sigma, batch by batch
 
 
+def parted(law: AbstractLaw, numbers: np.ndarray) -> dict[str, np.ndarray]:
+    """Numbers that belong to the law's parameters, one leaf behind the other, by name and in their shapes."""
+    found, first = {}, 0
+    for name, parameter in named(law).items():
+        found[name] = numbers[first : first + parameter.size].reshape(parameter.shape)
+        first += parameter.size
+    return found
+
+
 class CoreErrors(NamedTuple):
-    """Of a core: its columns, standard errors (d, c), (c, c), (c, c), covariances of B within columns (c, d, d)."""
+    """Of a core: its columns, standard errors (d, c), (c, c), (c, c), covariances of B within columns (c, d, d).
+
+    own: standard errors of the law's parameters, (k, c) each.
+    """
 
     columns: np.ndarray
     coef: np.ndarray
     covariance: np.ndarray
     correlation: np.ndarray
     within: np.ndarray
+    own: dict[str, np.ndarray]
 
 
 class Piecewise:
@@ -152,15 +158,17 @@ class Piecewise:
             [(coef[:, :, :c], sigma[:, :c, :c]) for coef, sigma in intervals.deviations(free.here, numbers)]
             for numbers in root
         )
-        return self._errors(part.columns[:c], *moves)
+        return self._errors(part.columns[:c], part.columns, root, *moves)
 
     def _part_of_free(self, columns: np.ndarray) -> Free:
         """The rows and free directions of a sub-table."""
         free = self.free
         block = free.block._replace(
             **{
-                name: jnp.asarray(np.asarray(getattr(free.block, name))[:, columns])
-                for name in ("y", "offset")
+                name: jax.tree.map(
+                    lambda a: jnp.asarray(np.asarray(a)[:, columns]), getattr(free.block, name)
+                )
+                for name in ("y", "offset", "law")
             }
         )
         coef = np.asarray(free.here.model.coef)[:, columns]
@@ -169,7 +177,9 @@ class Piecewise:
         rate, usual = free.mean_rate[columns], free.usual_rate[columns]
         return free._replace(
             block=block,
-            here=coordinates(free.shape, None, model, jnp.asarray(rate)),
+            here=with_law(
+                coordinates(free.shape, None, model, jnp.asarray(rate)), free.here.of_columns(columns).own
+            ),
             mean_rate=rate,
             usual_rate=usual,
         )
@@ -183,9 +193,13 @@ class Piecewise:
         sums = information_of_parts(self.free.block, here, columns, asked)
         for own, found in zip(columns, sums, strict=True):
             root = intervals.product_root(found, simulated=True)
-            yield self._errors(own, *([intervals.part_deviations(here, own, numbers)] for numbers in root))
+            moves = ([intervals.part_deviations(here, own, numbers)] for numbers in root)
+            yield self._errors(own, own, root, *moves)
 
-    def _errors(self, columns: np.ndarray, spread: Moves, lost: Moves) -> CoreErrors:
+    def _errors(
+        self, columns: np.ndarray, every: np.ndarray, root: Root, spread: Moves, lost: Moves
+    ) -> CoreErrors:
+        """Of a core; `every` column of its part has a place in the root, where the law's numbers come last."""
         own = self.sigma.block(columns)
         changes = intervals.of_coef, intervals.of_covariance, intervals.of_correlation(own)
         coef, covariance, correlation = (
@@ -193,8 +207,17 @@ class Piecewise:
             for change in changes
         )
         moved = np.where(np.isnan(coef), np.nan, np.concatenate([moved for moved, _ in spread]))
+        law = self.free.here.of_columns(every).own
+        size = sum(a.size for a in jax.tree.leaves(law))
+        ends = ([part[len(part) - size :].T] for part in root)
+        told = parted(law, intervals.error_along(*ends))
         return CoreErrors(
-            columns, coef, covariance, correlation, np.einsum("mdp,mep->pde", moved, moved, optimize=True)
+            columns,
+            coef,
+            covariance,
+            correlation,
+            np.einsum("mdp,mep->pde", moved, moved, optimize=True),
+            {name: a[:, : len(columns)] for name, a in told.items()},
         )
 
 
@@ -272,75 +295,6 @@ def _in_numbers(here: Coordinates, moves: np.ndarray, *, pairs: bool) -> Root:
     return Root(np.linalg.solve(tangents.T, moves.T), np.zeros((size, 0)))
 
 
-# The parametric bootstrap: tables drawn from the fitted model, fitted as it was, and what their spread says.
-#
-# Start at `replicates`. It also shows, to first order, how far a method is from its own truth: the mean of the
-# replicates less the estimate is the method's bias at the fitted model, and `basic` intervals take it out.
-
-
-MOST_SEED = 2**31
-
-
-class Replicates(NamedTuple):
-    """Estimates of each bootstrap table: coef (d, p), Sigma, eigenvalues (k,), what columns share, psi (p,)."""
-
-    coef: tuple[np.ndarray, ...]
-    sigma: tuple[Covariance, ...]
-    eigenvalues: tuple[np.ndarray, ...]
-    shared: tuple[Covariance, ...]
-    specific: tuple[np.ndarray | None, ...]
-
-
-def replicates(fit: Any, count: int) -> Replicates:
-    """Fit `count` tables drawn from the fit, at its covariates, offsets, weights and missing counts.
-
-    The callback is told of each. Cost: so many fits, compiled once. Raises KeyboardInterrupt on Ctrl-C.
-    """
-    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 2:
-        raise InputError(f"n_boot={count!r}: wanted is a whole number, 2 or more (200 for standard errors).")
-    check_dense(fit.counts_.y, "The bootstrap (n_boot)")
-    settings, began, found = fit.get_params(), time.perf_counter(), []
-    tell = settings["callback"]
-    settings |= dict.fromkeys(OF_A_RUN) | {"formula": None, "rank": _rank(fit)}
-    for r in range(count):
-        random = derive(fit.random_state, Purpose.BOOTSTRAP, r).generator()
-        one = _refit(fit, settings | {"random_state": int(random.integers(MOST_SEED))}, random)
-        shared = Covariance(one.result_.axes())
-        found.append((one.coef_, one.sigma_, one.eigenvalues_, shared, one.specific_variance_))
-        if tell is not None:
-            tell(Progress("bootstrap", r + 1, count, float("nan"), time.perf_counter() - began))
-    return Replicates(*zip(*found, strict=True))
-
-
-def _rank(fit: Any) -> int | None:
-    given = fit.get_params()["rank"]
-    return given if given != "auto" else fit.result_.rank()
-
-
-def _refit(fit: Any, settings: dict[str, Any], random: np.random.Generator) -> Any:
-    counts, loadings = fit.counts_, fit.result_.loadings
-    latent = counts.x @ fit.coef_ + random.standard_normal((len(counts.y), loadings.shape[1])) @ loadings.T
-    drawn = draw_counts(random, counts.offset + latent).astype(float)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DataWarning)
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        one = type(fit)(**settings).fit(
-            np.where(np.isnan(counts.y), np.nan, drawn),
-            X=counts.x,
-            offset=counts.offset,
-            weights=counts.weights,
-        )
-    if one.interrupted_:
-        raise KeyboardInterrupt
-    return one
-
-
-def basic(estimate: np.ndarray, found: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Basic bootstrap interval from 2 t - q(upper) to 2 t - q(lower): t the estimate, q the replicates (m, ...)."""
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return 2 * estimate - high, 2 * estimate - low
-
-
 # What has to be known to read standard errors: the sentences, and which of them hold for a fit.
 #
 # Start at `notes`.
@@ -363,6 +317,26 @@ EDGE = (
 OWN_EDGE = (
     "{count} of {all} variances of columns' own are at their lower edge ({names}): what such a column does is told by "
     "the axes, and there is no interval."
+)
+NO_ZERO = (
+    "which='zero' is of fits with zeros beyond those of the counts (likelihood='zero-inflated-poisson' or "
+    "'zero-inflated-negative-binomial'); this one has none."
+)
+NO_DISPERSION = (
+    "which='dispersion' is of fits with likelihood='negative-binomial' or 'zero-inflated-negative-binomial'; this one "
+    "has none."
+)
+ZERO_EDGE = (
+    "{count} of {all} probabilities of zeros are at 0, or nothing in the counts tells them ({names}): these zeros are "
+    "as good as all those of counts, and there is no interval."
+)
+DISPERSION_EDGE = (
+    "{count} of {all} dispersions are at 0, or nothing in the counts tells them ({names}): such counts vary as those "
+    "of a Poisson law about their rates, and there is no interval."
+)
+WALD_ONLY = (
+    "Intervals and tests are Wald's: profile likelihoods of columns of which counts say little are those of Poisson "
+    "counts, and this fit has likelihood={likelihood!r}."
 )
 STOPPED = "Standard errors were interrupted before they were ready."
 LOST = "{count} of {all} standard errors are missing (NaN): the data do not determine them."
@@ -498,6 +472,8 @@ class StandardErrors(NamedTuple):
         scales: of a borrowed basis's scales (q,), in its order; None without a basis.
         notes: what to know to read them, one sentence each.
         specific: of the variances of the columns' own (p,), NaN at their lower edge; None without them.
+        zero: of the logits of zero probabilities, in the shape of `zero_coef_`; None without them.
+        dispersion: of the dispersions, in the shape of `dispersion_`; None without them.
     """
 
     coef: np.ndarray
@@ -507,6 +483,8 @@ class StandardErrors(NamedTuple):
     scales: np.ndarray | None
     notes: tuple[str, ...]
     specific: np.ndarray | None = None
+    zero: np.ndarray | None = None
+    dispersion: np.ndarray | None = None
 
 
 class Asked(NamedTuple):
@@ -651,6 +629,7 @@ class Roots:
     def _working(self, weights: np.ndarray, codes: np.ndarray | None) -> sandwich.Working:
         block, model = self.free.block, self.free.here.model
         x = np.asarray(block.x)
-        rate = np.exp(np.clip(np.asarray(block.offset) + x @ np.asarray(model.coef), -700.0, 50.0))
+        log_rate = np.clip(np.asarray(block.offset) + x @ np.asarray(model.coef), -700.0, 50.0)
+        rate = np.exp(log_rate) if block.law.exponential() else np.asarray(telling(block.law, log_rate))
         rate = np.where(np.asarray(block.offset) > -1e29, rate, 0.0)
         return sandwich.working(x, rate, self.fit.sigma_.diag(), weights, codes)

@@ -5,6 +5,7 @@ Start at `Uncertainty`, which is made once for a fit and answers `standard_error
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,7 +13,6 @@ import numpy as np
 
 from poplin._errors import InputError
 from poplin._numerics import double_precision
-from poplin.data.counts import Counts
 from poplin.data.tables import listed
 from poplin.estimators import standard_errors
 from poplin.estimators.intervals import (
@@ -23,10 +23,14 @@ from poplin.estimators.intervals import (
     SCORE,
     WALD,
     Profiles,
+    Replicates,
     Scale,
+    basic,
     coef_index,
     entry_index,
     hypothesis_matrix,
+    own_table,
+    replicates,
     simes,
     table_of,
 )
@@ -37,29 +41,29 @@ from poplin.estimators.standard_errors import (
     VIEWED,
     Asked,
     Piecewise,
-    Replicates,
     Roots,
     StandardErrors,
-    basic,
-    replicates,
+    parted,
     tests_by_parts,
 )
 from poplin.fitting import driver, recipes
 from poplin.fitting.directions import OverTime, Watch, free_directions
-from poplin.fitting.driver import Result
 from poplin.inference import intervals
-from poplin.inference.departures import Alike, alike
-from poplin.inference.information import Coordinates
+from poplin.inference.coordinates import Coordinates
 from poplin.inference.intervals import Interval, Tests, adjusted, tests_of, untold, with_degrees
 from poplin.inference.shrinkage import change_of_covariance, force_of_em, penalty_gradient
+from poplin.laws import AbstractLaw, named
 from poplin.methods.options import Exact
 from poplin.models.covariance import SQUARE_UP_TO, Covariance
-from poplin.updates.specific import Specific, at_edge
+from poplin.updates.specific import Specific
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-WHICH = ("coef", "covariance", "correlation", "eigenvalues", "scales", "specific")
+WHICH = ("coef", "covariance", "correlation", "eigenvalues", "scales", "specific", "zero", "dispersion")
+OWN = {"zero": "logit", "dispersion": "log_size"}  # the law's parameters
+LEAST_LOGIT, LEAST_DISPERSION = -8.0, 3e-4  # below which a parameter is as good as 0
+MOST_ERROR = 3.0  # standard error of a logit or a log dispersion above which nothing is known of it
 BY_AXIS = ("eigenvalues", "scales", "specific")  # told of the whole fit alone
 AT_EDGE = "edge"  # method of what is as small as it may be, or might be
 ALL = "all columns"
@@ -67,6 +71,10 @@ SIMES = "simes"  # how columns are tested together where one of them has no quad
 NO_RATIO = (
     "likelihood_ratio needs counts in memory and covariates of which none is a combination of the others. Leave out "
     "the covariates that are, or fit a part of the rows that was read before."
+)
+NOT_POISSON = (
+    "likelihood_ratio asks each column's own likelihood of Poisson counts, and this fit has likelihood={likelihood!r}. "
+    "Use wald(), or poplin.likelihood_ratio of two fits of the whole table."
 )
 PLAINLY = Asked()
 
@@ -103,6 +111,8 @@ class Uncertainty:
         """Standard errors of the coefficients, covariances, correlations, eigenvalues or scales."""
         if asked.n_boot is not None:
             return np.std(self.drawn(which, asked.n_boot), axis=0, ddof=1)
+        if which in OWN and (self.by_parts(asked) or self._wide(asked)):
+            return self._own_by_parts(which)
         if self.by_parts(asked):
             # eigenvalues are computed from the whole alone
             return self._coef_by_parts() if which == "coef" else np.full(self._estimate(which).shape, np.nan)
@@ -157,6 +167,9 @@ class Uncertainty:
             return np.where(np.isnan(self.roots.sandwich(asked).degrees.coef), np.nan, told)
         with double_precision():
             root = self.roots.of(asked, more=more)
+            if which in OWN:
+                told = intervals.tangent_error(self.free.here, root, Coordinates.own_tangents)
+                return self._told_own(which, parted(self.result.law, told)[OWN[which]])
             if which in BY_AXIS and isinstance(self.free.shape, Specific):
                 return intervals.standard_error(self.free.here, root, self._change_of_parts(which))
             if which in BY_AXIS:
@@ -165,6 +178,18 @@ class Uncertainty:
             sigma, plainly = self.fit.sigma_, which == "covariance"
             change = intervals.of_covariance if plainly else intervals.of_correlation(sigma.dense())
             return intervals.standard_error(self.free.here, root, change)
+
+    def _told_own(self, which: str, errors: np.ndarray) -> np.ndarray:
+        """Standard errors of a law's parameter in the shape and on the scale in which it is told."""
+        return errors if which == "zero" else errors[0] * self._estimate(which)
+
+    def _own_by_parts(self, which: str) -> np.ndarray:
+        """NaN for columns whose parts were not ready in time."""
+        errors = np.full(named(self.result.law)[OWN[which]].shape, np.nan)
+        self._coef_by_parts()
+        for core in self.pieces.ready():
+            errors[:, core.columns] = core.own[OWN[which]]
+        return self._told_own(which, errors)
 
     def _change_of_parts(self, which: str) -> intervals.Change:
         """Of psi, of the scales of a basis, or of the eigenvalues of C C', with a change of Sigma; NaN if untold."""
@@ -186,8 +211,8 @@ class Uncertainty:
         if asked.n_boot is not None or not self.roots.corrected(asked):
             return None
         found = self.roots.sandwich(asked).degrees
-        if which in BY_AXIS:
-            return np.full(len(self._estimate(which)), float(found.axes))
+        if which in (*BY_AXIS, *OWN):
+            return np.full(self._estimate(which).shape, float(found.axes))
         return found.coef[at] if which == "coef" else getattr(found, which)(*at)
 
     def _filled(self, which: str, asked: Asked) -> np.ndarray:
@@ -245,6 +270,8 @@ class Uncertainty:
         found = self.replicates(count)
         if which in ("coef", "eigenvalues", "specific"):
             return np.stack(getattr(found, which))
+        if which in OWN:
+            return np.stack([_own_estimate(law, which) for law in found.law])
         parts = found.shared if which == "scales" else found.sigma
         return np.stack([self._of_sigma(which, part, at) for part in parts])
 
@@ -279,16 +306,58 @@ class Uncertainty:
         if edge.any():
             notes += (standard_errors.EDGE.format(count=int(edge.sum()), all=edge.size),)
         notes += self._edge_notes()
-        return StandardErrors(coef, variances, covariance, eigenvalues, scales, notes, specific)
+        notes += tuple(self._own_notes(asked))
+        own = {
+            which: self._own_errors(which, asked)
+            for which, name in OWN.items()
+            if name in named(self.result.law)
+        }
+        return StandardErrors(coef, variances, covariance, eigenvalues, scales, notes, specific, **own)
 
     def _edge_notes(self) -> tuple[str, ...]:
         """Which variances of the columns' own have no interval."""
-        specific = self.fit.specific_variance_
-        if specific is None or not at_edge(specific).any():
+        at_edge = self.fit.specific_at_edge_
+        if at_edge is None or not at_edge.any():
             return ()
-        edge = np.flatnonzero(at_edge(specific))
+        edge = np.flatnonzero(at_edge)
         names = listed([self.fit.counts_.column_names[j] for j in edge])
-        return (standard_errors.OWN_EDGE.format(count=len(edge), all=len(specific), names=names),)
+        return (standard_errors.OWN_EDGE.format(count=len(edge), all=len(at_edge), names=names),)
+
+    def _own_notes(self, asked: Asked) -> Iterator[str]:
+        """Which of the law's parameters have no interval."""
+        for which, words in (
+            ("zero", standard_errors.ZERO_EDGE),
+            ("dispersion", standard_errors.DISPERSION_EDGE),
+        ):
+            if OWN[which] not in named(self.result.law):
+                continue
+            edge = self._edge_of(which, asked)
+            if edge.any():
+                names = np.array(self._own_names(which)[-1], object)[edge.ravel()]
+                yield words.format(count=len(names), all=edge.size, names=listed(list(dict.fromkeys(names))))
+
+    def _own_errors(self, which: str, asked: Asked) -> np.ndarray:
+        """Those of parameters that have an interval, NaN for the others."""
+        return np.where(self._edge_of(which, asked), np.nan, self.errors(which, asked))
+
+    def _edge_of(self, which: str, asked: Asked) -> np.ndarray:
+        """Parameters of the law that are as good as 0, or of which nothing is known."""
+        estimate, se = self._estimate(which), self.errors(which, asked)
+        if asked.n_boot is not None:
+            return np.zeros(estimate.shape, bool)
+        if which == "dispersion":
+            return ~(se < MOST_ERROR * estimate) | (estimate < LEAST_DISPERSION)
+        none = estimate < LEAST_LOGIT if self.fit.counts_.zeros is None else np.zeros(estimate.shape, bool)
+        return ~(se < MOST_ERROR) | none
+
+    def _own_names(self, which: str) -> list[list[str]]:
+        """Of every entry the column, before it the feature of zeros where there are such."""
+        columns, zeros = list(self.fit.counts_.column_names), self.fit.counts_.zeros
+        shape = named(self.result.law)[OWN[which]].shape
+        columns = columns if shape[1] == len(columns) else [ALL]
+        if which != "zero" or zeros is None:
+            return [columns]
+        return [[a for a in zeros.names for _ in columns], [b for _ in zeros.names for b in columns]]
 
     def sandwich(self, asked: Asked) -> bool:
         """Whether standard errors are from the rows' own scores: of a bound, of pairs, or asked for."""
@@ -324,10 +393,16 @@ class Uncertainty:
             raise InputError(standard_errors.NO_BASIS)
         if which == "specific" and fit.specific_variance_ is None:
             raise InputError(standard_errors.NO_OWN)
-        if entries is not None and which in ("coef", *BY_AXIS):
+        if which in OWN and OWN[which] not in named(self.result.law):
+            raise InputError(standard_errors.NO_ZERO if which == "zero" else standard_errors.NO_DISPERSION)
+        if entries is not None and which in ("coef", *BY_AXIS, *OWN):
             entry_index(entries, fit.counts_.column_names, which)  # says that there are none
         if which == "coef":
             return table_of(self._interval(which, PLAIN, ..., level, asked), coef_index(fit))
+        if which in OWN:
+            return own_table(
+                self._own_interval(which, level, asked), self._own_names(which), zero=which == "zero"
+            )
         if which in BY_AXIS:
             if self.by_parts(asked):
                 raise InputError(
@@ -381,6 +456,8 @@ class Uncertainty:
             return getattr(self.fit, f"{which}_")
         if which == "specific":
             return self.fit.specific_variance_
+        if which in OWN:
+            return _own_estimate(self.result.law, which)
         shared = Covariance(self.result.axes()) if which == "scales" else self.fit.sigma_
         return self._of_sigma(which, shared, at)
 
@@ -395,6 +472,15 @@ class Uncertainty:
         lower, upper = basic(scale.there(estimate), scale.there(drawn), level)
         return told._replace(lower=scale.back(lower), upper=scale.back(upper), method="bootstrap")
 
+    def _own_interval(self, which: str, level: float, asked: Asked) -> Interval:
+        """Intervals of the law's parameters: of logits as they are, of dispersions on the log scale; none at 0."""
+        told = self._interval(which, PLAIN if which == "zero" else POSITIVE, ..., level, asked)
+        edge = self._edge_of(which, asked)
+        no_test = edge | (which != "zero" or self.fit.counts_.zeros is None)
+        parts = {name: np.where(edge, np.nan, getattr(told, name)) for name in ("se", "lower", "upper")}
+        tests = {name: np.where(no_test, np.nan, getattr(told, name)) for name in ("z", "p")}
+        return told._replace(**parts, **tests, method=np.where(edge, AT_EDGE, told.method))
+
     def _specific_interval(self, level: float, asked: Asked) -> Interval:
         """Intervals of psi; near the edge, where the log scale says nothing, from 0 to so much above; none at it."""
         told = self._interval("specific", POSITIVE, ..., level, asked)
@@ -403,7 +489,7 @@ class Uncertainty:
         near = told.se > told.estimate
         above = self._interval("specific", PLAIN, ..., level, asked).upper
         lower, upper = np.where(near, 0.0, told.lower), np.where(near, above, told.upper)
-        method = np.where(near | at_edge(told.estimate), AT_EDGE, told.method)
+        method = np.where(near | self.fit.specific_at_edge_, AT_EDGE, told.method)
         return told._replace(lower=lower, upper=upper, method=method)
 
     def _replaced(self, told: Interval, se: np.ndarray, level: float, asked: Asked) -> Interval:
@@ -421,6 +507,8 @@ class Uncertainty:
         """Notes on coefficients that Wald's quadratic does not serve."""
         if asked.n_boot is not None:
             return ()
+        if not self.profiles.poisson:
+            return (standard_errors.WALD_ONLY.format(likelihood=self.fit.get_params()["likelihood"]),)
         if asked.cluster is None:
             return self.profiles.notes(se, sandwich=self.sandwich(asked))
         lost = self.profiles.decided(se, sandwich=True).profiled
@@ -493,6 +581,8 @@ class Uncertainty:
 
         names = self.fit.counts_.column_names
         matrix = hypothesis_matrix(hypothesis, self.fit.counts_.covariate_names)
+        if not self.profiles.poisson:
+            raise InputError(NOT_POISSON.format(likelihood=self.fit.get_params()["likelihood"]))
         if not self.profiles.possible:
             raise InputError(NO_RATIO)
         told = self.profiles.ratio(matrix, np.arange(len(names)))
@@ -580,36 +670,7 @@ class Uncertainty:
             return (str(error),)
 
 
-# What a fit says of rows that depend on each other, by the columns of its covariates that group them.
-#
-# Start at `words`. The test is in `inference/departures.py`; it is made when a fit is made, so that whoever reads
-# estimates alone, a summary, a file or the report is told.
-
-
-DEPEND = (
-    "Rows with the same {what} are more alike than independent rows ({found}): standard errors and p-values that "
-    "take them "
-    "for independent are too small for what differs between groups. Ask for confint(cluster={name!r}) (command line: "
-    "--cluster {plain}), or compare within groups by having {name!r} in the formula.{several}"
-)
-SEVERAL = " Where one column's groups hold those of another, cluster by the larger groups."
-
-
-def words(result: Result, counts: Counts, seed: int) -> str | None:
-    """One sentence or two where rows go together within groups, None where they do not or there are none."""
-    found = alike(counts, result.coef, np.sum(result.loadings**2, axis=1), result.law, seed=seed)
-    if not found:
-        return None
-    first = found[0].name
-    plain = first if first.isidentifier() else f"'{first}'"
-    what = " or ".join(repr(one.name) for one in found)
-    told = "; ".join(_told(one, several=len(found) > 1) for one in found)
-    return DEPEND.format(
-        what=what, found=told, name=first, plain=plain, several=SEVERAL if len(found) > 1 else ""
-    )
-
-
-def _told(one: Alike, *, several: bool) -> str:
-    who = f"'{one.name}': " if several else ""
-    p = f"p = {one.p:.1g}" if one.p > 1e-12 else "p < 1e-12"
-    return f"{who}{one.groups} groups, correlation of residuals {one.correlation:.2f} within, {p}"
+def _own_estimate(law: AbstractLaw, which: str) -> np.ndarray:
+    """Logits, or dispersions 1 / size."""
+    parameter = np.asarray(named(law)[OWN[which]])
+    return parameter if which == "zero" else np.exp(-parameter[0])

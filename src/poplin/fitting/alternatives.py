@@ -20,7 +20,9 @@ from poplin.fitting.checkpoints import nothing, run_resumed, run_rounds
 from poplin.fitting.phases import Ended, Fitted, RowGaussians, Task
 from poplin.fitting.recipes import NO_OWN, Recipe, count, one_of
 from poplin.fitting.refit import PILOT_ROWS, asked_for
+from poplin.laws import AbstractLaw, with_parameters
 from poplin.methods import bbvi, mcmc
+from poplin.methods.bounds import parted
 from poplin.methods.exact import Likelihood, first_values
 from poplin.methods.moments import correlations, log_moments, nearest_correlation, nearest_covariance
 from poplin.methods.options import BBVI, IWAE, MCMC, Composite, Exact
@@ -111,17 +113,17 @@ def fit_exact(task: Task) -> Ended:
     order, last = _orders(task.settings.method, max(way.axes, 1))
     done, kappa = [task.begin()], task.kappa()
     if isinstance(task.recipe.shape, Full) and task.weight is None and not done[-1].outcome.interrupted:
-        done.append(climb(way, order, PILOT_ROWS, done[-1].model, task))
-        kappa = asked_for(task.recipe, task.block, done[-1].model)
+        done.append(climb(way, order, PILOT_ROWS, done[-1], task))
+        kappa = asked_for(task.recipe, task.block.under(done[-1].law), done[-1].model)
     change = np.inf
     while not done[-1].outcome.interrupted:
-        done.append(climb(way, order, kappa, done[-1].model, task))
-        found = done[-1].model
-        change = total(way, 2 * order, found, task.block) - total(way, order, found, task.block)
+        done.append(climb(way, order, kappa, done[-1], task))
+        found, block = done[-1].model, task.block.under(done[-1].law)
+        change = total(way, 2 * order, found, block) - total(way, order, found, block)
         if order >= last or abs(change) <= UNCHANGED:
             break
         order *= 2
-    return Ended(done, kappa, _reported(way, 2 * order, done[-1].model, task), _doubt(order, change))
+    return Ended(done, kappa, _reported(way, 2 * order, done[-1], task), _doubt(order, change))
 
 
 def _orders(options: Exact, axes: int) -> tuple[int, int]:
@@ -139,23 +141,27 @@ def _doubt(order: int, change: float) -> tuple[str, ...]:
     )
 
 
-def climb(way: Plan, order: int, kappa: float, model: Model, task: Task) -> Fitted:
-    """Maximise the log-likelihood with nodes of one order, from a model."""
+def climb(way: Plan, order: int, kappa: float, begun: Fitted, task: Task) -> Fitted:
+    """Maximise the log-likelihood with nodes of one order, from a model and a law."""
     settings = task.main
     assert task.recipe.level is not None
     weak = way.weak * task.recipe.spread
-    target = Likelihood(way.free, way.rule(order), weak, way.least, kappa, task.recipe.level)
-    method, first = QuasiNewton(target, settings.tol), _first(way.free, task.block, model)
-    outcome = run_resumed(method, first, task.block, settings, phase="exact", remains=nothing)
-    return Fitted(_expanded(way.free, outcome.state.vector.unknown), None, outcome)
+    law = task.recipe.law if jax.tree.leaves(task.recipe.law) else None
+    target = Likelihood(way.free, way.rule(order), weak, way.least, kappa, task.recipe.level, law)
+    block = task.block.under(begun.law)
+    method, first = QuasiNewton(target, settings.tol), _first(way.free, block, begun.model, begun.law)
+    outcome = run_resumed(method, first, block, settings, phase="exact", remains=nothing)
+    model, found = _expanded(way.free, task.recipe.law, outcome.state.vector.unknown)
+    return Fitted(model, None, outcome, found)
 
 
 _first = compiled()(first_values)
 
 
 @compiled()
-def _expanded(free: AbstractLoadings, shared: Any) -> Model:
-    return Model(*free.expand(shared))
+def _expanded(free: AbstractLoadings, law: AbstractLaw, shared: Any) -> tuple[Model, AbstractLaw]:
+    shared, own = parted(law, shared)
+    return Model(*free.expand(shared)), with_parameters(law, own)
 
 
 @compiled()
@@ -169,10 +175,11 @@ def total(way: Plan, order: int, model: Model, block: Block) -> float:
     return float(np.asarray(block.weights) @ np.asarray(value))
 
 
-def _reported(way: Plan, order: int, model: Model, task: Task) -> dict[str, Any]:
+def _reported(way: Plan, order: int, end: Fitted, task: Task) -> dict[str, Any]:
     counts = task.counts
-    plain = as_block(counts.y, counts.x, counts.offset, counts.weights, prior=False)
-    return {"loglik_": total(way, order, model, plain), "loglik_se_": 0.0}
+    arrays = counts.y, counts.x, counts.offset, counts.weights
+    plain = as_block(*arrays, prior=False, zero_features=counts.zero_features).under(end.law)
+    return {"loglik_": total(way, order, end.model, plain), "loglik_se_": 0.0}
 
 
 # Monte-Carlo EM as phases of ever more draws, and how well its chains mixed.
@@ -303,7 +310,8 @@ def fit_composite(task: Task) -> Ended:
     if start.outcome.interrupted:
         return Ended([start], 0.0, {})
     scale = np.linalg.norm(np.asarray(start.model.loadings), axis=1)
-    first = Model(start.model.coef, jnp.asarray(np.diag(np.maximum(scale, LEAST_SCALE))))
+    apart = Model(start.model.coef, jnp.asarray(np.diag(np.maximum(scale, LEAST_SCALE))))
+    first = start._replace(model=apart)
     margins = climb(way, options.margin_order, 0.0, first, task)
     coef, scale = np.asarray(margins.model.coef), np.linalg.norm(np.asarray(margins.model.loadings), axis=1)
     if _keeps_variances_only(task.recipe) or margins.outcome.interrupted:

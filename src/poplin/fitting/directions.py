@@ -22,14 +22,12 @@ from poplin.data.counts import Counts, some_rows
 from poplin.data.held import is_held_sparse
 from poplin.fitting import phases, recipes, streamed
 from poplin.fitting.recipes import FitSettings
+from poplin.inference.coordinates import Coordinates, bound_coordinates, coordinates, with_law
 from poplin.inference.information import (
-    Coordinates,
     Groups,
     Information,
     Request,
     ahead,
-    bound_coordinates,
-    coordinates,
     information,
 )
 from poplin.inference.sandwich import (
@@ -39,6 +37,7 @@ from poplin.inference.sandwich import (
     profiled,
     profiled_scores,
 )
+from poplin.laws import telling
 from poplin.methods.options import Variational
 from poplin.models.loadings import BorrowedBasis
 from poplin.rows.gaussian import fit_rows
@@ -53,6 +52,7 @@ MOST_DRAWS = 64
 MORE_DRAWS = 200  # at most, where so few leave directions of which nothing can be told apart from noise
 OFTEN = 2  # times that four times as many are tried
 MOST_MOVES = 200_000_000  # rows times columns times draws, of those
+PLACES = 15  # of Z, over which what counts say is averaged
 LARGEST_RATE = 1e8  # that counts as a mean rate: more is as good
 MOST_FULL = 20  # latent dimensions of full Gaussians whose bound is profiled
 MOST_PRODUCTS = 3e11  # of two scores, by Louis' identity, where more draws are tried
@@ -78,7 +78,9 @@ class Free(NamedTuple):
     def in_parts(self) -> bool:
         """Whether standard errors can be found a few columns at a time."""
         tied = self.basis is not None or self.here.tie is not None
-        return self.rows is None and not tied
+        p = self.block.y.shape[1]
+        shared = any(a.shape[1] < p for a in jax.tree.leaves(self.here.own))
+        return self.rows is None and not (tied or shared)
 
 
 def free_directions(fit: Any) -> Free:
@@ -88,17 +90,20 @@ def free_directions(fit: Any) -> Free:
         settings = replace(settings, rank=result.rank())
     recipe = settings.recipe(counts)
     counts, result = _seen(counts, result, settings.random_state)
-    block = phases.training_block(counts)
+    block = phases.training_block(counts).under(result.law)
+    law = jax.tree.map(jnp.asarray, result.law)
     model = Model(jnp.asarray(result.coef), jnp.asarray(result.loadings))
     basis = _basis(recipe)
     weights = np.asarray(block.weights)
-    mean_rate, usual = (weights @ _expected_rates(block, model, s) / weights.sum() for s in (0.5, 0.0))
+    mean_rate, usual = (
+        weights @ _expected_rates(block, model, mean=m) / weights.sum() for m in (True, False)
+    )
     if result.rows is None and not isinstance(settings.method, Variational):
         here = coordinates(recipe.shape, recipe.loadings, model, jnp.asarray(mean_rate))
-        return Free(block, here, basis, recipe.shape, mean_rate, usual, None)
+        return Free(block, with_law(here, law), basis, recipe.shape, mean_rate, usual, None)
     diagonal = result.posterior == "diagonal"
     here = bound_coordinates(recipe.shape, recipe.loadings, model, diagonal=diagonal)
-    return Free(block, here, basis, recipe.shape, mean_rate, usual, result)
+    return Free(block, with_law(here, law), basis, recipe.shape, mean_rate, usual, result)
 
 
 def _basis(recipe: recipes.Recipe) -> np.ndarray | None:
@@ -121,14 +126,22 @@ def _seen(counts: Counts, result: Any, seed: int) -> tuple[Counts, Any]:
     return part, result._replace(rows=rows)
 
 
-def _expected_rates(block: Block, model: Model, share: float) -> np.ndarray:
-    """Rates (n, p) exp(log rate + share s_j^2), at most `LARGEST_RATE`: the model's mean at a share of 1/2.
+def _expected_rates(block: Block, model: Model, *, mean: bool) -> np.ndarray:
+    """What counts will say of log rates (n, p), at most `LARGEST_RATE`: rates of Poisson counts, else `laws.telling`.
 
-    The model's, not the data's: where Sigma is large the mean is made by rows that are rare, in a simulated table too.
+    `mean`: where Z is as the model has it, else at its mean. The model's, not the data's: where Sigma is large the mean
+    is made by rows that are rare, in a simulated table too.
     """
     variance = np.sum(np.asarray(model.loadings) ** 2, axis=1)
-    log_rate = np.asarray(block.offset) + np.asarray(block.x) @ np.asarray(model.coef) + share * variance
-    return np.exp(np.minimum(log_rate, np.log(LARGEST_RATE)))
+    log_rate = np.asarray(block.offset) + np.asarray(block.x) @ np.asarray(model.coef)
+    if block.law.exponential():
+        return np.exp(np.minimum(log_rate + (0.5 if mean else 0.0) * variance, np.log(LARGEST_RATE)))
+    points, shares = np.polynomial.hermite_e.hermegauss(PLACES) if mean else (np.zeros(1), np.ones(1))
+    told = sum(
+        share * np.asarray(telling(block.law, jnp.asarray(log_rate + point * np.sqrt(variance))))
+        for point, share in zip(points, shares / shares.sum(), strict=True)
+    )
+    return np.minimum(told, LARGEST_RATE)
 
 
 def _family(result: Any, block: Block, here: Coordinates) -> AbstractFamily:
@@ -166,6 +179,8 @@ def request(
     n, size = len(free.block.index), free.here.size() if size is None else size
     key = derive(settings.random_state, Purpose.INFORMATION).key()
     single = float(np.max(np.asarray(free.block.y))) < phases.SINGLE_UP_TO
+    # a size's score is a difference of digamma functions, of which single precision leaves nothing
+    single = single and not jax.tree.leaves(free.here.own)
     plain = Request(key, kind=jnp.float32 if single else jnp.float64, callback=settings.callback)
     if kind == "observed":
         all_rows, each = OBSERVED_DRAWS
@@ -184,7 +199,8 @@ def compile_ahead(recipe: recipes.Recipe, block: Block, settings: FitSettings) -
     """Compile what the usual standard errors need for a fit of this recipe to a table of this shape."""
     (_, p), d = block.y.shape, block.x.shape[1]
     like = Model(jnp.asarray(np.zeros((d, p))), jnp.asarray(np.eye(p, recipe.rank)))
-    here = coordinates(recipe.shape, recipe.loadings, like, jnp.asarray(np.ones(p)))
+    block, law = block.under(recipe.law), jax.tree.map(jnp.asarray, recipe.law)
+    here = with_law(coordinates(recipe.shape, recipe.loadings, like, jnp.asarray(np.ones(p))), law)
     free = Free(block, here, None, recipe.shape, np.ones(p), np.ones(p), None)
     ahead(block, here, request("expected", free, settings))
 

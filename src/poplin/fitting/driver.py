@@ -215,6 +215,10 @@ class Result(NamedTuple):
         """What the columns share: C, of a Sigma without such a part any root of it."""
         return self.loadings if self.parts is None else self.parts.loadings
 
+    def own(self, name: str) -> np.ndarray | None:
+        """A field of `parts`, None without them."""
+        return None if self.parts is None else getattr(self.parts, name)
+
     def rank(self) -> int | None:
         """Q of a rank or of a basis; None where every entry of Sigma may be free."""
         return None if self.direct and self.parts is None else self.axes().shape[1]
@@ -322,7 +326,7 @@ class Way(NamedTuple):
 WAYS: dict[type, Way] = {
     MaximumLikelihood: Way(fit_ml, 5_000, 0.2, informed=True, over_devices=True, laws=True),
     Variational: Way(fit_bound, 20_000, 1e-10, informed=True, over_devices=True, laws=True),
-    Exact: Way(alternatives.fit_exact, 1_000, 1e-9, informed=True),
+    Exact: Way(alternatives.fit_exact, 1_000, 1e-9, informed=True, laws=True),
     MCMC: Way(alternatives.fit_mcmc, 600, 0.1, informed=True),
     BBVI: Way(alternatives.fit_bbvi, 2_000, 0.2),
     IWAE: Way(alternatives.fit_iwae, 2_000, 0.2),
@@ -450,8 +454,8 @@ def _finished(ended: Ended, task: Task, pull: float | None) -> Result:
 
 def _parts(shape: Specific, model: Model) -> Parts:
     """C and psi of the fitted Sigma."""
-    loadings, specific = map(np.asarray, _parted(shape, jnp.asarray(np.asarray(model.loadings))))
-    return Parts(loadings[:, : shape.axes.columns()], specific)
+    parts = jax.tree.map(np.asarray, _parted(shape, jnp.asarray(np.asarray(model.loadings))))
+    return parts._replace(loadings=parts.loadings[:, : shape.axes.columns()])
 
 
 @compiled()

@@ -6,7 +6,7 @@ Start at `fit_variational` and `fit_ml`. Options arrive here as objects (`Recipe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -302,13 +302,13 @@ def first_values(
 
 
 def fit_variational(
-    recipe: Recipe, block: Block, settings: Settings, *, key: Array | None = None, zeros: bool = True
+    recipe: Recipe, block: Block, settings: Settings, first: starts.First | None = None
 ) -> Fitted:
-    """Maximise the diagonal bound; a key starts from a random neighbour of the usual first values (see there).
+    """Maximise the diagonal bound from given first values, or the usual ones.
 
     Where loadings are free, short fits come first, and after each the latent axes are turned.
     """
-    first, traces = first_values(recipe, block, key, zeros=zeros), []
+    first, traces = first_values(recipe, block) if first is None else first, []
     for steps in SKETCHES if possible(recipe.loadings, block, rank=recipe.rank) else ():
         sketch = climb(recipe, block, first, settings._replace(max_iter=min(steps, settings.max_iter)))
         traces.append(sketch.trace)
@@ -327,22 +327,50 @@ def climb(recipe: Recipe, block: Block, first: starts.First, settings: Settings)
     return run_resumed(method, first, block, settings, phase="variational", remains=remains)
 
 
-def best_bound(recipe: Recipe, block: Block, settings: Settings, starts: int, key: Array) -> Fitted:
-    """The best of a variational fit from the usual first values and others from random neighbours of them.
-
-    Where zeros may be no counts, one begins as if they all were, another as if none was: the bound has an optimum near
-    each, hundreds of nats apart.
-    """
-    fits = [fit_variational(recipe, block, settings)]
-    if isinstance(recipe.law, ZeroInflated) and not fits[-1].outcome.interrupted:
-        fits.append(fit_variational(recipe, block, settings, zeros=False))
-        starts = starts + 1
-    while len(fits) < starts and not fits[-1].outcome.interrupted:
-        fits.append(fit_variational(recipe, block, settings, key=jax.random.fold_in(key, len(fits))))
+def best_bound(recipe: Recipe, block: Block, settings: Settings, tries: int, key: Array) -> Fitted:
+    """The best of a variational fit from the usual first values and others from random neighbours of them."""
+    fits = []
+    for first in _first_values(recipe, block, settings, tries, key):
+        fits.append(fit_variational(recipe, block, settings, first))
+        if fits[-1].outcome.interrupted:
+            break
     best = max(fits, key=lambda fit: float(fit.outcome.state.objective))
     if not fits[-1].outcome.interrupted:
         return best
     return best._replace(outcome=best.outcome._replace(interrupted=True, converged=False))
+
+
+def _first_values(
+    recipe: Recipe, block: Block, settings: Settings, tries: int, key: Array
+) -> Iterator[starts.First]:
+    """Where variational fits begin, one by one.
+
+    Where zeros may be no counts, one begins as if they all were, another as if none was, a third where the fit with one
+    probability for all zeros ends: the bound has an optimum near each, hundreds of nats apart.
+    """
+    yield first_values(recipe, block)
+    for number in range(1, tries):
+        yield first_values(recipe, block, jax.random.fold_in(key, number))
+    if not isinstance(recipe.law, ZeroInflated):
+        return
+    yield first_values(recipe, block, zeros=False)
+    if recipe.law.logit.shape != (1, 1):
+        single = recipe._replace(law=ZeroInflated(recipe.law.counts, jnp.zeros((1, 1))))
+        alike = best_bound(single, block._replace(zero_features=None), settings, 1, key)
+        if not alike.outcome.interrupted:
+            yield _where_ended(recipe, block, alike)
+
+
+def _where_ended(recipe: Recipe, block: Block, fit: Fitted) -> starts.First:
+    """First values where the rows of a fit by a simpler law ended, and in a factor form its (B, C)."""
+    assert fit.rows is not None
+    mean, log_sd = fit.rows.mean, 0.5 * jnp.log(fit.rows.variance)
+    if recipe.loadings is None:
+        return starts.beside(first_values(recipe, block)._replace(rows=(mean, log_sd)), block)
+    coef, loadings = fit.model
+    begun = starts.scaled_factor_start(block, recipe.loadings, coef=coef, loadings=loadings, scores=mean)
+    begun = starts.with_law(begun, _law_start(recipe.law, block), block)
+    return starts.beside(begun._replace(rows=(mean, log_sd)), block)
 
 
 def _fitted(recipe: Recipe, outcome: Outcome, traces: list[Trace]) -> Fitted:

@@ -15,6 +15,7 @@ from jax import Array
 
 from poplin._errors import InputError
 from poplin.data.counts import Counts, check_basis, check_covariance, check_rank
+from poplin.data.held import column_sums
 from poplin.inference.selection import free_parameters, law_parameters
 from poplin.laws import POISSON, AbstractLaw, Bernoulli, NegativeBinomial, ZeroInflated
 from poplin.methods.bounds import AbstractBound, DirectBound, FactorBound
@@ -22,7 +23,7 @@ from poplin.methods.options import Variational, chosen, to_plain
 from poplin.models.loadings import AbstractLoadings, BorrowedBasis, FreeLoadings
 from poplin.updates.direct import Direct
 from poplin.updates.low_rank import LowRank
-from poplin.updates.specific import GivenAxes, Specific, free_axes
+from poplin.updates.specific import GivenAxes, Specific, edges, free_axes
 from poplin.updates.structure import (
     LEVEL_SD,
     LOADING_SD,
@@ -104,14 +105,15 @@ def recipe(counts: Counts, *, covariance: Any, rank: Any, basis: Any, specific: 
             f"{factor} goes with covariance='full' only: it says what Sigma is. Leave covariance out."
         )
     level = jnp.asarray(level_precision(counts.x, counts.weights))
-    own = specific == "column"
+    own, rows = specific == "column", float(counts.weights.sum())
+    least = edges(column_sums(counts.y, counts.weights) / rows, rows)
     if rank is not None:
         q = check_rank(rank, n, p)
-        free = Specific(free_axes(q, p))
+        free = Specific(free_axes(q, least))
         return Recipe(free, None, p, level, SPREAD) if own else Recipe(None, FreeLoadings(), q, level)
     if basis is not None:
         axes = jnp.asarray(check_basis(basis, p, counts.column_names))
-        given = Specific(GivenAxes(axes))
+        given = Specific(GivenAxes(axes, jnp.asarray(least)))
         known = Recipe(None, BorrowedBasis(axes), axes.shape[1], level)
         return Recipe(given, None, p, level, SPREAD) if own else known
     known = check_covariance(covariance, p, counts.column_names)

@@ -18,7 +18,8 @@ from scipy.linalg import LinAlgError, cholesky, eigh, solve_triangular
 from scipy.special import chdtrc, expit, fdtrc, stdtr, stdtrit
 
 from poplin._numerics import compiled
-from poplin.inference.information import Coordinates, Information
+from poplin.inference.coordinates import Coordinates
+from poplin.inference.information import Information
 from poplin.models.covariance import Covariance
 
 CHUNK = 4_000_000  # most numbers in a batch of deviations of Sigma

@@ -22,13 +22,14 @@ from jax import Array, lax
 from poplin._axes import Coefficients
 from poplin._numerics import compiled
 from poplin.data.blocks import Block
-from poplin.inference.information import Coordinates, Information
+from poplin.inference.coordinates import Coordinates, OwnHessian, no_own_hessian
+from poplin.inference.information import Information
 from poplin.inference.intervals import Root, coef_deviations
+from poplin.laws import features_of
 from poplin.methods.exact import Likelihood
 from poplin.methods.moments import pair_scores
 from poplin.models.covariance import Covariance as Sigma
 from poplin.models.loadings import Outward
-from poplin.rows.frames import rates
 from poplin.rows.nodes import ColumnNodes, JointNodes
 
 BATCH = 32  # rows at a time
@@ -74,37 +75,70 @@ def full_family(mean: Array, covariance: Array) -> FullFamily:
     return FullFamily(jnp.concatenate([mean, entries], axis=1), q)
 
 
-def _rate(here: Coordinates, mean: Array, covariance: Array, row: Block) -> tuple[Array, Array]:
-    """Log rates at the mean and mean rates of one row, (p,)."""
+def _seen(here: Coordinates, mean: Array, covariance: Array, row: Block) -> tuple[Array, Array]:
+    """Mean and variance of the log rates of one row, (p,)."""
     loadings = here.model.loadings
     predictor = row.offset + row.x @ here.model.coef + loadings @ mean
-    return predictor, rates(predictor + 0.5 * jnp.sum((loadings @ covariance) * loadings, axis=1))
+    return predictor, jnp.sum((loadings @ covariance) * loadings, axis=1)
 
 
 def _bound(here: Coordinates, family: AbstractFamily, unknown: Array, row: Block) -> Array:
     """J_i of one row, without what does not depend on psi."""
     mean, covariance = family.moments(unknown)
-    predictor, rate = _rate(here, mean, covariance, row)
+    predictor, spread = _seen(here, mean, covariance, row)
+    remainder = row.law.expected(predictor, spread, row.y).remainder
     entropy = 0.5 * jnp.linalg.slogdet(covariance)[1]
-    return jnp.sum(row.y * predictor - rate) - 0.5 * (mean @ mean + jnp.trace(covariance)) + entropy
+    return jnp.sum(row.y * predictor + remainder) - 0.5 * (mean @ mean + jnp.trace(covariance)) + entropy
 
 
 def _score(here: Coordinates, family: AbstractFamily, unknown: Array, row: Block) -> Array:
     mean, covariance = family.moments(unknown)
-    rate = _rate(here, mean, covariance, row)[1]
-    one = jax.tree.map(lambda a: a[None], (mean, covariance, rate, row))
-    return here.expected_scores(*one)[0]
+    at = (*_seen(here, mean, covariance, row), row.y)
+    told, slopes = row.law.expected(*at), row.law.expected_scores(*at)
+    mean, covariance, told, slopes, row = jax.tree.map(
+        lambda a: a[None], (mean, covariance, told, slopes, row)
+    )
+    return here.with_own(here.expected_scores(mean, covariance, told, row), slopes, row)[0]
 
 
 def _curvature(here: Coordinates, family: AbstractFamily, unknown: Array, row: Block) -> Array:
     """E[rate_j f f'] of one row's columns, (p, k, k): the rates lean toward m + S c_j."""
     mean, covariance = family.moments(unknown)
-    rate = _rate(here, mean, covariance, row)[1]
+    rate = row.law.expected(*_seen(here, mean, covariance, row), row.y).rate
     leaning = mean + here.model.loadings @ covariance
     features = jnp.concatenate([jnp.broadcast_to(row.x, (len(rate), len(row.x))), leaning], axis=1)
     d = len(row.x)
     square = features[:, :, None] * features[:, None, :]
     return rate[:, None, None] * square.at[:, d:, d:].add(covariance)
+
+
+def _hessians(
+    here: Coordinates, family: AbstractFamily, unknown: Array, row: Block
+) -> tuple[Array, OwnHessian | None]:
+    """Minus second derivatives of J_i in (B_j, C_j) and the law's parameters, the row's Gaussian being as it is."""
+    if row.law.exponential():
+        return _curvature(here, family, unknown, row), None
+    (mean, covariance), d = family.moments(unknown), len(row.x)
+    k = d + len(mean)
+    cells, rebuild = jax.tree.flatten(row.law)
+
+    def counts(numbers: Array, y: Array, offset: Array) -> Array:
+        coef, loading, own = numbers[:d], numbers[d:k], list(numbers[k:])
+        predictor, spread = offset + row.x @ coef + loading @ mean, loading @ covariance @ loading
+        return y * predictor + jax.tree.unflatten(rebuild, own).expected(predictor, spread, y).remainder
+
+    numbers = jnp.concatenate([here.model.coef, here.model.loadings.T, *(a[None] for a in cells)]).T
+    second = -jax.vmap(jax.hessian(counts))(numbers, row.y, row.offset)
+    whole = jax.tree.map(lambda a: a[None], row)
+    features = [a[0] for a in jax.tree.leaves(features_of(here.own, whole.zero_features, whole.y))]
+    if not features:
+        return second[:, :k, :k], None
+    beside = tuple(second[:, :k, k + a, None] * u for a, u in enumerate(features))
+    among = tuple(
+        tuple(second[:, k + a, k + b, None, None] * jnp.outer(u, v) for b, v in enumerate(features))
+        for a, u in enumerate(features)
+    )
+    return second[:, :k, :k], OwnHessian(beside, among)
 
 
 @jax.jit
@@ -129,19 +163,20 @@ def profiled(here: Coordinates, family: AbstractFamily, block: Block) -> Informa
         lower = jnp.linalg.cholesky(-jax.hessian(_bound, 2)(here, family, unknown, row))
         slope = jax.jacfwd(_score, 2)(here, family, unknown, row)
         missing = jax.scipy.linalg.solve_triangular(lower, slope.T, lower=True)
-        return missing, _score(here, family, unknown, row), _curvature(here, family, unknown, row)
+        return missing, _score(here, family, unknown, row), _hessians(here, family, unknown, row)
 
     def add(total, batch):
         row, _ = batch
         missing, score, curvature = jax.vmap(of_row)(batch)
         root = jnp.sqrt(row.weights)[:, None]
         wide = (missing * root[:, :, None]).reshape(-1, size)
-        found = wide.T @ wide, jnp.tensordot(row.weights, curvature, 1), (score * root).T @ (score * root)
+        curvature = jax.tree.map(lambda a: jnp.tensordot(row.weights, a, 1), curvature)
+        found = wide.T @ wide, curvature, (score * root).T @ (score * root)
         return jax.tree.map(jnp.add, total, (*found, row.weights @ score)), None
 
     zeros = (
         jnp.zeros((size, size)),
-        jnp.zeros((p, k, k)),
+        (jnp.zeros((p, k, k)), no_own_hessian(here)),
         jnp.zeros((size, size)),
         jnp.zeros(size),
     )
@@ -151,7 +186,7 @@ def profiled(here: Coordinates, family: AbstractFamily, block: Block) -> Informa
     batches = (batches[0]._replace(weights=batches[0].weights * there), batches[1])
     (missing, hessian, products, score), _ = jax.lax.scan(add, zeros, batches)
     rows, gram = jnp.sum(block.weights), block.x.T @ (block.weights[:, None] * block.x)
-    observed = here.complete(rows, gram, hessian) - missing
+    observed = here.complete(rows, gram, *hessian) - missing
     nothing = jnp.zeros_like(observed)
     return Information(products, nothing, products, score, rows, jnp.sum(block.weights**2), observed, nothing)
 

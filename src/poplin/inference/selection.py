@@ -34,7 +34,7 @@ from poplin.inference.sequential import ERROR, in_rounds, log_mean, relative
 from poplin.inference.summary import LARGEST_KHAT
 from poplin.laws import AbstractLaw, NegativeBinomial, ZeroInflated, features_of
 from poplin.models.loadings import BorrowedBasis, FreeLoadings, FrozenLoadings
-from poplin.updates.specific import Specific
+from poplin.updates.specific import GivenAxes, Specific
 from poplin.updates.structure import Diagonal, Fixed, Full, Spherical
 
 # What is free in Sigma, for p columns and q latent dimensions; a rotation of free loadings changes nothing.
@@ -315,6 +315,8 @@ def nesting(small: Any, large: Any, *, ranks: tuple[int, int]) -> Nesting:
     Inside: equality of variances, correlations of zero, a Sigma as given, axes as given among all axes of that
     rank. On the boundary: fewer dimensions, since an eigenvalue of zero is the least there is.
     """
+    if isinstance(large, Specific) or isinstance(small, Specific):
+        return _nested_parts(small, large, ranks)
     if _inside(small, large, ranks):
         return Nesting.REGULAR
     fewer = ranks[0] < ranks[1]
@@ -326,6 +328,29 @@ def nesting(small: Any, large: Any, *, ranks: tuple[int, int]) -> Nesting:
         agree = np.abs(np.asarray(large.basis).T @ np.asarray(small.basis))
         return Nesting.BOUNDARY if _alike(agree.max(axis=0), np.ones(ranks[0])) else Nesting.NONE
     return Nesting.NONE
+
+
+def _nested_parts(small: Any, large: Any, ranks: tuple[int, int]) -> Nesting:
+    """The same where one of both has variances of the columns' own; without them, or without an axis, it is an edge."""
+    if not isinstance(large, Specific):
+        return Nesting.REGULAR if isinstance(large, Full) else Nesting.NONE
+    most = large.axes.columns()
+    if isinstance(small, Diagonal | Spherical):
+        return Nesting.BOUNDARY
+    if isinstance(small, Specific):
+        form, fewest = small.axes, small.axes.columns()
+    else:
+        form, fewest = small, ranks[0]
+    same = isinstance(small, Specific) and fewest == most
+    if isinstance(large.axes, GivenAxes):
+        if not isinstance(form, GivenAxes | BorrowedBasis) or fewest > most:
+            return Nesting.NONE
+        agree = np.abs(np.asarray(large.axes.basis).T @ np.asarray(form.basis)).max(axis=0)
+        if not _alike(agree, np.ones(fewest)):
+            return Nesting.NONE
+    elif isinstance(form, Full | Fixed) or fewest > most:
+        return Nesting.NONE
+    return Nesting.REGULAR if same else Nesting.BOUNDARY
 
 
 def _inside(small: Any, large: Any, ranks: tuple[int, int]) -> bool:

@@ -3,7 +3,7 @@
 Start at `in_rounds`, and at `sequential_ratios` for the draws. A Gaussian around the row misses that each cell's law is
 one-sided, and what it misses multiplies over columns: 250 of them, and a thousand draws never see where most of the
 mass lies. Here the Gaussian is kept only for what lies ahead. In coordinates e, N(0, I) under it, column j moves with
-e_1 .. e_j alone (a QR decomposition), and e_j is drawn from its law given those before it and count j (`concave.draw`).
+e_1 .. e_j alone (a QR decomposition), and e_j is drawn from its law given those before it and count j (`draw`).
 Where columns are independent the weights are nearly equal; otherwise they vary by how much the skewness of later
 columns says of earlier ones. Source: the simulator of Geweke (1991), Hajivassiliou and Keane for probabilities of
 truncated normals, with a Gaussian that looks ahead.
@@ -20,16 +20,18 @@ from jax import Array, lax
 from poplin._axes import Coefficients, Loadings
 from poplin._numerics import compiled
 from poplin.data.blocks import Block
+from poplin.laws import AbstractLaw
 from poplin.rows.batches import inverse_root
 from poplin.rows.frames import rates
 from poplin.rows.gaussian import GaussianRows
 
-# Draws from one-dimensional laws exp(pull e - stiffness e^2 / 2 - rate exp(slope e)), nearly exact.
+# Draws from one-dimensional laws exp(pull e - stiffness e^2 / 2 + what a count says at slope e), nearly exact.
 #
-# Start at `draw`. It is what a Poisson count says of a Gaussian position: log-concave, one-sided where the count is
-# zero. The logarithm of the density is replaced by chords between nodes (and by tangents beyond the last), a
+# Start at `draw`. The logarithm of the density is replaced by chords between nodes (and by tangents beyond the last), a
 # piecewise exponential law that is drawn from by inversion; what it is off by, a few per cent at most, is given back
-# with the draw.
+# with the draw, so that any nodes would do. What a Poisson count says of a Gaussian position (`Line`) is log-concave,
+# with a mode in closed form, and its nodes are about that. Of any other law (`Curve`) nodes are where a grid, made
+# finer twice, finds the density: a zero that may be no count has two modes.
 
 
 NODES = 17  # half of them on each side of the mode
@@ -40,7 +42,7 @@ FLAT = 1e-5  # a chord that rises by less is a constant
 NEVER = -1 + 1e-15  # keeps a logarithm finite where rounding would have it of zero
 
 
-class Law(NamedTuple):
+class Line(NamedTuple):
     """log f(e) = pull e - stiffness e^2 / 2 - exp(log_rate + slope e), arrays of one shape; slope, stiffness >= 0."""
 
     pull: Array
@@ -48,9 +50,13 @@ class Law(NamedTuple):
     log_rate: Array
     slope: Array
 
+    def about(self) -> "Shape":
+        """The same about its mode."""
+        return _about_its_mode(self)
+
 
 class Shape(NamedTuple):
-    """A law about its mode.
+    """A `Line` about its mode.
 
     log f(mode + d) = height + tilt d - stiffness d^2 / 2 - rate (exp(slope d) - 1 - slope d).
     """
@@ -73,28 +79,88 @@ class Shape(NamedTuple):
         growth = jnp.exp(jnp.minimum(self.slope * distance, HIGHEST))
         return self.tilt - self.stiffness * distance - self.rate * self.slope * (growth - 1)
 
+    def nodes(self) -> Array:
+        """Distances from the mode, ascending, (nodes, ...)."""
+        return _nodes(self)
 
-def draw(uniform: Array, law: Law) -> tuple[Array, Array]:
+    def outward(self, left: Array, right: Array) -> tuple[Array, Array]:
+        """Slopes of the tangents left and right of the nodes: above zero, and below."""
+        return self.steepness(left), self.steepness(right)
+
+
+class Curve(NamedTuple):
+    """log f(e) = pull e - stiffness e^2 / 2 + `law.remainder` of count y at log_rate + slope e, a law of one cell."""
+
+    pull: Array
+    stiffness: Array
+    log_rate: Array
+    slope: Array
+    law: AbstractLaw
+    y: Array
+
+    def value(self, e: Array) -> Array:
+        """Log f(e)."""
+        said = self.law.remainder(self.log_rate + self.slope * e, self.y)
+        return (self.pull - 0.5 * self.stiffness * e) * e + said
+
+    def about(self) -> "Found":
+        """Where the density is, by grids."""
+        return _found(self)
+
+
+class Found(NamedTuple):
+    """A `Curve` about its largest value `height` that was seen, at `mode`: what is above -`FAR` is in [first, last]."""
+
+    curve: Curve
+    mode: Array
+    height: Array
+    first: Array
+    last: Array
+
+    def drop(self, distance: Array) -> Array:
+        """What is added to log f at mode + distance."""
+        return self.curve.value(self.mode + distance) - self.height
+
+    def nodes(self) -> Array:
+        """Distances from the mode, ascending, (nodes, ...)."""
+        return _evenly(self.first, self.last, SEEN) - self.mode
+
+    def outward(self, left: Array, right: Array) -> tuple[Array, Array]:
+        """Slopes left and right of the nodes, of a sign with which the tails have a mass."""
+        least = 1 / (right - left)
+        curve, ends = self.curve, (self.mode + left, self.mode + right)
+        below, above = (
+            curve.pull
+            - curve.stiffness * e
+            - curve.slope * curve.law.rate(curve.log_rate + curve.slope * e, curve.y)
+            for e in ends
+        )
+        return jnp.maximum(below, least), jnp.minimum(above, -least)
+
+
+def draw(uniform: Array, law: Line | Curve) -> tuple[Array, Array]:
     """One draw of each law from a uniform number in (0, 1), and log f(e) - log g(e), g the density it was drawn from.
 
-    The mean of f / g is the integral of f. Cost: about 30 exponentials or logarithms; memory: `NODES` such arrays.
+    The mean of f / g is the integral of f. Cost: about 30 exponentials or logarithms, of a `Curve` 120; memory: as many
+    such arrays as there are nodes.
     """
-    shape = _about_its_mode(law)
-    node = _nodes(shape)
+    shape = law.about()
+    node = shape.nodes()
+    pieces = len(node)
     left, right = -node[0], node[-1]
     height = shape.drop(node)
     density, rise, width = jnp.exp(height), jnp.diff(height, axis=0), jnp.diff(node, axis=0)
     steep = jnp.abs(rise) > FLAT
     mean = jnp.where(steep, jnp.diff(density, axis=0) / jnp.where(steep, rise, 1), density[1:])
-    outward = shape.steepness(-left), shape.steepness(right)
+    outward = shape.outward(-left, right)
     tails = density[0] / outward[0], -density[-1] / outward[1]
     masses = jnp.concatenate([tails[0][None], mean * width, tails[1][None]])
     slopes = jnp.concatenate([outward[0][None], rise / width, outward[1][None]])
     upto = jnp.tensordot(
-        jnp.tri(NODES + 1, dtype=masses.dtype), masses, 1
+        jnp.tri(pieces + 1, dtype=masses.dtype), masses, 1
     )  # sums, several times as fast as cumsum
     wanted = uniform * upto[-1]
-    piece = jnp.minimum(jnp.sum(upto < wanted, axis=0), NODES)
+    piece = jnp.minimum(jnp.sum(upto < wanted, axis=0), pieces)
     # a piece is entered from its left node; the first one, the left tail, from its right end
     begin = jnp.maximum(piece - 1, 0)
     slope, mass, end = (_at(a, piece) for a in (slopes, masses, upto))
@@ -111,7 +177,7 @@ def _at(values: Array, index: Array) -> Array:
     return jnp.take_along_axis(values, index[None], axis=0)[0]
 
 
-def _about_its_mode(law: Law) -> Shape:
+def _about_its_mode(law: Line) -> Shape:
     """The mode by the equation u + log u = c, u = rate at the mode slope^2 / stiffness, and the law about it."""
     stiffness, slope = jnp.maximum(law.stiffness, STIFFEST), jnp.maximum(law.slope, NEAREST)
     shift = law.pull / stiffness  # where the mode would be without the rate
@@ -162,6 +228,61 @@ def _reach(shape: Shape) -> tuple[Array, Array]:
     return left, right
 
 
+GRID, SEEN = 17, 33  # nodes of a grid that is made finer, and of the last
+FAR = 14.0  # nats below the largest value at the ends
+WIDE, REACH = 25, 5.0  # nodes of the first grid, e = sinh(u), |u| <= `REACH`
+AROUND = (
+    -6.0,
+    -4.0,
+    -2.5,
+    -1.0,
+    0.0,
+    1.0,
+    2.5,
+    4.0,
+    6.0,
+)  # sds about the mode that there is without the count
+
+
+def _found(curve: Curve) -> Found:
+    """The first grid is about zero, where the row's Gaussian has its middle, and about the mode without the count.
+
+    A count's slope has one sign, so that all else is between these two; each finer grid is between the outermost nodes
+    above -`FAR`, and their neighbours.
+    """
+    like = curve.pull + 0 * curve.log_rate
+    column = (-1,) + (1,) * like.ndim
+    stiffness = jnp.maximum(curve.stiffness, STIFFEST)
+    middle, sd = curve.pull / stiffness, 1 / jnp.sqrt(stiffness)
+    sinh = jnp.sinh(jnp.linspace(-REACH, REACH, WIDE, dtype=like.dtype)).reshape(column) + 0 * like
+    around = middle + sd * jnp.asarray(AROUND, like.dtype).reshape(column)
+    values = curve.value(sinh), curve.value(around)
+    top = jnp.maximum(*(jnp.max(a, axis=0) for a in values))
+    ends = [_between(e, a, top) for e, a in zip((sinh, around), values, strict=True)]
+    first, last = jnp.minimum(ends[0][0], ends[1][0]), jnp.maximum(ends[0][1], ends[1][1])
+    for _ in range(2):
+        grid = _evenly(first, last, GRID)
+        value = curve.value(grid)
+        top = jnp.max(value, axis=0)
+        mode = _at(grid, jnp.argmax(value, axis=0))
+        first, last = _between(grid, value, top)
+    return Found(curve, mode, top, first, last)
+
+
+def _evenly(first: Array, last: Array, count: int) -> Array:
+    share = jnp.linspace(0, 1, count, dtype=first.dtype).reshape(-1, *(1,) * first.ndim)
+    return first + (last - first) * share
+
+
+def _between(grid: Array, value: Array, top: Array) -> tuple[Array, Array]:
+    """The neighbours of the outermost nodes above top - `FAR`; (inf, -inf) where none is."""
+    above, last = value > top - FAR, len(grid) - 1
+    low = jnp.maximum(jnp.argmax(above, axis=0) - 1, 0)
+    high = jnp.minimum(last - jnp.argmax(above[::-1], axis=0) + 1, last)
+    some = jnp.any(above, axis=0)
+    return jnp.where(some, _at(grid, low), jnp.inf), jnp.where(some, _at(grid, high), -jnp.inf)
+
+
 DRAWS = 128  # of a row that are made together
 BATCHES = (1, 4, 16)  # of draws, in all, after which it is asked whether they are enough
 OWN = 2**31 - 2  # no row has this number: what is drawn here is not drawn elsewhere
@@ -171,15 +292,44 @@ ERROR = 0.05  # nats: a standard error that is small enough
 class Sites(NamedTuple):
     """A row around its Gaussian: log p(y, w) = constant + pull'e - |e|^2 / 2 + sum_j h_j(t_j), t = lower e.
 
-    h_j(t) = weight_j (t + t^2 / 2) - rate_j exp(t), columns in the row's own order; lower (p, q) has zeros above its
-    diagonal and none below zero on it. Exact, whatever the weights.
+    h_j(t) = told_j t + weight_j t^2 / 2 + what count j adds at log_rate_j + t (-e^(log_rate + t) of a Poisson count),
+    columns in the row's own order; lower (p, q) has zeros above its diagonal and none below zero on it. Exact, whatever
+    `told` and `weight`.
     """
 
     constant: Array
     pull: Array
+    told: Array
     weight: Array
-    rate: Array
+    log_rate: Array
     lower: Array
+    law: AbstractLaw
+    y: Array
+
+    def line(self, j: Array, before: Array) -> Line | Curve:
+        """What e_j is drawn from where those before it have moved column j by `before`."""
+        scale, cell = self.lower[j, j], jax.tree.map(lambda a: a[j], self.law)
+        stiffness = jnp.broadcast_to(1 - self.weight[j] * scale**2, before.shape)
+        slope = jnp.broadcast_to(scale, before.shape)
+        pull = self.pull[j] + scale * (self.told[j] + self.weight[j] * before)
+        if self.law.exponential():
+            pull = self.pull[j] + self.weight[j] * scale * (1 + before)
+            return Line(pull, stiffness, jnp.log(rates(self.log_rate)[j]) + before, slope)
+        return Curve(pull, stiffness, self.log_rate[j] + before, slope, cell, self.y[j])
+
+    def ahead(self, j: Array, before: Array) -> Array:
+        """What of h_j does not depend on e_j."""
+        if self.law.exponential():
+            return self.weight[j] * before * (1 + 0.5 * before)
+        return before * (self.told[j] + 0.5 * self.weight[j] * before)
+
+    def rest(self, moved: Array, first: int) -> Array:
+        """h_j of the columns from `first` on, moved (., draws): those that all coordinates are needed for."""
+        law = jax.tree.map(lambda a: a[first:, None], self.law)
+        told, weight, log_rate, y = (a[first:, None] for a in (self.told, self.weight, self.log_rate, self.y))
+        if self.law.exponential():
+            return weight * (moved + 0.5 * moved**2) - rates(log_rate) * jnp.exp(moved)
+        return told * moved + 0.5 * weight * moved**2 + law.remainder(log_rate + moved, y)
 
 
 @compiled()
@@ -187,14 +337,18 @@ def column_order(block: Block, gaussians: GaussianRows, coef: Coefficients, load
     """The columns of each row (n, p), those first that are farthest from Gaussian: A^2 (exp(v) - 1 - v - v^2 / 2)."""
 
     def one_row(row) -> Array:
-        predictor, covariance = row
+        predictor, covariance, law, y = row
         spread = jnp.sum((loadings @ covariance) * loadings, axis=1)
+        if law.exponential():
+            log_weight = predictor + 0.5 * spread
+        else:
+            log_weight = jnp.log(law.expected(predictor, spread, y).weight + 1e-300)
         # its logarithm, but for a factor between 1/6 and 1
-        score = 2 * (predictor + 0.5 * spread) + 3 * jnp.log(spread + 1e-300) + jnp.maximum(spread - 3, 0)
+        score = 2 * log_weight + 3 * jnp.log(spread + 1e-300) + jnp.maximum(spread - 3, 0)
         return jnp.argsort(-score)
 
     predictor = block.offset + block.x @ coef + gaussians.mean @ loadings.T
-    return lax.map(one_row, (predictor, gaussians.covariance))
+    return lax.map(one_row, (predictor, gaussians.covariance, block.law, block.y))
 
 
 @compiled()
@@ -218,11 +372,8 @@ def sequential_ratios(
     def one_row(k, found: Array) -> Array:
         i = chosen[k]
         sites = _sites(
-            block.y[i],
-            base[i],
-            block.log_factorial[i],
-            gaussians.mean[i],
-            gaussians.covariance[i],
+            (block.y[i], base[i], block.log_factorial[i], jax.tree.map(lambda a: a[i], block.law)),
+            GaussianMoments(gaussians.mean[i], gaussians.covariance[i]),
             loadings,
             order[i],
         )
@@ -238,14 +389,22 @@ def sequential_ratios(
     return lax.fori_loop(0, count, one_row, jnp.full((len(base), DRAWS), -jnp.inf, base.dtype))
 
 
-def _sites(y, predictor, log_factorial, mean, covariance, loadings: Loadings, order: Array) -> Sites:
+class GaussianMoments(NamedTuple):
+    """A row's Gaussian: mean (q,), covariance (q, q)."""
+
+    mean: Array
+    covariance: Array
+
+
+def _sites(seen, gaussian: GaussianMoments, loadings: Loadings, order: Array) -> Sites:
+    (y, predictor, log_factorial, law), (mean, covariance) = seen, gaussian
     spread = jnp.sum((loadings @ covariance) * loadings, axis=1)
-    weight = rates(predictor + 0.5 * spread)
+    _, told, weight = law.expected(predictor, spread, y)
     precision = jnp.eye(loadings.shape[1], dtype=weight.dtype) + loadings.T @ (weight[:, None] * loadings)
     root = inverse_root(precision[None])[0]
     turn, upper = jnp.linalg.qr((loadings @ root)[order].T)  # (q, r) and (r, p), r = min(p, q)
     sign = jnp.where(jnp.diagonal(upper) < 0, -1.0, 1.0)
-    every = ((y - weight) @ loadings - mean) @ root
+    every = ((y - told) @ loadings - mean) @ root
     pull = every @ (turn * sign)
     constant = (
         y @ predictor
@@ -255,32 +414,25 @@ def _sites(y, predictor, log_factorial, mean, covariance, loadings: Loadings, or
         + 0.5 * jnp.maximum(every @ every - pull @ pull, 0.0)  # of directions that no column sees, if q > p
     )
     lower = (upper * sign[:, None]).T
-    return Sites(constant, pull, weight[order], rates(predictor)[order], lower)
+    in_order = jax.tree.map(lambda a: a[order], (told, weight, predictor, law, y))
+    told, weight, predictor, law, y = in_order
+    return Sites(constant, pull, told, weight, predictor, lower, law, y)
 
 
 def _row_ratios(sites: Sites, uniform: Array) -> Array:
     """Log ratios (draws,) of one row."""
-    constant, pull, weight, rate, lower = sites
-    (p, steps), draws = lower.shape, uniform.shape[1]
+    (p, steps), draws = sites.lower.shape, uniform.shape[1]
 
     def column(j, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         moved, log_ratio = carry
-        before, scale = moved[j], lower[j, j]
-        law = Law(
-            pull=pull[j] + weight[j] * scale * (1 + before),
-            stiffness=jnp.broadcast_to(1 - weight[j] * scale**2, before.shape),
-            log_rate=jnp.log(rate[j]) + before,
-            slope=jnp.broadcast_to(scale, before.shape),
-        )
-        e, ratio = draw(uniform[j], law)
-        log_ratio = log_ratio + ratio + weight[j] * before * (1 + 0.5 * before) - 0.5 * jnp.log(2 * jnp.pi)
-        return moved + lower[:, j, None] * e, log_ratio
+        before = moved[j]
+        e, ratio = draw(uniform[j], sites.line(j, before))
+        log_ratio = log_ratio + ratio + sites.ahead(j, before) - 0.5 * jnp.log(2 * jnp.pi)
+        return moved + sites.lower[:, j, None] * e, log_ratio
 
-    begun = jnp.zeros((p, draws), uniform.dtype), jnp.full(draws, constant)
+    begun = jnp.zeros((p, draws), uniform.dtype), jnp.full(draws, sites.constant)
     moved, log_ratio = lax.fori_loop(0, steps, column, begun)
-    rest = moved[steps:]  # columns that all coordinates are needed for
-    sites_left = weight[steps:, None] * (rest + 0.5 * rest**2) - rate[steps:, None] * jnp.exp(rest)
-    return log_ratio + jnp.sum(sites_left, axis=0)
+    return log_ratio + jnp.sum(sites.rest(moved[steps:], steps), axis=0)
 
 
 class Way(NamedTuple):

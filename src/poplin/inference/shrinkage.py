@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from poplin._numerics import compiled
-from poplin.inference.information import Coordinates
+from poplin.inference.coordinates import Coordinates
 from poplin.inference.intervals import Root, deviations
 from poplin.rows.cells import Sites, score, told
 

@@ -18,7 +18,6 @@ from poplin.data import held
 from poplin.data.counts import Counts
 from poplin.data.tables import listed
 from poplin.methods.options import name_of
-from poplin.updates.specific import at_edge
 
 if TYPE_CHECKING:  # it brings JAX, and the command line shows its help without
     from poplin.inference.intervals import Interval
@@ -50,6 +49,7 @@ class Fitted(Protocol):
     sigma_: Any  # `models.covariance.Covariance`: the same without a square of p x p
     loadings_: np.ndarray | None
     specific_variance_: np.ndarray | None
+    specific_at_edge_: np.ndarray | None
     components_: np.ndarray
     eigenvalues_: np.ndarray
     latent_mean_: Any  # an array, and a number below: Any, as they may be cached properties
@@ -92,6 +92,7 @@ def summary(fit: Fitted, *, shown: int = 8) -> str:
         *_covariance_lines(fit, shown),
         *_scale_lines(fit, shown),
         *_law_lines(fit),
+        *_own_lines(fit, shown),
     ]
     told = (*fit.counts_.notes, *fit.messages_, *getattr(fit, "coef_notes", tuple)())
     if told:
@@ -387,6 +388,37 @@ def _scale_lines(fit: Fitted, shown: int) -> list[str]:
     return ["", "Scales of the basis V, in its order", *told, *more]
 
 
+def own_tables(fit: Fitted) -> dict[str, Any]:
+    """The law's own parameters with their intervals, by what `confint` calls them; a table is None without errors."""
+    told = {"zero": getattr(fit, "zero_coef_", None), "dispersion": getattr(fit, "dispersion_", None)}
+    return {which: _asked(fit, which) for which, estimate in told.items() if estimate is not None}
+
+
+OWN_WORDS = {
+    "zero": "Zeros beyond those of the counts (logits of their probabilities)",
+    "dispersion": "Dispersions (variance of a count at the mean m: m + dispersion m^2)",
+}
+
+
+def _own_lines(fit: Fitted, shown: int) -> list[str]:
+    found: list[str] = []
+    for which, table in own_tables(fit).items():
+        if table is None:
+            continue
+        found += ["", OWN_WORDS[which]]
+        for name, line in table.iloc[:shown].iterrows():
+            where = ": ".join(map(str, name)) if isinstance(name, tuple) else str(name)
+            share = f", probability {line.probability:.3g}" if "probability" in line else ""
+            ends = (
+                f" (95 % interval {line.lower:.3g} to {line.upper:.3g})"
+                if line.lower == line.lower
+                else " (at 0)"
+            )
+            found.append(f"  {where}  {line.estimate:.3g}{ends}{share}")
+        found += [f"  and {len(table) - shown} more"] if len(table) > shown else []
+    return found
+
+
 def _covariance_lines(fit: Fitted, shown: int) -> list[str]:
     total = fit.sigma_.trace() or 1.0
     head = [f"{value:.3g} ({value / total:.0%})" for value in fit.eigenvalues_[:shown]]
@@ -402,12 +434,12 @@ def _covariance_lines(fit: Fitted, shown: int) -> list[str]:
 
 def _specific_lines(fit: Fitted, total: float) -> list[str]:
     """The range of the variances of the columns' own, and whose are at their edge; nothing without them."""
-    own = fit.specific_variance_
-    if own is None:
+    own, at_edge = fit.specific_variance_, fit.specific_at_edge_
+    if own is None or at_edge is None:
         return []
     words = f"variances of the columns' own {own.min():.3g} to {own.max():.3g} (median {np.median(own):.3g})"
     words += f", {own.sum() / total:.0%} of all variance"
-    edge = [fit.counts_.column_names[j] for j in np.flatnonzero(at_edge(own))]
+    edge = [fit.counts_.column_names[j] for j in np.flatnonzero(at_edge)]
     words += f"; at their lower edge: {listed(edge)}" if edge else ""
     return _wrapped(words, "  ")
 

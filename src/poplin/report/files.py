@@ -158,8 +158,9 @@ def law_table(fit: Fitted) -> pandas.DataFrame | None:
     lines = summary.law_records(fit)
     if not lines:
         return None
-    made = pandas.DataFrame(lines).set_index("parameter")
-    return made[[name for name in summary.LAW_COLUMNS if name in made]]
+    held = {name for line in lines for name in line}
+    columns = ["parameter", *(name for name in summary.LAW_COLUMNS if name in held)]
+    return pandas.DataFrame(lines, columns=pandas.Index(columns)).set_index("parameter")
 
 
 def check_folder(out: Path, option: str = "--out") -> Path:

@@ -15,6 +15,7 @@ from jax import Array, lax
 
 from poplin._axes import Coefficients, Counts, Loadings, Rows
 from poplin.data.blocks import Block
+from poplin.laws import AbstractLaw
 from poplin.rows.batches import in_chunks
 from poplin.rows.gaussian import fit_rows
 
@@ -26,12 +27,13 @@ class Integrals(NamedTuple):
     """Per row: log p(y_i) in nats, every constant (n,); and the scores' parts given y_i, Y - E[A] and E[(Y - A) w'].
 
     `surprise` (n, p) is what B_j's score needs, `tilted` (n, p, q) what C_j's needs. For a diagonal C (`ColumnNodes`)
-    only the diagonal of C has a score: `tilted` is then (n, p).
+    only the diagonal of C has a score: `tilted` is then (n, p). slopes: the law's in its own parameters, (n, p) each.
     """
 
     loglik: Rows
     surprise: Counts
     tilted: Array
+    slopes: AbstractLaw
 
 
 class AbstractRule(eqx.Module):
@@ -44,8 +46,11 @@ class AbstractRule(eqx.Module):
     @abstractmethod
     def loglik_and_scores(
         self, block: Block, coef: Coefficients, loadings: Loadings
-    ) -> tuple[Rows, tuple[Coefficients, Loadings]]:
-        """The same with the gradient of its weighted sum in B (d, p) and C (p, q), by Fisher's identity."""
+    ) -> tuple[Rows, tuple[Coefficients, Loadings], AbstractLaw]:
+        """The same with the gradient of its weighted sum in B (d, p) and C (p, q), by Fisher's identity.
+
+        Last the slopes of each cell's part in the law's own parameters, (n, p) each.
+        """
 
 
 class JointNodes(AbstractRule):
@@ -63,14 +68,28 @@ class JointNodes(AbstractRule):
             visit, scale = self._visitor(block, coef, loadings)
 
             def add(sums, node):
-                share, w, surprise = visit(node)
-                mass, first, second = sums
+                share, w, surprise, told = visit(node)
+                mass, first, second, slopes = sums
                 weighted = share[:, None] * surprise
-                return (mass + share, first + weighted, second + weighted[:, :, None] * w[:, None, :]), None
+                slopes = jax.tree.map(lambda a, b: a + share[:, None] * b, slopes, told)
+                return (
+                    mass + share,
+                    first + weighted,
+                    second + weighted[:, :, None] * w[:, None, :],
+                    slopes,
+                ), None
 
-            none = jnp.zeros(n), jnp.zeros((n, p)), jnp.zeros((n, p, q))
-            (mass, first, second), _ = lax.scan(add, none, (self.points, self.log_weights))
-            return Integrals(scale + jnp.log(mass), first / mass[:, None], second / mass[:, None, None])
+            none = (
+                jnp.zeros(n),
+                jnp.zeros((n, p)),
+                jnp.zeros((n, p, q)),
+                jax.tree.map(jnp.zeros_like, block.law),
+            )
+            (mass, first, second, slopes), _ = lax.scan(add, none, (self.points, self.log_weights))
+            slopes = jax.tree.map(lambda a: a / mass[:, None], slopes)
+            return Integrals(
+                scale + jnp.log(mass), first / mass[:, None], second / mass[:, None, None], slopes
+            )
 
         return in_chunks(of_chunk, (block,), loadings)
 
@@ -90,10 +109,10 @@ class JointNodes(AbstractRule):
     def loglik_and_scores(self, block, coef, loadings):
         found, weights = self.integrals(block, coef, loadings), block.weights
         for_coef = block.x.T @ (weights[:, None] * found.surprise)
-        return found.loglik, (for_coef, jnp.tensordot(weights, found.tilted, 1))
+        return found.loglik, (for_coef, jnp.tensordot(weights, found.tilted, 1)), found.slopes
 
     def _visitor(self, block, coef, loadings):
-        """A function from a node to (share of the row's mass in units of `scale`, w, y - rate), and `scale`, a log."""
+        """A function from a node to (share of the row's mass in units of `scale`, w, y - rate, slopes), and `scale`."""
         rows = fit_rows(block, coef, loadings, tol=SMOOTH)
         lower = jnp.linalg.cholesky(rows.covariance)
         base = block.offset + block.x @ coef
@@ -112,7 +131,8 @@ class JointNodes(AbstractRule):
             counts = jnp.sum(block.law.log_prob(predictor, block.y), axis=1)
             log_joint = counts - 0.5 * jnp.sum(w**2, axis=1)
             surprise = block.y - block.law.rate(predictor, block.y)
-            return jnp.exp(log_joint + constant + log_weight), w, surprise
+            slopes = block.law.scores(predictor, block.y)
+            return jnp.exp(log_joint + constant + log_weight), w, surprise, slopes
 
         return visit, rows.bound
 
@@ -129,7 +149,7 @@ class ColumnNodes(AbstractRule):
     def loglik_and_scores(self, block, coef, loadings):
         found = self.integrals(block, coef, loadings)
         for_coef = block.x.T @ (block.weights[:, None] * found.surprise)
-        return found.loglik, (for_coef, jnp.diag(block.weights @ found.tilted))
+        return found.loglik, (for_coef, jnp.diag(block.weights @ found.tilted)), found.slopes
 
     def integrals(self, block, coef, loadings) -> Integrals:
         """Column by column; log p(y_i) is the sum over columns."""
@@ -147,13 +167,15 @@ class ColumnNodes(AbstractRule):
             value = jax.nn.logsumexp(log_terms, axis=1)
             share = jnp.exp(log_terms - value[:, None])
             weighted = share * (y[:, None] - rate)
-            parts = jnp.sum(weighted, axis=1), jnp.sum(weighted * w, axis=1)
+            slopes = jax.tree.map(lambda a: jnp.sum(share * a, axis=1), law.scores(predictor, y[:, None]))
+            parts = jnp.sum(weighted, axis=1), jnp.sum(weighted * w, axis=1), slopes
             return value + jnp.log(sd[:, 0]) - LOG_ROOT, *parts
 
         law = jax.tree.map(jnp.transpose, block.law)
         columns = block.y.T, block.offset.T, law, coef.T, jnp.diagonal(loadings)
-        value, surprise, tilted = lax.map(one_column, columns)
-        return Integrals(jnp.sum(value, axis=0) - block.log_factorial, surprise.T, tilted.T)
+        value, surprise, tilted, slopes = lax.map(one_column, columns)
+        slopes = jax.tree.map(jnp.transpose, slopes)
+        return Integrals(jnp.sum(value, axis=0) - block.log_factorial, surprise.T, tilted.T, slopes)
 
 
 def hermite(order: int) -> tuple[np.ndarray, np.ndarray]:

@@ -83,6 +83,11 @@ def lengthened(told: Shares, noise: Scalar, gamma: Array) -> tuple[Array, Array]
     return level, second
 
 
+def one_by_one(told: Shares, noise: Scalar, gamma: Array) -> Scalar:
+    """By which factor the step of a single number, not of a whole matrix, may be lengthened."""
+    return jnp.maximum(TURMOIL * jnp.sqrt(told.draws / noise) / 2, 1.0) / jnp.sqrt(jnp.maximum(gamma, 1e-12))
+
+
 def noise_after(noise: Scalar, told: Shares, apart: Array) -> Scalar:
     """The measured noise when second moments (q, q) of one more draw were off by `apart`."""
     return noise + RECENT * (told.draws * jnp.mean(apart**2) - noise)

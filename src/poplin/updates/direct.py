@@ -14,7 +14,7 @@ from jax.scipy.linalg import solve_triangular
 from poplin._axes import Scalar
 from poplin._numerics import inverse_and_logdet, solve_gram
 from poplin.rows.chains import Shares, controlled, shares
-from poplin.updates.convergence import LEAP, lengthened, noise_after
+from poplin.updates.convergence import LEAP, lengthened, noise_after, one_by_one
 from poplin.updates.structure import (
     FAINT,
     LEAST_SD,
@@ -210,6 +210,10 @@ class Direct(AbstractStructure):
             pulled = total.cross + level_prior(self.level, model.coef)[0] @ model.loadings
             level, further, turmoil = _further(model, average, total, pulled, jnp.where(first, 0.0, gamma))
             moment = _if_covariance(moment + further, moment)
+            off = total.second / n - jnp.eye(len(moment))
+            most = one_by_one(total.known, average.turmoil, gamma)
+            own = gamma * self.shape.hastened(model.loadings, off, total.rate / n, most)
+            moment = _if_covariance(moment + jnp.diag(jnp.where(first, 0.0, own)), moment)
             coef, loadings = coef + level, self._root(moment, n, seen)[0]
 
         step = self.shape.rescale(*self._priors(coef, loadings, total.gradient, hessian, n), gamma=gamma)

@@ -73,8 +73,8 @@ def own_statistic(law: AbstractLaw, before: Scaled, after: Scaled, block: Block)
 
     def square(parameter: Array, slope: Counts, feature: Array) -> Array:
         squared = of_columns(parameter, weights * slope**2)
-        pairs = (feature[:, :, None] * feature[:, None, :]).reshape(len(feature), -1)
-        return (squared.T @ pairs).reshape(squared.shape[1], *2 * feature.shape[1:])
+        # a column at a time: the pairs of features of all rows would be n k^2 numbers
+        return jax.lax.map(lambda column: (feature * column[:, None]).T @ feature, squared.T)
 
     def common(parameter: Array, first: Counts, slope: Counts, feature: Array) -> Array:
         return of_columns(parameter, weights * first * slope).T @ jnp.sum(feature**2, axis=1)

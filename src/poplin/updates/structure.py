@@ -193,6 +193,14 @@ class AbstractShape(eqx.Module):
     def along(self, root: Covariance, slope: Array) -> Array:
         """A slope in E (p, p), where Sigma is C (I + E) C', along the directions that this shape has; C is `root`."""
 
+    @abstractmethod
+    def hastened(self, root: Covariance, off: Array, rate: Array, most: Scalar) -> Array:
+        """What more the variances of columns' own may move at a step (p,); zero where there are none.
+
+        The closed form closes a small share of their gap where counts say little of them. Here are C, by how much the
+        second moment of w is off from I (p, p), the columns' mean rates (p,), and how much longer a step may be.
+        """
+
     def pulled(self, second_moment: Covariance, rows: Scalar) -> Covariance:
         """The mean second moment of `rows` (a sum of weights) residuals and of kappa pseudo-rows; O(p^2)."""
         kappa = self.pseudo_rows()
@@ -250,6 +258,9 @@ class Full(AbstractShape):
     def scales(self):
         return True
 
+    def hastened(self, root, off, rate, most):
+        return jnp.zeros(len(root))
+
     def pseudo_rows(self):
         return self.kappa
 
@@ -271,6 +282,9 @@ class Diagonal(AbstractShape):
 
     def scales(self):
         return True
+
+    def hastened(self, root, off, rate, most):
+        return jnp.zeros(len(root))
 
     def pseudo_rows(self):
         return jnp.zeros(())
@@ -294,6 +308,9 @@ class Spherical(AbstractShape):
 
     def scales(self):
         return False
+
+    def hastened(self, root, off, rate, most):
+        return jnp.zeros(len(root))
 
     def pseudo_rows(self):
         return jnp.zeros(())
@@ -320,6 +337,9 @@ class Fixed(AbstractShape):
 
     def scales(self):
         return False
+
+    def hastened(self, root, off, rate, most):
+        return jnp.zeros(len(root))
 
     def pseudo_rows(self):
         return jnp.zeros(())
