@@ -214,7 +214,9 @@ def test_files_tell_the_law(tmp_path) -> None:
     fit.zero_probability_ = 1 / (1 + np.exp(-fit.zero_coef_[0]))
     fit.dispersion_ = np.array([0.1, 0.2, 0.3])
     fit.params |= {"likelihood": "zero-inflated-negative-binomial"}
-    fit.confint = lambda which: pd.DataFrame({"se": [0.5] * 3, "lower": [-2.0] * 3, "upper": [2.0] * 3})
+    fit.confint = lambda which: pd.DataFrame(
+        {"estimate": [0.1] * 3, "se": [0.5] * 3, "lower": [-2.0] * 3, "upper": [2.0] * 3}
+    )
     table = files.law_table(fit)
     assert table.loc["zero", "column"].tolist() == list(fit.counts_.column_names)
     np.testing.assert_allclose(table.loc["zero", "probability"], fit.zero_probability_)
