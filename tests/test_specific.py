@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 import poplin
 from poplin._numerics import double_precision
 from poplin.cli.commands import app
-from poplin.estimators.pln import new_block
+from poplin.estimators.placed_rows import new_block
 from poplin.inference.information import coordinates
 from poplin.inference.selection import Nesting, nesting
 from poplin.models.loadings import BorrowedBasis, FreeLoadings

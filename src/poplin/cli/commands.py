@@ -231,7 +231,7 @@ def fit(
     layer: Layer = None,
     rank: Rank = None,
     basis: Basis = None,
-    specific: Specific = "none",
+    specific: Specific = None,
     covariance: Shape = "full",
     likelihood: Likelihood = "poisson",
     zero_probability: ZeroProbability = "column",
@@ -260,7 +260,8 @@ def fit(
         **{"likelihood": likelihood, "zero_probability": zero_probability},
         **{"covariance": covariance, "method": method, "posterior": posterior, "random_state": seed},
         **{"rank": _rank(rank), "shrinkage": _shrinkage(shrinkage), "max_iter": max_iter},
-        **{"basis": None if basis is None else read_basis(basis), "specific": specific},
+        "basis": None if basis is None else read_basis(basis),
+        **({} if specific is None else {"specific": specific}),
     }
     settings |= jobs.checkpoint(out, checkpoint_every, resume=resume)
     errors = _standard_errors(se_time, none=no_se)
@@ -322,7 +323,7 @@ def compare(
     transpose: Transpose = False,
     layer: Layer = None,
     rank: Rank = None,
-    specific: Specific = "none",
+    specific: Specific = None,
     covariance: Shape = "full",
     likelihood: Likelihood = "poisson",
     zero_probability: ZeroProbability = "column",
@@ -336,7 +337,8 @@ def compare(
         *(counts, covariates, row_names, formula, offset),
         **{"layer": layer, "transpose": transpose, "zero_formula": zero_formula},
     )
-    settings = {"rank": _rank(rank), "specific": specific, "covariance": covariance, "random_state": seed}
+    settings = {"rank": _rank(rank), "covariance": covariance, "random_state": seed}
+    settings |= {} if specific is None else {"specific": specific}
     settings["zero_probability"] = zero_probability
     if likelihoods is None:
         settings["likelihood"] = likelihood

@@ -85,9 +85,11 @@ Basis = Annotated[
     ),
 ]
 Specific = Annotated[
-    Literal["none", "column"],
+    Literal["none", "column"] | None,
     typer.Option(
-        help="Of a rank or a basis: a variance of each column's own beside it.", rich_help_panel=MODEL
+        help="Of a rank or a basis: a variance of each column's own beside it.",
+        show_default="none",
+        rich_help_panel=MODEL,
     ),
 ]
 Shape = Annotated[

@@ -160,14 +160,14 @@ class PLN(AbstractStatistics, AbstractEstimator):
         loadings_: C in principal axes (p, q); None without rank and basis.
         components_: orthonormal principal axes of Sigma (p, q), of C C' where psi is added to it.
         eigenvalues_: of the same (q,), descending.
+        specific_variance_: psi (p,), variances of the columns' own; None without them.
+        specific_at_edge_: which of them (p,) are so small that counts say no more of them; None without them.
         zero_probability_: pi (p,), by rows or a zero_formula (n, p): the probability of a zero whatever the rate; 0
             where the law has none.
         zero_coef_: g (k, p), or (k, 1) where columns share it, on the logit scale; only of zero-inflated laws. Without
             a formula k = 1: the logit of pi; by rows k = n.
         law_: the law of the counts as poplin keeps it (internal).
         dispersion_: a (p,), of variance m + a m^2: 1 / size; only of negative binomial laws.
-        specific_variance_: psi (p,), variances of the columns' own; None without them.
-        specific_at_edge_: which of them (p,) are so small that counts say no more of them; None without them.
         latent_mean_: posterior means of the training rows: w in principal axes (n, q), or Z - XB (n, p).
         latent_variance_: posterior variances that go with `latent_mean_`.
         elbo_: the bound, nats, every constant, higher is better.

@@ -592,9 +592,7 @@ DEPEND = (
 SEVERAL = " Where one column's groups hold those of another, cluster by the larger groups."
 
 
-def words(
-    counts: Counts, coef: np.ndarray, variance: np.ndarray, law: AbstractLaw | None, seed: int
-) -> str | None:
+def words(counts: Counts, coef: np.ndarray, variance: np.ndarray, law: AbstractLaw, seed: int) -> str | None:
     """One sentence or two where rows go together within groups, None where they do not or there are none."""
     found = alike(counts, coef, variance, law, seed=seed)
     if not found:

@@ -91,8 +91,8 @@ def summary(fit: Fitted, *, shown: int = 8) -> str:
         "",
         *_covariance_lines(fit, shown),
         *_scale_lines(fit, shown),
-        *_law_lines(fit),
         *_own_lines(fit, shown),
+        *_law_lines(fit),
     ]
     told = (*fit.counts_.notes, *fit.messages_, *getattr(fit, "coef_notes", tuple)())
     if told:
