@@ -18,7 +18,7 @@ from poplin.fitting import recipes
 from poplin.inference import departures, margins, summary
 from poplin.inference.selection import Nesting, law_nesting
 from poplin.laws import POISSON, Bernoulli, NegativeBinomial, ZeroInflated
-from poplin.report import html, verdicts
+from poplin.report import files, html, verdicts
 from tests.test_laws import LAWS as EVERY
 from tests.told import drawn
 
@@ -214,8 +214,10 @@ def test_files_tell_the_law(tmp_path) -> None:
     fit.zero_probability_ = 1 / (1 + np.exp(-fit.zero_coef_[0]))
     fit.dispersion_ = np.array([0.1, 0.2, 0.3])
     fit.params |= {"likelihood": "zero-inflated-negative-binomial"}
-    fit.confint = lambda which: pd.DataFrame({"se": [0.5] * 3, "lower": [-2.0] * 3, "upper": [2.0] * 3})
-    table = summary.law_table(fit)
+    fit.confint = lambda which: pd.DataFrame(
+        {"estimate": [0.1] * 3, "se": [0.5] * 3, "lower": [-2.0] * 3, "upper": [2.0] * 3}
+    )
+    table = files.law_table(fit)
     assert table.loc["zero", "column"].tolist() == list(fit.counts_.column_names)
     np.testing.assert_allclose(table.loc["zero", "probability"], fit.zero_probability_)
     assert table.loc["dispersion", "estimate"].tolist() == [0.1, 0.2, 0.3] and (table["se"] == 0.5).all()
@@ -224,7 +226,7 @@ def test_files_tell_the_law(tmp_path) -> None:
     assert "0 with probability pi_ij" in page and "0.881" in page  # 1 / (1 + e^-2)
     fit.zero_coef_ = None
     fit.dispersion_ = None
-    assert summary.law_table(fit) is None
+    assert files.law_table(fit) is None
 
 
 @pytest.mark.filterwarnings("ignore::poplin.ConvergenceWarning")

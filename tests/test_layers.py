@@ -44,7 +44,7 @@ HEAVY = {"sklearn", "anndata", "pandas", "matplotlib", "pooch", "rich", "typer"}
 HEAVY_ALLOWED = {f"data/{name}.py" for name in ("readers", "framed", "large_files", "formula", "formats")}
 LONGEST_FILE, LONGEST_FUNCTION = 700, 60
 # lines: of which docstrings of public callables, which `test_words.py` asks for, are a thousand
-MOST = Structure(files=138, lines=41_000, with_one_importer=35, estimators=16, floors_of_estimators=6)
+MOST = Structure(files=139, lines=42_500, with_one_importer=35, estimators=16, floors_of_estimators=6)
 
 EVERYTHING = sorted(
     path for top in ("src", "tests", "benchmarks") for path in (REPOSITORY / top).rglob("*.py")

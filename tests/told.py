@@ -18,6 +18,7 @@ class Told(StandIn):
     """Standard errors that grow along the columns; k-hat from 0 to 0.9 along the rows."""
 
     specific_variance_ = None
+    specific_at_edge_ = None
 
     def coef_interval(self) -> Interval:
         """Intervals of two standard errors."""

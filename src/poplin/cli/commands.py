@@ -254,22 +254,8 @@ def fit(
     quiet: Quiet = False,
 ) -> None:
     """Fit a table of counts: effects, residual covariance, a position for each row."""
-    inputs = jobs.Inputs(
-        *(
-            counts,
-            covariates,
-            row_names,
-            formula,
-            offset,
-            weights,
-            colour,
-            h5ad_out,
-            layer,
-            cluster,
-            transpose,
-        ),
-        zero_formula=zero_formula,
-    )
+    given = (counts, covariates, row_names, formula, offset, weights, colour, h5ad_out)
+    inputs = jobs.Inputs(*given, layer, cluster, transpose, zero_formula)
     settings = {
         **{"likelihood": likelihood, "zero_probability": zero_probability},
         **{"covariance": covariance, "method": method, "posterior": posterior, "random_state": seed},

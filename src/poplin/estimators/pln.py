@@ -203,6 +203,9 @@ class PLN(AbstractStatistics, AbstractEstimator):
     coef_: np.ndarray
     loadings_: np.ndarray | None
     specific_variance_: np.ndarray | None
+    law_: AbstractLaw
+    zero_coef_: np.ndarray
+    dispersion_: np.ndarray
     specific_at_edge_: np.ndarray | None
     components_: np.ndarray
     eigenvalues_: np.ndarray

@@ -202,14 +202,12 @@ def _range(values: np.ndarray) -> str:
     return low if low == high else f"{low} to {high} (median {middle})"
 
 
-def law_table(fit: Fitted) -> Any:
-    """The law's own parameters, a line each, with intervals where there are any; None where it has none.
+def law_records(fit: Fitted) -> list[dict[str, Any]]:
+    """The law's own parameters, a line each, with intervals where there are any; nothing where it has none.
 
     zero: the logit of the probability of a zero beyond the counts' own, or its coefficient of a feature; probability is
     there where the logit is that of the column or of the row. dispersion: a. An empty column means all columns.
     """
-    import pandas
-
     zero, dispersion = _own(fit)
     lines = [] if zero is None else _zero_lines(fit, zero)
     if dispersion is not None:
@@ -218,10 +216,7 @@ def law_table(fit: Fitted) -> Any:
             {"parameter": "dispersion", "feature": "", "column": name, "estimate": float(value)} | more
             for name, value, more in zip(names, dispersion, told, strict=True)
         ]
-    if not lines:
-        return None
-    made = pandas.DataFrame(lines).set_index("parameter")
-    return made[[name for name in LAW_COLUMNS if name in made]]
+    return lines
 
 
 LAW_COLUMNS = ("feature", "column", "estimate", "se", "lower", "upper", "probability")

@@ -146,9 +146,21 @@ PAGE = "report.html"
 FURTHER = {
     "scales.csv": summary.scale_table,
     "specific.csv": summary.specific_table,
-    "law.csv": summary.law_table,
+    "law.csv": lambda fit: law_table(fit),
 }
 MOST_FACTORS = 100  # of a direct form above that, by size
+
+
+def law_table(fit: Fitted) -> pandas.DataFrame | None:
+    """The law's own parameters, see `summary.law_records`; None where it has none."""
+    import pandas
+
+    lines = summary.law_records(fit)
+    if not lines:
+        return None
+    held = {name for line in lines for name in line}
+    columns = ["parameter", *(name for name in summary.LAW_COLUMNS if name in held)]
+    return pandas.DataFrame(lines, columns=pandas.Index(columns)).set_index("parameter")
 
 
 def check_folder(out: Path, option: str = "--out") -> Path:

@@ -195,8 +195,7 @@ def _ends(told: Any, places: list[tuple[int, int]]) -> list[tuple[float, float, 
 
 def _law(fit: Fitted) -> dict[str, Any]:
     """The law's own parameters: their ranges, and the first lines of their table."""
-    table = summary.law_table(fit)
-    lines = [] if table is None else table.reset_index().fillna("").to_dict("records")
+    lines = summary.law_records(fit)
     ranges = [words[0].upper() + words[1:] for words in summary.law_ranges(fit)]
     shown = sorted(lines, key=_largest)[:MOST_EFFECTS]
     return {"law_ranges": ranges, "law": shown, "law_of": len(lines)}
