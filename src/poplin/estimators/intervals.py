@@ -182,17 +182,18 @@ def _refit(fit: Any, settings: dict[str, Any], random: np.random.Generator) -> A
     like = as_block(counts.y, counts.x, counts.offset, counts.weights, zero_features=counts.zero_features)
     law = jax.tree.map(np.asarray, like.under(fit.result_.law).law)
     drawn = np.asarray(law.sample(random, counts.offset + latent, draw_counts)).astype(float)
-    features, data = counts.zeros, None
-    if features is not None and features.design is not None:  # the columns that the formula has made
-        data = {f"zeros{k}": column for k, column in enumerate(features.x.T)}
-        settings = settings | {"zero_formula": " + ".join(["0", *data])}
+    features, covariates = counts.zeros, {"X": counts.x}
+    if features is not None and features.design is not None:  # the columns that both formulas have made
+        parts = {"formula": counts.x, "zero_formula": features.x}
+        made = {name: {f"{name}{k}": a for k, a in enumerate(x.T)} for name, x in parts.items()}
+        settings = settings | {name: " + ".join(["0", *columns]) for name, columns in made.items()}
+        covariates = {"data": made["formula"] | made["zero_formula"]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
         warnings.simplefilter("ignore", ConvergenceWarning)
         one = type(fit)(**settings).fit(
             np.where(np.isnan(counts.y), np.nan, drawn),
-            X=counts.x,
-            data=data,
+            **covariates,
             offset=counts.offset,
             weights=counts.weights,
         )

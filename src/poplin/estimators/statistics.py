@@ -157,7 +157,9 @@ class AbstractStatistics:
 
         Args:
             which: "coef" (B), "covariance", "correlation" (entries on and above the diagonal that are estimated),
-                "eigenvalues" (descending), or "scales" (those of a borrowed basis, in its order).
+                "eigenvalues" (descending), "scales" (those of a borrowed basis, in its order), "specific" (variances of
+                the columns' own), "zero" (logits of the probabilities of zeros, and these probabilities), or
+                "dispersion" (on the log scale). A parameter that is as good as 0 has method "edge" and no interval.
             level: share of tables in which an interval holds the truth, between 0 and 1.
             entries: pairs of columns, by name or position, whose covariance or correlation is wanted; None: all. Above
                 6000 free numbers (about 100 columns with a full Sigma) only such lists are answered.

@@ -347,7 +347,10 @@ class Uncertainty:
             return np.zeros(estimate.shape, bool)
         if which == "dispersion":
             return ~(se < MOST_ERROR * estimate) | (estimate < LEAST_DISPERSION)
-        none = estimate < LEAST_LOGIT if self.fit.counts_.zeros is None else np.zeros(estimate.shape, bool)
+        features = self.fit.counts_.zero_features
+        features = np.ones((1, 1)) if features is None else features
+        low = features @ estimate < LEAST_LOGIT  # of a feature's rows all
+        none = np.stack([low[feature != 0].all(axis=0) for feature in features.T])
         return ~(se < MOST_ERROR) | none
 
     def _own_names(self, which: str) -> list[list[str]]:
