@@ -233,6 +233,7 @@ CHAIN_ROWS = 1000  # chains that a small table gets at least, over all rows
 CHAINS_MOST = 32  # chains of one row at most
 CHAIN_ENTRIES = 4_000_000  # entries (chains x columns) beyond which rows get a single chain
 SKETCHES = 10, 30, 100  # iterations before each turning of free loadings
+FARTHEST_OWN = 8.0  # size of a law's own parameter where chains begin: a probability of e^-8, a size of e^8
 DRAWS = 150  # a dimension, on which Sigma's average rests while gamma is constant
 FALLS = 10  # iterations, or visits of all rows, in which gamma falls to 0.6 of what it was
 
@@ -430,7 +431,9 @@ def chain_start(
         once = partial(_repeated_under, start.law, direct=how.direct, kind=how.kind)
         rows, mean_rate, many = dealt_out(over, Copying(once, how.copies), *given[:3])
     slow = None if recipe.loadings is not None else _slow_columns(*given)
-    return Chained(ml.First(start.model, rows, mean_rate, key, slow, start.law), many)
+    # a bound's logits and log sizes run off where there is nothing to tell; chains would come back by small steps
+    law = jax.tree.map(lambda a: jnp.clip(a, -FARTHEST_OWN, FARTHEST_OWN), start.law)
+    return Chained(ml.First(start.model, rows, mean_rate, key, slow, law), many)
 
 
 @compiled()
