@@ -28,6 +28,7 @@ class StandIn:
         rank: Any = None,
         covariance: Any = "full",
         basis: Any = None,
+        specific: str = "none",
         method: Any = "ml",
         posterior: str = "diagonal",
         shrinkage: Any = "auto",
@@ -66,6 +67,7 @@ class StandIn:
         self.eigenvalues_ = np.r_[values**2 / n, np.zeros(p)][:q]
         self.components_ = np.linalg.qr(np.c_[right.T, np.eye(p)])[0][:, :q]
         self.loadings_ = None if rank is None else self.components_ * np.sqrt(self.eigenvalues_)
+        self.specific_variance_ = self.specific_at_edge_ = None
         self.covariance_ = residual.T @ residual / n
         self.latent_mean_ = residual if rank is None else left[:, :q] * np.sqrt(n)
         self.latent_variance_ = np.full_like(self.latent_mean_, 0.1)
