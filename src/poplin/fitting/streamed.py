@@ -259,7 +259,7 @@ def _diagonal(
     how = {"phase": "variational", "many": stream.blocks, "remains": remains}
     outcome = run_blocks(method, first, stream, main, **how)
     unknown = [of_block.unknown for of_block in outcome.rows]
-    model, _ = phases.end_of(recipe, outcome.state, unknown[0])
+    model, _, _ = phases.end_of(recipe, outcome.state, unknown[0])
     mean, log_sd = (stream.in_order([np.asarray(pair[k]) for pair in unknown]) for k in (0, 1))
     rows = RowGaussians(mean, np.exp(2 * log_sd))  # type: ignore[arg-type]
     return Fitted(model, rows, outcome._replace(rows=None))

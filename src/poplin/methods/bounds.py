@@ -87,7 +87,7 @@ class DirectBound(AbstractBound):
         variance = jnp.exp(2 * log_sd)
         predictor = block.offset + mean
         counts = block.law.expected(predictor, variance, block.y).remainder
-        rest = jnp.sum(block.y * predictor + counts + log_sd, axis=1)
+        rest = _hopeless(jnp.sum(block.y * predictor + counts + log_sd, axis=1))
         weighted = block.weights[:, None] * mean
         return (), DirectTotal(
             rows=jnp.sum(block.weights),
@@ -118,6 +118,16 @@ class DirectBound(AbstractBound):
 
     def shared_slope(self, shared, profile, total):
         return total
+
+
+LOWEST = (
+    -1e100
+)  # nats of a row's counts, below which a rate was held (`laws.LARGEST_LOG_RATE`): there is no number
+
+
+def _hopeless(counts: Rows) -> Rows:
+    """The rows' parts of the bound; minus infinity where a law held what has no number, so that no step ends there."""
+    return jnp.where(counts < LOWEST, -jnp.inf, counts)
 
 
 def parted(law: AbstractLaw | None, shared: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Array, ...]]:
@@ -171,7 +181,7 @@ class FactorBound(AbstractBound):
         variance, weights, d = jnp.exp(2 * log_sd), block.weights[:, None], len(coef)
         predictor, spread = self.seen(free, unknown, block)
         remainder, rate, weight = block.law.expected(predictor, spread, block.y)
-        counts = jnp.sum(block.y * predictor + remainder, axis=1)
+        counts = _hopeless(jnp.sum(block.y * predictor + remainder, axis=1))
         divergence = 0.5 * jnp.sum(mean**2 + variance - 2 * log_sd - 1, axis=1)
         value = block.weights @ (counts - divergence - block.log_factorial)
         residual = block.y - rate
