@@ -24,7 +24,7 @@ import poplin
 from poplin._numerics import double_precision
 from poplin.cli.commands import app
 from poplin.estimators.placed_rows import new_block
-from poplin.inference.information import coordinates
+from poplin.inference.coordinates import coordinates
 from poplin.inference.selection import Nesting, nesting
 from poplin.models.loadings import BorrowedBasis, FreeLoadings
 from poplin.rows.gaussian import fit_rows

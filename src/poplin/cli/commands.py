@@ -347,7 +347,9 @@ def compare(
     job = jobs.prepare(inputs, settings, out)._replace(quiet=quiet)
     if likelihoods is not None:
         raise typer.Exit(jobs.carry_out_choice(job, likelihoods, methods, say, complain))
-    raise typer.Exit(jobs.carry_out_comparison(job, methods or "variational,ml", say, complain))
+    raise typer.Exit(
+        jobs.carry_out_comparison(job, "variational,ml" if methods is None else methods, say, complain)
+    )
 
 
 @app.command()
