@@ -112,10 +112,11 @@ def test_no_step_lowers_a_row_and_every_start_ends_at_the_same_place(size: float
 def test_a_step_returns_the_rates_and_a_bound_that_belong_to_it() -> None:
     table = CASES["low", 2]
     block, coef, loadings = device(table)
-    moments, rate, value = advance_rows(start_rows(block, coef, loadings), block, coef, loadings)
+    moments, counted, value = advance_rows(start_rows(block, coef, loadings), block, coef, loadings)
     spread = np.einsum("jk,nkl,jl->nj", table.loadings, moments.covariance, table.loadings)
     base = table.offset + table.x @ table.coef
-    assert close(rate, np.exp(base + moments.mean @ table.loadings.T + 0.5 * spread))
+    rate = np.exp(base + moments.mean @ table.loadings.T + 0.5 * spread)
+    assert close(counted.rate, rate) and close(counted.weight, rate) and close(counted.remainder, -rate)
     # after a shortened step log det S, and so the bound, may be a little low, but never too high
     assert np.all(np.asarray(value) <= twin(table, moments.mean, moments.covariance) + 1e-9)
     assert np.all(np.asarray(moments.logdet) <= np.linalg.slogdet(np.asarray(moments.covariance))[1] + 1e-9)

@@ -17,11 +17,10 @@ from poplin._numerics import double_precision
 from poplin.laws import (
     POISSON,
     AbstractLaw,
+    AbstractSmoothLaw,
     Bernoulli,
     NegativeBinomial,
     ZeroInflated,
-    _by_quadrature,
-    _on_both_sides,
     at_rows,
 )
 
@@ -29,7 +28,7 @@ SIZE, LOGIT = np.log([0.7, 2.0, 30.0]), np.array([-2.0, 0.0, 1.5])
 COUNTS, HALVES = np.arange(400.0), (0.0, 0.5)
 
 
-class Binomial(AbstractLaw):
+class Binomial(AbstractSmoothLaw):
     """Counts of `total` trials, each of probability 1 / (1 + e^-eta)."""
 
     total: int = eqx.field(static=True)
@@ -44,23 +43,8 @@ class Binomial(AbstractLaw):
     def curvature(self, rate, y):
         return rate * (1 - rate / self.total)
 
-    def expected(self, mean, variance, y):
-        return _by_quadrature(self, mean, variance, y)
-
-    def expected_scores(self, mean, variance, y):
-        return self
-
     def gain(self, change, eta, rate, moved, y):
         return y * change - self.total * jnp.log1p(rate / self.total * jnp.expm1(change))
-
-    def mirrored(self, change, eta, y):
-        return _on_both_sides(self, change, eta, y)
-
-    def exposed(self):
-        return False
-
-    def exposure(self, uniform, eta, y):
-        raise NotImplementedError
 
     def scores(self, eta, y):
         return self
@@ -69,7 +53,7 @@ class Binomial(AbstractLaw):
         return self.total * jax.nn.sigmoid(eta)
 
     def marginal_mean(self, mean, variance):
-        return _by_quadrature(self, mean, variance, 0 * mean).rate
+        return self.expected(mean, variance, 0 * mean).rate
 
     def variance(self, eta):
         return self.total * jax.nn.sigmoid(eta) * jax.nn.sigmoid(-eta)

@@ -16,17 +16,8 @@ from scipy import stats
 from scipy.special import expit, gammaln, logsumexp, softmax
 
 from poplin._numerics import double_precision
-from poplin.models.likelihoods import (
-    Bernoulli,
-    Categorical,
-    Gaussian,
-    NegativeBinomial,
-    Poisson,
-    RowGaussian,
-    log_rising,
-    negative_binomial,
-    softplus,
-)
+from poplin.laws import log_rising, negative_binomial, softplus
+from poplin.models.likelihoods import Bernoulli, Categorical, Gaussian, NegativeBinomial, Poisson, RowGaussian
 from poplin.models.networks import Mixture, StandardNormal, affine, random_network
 from poplin.rows.encoders import DiagonalEncoder, Features, FullEncoder
 from tests.programs import at_once

@@ -139,9 +139,9 @@ class AbstractLaw(eqx.Module):
     def mirrored(self, change: Array, eta: Array, y: Array) -> tuple[Array, Array]:
         """Of one row, `remainder` at eta + change and at eta - change (s, p), each summed over columns."""
 
+    @abstractmethod
     def exponential(self) -> bool:
         """Whether `remainder` is -e^eta, whose modes and chords beside a Gaussian are closed."""
-        return False
 
     @abstractmethod
     def exposed(self) -> bool:
@@ -241,7 +241,29 @@ class Poisson(AbstractLaw):
         return poisson(random, eta)
 
 
-class NegativeBinomial(AbstractLaw):
+class AbstractSmoothLaw(AbstractLaw):
+    """A law without closed forms of its own: expectations by quadrature, and cells that are never drawn one by one."""
+
+    def expected(self, mean, variance, y):
+        return _by_quadrature(self, mean, variance, y)
+
+    def expected_scores(self, mean, variance, y):
+        return _scores_by_quadrature(self, mean, variance, y)
+
+    def mirrored(self, change, eta, y):
+        return _on_both_sides(self, change, eta, y)
+
+    def exponential(self):
+        return False
+
+    def exposed(self):
+        return False
+
+    def exposure(self, uniform, eta, y):
+        raise NotImplementedError
+
+
+class NegativeBinomial(AbstractSmoothLaw):
     """Counts of mean m = e^eta and variance m + m^2 / r, r = e^`log_size`: Poisson counts at m g, g ~ Gamma(r, r)."""
 
     log_size: Array
@@ -259,24 +281,9 @@ class NegativeBinomial(AbstractLaw):
     def curvature(self, rate, y):
         return rate * (1 - rate / (y + jnp.exp(self.log_size)))
 
-    def expected(self, mean, variance, y):
-        return _by_quadrature(self, mean, variance, y)
-
-    def expected_scores(self, mean, variance, y):
-        return _scores_by_quadrature(self, mean, variance, y)
-
     def gain(self, change, eta, rate, moved, y):
         grown = jnp.log1p(self._share(eta) * jnp.expm1(change))
         return y * change - (y + jnp.exp(self.log_size)) * grown
-
-    def mirrored(self, change, eta, y):
-        return _on_both_sides(self, change, eta, y)
-
-    def exposed(self):
-        return False
-
-    def exposure(self, uniform, eta, y):
-        raise NotImplementedError
 
     def scores(self, eta, y):
         size, log_odds = jnp.exp(self.log_size), jnp.minimum(eta, LARGEST_LOG_RATE) - self.log_size
@@ -306,7 +313,7 @@ class NegativeBinomial(AbstractLaw):
             return poisson(random, eta + np.log(extra) - log_size)
 
 
-class Bernoulli(AbstractLaw):
+class Bernoulli(AbstractSmoothLaw):
     """Presence, 0 or 1, of probability 1 / (1 + e^-eta)."""
 
     def remainder(self, eta, y):
@@ -318,23 +325,8 @@ class Bernoulli(AbstractLaw):
     def curvature(self, rate, y):
         return rate * (1 - rate)
 
-    def expected(self, mean, variance, y):
-        return _by_quadrature(self, mean, variance, y)
-
-    def expected_scores(self, mean, variance, y):
-        return self
-
     def gain(self, change, eta, rate, moved, y):
         return y * change - jnp.log1p(rate * jnp.expm1(change))
-
-    def mirrored(self, change, eta, y):
-        return _on_both_sides(self, change, eta, y)
-
-    def exposed(self):
-        return False
-
-    def exposure(self, uniform, eta, y):
-        raise NotImplementedError
 
     def scores(self, eta, y):
         return self
@@ -343,7 +335,7 @@ class Bernoulli(AbstractLaw):
         return jax.nn.sigmoid(eta)
 
     def marginal_mean(self, mean, variance):
-        return _by_quadrature(self, mean, variance, 0 * mean).rate
+        return self.expected(mean, variance, 0 * mean).rate
 
     def variance(self, eta):
         return jax.nn.sigmoid(eta) * jax.nn.sigmoid(-eta)
@@ -400,6 +392,9 @@ class ZeroInflated(AbstractLaw):
 
     def mirrored(self, change, eta, y):
         return _on_both_sides(self, change, eta, y)
+
+    def exponential(self):
+        return False
 
     def exposed(self):
         return self.counts.exposed()
