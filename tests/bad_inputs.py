@@ -116,6 +116,10 @@ BAD_COUNTS = {
         {"Y": good_counts().set_axis(["alder", "alder", "cedar"], axis=1)},
         ("Duplicated column", "'alder'"),
     ),
+    "half a character": (
+        {"Y": good_counts().set_axis(["alder", "b\ud800", "cedar"], axis=1)},
+        ("half a character", "b\\ud800", "encoding"),
+    ),
     "weights negative": ({"weights": [1, 1, -1, 1, 1, 1]}, ("weight", "'leaf3'", "negative")),
     "weights nan": ({"weights": [1, 1, np.nan, 1, 1, 1]}, ("weight", "nan", "'leaf3'")),
     "weights all zero": ({"weights": np.zeros(6)}, ("Every weight is 0",)),

@@ -11,7 +11,7 @@ import pytest
 
 import poplin
 from poplin._numerics import double_precision
-from poplin.estimators import pln
+from poplin.estimators import placed_rows
 from poplin.updates import structure as structures
 from poplin.updates.low_rank import LowRank
 from poplin.updates.structure import AbstractStructure, Borrowed, Model
@@ -25,7 +25,7 @@ def test_rarely_seen_columns_settle_where_a_long_fit_ends(monkeypatch: pytest.Mo
     A usual fit needs some 200, whatever the seed; of the long one only its likelihood is asked, since chance says when
     it stops. Likelihoods are of 200 draws a row, with an error of 0.15 nats.
     """
-    monkeypatch.setattr(pln, "DRAWS", 200)
+    monkeypatch.setattr(placed_rows, "DRAWS", 200)
     random = np.random.default_rng(0)
     root = np.sqrt(0.1) * np.random.default_rng(1).normal(size=(40, 5))
     level = -4.2 + random.normal(size=40)

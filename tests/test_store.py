@@ -22,9 +22,19 @@ PLAIN = some.recursive(
     lambda inner: some.lists(inner, max_size=3) | some.dictionaries(some.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
+
+
+def of(kind: np.dtype | type) -> some.SearchStrategy:
+    """What an array of a kind holds: of text whole characters, as names are checked to at the door."""
+    letters = {"alphabet": some.characters(codec="utf-8")} if np.dtype(kind).kind == "U" else {}
+    return arrays_of.from_dtype(np.dtype(kind), **letters)
+
+
 ARRAYS = some.dictionaries(
     NAMES.filter(lambda name: name != "poplin" and not name.endswith(".npy")),
-    KINDS.flatmap(lambda kind: arrays_of.arrays(kind, arrays_of.array_shapes(min_dims=0, min_side=0))),
+    KINDS.flatmap(
+        lambda kind: arrays_of.arrays(kind, arrays_of.array_shapes(min_dims=0, min_side=0), elements=of(kind))
+    ),
     max_size=4,
 )
 

@@ -41,7 +41,14 @@ _AGAIN = (  # in Python, at the command line
 
 
 def check_names(names: Names, what: str, mend: str) -> Names:
-    """`names`, when no two are equal."""
+    """`names`, when no two are equal and a file can hold each."""
+    half = [name for name in names if any("\ud800" <= letter <= "\udfff" for letter in str(name))]
+    if half:
+        raise InputError(
+            f"{what.capitalize()} names hold half a character (a lone surrogate, of text read in another encoding than "
+            f"its own), which no file can keep: {listed(ascii(str(name))[1:-1] for name in half)}. Read the table "
+            "again in its encoding, or rename."
+        )
     twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
         raise InputError(
