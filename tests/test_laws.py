@@ -1,6 +1,7 @@
 """The laws of the counts: what each says of itself is checked against its own log probability, by one check a law.
 
-Start at `LAWS`: a new law is a line there. `Binomial` is written here, of known totals: whatever takes laws takes it.
+Start at `LAWS`: a new law is a line there. `Binomial` is written here, of known totals: whatever takes laws takes it
+(`test_laws_everywhere.py` fits by it).
 """
 
 from __future__ import annotations
@@ -57,6 +58,9 @@ class Binomial(AbstractSmoothLaw):
 
     def variance(self, eta):
         return self.total * jax.nn.sigmoid(eta) * jax.nn.sigmoid(-eta)
+
+    def largest(self):
+        return float(self.total)
 
     def cdf(self, eta, y):
         return stats.binom.cdf(y, self.total, 1 / (1 + np.exp(-eta)))

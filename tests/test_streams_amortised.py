@@ -108,7 +108,7 @@ def test_the_m_step_over_blocks_is_that_of_the_whole(model: str) -> None:
             index = np.asarray(block.index)
             return RowMoments(jnp.asarray(mean[index]), jnp.asarray(variance[index]))
 
-        wanted = refit(recipe, whole, rows(whole), model_)
+        wanted = refit(recipe, whole, rows(whole), model_)[0]
         found = loop.run_blocks(
             Refit(recipe),
             lambda k, block: First(model_, rows(block)),

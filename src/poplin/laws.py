@@ -168,6 +168,10 @@ class AbstractLaw(eqx.Module):
         """Var[y | eta]."""
 
     @abstractmethod
+    def largest(self) -> float:
+        """The largest count that there is; infinity where there is none."""
+
+    @abstractmethod
     def cdf(self, eta: np.ndarray, y: np.ndarray) -> np.ndarray:
         """P(Y <= y | eta), y whole numbers from 0; on the host, in NumPy."""
 
@@ -231,6 +235,9 @@ class Poisson(AbstractLaw):
 
     def variance(self, eta):
         return jnp.exp(eta)
+
+    def largest(self):
+        return np.inf
 
     def cdf(self, eta, y):
         from scipy.special import pdtr
@@ -300,6 +307,9 @@ class NegativeBinomial(AbstractSmoothLaw):
     def variance(self, eta):
         return jnp.exp(eta) + jnp.exp(2 * eta - self.log_size)
 
+    def largest(self):
+        return np.inf
+
     def cdf(self, eta, y):
         from scipy.special import betainc, expit
 
@@ -339,6 +349,9 @@ class Bernoulli(AbstractSmoothLaw):
 
     def variance(self, eta):
         return jax.nn.sigmoid(eta) * jax.nn.sigmoid(-eta)
+
+    def largest(self):
+        return 1.0
 
     def cdf(self, eta, y):
         return np.where(y < 1, 1 / (1 + np.exp(np.minimum(eta, LARGEST_LOG_RATE))), 1.0)
@@ -421,6 +434,9 @@ class ZeroInflated(AbstractLaw):
     def variance(self, eta):
         share = jax.nn.sigmoid(-self.logit)
         return share * (self.counts.variance(eta) + (1 - share) * self.counts.mean(eta) ** 2)
+
+    def largest(self):
+        return self.counts.largest()
 
     def cdf(self, eta, y):
         share = 1 / (1 + np.exp(-np.asarray(self.logit, float)))

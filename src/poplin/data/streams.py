@@ -159,7 +159,10 @@ class Stream:
         if (number + 1) * self.rows > len(self._order):
             weights[len(self._order) - number * self.rows :] = 0.0
         rows, known = (y, self.counts.x[chosen], offset, weights), self._log_factorial.get(number)
-        block = as_block(*rows, prior=False, kind=self.kind, log_factorial=known)
+        zeros = self.counts.zero_features
+        features = None if zeros is None else zeros[chosen]
+        how: dict[str, Any] = {"kind": self.kind, "log_factorial": known, "zero_features": features}
+        block = as_block(*rows, prior=False, **how)
         self._log_factorial[number] = np.asarray(block.log_factorial)
         for column, level in self._filled:
             part = np.where(np.isnan(y[:, column]), 0.0, np.exp(offset[:, column] + level))

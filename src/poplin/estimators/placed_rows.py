@@ -154,7 +154,7 @@ def bound(result: Result, counts: Counts) -> float:
     if not held.is_held_sparse(counts.y):
         return _bound_of_block(result, own_block(result, counts))
     stream = Stream(counts, seed=0, kind=jnp.float64)
-    blocks = (stream.block(k) for k in range(stream.blocks))
+    blocks = (stream.block(k).under(result.law) for k in range(stream.blocks))
     return sum(_bound_of_block(result, block) for block in blocks if np.any(np.asarray(block.weights)))
 
 

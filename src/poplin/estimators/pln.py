@@ -136,7 +136,7 @@ class PLN(AbstractStatistics, AbstractEstimator):
         formula: covariates from `data`, such as "~ tree + offset(log(reads))"; it brings its own intercept.
         likelihood: the law of the counts: "poisson", "zero-inflated-poisson", "negative-binomial" (a dispersion of each
             column's own), "zero-inflated-negative-binomial", or "bernoulli" (presence, 1 and 0). Others than "poisson"
-            by the methods that know them ("ml", "variational").
+            by every method but "moments", "composite", "bbvi" and "iwae".
         zero_probability: whose probability of zeros beyond the counts' own is: of each "column", one for the whole
             table ("single"), or of each "row".
         zero_formula: covariates of those zeros, from `data`, such as "~ site": logit pi_ij = z_i'g_j, of each column
@@ -301,7 +301,7 @@ class PLN(AbstractStatistics, AbstractEstimator):
         self.go_without(None)
         given = {"X": X, "offset": offset, "weights": weights, "data": data}
         settings = recipes.checked(self.get_params())
-        presence = settings.likelihood == "bernoulli"
+        presence = recipes.largest_count(settings.likelihood) == 1
         counts = as_counts(
             Y, **given, formula=self.formula, zero_formula=self.zero_formula, presence=presence
         )
@@ -442,7 +442,7 @@ class PLN(AbstractStatistics, AbstractEstimator):
     def _new_rows(self, Y: Any, **given: Any) -> Counts:
         """Rows that the fit has not seen, checked."""
         counts = as_new_rows(self.coding_, Y, **given)
-        driver.check_presence(counts, self.likelihood)
+        driver.check_largest(counts, self.likelihood)
         return counts
 
     def transform(

@@ -200,7 +200,7 @@ def fit_mcmc(task: Task) -> Ended:
     done, kappa = [task.begin()], task.kappa()
     if isinstance(task.recipe.shape, Full) and task.weight is None and not done[-1].outcome.interrupted:
         done.append(_mcmc_phase(task, done, draws, PILOT_ROWS))
-        kappa = asked_for(task.recipe, task.block, done[-1].model)
+        kappa = asked_for(task.recipe, task.block.under(done[-1].law), done[-1].model)
     before = len(done)
     limit = before + -(-task.main.max_iter // mcmc.STEPS)
     used = [draws]
@@ -211,17 +211,21 @@ def fit_mcmc(task: Task) -> Ended:
         used.append(min(2 * used[-1], most))
     extras: dict[str, Any] = {"draws_": np.array(used[: len(done) - before])}
     if not done[-1].outcome.interrupted:
-        extras |= mixing(task.block, done[-1].model, jax.random.fold_in(task.key, 1_000))
+        under = task.block.under(done[-1].law)
+        extras |= mixing(under, done[-1].model, jax.random.fold_in(task.key, 1_000))
     return Ended(done, kappa, extras)
 
 
 def _mcmc_phase(task: Task, done: list[Fitted], draws: int, kappa: float) -> Fitted:
     recipe: Recipe = phases.with_shrinkage(task.recipe, kappa)
     model, settings = done[-1].model, task.main._replace(max_iter=mcmc.STEPS)
+    law = jax.tree.map(lambda a: jnp.clip(a, -phases.FARTHEST_OWN, phases.FARTHEST_OWN), done[-1].law)
     method = mcmc.MonteCarloEM(recipe.structure(weak=True), draws, settings.tol)
-    first = mcmc.First(model, _begin(task.block, model), jax.random.fold_in(task.key, len(done)))
+    begun = _begin(task.block.under(law), model)
+    first = mcmc.First(model, begun, jax.random.fold_in(task.key, len(done)), law)
     outcome = run_resumed(method, first, task.block, settings, phase="mcmc", remains=nothing)
-    return Fitted(_mcmc_estimate(method, outcome.state), None, outcome)
+    model, law = _mcmc_estimate(method, outcome.state)
+    return Fitted(model, None, outcome, law)
 
 
 @compiled()
@@ -230,7 +234,7 @@ def _begin(block: Block, model: Model) -> nuts.NutsChains:
 
 
 @compiled()
-def _mcmc_estimate(method: mcmc.MonteCarloEM, state: mcmc.State) -> Model:
+def _mcmc_estimate(method: mcmc.MonteCarloEM, state: mcmc.State) -> tuple[Model, AbstractLaw]:
     return method.estimate(state)
 
 

@@ -22,6 +22,7 @@ from poplin.fitting.phases import Ended, Fitted, Task
 from poplin.fitting.recipes import NO_OWN, Recipe, count, one_of
 from poplin.fitting.refit import RowMoments, refit
 from poplin.fitting.training import describe
+from poplin.laws import AbstractLaw
 from poplin.methods.bounds import (
     AbstractLatent,
     DirectLatent,
@@ -139,7 +140,7 @@ def as_arrays(embedder: Embedder) -> dict[str, np.ndarray]:
 
 
 def from_arrays(options: Amortised, result: Any, arrays: dict[str, np.ndarray]) -> Embedder:
-    """The embedder that `as_arrays` took apart, of a fit with this B, C and form."""
+    """The embedder that `as_arrays` took apart, of a fit with this B, C, form and law."""
     (d, p), k = result.coef.shape, result.loadings.shape[1]
     nothing = Excess(np.zeros(p), np.ones(p), np.zeros(p), np.zeros((d, p)), np.zeros((p, k)))  # type: ignore[arg-type]
     sizes = Sizes(p, d, k, result.direct)
@@ -151,7 +152,7 @@ def from_arrays(options: Amortised, result: Any, arrays: dict[str, np.ndarray]) 
             "The encoder's arrays do not have the sizes that the method's options say. Fit again."
         )
     encoder = jax.tree.unflatten(jax.tree.structure(empty), leaves)
-    return Embedder(encoder, arrays.get("encoder_origin"), int(options.refine))
+    return Embedder(encoder, arrays.get("encoder_origin"), int(options.refine), result.law)
 
 
 # Rows through an encoder: slice by slice, with free steps behind its answer if the fit was made so.
@@ -178,8 +179,8 @@ def embedded(embedder: Embedder, model: Model, counts: Any) -> tuple[np.ndarray,
         missing = np.isnan(y)
         if missing.any():
             y, offset = np.where(missing, 0.0, y), np.where(missing, NO_EXPOSURE, offset)
-        x = np.asarray(counts.x[part])
-        found = _of_slice(embedder, model, (y, x, offset), size)
+        x, zeros = np.asarray(counts.x[part]), counts.zero_features
+        found = _of_slice(embedder, model, (y, x, offset, None if zeros is None else zeros[part]), size)
         mean[part], variance[part] = _reported(embedder, model, found, x, turn)
     return mean, variance
 
@@ -204,9 +205,9 @@ def _variances(found: Any) -> np.ndarray:
 def posteriors(embedder: Embedder, model: Model, block: Block) -> Any:
     """The Gaussians that the rows of a block get, in double precision (NumPy)."""
     n, parts = len(block.index), []
-    arrays = tuple(np.asarray(a) for a in (block.y, block.x, block.offset))
+    arrays = jax.tree.map(np.asarray, (block.y, block.x, block.offset, block.zero_features))
     for first in range(0, n, SLICE):
-        part = tuple(a[first : first + SLICE] for a in arrays)
+        part = jax.tree.map(lambda a, first=first: a[first : first + SLICE], arrays)
         parts.append(_of_slice(embedder, model, part, min(SLICE, n)))
     return jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
 
@@ -223,16 +224,20 @@ def bound_of(posterior: Any, origin: Any, model: Model, block: Block) -> Any:
     return block.weights @ bound_terms(latent_of(origin), posterior, model, block).objective
 
 
-def _of_slice(embedder: Embedder, model: Model, rows: tuple[np.ndarray, ...], size: int) -> Any:
-    """Single precision in the encoder, double in free steps; a short slice is filled up with its first row."""
+def _of_slice(embedder: Embedder, model: Model, rows: tuple[Any, ...], size: int) -> Any:
+    """Single precision in the encoder, double in free steps; a short slice is filled up with its first row.
+
+    rows: y, x, offset, and what zeros depend on, or None.
+    """
     used = len(rows[0])
     if used < size:
-        rows = tuple(np.concatenate([a, np.repeat(a[:1], size - used, axis=0)]) for a in rows)
+        rows = jax.tree.map(lambda a: np.concatenate([a, np.repeat(a[:1], size - used, axis=0)]), rows)
     with jax.enable_x64(False):
-        found = jax.device_get(_encoded(embedder.encoder, *(single(a) for a in rows)))
+        found = jax.device_get(_encoded(embedder.encoder, *(single(a) for a in rows[:3])))
     found = jax.tree.map(double, found)
     if embedder.refine:
-        found = jax.device_get(_refined(found, model, embedder.origin, *rows, steps=embedder.refine))
+        given = model, embedder.origin, embedder.law
+        found = jax.device_get(_refined(found, *given, *rows, steps=embedder.refine))
     return jax.tree.map(lambda a: np.asarray(a)[:used], found)
 
 
@@ -253,25 +258,39 @@ def _encoded(encoder: AbstractEncoder, y: Any, x: Any, offset: Any) -> Any:
 
 
 @compiled(static_argnames="steps")
-def _refined(posterior: Any, model: Model, origin: Any, y: Any, x: Any, offset: Any, *, steps: int) -> Any:
+def _refined(
+    posterior: Any,
+    model: Model,
+    origin: Any,
+    law: AbstractLaw,
+    y: Any,
+    x: Any,
+    offset: Any,
+    zeros: Any,
+    *,
+    steps: int,
+) -> Any:
     """So many free steps of each row from its Gaussian."""
+    nothing = jnp.zeros(len(y))
+    rows = Block(y, x, offset, jnp.ones(len(y)), nothing, jnp.arange(len(y)), zero_features=zeros)
     full = isinstance(posterior, FullPosterior)
-    return (_refined_full if full else _refined_diagonal)(posterior, model, origin, y, x, offset, steps)
+    return (_refined_full if full else _refined_diagonal)(posterior, model, origin, rows.under(law), steps)
 
 
-def _refined_diagonal(posterior, model, origin, y, x, offset, steps):
+def _refined_diagonal(posterior, model, origin, block, steps):
     coef, loadings = model
     if origin is None:
         law = Law(loadings, jnp.eye(loadings.shape[1]))
-        rows = Seen(y, offset + x @ coef, jnp.zeros_like(posterior.mean))
+        rows = Seen(block.y, block.offset + block.x @ coef, jnp.zeros_like(posterior.mean), block.law)
     else:
         law = Law(jnp.eye(len(loadings)), jnp.linalg.inv(loadings @ loadings.T))
-        rows = Seen(y, offset + x @ origin, x @ (coef - origin))
+        rows = Seen(block.y, block.offset + block.x @ origin, block.x @ (coef - origin), block.law)
     return DiagonalPosterior(*climb(law, rows, posterior.mean, posterior.log_scale, steps=steps))
 
 
-def _refined_full(posterior, model, origin, y, x, offset, steps):
+def _refined_full(posterior, model, origin, block, steps):
     coef, loadings = model
+    x = block.x
     move = jnp.zeros(()) if origin is None else x @ (origin - coef)
     lower, mean = posterior.lower, posterior.mean
     into = jnp.eye(loadings.shape[1]) if origin is None else jnp.linalg.inv(loadings)
@@ -279,8 +298,6 @@ def _refined_full(posterior, model, origin, y, x, offset, steps):
     lower = into @ lower  # triangular, as both are
     logdet = 2 * jnp.sum(jnp.log(jnp.diagonal(lower, axis1=1, axis2=2)), axis=1)
     moments = Moments((mean + move) @ into.T, lower @ jnp.swapaxes(lower, 1, 2), logdet)
-    nothing = jnp.zeros(len(y))
-    block = Block(y, x, offset, jnp.ones(len(y)), nothing, jnp.arange(len(y)))
 
     def step(_, moments):
         return advance_rows(moments, block, coef, loadings)[0]
@@ -312,13 +329,17 @@ class Table(Protocol):
         ...
 
     def train(
-        self, model: Encoded, objective: AbstractObjective, plan: training.Plan
+        self, model: Encoded, law: AbstractLaw, objective: AbstractObjective, plan: training.Plan
     ) -> tuple[Encoded, bool]:
-        """The model (single precision) trained by this plan, and whether it was interrupted."""
+        """The model (single precision) trained by this plan under a law, and whether it was interrupted."""
         ...
 
-    def follow(self, recipe: Recipe, embedder: Embedder, model: Model) -> tuple[Model, float]:
-        """B and Sigma at their best given the Gaussians that the embedder gives, and the bound there (nats)."""
+    def follow(self, recipe: Recipe, embedder: Embedder, model: Model) -> tuple[Model, AbstractLaw, float]:
+        """B, Sigma and law at their best given the Gaussians that the embedder gives, and the bound there (nats)."""
+        ...
+
+    def bound(self, embedder: Embedder, model: Model) -> float:
+        """The bound with B, Sigma and law as they are (nats)."""
         ...
 
 
@@ -333,17 +354,22 @@ class Whole:
         return -(-len(self._block.index) // batch_size)
 
     def train(
-        self, model: Encoded, objective: AbstractObjective, plan: training.Plan
+        self, model: Encoded, law: AbstractLaw, objective: AbstractObjective, plan: training.Plan
     ) -> tuple[Encoded, bool]:
         """See `Table`."""
-        trained = training.train(model, objective, self._single, plan)
+        trained = training.train(model, objective, self._single.under(law), plan)
         return trained.model, trained.stopped == "interrupted"
 
-    def follow(self, recipe: Recipe, embedder: Embedder, model: Model) -> tuple[Model, float]:
+    def follow(self, recipe: Recipe, embedder: Embedder, model: Model) -> tuple[Model, AbstractLaw, float]:
         """See `Table`."""
         posterior = posteriors(embedder, model, self._block)
-        model, value = _followed(recipe, self._block, posterior, embedder.origin, model)
-        return model, float(value)
+        given = posterior, embedder.origin, model, embedder.law
+        model, law, value = _followed(recipe, self._block, *given)
+        return model, law, float(value)
+
+    def bound(self, embedder: Embedder, model: Model) -> float:
+        """See `Table`."""
+        return bound(embedder, model, self._block.under(embedder.law))
 
 
 def fit_amortised(task: Task, table: Table | None = None) -> Ended:
@@ -364,7 +390,7 @@ def fit_amortised(task: Task, table: Table | None = None) -> Ended:
     encoder = first_encoder(options, sizes, start.model, task.block, derive(seed, Purpose.MAIN).generator())
     origin = np.asarray(start.model.coef) if direct else None
     rounds = _Rounds(options, recipe, task, Whole(task.block) if table is None else table, origin, seed)
-    end, embedder = rounds.run(start.model, encoder)
+    end, embedder = rounds.run(start, encoder)
     reached = float(np.max(end.outcome.trace.objective, initial=-np.inf)) / task.rows()
     begun = float(start.outcome.state.objective) / _rows_of_start(task)
     return Ended([start, end], task.kappa(), {}, encoder=embedder, bounds=(begun, reached))
@@ -387,7 +413,7 @@ def _start(recipe: Recipe, task: Task) -> Fitted:
     if chosen is None:
         return task.begin()
     part = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[chosen]), task.block)
-    return phases.fit_variational(recipe, part, task.main._replace(max_iter=1_000, tol=1e-7))
+    return phases.best_bound(recipe, part, task.main._replace(max_iter=1_000, tol=1e-7), 1, task.key)
 
 
 def _start_rows(task: Task) -> np.ndarray | None:
@@ -408,10 +434,11 @@ def _rows_of_start(task: Task) -> float:
 
 
 class _Turn(NamedTuple):
-    """The best round so far: encoder, model, the bound (nats, all rows); the learning rate, and how often it fell."""
+    """The best round so far: encoder, model, law, bound (nats, all rows); the learning rate, and how often it fell."""
 
     encoder: Any
     model: Model
+    law: AbstractLaw
     value: Any
     rate: Any
     stalls: Any
@@ -428,19 +455,24 @@ class _Rounds:
         self.origin, self.table = origin, table
         self.epochs = max(options.epochs, -(-LEAST_STEPS // table.steps(options.batch_size)))
 
-    def run(self, model: Model, encoder: Any) -> tuple[Fitted, Embedder]:
+    def run(self, start: Fitted, encoder: Any) -> tuple[Fitted, Embedder]:
         """Until `STALLS` learning rates in a row gain less than tol nats a row."""
         none, rate, stalls = map(np.asarray, (-np.inf, float(self.options.rate), 0))
-        first = _Turn(encoder, model, none, rate, stalls)
+        first = _Turn(encoder, start.model, start.law, none, rate, stalls)
         outcome = run_rounds(self._turn, first, self.task.main, phase="amortised")
         best = outcome.state
-        return Fitted(best.model, None, outcome._replace(state=None)), self._embedder(best.encoder)
+        end = Fitted(best.model, None, outcome._replace(state=None), best.law)
+        return end, self._embedder(best.encoder, best.law)
 
-    def _embedder(self, encoder: Any) -> Embedder:
-        return Embedder(encoder, self.origin, int(self.options.refine))
+    def _embedder(self, encoder: Any, law: AbstractLaw) -> Embedder:
+        return Embedder(encoder, self.origin, int(self.options.refine), law)
 
     def _turn(self, best: _Turn, number: int) -> Round:
-        """Train, then B and Sigma at their best given the rows' Gaussians."""
+        """Train, then B, Sigma and law at their best given the rows' Gaussians.
+
+        These begin at the optimum of free Gaussians (of some rows), and stay there until the network has come near:
+        what they would follow of a network that has not, they would come back from by small steps only.
+        """
         options, rate, stalls = self.options, float(best.rate), int(best.stalls)
         plan = training.Plan(
             max_epochs=self.epochs,
@@ -460,16 +492,21 @@ class _Rounds:
                 latent_of(None if self.origin is None else single(self.origin)),
                 options.decoder == "gradient",
             )
-            trained, interrupted = self.table.train(Encoded(best.encoder, shared), objective, plan)
+            encoded, law = Encoded(best.encoder, shared), jax.tree.map(single, best.law)
+            trained, interrupted = self.table.train(encoded, law, objective, plan)
         model = best.model
         if options.decoder == "gradient":
             moved = jax.tree.map(double, trained.shared)
             model = Model(*(jnp.asarray(a) for a in _expand(self.free, moved)))
-        model, value = self.table.follow(self.recipe, self._embedder(trained.encoder), model)
+        embedder, law = self._embedder(trained.encoder, best.law), best.law
+        if stalls or options.decoder == "gradient":
+            model, law, value = self.table.follow(self.recipe, embedder, model)
+        else:
+            value = self.table.bound(embedder, model)
         gained = value - float(best.value)
         if not gained > self.task.main.tol * self.task.rows():
             rate, stalls = rate * SLOWER, stalls + 1
-        made = (trained.encoder, model, np.asarray(value)) if gained > 0 else best[:3]
+        made = (trained.encoder, model, law, np.asarray(value)) if gained > 0 else best[:4]
         state = _Turn(*made, np.asarray(rate), np.asarray(stalls))
         return Round(state, value, stalls > STALLS, interrupted)
 
@@ -485,10 +522,12 @@ def _expand(free: Any, shared: Any) -> Any:
 
 
 @compiled()
-def _followed(recipe: Recipe, block: Block, posterior: Any, origin: Any, model: Model) -> Any:
-    """The model at its best given the rows' Gaussians, and the bound there."""
-    model = refit(recipe, block, moments_of(posterior, origin, block.x), model)
-    return model, bound_of(posterior, origin, model, block)
+def _followed(
+    recipe: Recipe, block: Block, posterior: Any, origin: Any, model: Model, law: AbstractLaw
+) -> Any:
+    """The model and the law at their best given the rows' Gaussians, and the bound there."""
+    model, law = refit(recipe, block, moments_of(posterior, origin, block.x), model, law)
+    return model, law, bound_of(posterior, origin, model, block.under(law))
 
 
 def moments_of(posterior: Any, origin: Any, x: Any) -> RowMoments:
@@ -515,7 +554,7 @@ def fit_smoothed(task: Task) -> Ended:
     options: Smoothed = task.settings.method
     _check_smoothed(options)
     recipe = phases.with_shrinkage(task.recipe, task.kappa())
-    start = phases.fit_variational(recipe, task.block, task.main)
+    start = phases.best_bound(recipe, task.block, task.main, 1, task.key)
     if start.outcome.interrupted:
         return Ended([start], task.kappa(), {})
     assert start.rows is not None
@@ -526,9 +565,8 @@ def fit_smoothed(task: Task) -> Ended:
         first = _first(options, start, task, lesson, seed)
         trained = training.train(first, Nearness(), lesson, _plan(options, task, seed, len(lesson.index)))  # type: ignore[arg-type]
         told = tuple(map(double, jax.device_get(_said(trained.model, lesson))))
-    model = refit(
-        recipe, task.block, RowMoments(jnp.asarray(told[0]), jnp.asarray(told[1] ** 2)), start.model
-    )
+    moments = RowMoments(jnp.asarray(told[0]), jnp.asarray(told[1] ** 2))
+    model, law = refit(recipe, task.block, moments, start.model, start.law)
     seconds = np.array([time.perf_counter() - task.main.began])
     trace = Trace(np.array(["smoothed"]), np.array([1]), np.array([np.nan]), seconds)
     settled = trained.stopped == "patience" and start.outcome.converged
@@ -536,7 +574,7 @@ def fit_smoothed(task: Task) -> Ended:
     weights = np.asarray(task.block.weights)
     shares = np.array([_share(a, b, weights) for a, b in zip((mean, sd), told, strict=True)])
     extras = {"smoothing_r2_": shares}
-    return Ended([start, Fitted(model, None, outcome)], task.kappa(), extras, trained.messages)
+    return Ended([start, Fitted(model, None, outcome, law)], task.kappa(), extras, trained.messages)
 
 
 def _check_smoothed(options: Smoothed) -> None:

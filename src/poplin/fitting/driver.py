@@ -26,7 +26,7 @@ from poplin.fit import joined
 from poplin.fitting import alternatives, amortised, checkpoints, directions, phases, streamed
 from poplin.fitting.checkpoints import Keeper
 from poplin.fitting.phases import Ended, Fitted, RowGaussians, Settings, Task
-from poplin.fitting.recipes import FitSettings, Recipe
+from poplin.fitting.recipes import FitSettings, Recipe, largest_count
 from poplin.fitting.refit import piloted, pull_alone, pulled
 from poplin.inference.selection import Placed, paired_loglik
 from poplin.inference.summary import OF_A_RUN
@@ -141,27 +141,26 @@ def check_law(counts: Counts, settings: FitSettings) -> None:
             at_command_line=f"--method {method} fits Poisson counts only, and --likelihood {law} is asked for. Use one "
             f"of {plain}.",
         )
-    if streamed.wanted(counts, settings.method, loadings=settings.rank is not None):
-        raise InputError(
-            f"Y is fitted over blocks of rows (sparse, or very large), which likelihood='{law}' is not. Fit fewer rows "
-            "or columns, dense, or likelihood='poisson'.",
-            at_command_line=f"COUNTS is fitted over blocks of rows (sparse, or very large), which --likelihood {law} "
-            "is not. Fit fewer rows or columns, or --likelihood poisson.",
-        )
-    check_presence(counts, law)
+    check_largest(counts, law)
 
 
-def check_presence(counts: Counts, law: str) -> None:
-    """Raise `InputError` for counts above 1 under the law of presence and absence."""
-    if law == "bernoulli" and held.largest(counts.y) > 1:
-        i, j = (int(k) for k in np.argwhere(counts.y > 1)[0])
-        found = f"{counts.y[i, j]:g}{place((i, j), counts.row_names, counts.column_names)}"
-        raise InputError(
-            f"Y holds {found}, and likelihood='bernoulli' is of presence and absence, 1 and 0. Give (Y > 0) * 1, or a "
-            "likelihood of counts.",
-            at_command_line=f"COUNTS holds {found}, and --likelihood bernoulli is of presence and absence, 1 and 0. "
-            "Write 1 for every count above 0, or take another --likelihood.",
-        )
+def check_largest(counts: Counts, law: str) -> None:
+    """Raise `InputError` for a count that the law does not have, such as 2 under that of presence and absence."""
+    most = largest_count(law)
+    if not held.largest(counts.y) > most:
+        return
+    for rows in held.pieces(*counts.y.shape):
+        part = held.dense_rows(counts.y, rows)
+        over = np.argwhere(part > most)
+        if len(over):
+            i, j = (int(k) for k in over[0])
+            found = f"{part[i, j]:g}{place((rows.start + i, j), counts.row_names, counts.column_names)}"
+            raise InputError(
+                f"Y holds {found}, and likelihood='{law}' has counts up to {most:g}. Give presence and absence, "
+                "(Y > 0) * 1, or a likelihood of counts.",
+                at_command_line=f"COUNTS holds {found}, and --likelihood {law} has counts up to {most:g}. Write 1 for "
+                "every count above 0, or take another --likelihood.",
+            )
 
 
 EVERY = 100  # iterations between two checkpoints
@@ -327,13 +326,13 @@ WAYS: dict[type, Way] = {
     MaximumLikelihood: Way(fit_ml, 5_000, 0.2, informed=True, over_devices=True, laws=True),
     Variational: Way(fit_bound, 20_000, 1e-10, informed=True, over_devices=True, laws=True),
     Exact: Way(alternatives.fit_exact, 1_000, 1e-9, informed=True, laws=True),
-    MCMC: Way(alternatives.fit_mcmc, 600, 0.1, informed=True),
+    MCMC: Way(alternatives.fit_mcmc, 600, 0.1, informed=True, laws=True),
     BBVI: Way(alternatives.fit_bbvi, 2_000, 0.2),
     IWAE: Way(alternatives.fit_iwae, 2_000, 0.2),
     Moments: Way(alternatives.fit_moments, 1, 1e-10),
     Composite: Way(alternatives.fit_composite, 1_000, 1e-9),
-    Amortised: Way(amortised.fit_amortised, 100, 1e-3),
-    Smoothed: Way(amortised.fit_smoothed, 20_000, 1e-10),
+    Amortised: Way(amortised.fit_amortised, 100, 1e-3, laws=True),
+    Smoothed: Way(amortised.fit_smoothed, 20_000, 1e-10, laws=True),
 }
 
 

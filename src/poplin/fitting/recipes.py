@@ -134,6 +134,13 @@ LAWS: dict[str, Callable[[int, tuple[int, int]], AbstractLaw]] = {
     ),
     "bernoulli": lambda p, zeros: Bernoulli(),
 }
+
+
+def largest_count(likelihood: str) -> float:
+    """The largest count that the law of this name has, infinity where there is none."""
+    return LAWS[likelihood](1, (1, 1)).largest()
+
+
 ZEROS = ("column", "single", "row")  # what a zero probability is of, where no formula says
 
 

@@ -1,7 +1,8 @@
-"""B and Sigma at their best, given every row's Gaussian: the M-step carried to its end.
+"""B, Sigma and the law at their best, given every row's Gaussian: the M-step carried to its end.
 
 Start at `refit`, at `Refit` for rows in blocks. In the direct form it is closed; in a factor form the bound is concave
-in B and C (or in the scales of a borrowed basis), and Newton steps end at its one maximum.
+in B and C (or in the scales of a borrowed basis), and Newton steps end at its one maximum. A law's own parameters take
+scoring steps beside them.
 """
 
 from typing import NamedTuple
@@ -19,14 +20,16 @@ from poplin.fitting import phases
 from poplin.fitting.phases import Fitted, Settings
 from poplin.fitting.recipes import Recipe
 from poplin.inference.shrinkage import FOLDS, Estimate, folds_of, most_likely_shrinkage, pull_of
-from poplin.laws import Expected
+from poplin.laws import POISSON, AbstractLaw, Expected
 from poplin.methods.method import AbstractMethod, Sweep
 from poplin.models.loadings import BorrowedBasis
 from poplin.rows.cells import Sites, sites
+from poplin.updates.own import Scaled, followed, nothing_known, own_left, own_statistic, penalised
 from poplin.updates.structure import Full, Model, expected_columns, newton_columns
 
 MOST_STEPS = 50
 SETTLED = 1e-7  # largest Newton step of B and C
+OWN_SETTLED = 0.01  # largest step of a law's parameter, in standard errors
 LONGEST = 0.5  # relative change of a scale of a borrowed basis
 
 
@@ -50,17 +53,23 @@ class RowMoments(NamedTuple):
 
 
 class First(NamedTuple):
-    """Where Newton steps begin, and the rows' Gaussians."""
+    """Where Newton steps begin, and the rows' Gaussians; the law of the counts, with its parameters."""
 
     model: Model
     rows: RowMoments
+    law: AbstractLaw = POISSON
 
 
 class State(NamedTuple):
-    """The model, the size of its last step, and how many there were. `objective`: minus the size."""
+    """The model and the law, the size of the last step of each (the law's in standard errors), and how many there were.
+
+    `objective`: minus the model's size.
+    """
 
     model: Model
+    law: AbstractLaw
     size: Scalar
+    own_size: Scalar
     iteration: Array
 
     @property
@@ -72,15 +81,26 @@ class State(NamedTuple):
 class Refit(AbstractMethod):
     """The model that maximises the bound at given Gaussians (plus the log prior of a shrunk Sigma), as steps of sums.
 
-    Cost: n p k in the direct form, which takes one step; n p k^2 a step in a factor form.
+    Cost: n p k in the direct form, which takes one step where the law has no parameters; n p k^2 a step in a factor
+    form.
     """
 
     recipe: Recipe
 
     def start(self, first: First, block):
-        return State(first.model, jnp.asarray(jnp.inf), jnp.asarray(0)), first.rows
+        own = any(leaf.size for leaf in jax.tree.leaves(first.law))
+        unsettled = jnp.asarray(jnp.inf)
+        return State(
+            first.model, first.law, unsettled, unsettled if own else jnp.zeros(()), jnp.asarray(0)
+        ), first.rows
 
     def sweeps(self):
+        return (*self._of_law(), *self._of_model())
+
+    def _of_law(self) -> tuple[Sweep, ...]:
+        return (Sweep(self._scores, self._scored),) if jax.tree.leaves(self.recipe.law) else ()
+
+    def _of_model(self) -> tuple[Sweep, ...]:
         if self.recipe.loadings is None:
             return (Sweep(self._moments, self._closed),)
         if isinstance(self.recipe.loadings, BorrowedBasis):
@@ -88,10 +108,33 @@ class Refit(AbstractMethod):
         return (Sweep(self._columns, self._free),)
 
     def done(self, state):
-        return state.size <= SETTLED
+        return (state.size <= SETTLED) & (state.own_size <= OWN_SETTLED)
 
     def failed(self, state):
-        return jnp.isnan(state.size)
+        return jnp.isnan(state.size) | jnp.isnan(state.own_size)
+
+    def _scores(self, state, rows, block):
+        """What the rows' Gaussians say of the law's parameters."""
+        block = block.under(state.law)
+        predictor, spread = self._seen(state.model, rows, block)
+        scores = Scaled(block.law.expected_scores(predictor, spread, block.y), jnp.zeros_like(predictor))
+        return rows, own_statistic(state.law, scores, scores, block)
+
+    def _scored(self, state, total):
+        """A scoring step of each parameter."""
+        known, one = nothing_known(state.law, len(state.model.loadings)), jnp.ones(())
+        how = {"gamma": one, "first": jnp.asarray(True), "scales": False}
+        law, known, _ = followed(state.law, known, total, **how)
+        left = own_left(known, penalised(state.law, total.score), scales=False)
+        return state._replace(law=law, own_size=jnp.sqrt(jnp.max(left)))
+
+    def _seen(self, model: Model, rows: RowMoments, block: Block) -> tuple[Array, Array]:
+        """Mean and variance of the log rates under the rows' Gaussians: of Z, or of w."""
+        if self.recipe.loadings is not None:
+            return _of_factors(block, rows, model)
+        plain = rows.covariance.ndim == 2
+        variance = rows.covariance if plain else jnp.diagonal(rows.covariance, axis1=1, axis2=2)
+        return block.offset + rows.mean, variance
 
     def _moments(self, state, rows, block):
         """N, X'X, X'M and sum_i (m_i m_i' + S_i)."""
@@ -109,11 +152,12 @@ class Refit(AbstractMethod):
         second = (second - fitted - fitted.T + coef.T @ gram @ coef) / count
         covariance = self.recipe.shape.estimate(0.5 * (second + second.T), count)
         model = Model(coef, jnp.linalg.cholesky(covariance))
-        return State(model, jnp.zeros(()), state.iteration + 1)
+        return state._replace(model=model, size=jnp.zeros(()), iteration=state.iteration + 1)
 
     def _columns(self, state, rows, block):
         """Every column's own regression on x, and on w where loadings are free."""
-        covariance, free = rows.matrices(), not isinstance(self.recipe.loadings, BorrowedBasis)
+        block, covariance = block.under(state.law), rows.matrices()
+        free = not isinstance(self.recipe.loadings, BorrowedBasis)
         counted = _counted(block, RowMoments(rows.mean, covariance), state.model)
         total = expected_columns(state.model.loadings, free, rows.mean, covariance, counted, block)
         return rows, (total.gradient, total.hessian)
@@ -128,11 +172,11 @@ class Refit(AbstractMethod):
         """B first; its step is part of the size of the next one."""
         step = newton_columns(*total, gamma=jnp.ones(()))
         model = state.model._replace(coef=state.model.coef + step)
-        return State(model, jnp.max(jnp.abs(step)), state.iteration)
+        return state._replace(model=model, size=jnp.max(jnp.abs(step)))
 
     def _scales(self, state, rows, block):
         """Gradient and Hessian in the scales l of C = V diag(l), all at once."""
-        rows_ = RowMoments(rows.mean, rows.matrices())
+        rows_, block = RowMoments(rows.mean, rows.matrices()), block.under(state.law)
 
         def value(scale: Array) -> Array:
             moved = Model(state.model.coef, self._basis * scale)
@@ -149,7 +193,8 @@ class Refit(AbstractMethod):
         reach = LONGEST * (jnp.abs(scale) + 1e-3)
         loadings = self._basis * (scale + jnp.clip(step, -reach, reach))
         size = state.size + jnp.max(jnp.abs(loadings - state.model.loadings))
-        return State(state.model._replace(loadings=loadings), size, state.iteration + 1)
+        model = state.model._replace(loadings=loadings)
+        return state._replace(model=model, size=size, iteration=state.iteration + 1)
 
     @property
     def _basis(self) -> Array:
@@ -162,26 +207,33 @@ class Refit(AbstractMethod):
 
 def _stepped(state: State, moved: Model, model: Model) -> State:
     size = sum(jnp.max(jnp.abs(a - b)) for a, b in zip(moved, model, strict=True))
-    return State(moved, jnp.asarray(size), state.iteration + 1)
+    return state._replace(model=moved, size=jnp.asarray(size), iteration=state.iteration + 1)
 
 
 @compiled()
-def refit(recipe: Recipe, block: Block, rows: RowMoments, first: Model) -> Model:
-    """The same of a block that is there as a whole; `first` is where Newton steps begin."""
+def refit(
+    recipe: Recipe, block: Block, rows: RowMoments, first: Model, law: AbstractLaw = POISSON
+) -> tuple[Model, AbstractLaw]:
+    """The same of a block that is there as a whole; `first` and `law` are where Newton steps begin."""
     method = Refit(recipe)
 
     def going(carry):
         state, _ = carry
         return ~method.done(state) & ~method.failed(state) & (state.iteration < MOST_STEPS)
 
-    begun = method.start(First(first, rows), block)
-    return lax.while_loop(going, lambda carry: step(method, *carry, block), begun)[0].model
+    begun = method.start(First(first, rows, law), block)
+    end = lax.while_loop(going, lambda carry: step(method, *carry, block), begun)[0]
+    return end.model, end.law
+
+
+def _of_factors(block: Block, rows: RowMoments, model: Model) -> tuple[Array, Array]:
+    predictor = block.offset + block.x @ model.coef + rows.mean @ model.loadings.T
+    covariance = rows.matrices()
+    return predictor, jnp.einsum("pk,nkl,pl->np", model.loadings, covariance, model.loadings, optimize=True)
 
 
 def _counted(block: Block, rows: RowMoments, model: Model) -> Expected:
-    predictor = block.offset + block.x @ model.coef + rows.mean @ model.loadings.T
-    spread = jnp.einsum("pk,nkl,pl->np", model.loadings, rows.covariance, model.loadings, optimize=True)
-    return block.law.expected(predictor, spread, block.y)
+    return block.law.expected(*_of_factors(block, rows, model), block.y)
 
 
 # How much a free Sigma is shrunk: what the data ask for, and by how much correlations were then pulled.

@@ -30,6 +30,7 @@ from poplin.fitting.checkpoints import run_blocks
 from poplin.fitting.phases import Ended, Fitted, RowGaussians, Settings, Task
 from poplin.fitting.recipes import Recipe
 from poplin.fitting.refit import MOST_STEPS, First, Refit, piloted
+from poplin.laws import AbstractLaw
 from poplin.methods import ml, variational
 from poplin.methods.bounds import Embedder, Encoded
 from poplin.methods.gradient import AbstractObjective, Split, Start, State, on_other_rows
@@ -148,25 +149,26 @@ def _walk(recipe: Recipe, stream: Stream, start: ml.First, main: Settings) -> Fi
     some = stream.blocks if recipe.loadings is None else blocks_at_once(stream, recipe.rank)
 
     def begin(_: int, block: Block) -> ml.MinibatchFirst:
-        return start._replace(rows=_begun(block, start.model, start.mean_rate))  # type: ignore[return-value]
+        return start._replace(rows=_begun(block, start.model, start.mean_rate, start.law))  # type: ignore[return-value]
 
     pace = -(-stream.blocks // some)
     inner = phases.ml_method(recipe, some * stream.rows, tol=main.tol, pace=pace)
     method = ml.Minibatch(inner, stream.whole)
     outcome = run_blocks(method, begin, stream, main, phase="ml", many=some)
-    return Fitted(_estimate(method, outcome.state), None, outcome)
+    model, law = _estimate(method, outcome.state)
+    return Fitted(model, None, outcome, law)
 
 
 @compiled()
-def _begun(block: Block, model: Model, mean_rate: Array) -> ml.Visited:
+def _begun(block: Block, model: Model, mean_rate: Array, law: AbstractLaw) -> ml.Visited:
     frame = chain.frame(model.loadings, mean_rate)
-    coef, frame = jax.tree.map(lambda a: a.astype(block.y.dtype), (model.coef, frame))
-    return ml.at(modes(block, coef, frame), block.x.shape[1])
+    coef, frame, law = jax.tree.map(lambda a: a.astype(block.y.dtype), (model.coef, frame, law))
+    return ml.at(modes(block.under(law), coef, frame), block.x.shape[1])
 
 
 @compiled()
-def _estimate(method: ml.Minibatch, state: ml.MinibatchState) -> Model:
-    return method.estimate(state)
+def _estimate(method: ml.Minibatch, state: ml.MinibatchState) -> tuple[Model, AbstractLaw]:
+    return method.estimate(state), method.estimate_law(state)
 
 
 # The bound of a table whose rows are dense one block at a time: an iteration is a pass over them all.
@@ -199,7 +201,7 @@ def fit_variational(task: Task) -> Ended:
     recipe = phases.with_shrinkage(task.recipe, kappa)
     try:
         if full:
-            end = _full(recipe, stream, done[-1].model, main)
+            end = _full(recipe, stream, done[-1], main)
         else:
             first = starts_from(recipe, done[0], part._replace(weights=ratio * part.weights))
             end = _diagonal(recipe, stream, first, main)
@@ -223,13 +225,12 @@ def stopped(fitted: Fitted) -> Fitted:
 def starts_from(recipe: Recipe, begun: Fitted, part: Block) -> Callable[[int, Block], starts.First]:
     """First values of a block: the sample's model, its curvature as that of all rows, rows at their best under it."""
     model, direct = begun.model, recipe.loadings is None
-    shared, scale = (), ()
-    if recipe.loadings is not None:
-        assert begun.rows is not None
-        of_all = _shared_start(recipe, part, model, begun.rows)
-        shared, scale = of_all.shared, of_all.shared_scale
+    assert begun.rows is not None
+    of_all = _shared_start(recipe, part, model, begun.rows, begun.law)
+    shared, scale = of_all.shared, of_all.shared_scale
 
     def first(_: int, block: Block) -> starts.First:
+        block = block.under(begun.law)
         near = _near(model, block, direct=direct)
         found = phases.best_rows(model, block, near, direct=direct, tol=NEAR, max_iter=FIRST_STEPS)
         if found.interrupted:
@@ -240,10 +241,15 @@ def starts_from(recipe: Recipe, begun: Fitted, part: Block) -> Callable[[int, Bl
 
 
 @compiled()
-def _shared_start(recipe: Recipe, part: Block, model: Model, rows: RowGaussians) -> starts.First:
-    assert recipe.loadings is not None
-    coef, loadings = model
-    return starts.scaled_factor_start(part, recipe.loadings, coef=coef, loadings=loadings, scores=rows.mean)
+def _shared_start(
+    recipe: Recipe, part: Block, model: Model, rows: RowGaussians, law: AbstractLaw
+) -> starts.First:
+    first = starts.First((), (), (rows.mean, rows.variance), (rows.mean, rows.variance))
+    if recipe.loadings is not None:
+        coef, loadings = model
+        given = {"coef": coef, "loadings": loadings, "scores": rows.mean}
+        first = starts.scaled_factor_start(part, recipe.loadings, **given)
+    return starts.with_law(first, law, part)
 
 
 _near = compiled(static_argnames="direct")(phases.first_rows)
@@ -259,20 +265,22 @@ def _diagonal(
     how = {"phase": "variational", "many": stream.blocks, "remains": remains}
     outcome = run_blocks(method, first, stream, main, **how)
     unknown = [of_block.unknown for of_block in outcome.rows]
-    model, _, _ = phases.end_of(recipe, outcome.state, unknown[0])
+    model, _, law = phases.end_of(recipe, outcome.state, unknown[0])
     mean, log_sd = (stream.in_order([np.asarray(pair[k]) for pair in unknown]) for k in (0, 1))
     rows = RowGaussians(mean, np.exp(2 * log_sd))  # type: ignore[arg-type]
-    return Fitted(model, rows, outcome._replace(rows=None))
+    return Fitted(model, rows, outcome._replace(rows=None), law)
 
 
-def _full(recipe: Recipe, stream: Stream, model: Model, main: Settings) -> Fitted:
+def _full(recipe: Recipe, stream: Stream, begun: Fitted, main: Settings) -> Fitted:
+    model, law = begun.model, begun.law
+
     def first(_: int, block: Block) -> variational.First:
-        return variational.First(model, start_rows(block, *model))
+        return variational.First(model, start_rows(block.under(law), *model), law)
 
     method = FullVariational(recipe.structure(), main.tol)
     how = {"phase": "full", "many": stream.blocks, "remains": lambda rows: ()}
     outcome = run_blocks(method, first, stream, main, **how)
-    return Fitted(outcome.state.best, None, outcome)
+    return Fitted(outcome.state.best, None, outcome, outcome.state.best_law)
 
 
 # Amortised fits of a table whose rows are dense one block at a time: networks learn from a block after the other.
@@ -302,7 +310,7 @@ class InBlocks:
         return self.single.blocks * -(-self.single.rows // batch_size)
 
     def train(
-        self, model: Encoded, objective: AbstractObjective, plan: training.Plan
+        self, model: Encoded, law: AbstractLaw, objective: AbstractObjective, plan: training.Plan
     ) -> tuple[Encoded, bool]:
         """As many epochs; each goes over all blocks, the optimiser's moments from one to the next."""
         method = training.method_of(objective, self.single.rows, plan._replace(max_epochs=1))
@@ -315,28 +323,39 @@ class InBlocks:
                 continue
             key: Any = training.seed_key(plan.seed + (number << 32))
             first = Start(model, key) if state is None else _on_other_rows(state, key)
-            how: dict[str, Any] = {"block": Split(block, None), "phase": "train", "max_iter": steps}
+            split = Split(block.under(law), None)
+            how: dict[str, Any] = {"block": split, "phase": "train", "max_iter": steps}
             outcome = loop.run(method, first, began=began, **how)
             state, finite = outcome.state, bool(np.isfinite(outcome.state.objective))
             if outcome.interrupted:
                 return jax.device_get(state.kept), True
         return (model if state is None else jax.device_get(state.kept)), False
 
-    def follow(self, recipe: Recipe, embedder: Embedder, model: Model) -> tuple[Model, float]:
+    def follow(self, recipe: Recipe, embedder: Embedder, model: Model) -> tuple[Model, AbstractLaw, float]:
         """Newton steps (in the direct form one closed one) over sums of blocks, then the bound."""
         kept: dict[int, Any] = {}
 
         def first(k: int, block: Block) -> First:
             kept[k] = posteriors(embedder, model, block)
-            return First(model, amortised.moments_of(kept[k], embedder.origin, block.x))
+            return First(model, amortised.moments_of(kept[k], embedder.origin, block.x), embedder.law)
 
         how: dict[str, Any] = {"phase": "refit", "max_iter": MOST_STEPS, "began": time.perf_counter()}
         outcome = loop.run_blocks(Refit(recipe), first, self.double, many=self.double.blocks, **how)
         if outcome.interrupted:
             raise KeyboardInterrupt
-        model = outcome.state.model
-        values = (bound_of(kept[k], embedder.origin, model, self.double.block(k)) for k in kept)
-        return model, float(sum(values))
+        model, law = outcome.state.model, outcome.state.law
+        return model, law, self._bound(embedder.origin, model, law, kept.get)
+
+    def bound(self, embedder: Embedder, model: Model) -> float:
+        """The bound with B, Sigma and law as they are: a pass over all blocks."""
+        double = self.double
+        return self._bound(
+            embedder.origin, model, embedder.law, lambda k: posteriors(embedder, model, double.block(k))
+        )
+
+    def _bound(self, origin: Any, model: Model, law: AbstractLaw, rows: Callable[[int], Any]) -> float:
+        blocks = ((k, self.double.block(k).under(law)) for k in range(self.double.blocks))
+        return float(sum(bound_of(rows(k), origin, model, block) for k, block in blocks))
 
 
 def used_rows(block: Block) -> Block | None:

@@ -16,7 +16,7 @@ from jax.scipy.linalg import solve_triangular
 from poplin._axes import Coefficients, Covariance, Loadings, Rows, Scalar
 from poplin._numerics import solve_gram
 from poplin.data.blocks import Block
-from poplin.laws import AbstractLaw, with_parameters
+from poplin.laws import POISSON, AbstractLaw, with_parameters
 from poplin.methods.gradient import AbstractObjective, Terms
 from poplin.models.loadings import AbstractLoadings
 from poplin.models.networks import Network
@@ -219,7 +219,7 @@ class Encoded(NamedTuple):
 
 
 class Embedder(eqx.Module):
-    """An encoder, what its Gaussians are Gaussians of, and how many free steps come behind it.
+    """An encoder, what its Gaussians are Gaussians of, and how many free steps under which law come behind it.
 
     `origin` is B_0 in the direct form, where they are Gaussians of Z - XB_0, and None in a factor form (of w).
     """
@@ -227,6 +227,7 @@ class Embedder(eqx.Module):
     encoder: AbstractEncoder
     origin: Any
     refine: int = eqx.field(static=True)
+    law: AbstractLaw = POISSON
 
 
 class Seen(NamedTuple):

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from poplin._axes import Scalar
+from poplin.laws import POISSON, AbstractLaw
 from poplin.methods.method import AbstractMethod, Sweep
 from poplin.rows import chains as nuts
 from poplin.updates.convergence import standard_distance
+from poplin.updates.own import followed, nothing_known, own_apart, own_statistic, scaled_scores
 from poplin.updates.structure import AbstractStructure, Model, Transport
 
 SETTLING = 8  # steps of a phase whose iterates are not averaged
@@ -24,17 +26,19 @@ STEPS = SETTLING + 2 * LENGTH
 
 
 class First(NamedTuple):
-    """Where a phase begins: a model, the rows' chains, a random key."""
+    """Where a phase begins: a model, the rows' chains, a random key, the law of the counts."""
 
     model: Model
     chains: nuts.NutsChains
     key: Array
+    law: AbstractLaw = POISSON
 
 
 class State(NamedTuple):
-    """Shared state: the model, and the sums of the iterates' parameters over the two halves of what is averaged."""
+    """Shared state: model and law, and the sums of the iterates' parameters over the two halves of what is averaged."""
 
     model: Model
+    law: AbstractLaw
     reference: Model  # toward which free rotations are turned before averaging
     average: Any
     transport: Transport
@@ -59,9 +63,10 @@ class MonteCarloEM(AbstractMethod):
 
     def start(self, first, block):
         d, q = first.model.coef.shape[0], first.model.loadings.shape[1]
-        nothing = jax.tree.map(jnp.zeros_like, self.structure.parameters(first.model))
+        nothing = jax.tree.map(jnp.zeros_like, (self.structure.parameters(first.model), first.law))
         state = State(
             model=first.model,
+            law=first.law,
             reference=first.model,
             average=self.structure.begin(first.model),
             transport=Transport(jnp.eye(q), jnp.zeros((d, q))),
@@ -78,7 +83,7 @@ class MonteCarloEM(AbstractMethod):
 
     def draw(self, state, rows, block):
         """Every chain makes `draws` transitions; the mean of the draws' statistics."""
-        model, transport = state.model, state.transport
+        model, transport, block = state.model, state.transport, block.under(state.law)
         rows = nuts.carried(rows, nuts.latent(rows) @ transport.turn + block.x @ transport.shift)
         key = jax.random.fold_in(state.key, state.iteration)
         adapt = 1.0 * (state.iteration < SETTLING)
@@ -87,25 +92,32 @@ class MonteCarloEM(AbstractMethod):
         def one(s, rows):
             return nuts.nuts_move(jax.random.fold_in(key, s), rows, block, *model, adapt=adapt)
 
-        def statistic(rows, rate):
-            return self.structure.statistic(model, nuts.latent(rows), rate, shared_out)
+        def moved(s, rows):
+            """A transition, and the statistics of the draw: of the model's parameters, of the law's."""
+            before, (rows, rate) = nuts.latent(rows), one(s, rows)
+            after = nuts.latent(rows)
+            first, second = (scaled_scores(model, w, shared_out) for w in (before, after))
+            own = own_statistic(state.law, first, second, shared_out)
+            return rows, (self.structure.statistic(model, after, rate, shared_out), own)
 
         def add(s, carry):
             rows, total = carry
-            rows, rate = one(s, rows)
-            return rows, jax.tree.map(jnp.add, total, statistic(rows, rate))
+            rows, more = moved(s, rows)
+            return rows, jax.tree.map(jnp.add, total, more)
 
-        rows, rate = one(0, rows)
-        rows, total = jax.lax.fori_loop(1, self.draws, add, (rows, statistic(rows, rate)))
-        return rows, (total, block.weights @ rows.acceptance)
+        rows, total = jax.lax.fori_loop(1, self.draws, add, moved(0, rows))
+        return rows, (*total, block.weights @ rows.acceptance)
 
     def follow(self, state, total):
         """The M-step; averages and the stopping rule."""
-        total, accepted = total
-        model, average, transport = self.structure.advance(
-            state.model, state.average, total, gamma=jnp.ones(()), first=jnp.asarray(True)
-        )
-        aligned = self.structure.parameters(self.structure.aligned(model, state.reference))
+        total, own, accepted = total
+        how = {"gamma": jnp.ones(()), "first": jnp.asarray(True)}
+        model, average, transport = self.structure.advance(state.model, state.average, total, **how)
+        scales, told = self.structure.scales(), nothing_known(state.law, len(model.loadings))
+        law, told, along = followed(state.law, told, own, scales=scales, **how)
+        if scales and jax.tree.leaves(law):
+            model, average = self.structure.rescaled(model, average, total, along)
+        aligned = self.structure.parameters(self.structure.aligned(model, state.reference)), law
         k = state.iteration
         early = (k >= SETTLING) & (k < SETTLING + LENGTH)
         late = k >= SETTLING + LENGTH
@@ -113,11 +125,14 @@ class MonteCarloEM(AbstractMethod):
             jax.tree.map(lambda s, a, now=now: s + jnp.where(now, a, 0.0) / LENGTH, half, aligned)
             for half, now in zip(state.halves, (early, late), strict=True)
         )
-        first, second = (self.structure.meaning(half) for half in halves)
+        first, second = (self.structure.meaning(half) for half, _ in halves)
         counting = self.structure.counting_variance(average, model)
         apart = standard_distance(first, second, total.gram, total.rows, counting)
+        squares = own_apart(told, *(own for _, own in halves), scales=scales)
+        apart = jnp.maximum(apart, jnp.sqrt(jnp.mean(squares))) if squares.size else apart
         return state._replace(
             model=model,
+            law=law,
             reference=jax.tree.map(lambda a, b: jnp.where(k < SETTLING, a, b), model, state.reference),
             average=average,
             transport=transport,
@@ -131,12 +146,13 @@ class MonteCarloEM(AbstractMethod):
         return state.error <= self.tol
 
     def failed(self, state):
-        finite = jnp.all(jnp.isfinite(state.model.loadings)) & jnp.all(jnp.isfinite(state.model.coef))
-        return ~finite
+        parts = jax.tree.leaves((state.model, state.law))
+        return ~jnp.all(jnp.stack([jnp.all(jnp.isfinite(part)) for part in parts]))
 
-    def estimate(self, state: State) -> Model:
-        """The model of the averaged parameters; before the phase has ended, the last iterate."""
+    def estimate(self, state: State) -> tuple[Model, AbstractLaw]:
+        """Model and law of the averaged parameters; before the phase has ended, the last iterate."""
         ended = state.iteration >= STEPS
         averaged = jax.tree.map(lambda a, b: 0.5 * (a + b), *state.halves)
-        last = self.structure.parameters(state.model)
-        return self.structure.rebuild(jax.tree.map(lambda a, b: jnp.where(ended, a, b), averaged, last))
+        last = self.structure.parameters(state.model), state.law
+        parameters, law = jax.tree.map(lambda a, b: jnp.where(ended, a, b), averaged, last)
+        return self.structure.rebuild(parameters), law

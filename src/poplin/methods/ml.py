@@ -27,13 +27,13 @@ from poplin.updates.convergence import movement_cosine, standard_distance
 from poplin.updates.own import (
     Information,
     OwnStatistic,
-    Scaled,
     followed,
     nothing_known,
     own_apart,
     own_left,
     own_statistic,
     penalised,
+    scaled_scores,
 )
 from poplin.updates.structure import AbstractStructure, Model, Place, Transport
 
@@ -253,25 +253,15 @@ class StochasticApproximation(AbstractMethod):
         if state.slow is not None and law.exposed():
             swept = lambda: self._sweep_cells(state, key, chains, block)
             chains, rate = jax.lax.cond(jnp.any(state.slow), swept, lambda: (chains, rate))
+        once = lambda w: scaled_scores(model, w, block)
         total = Total(
             self.structure.statistic(model, chains.position, rate, block),
             self.structure.means(chains, centre, rate, block, frame),
             block.weights @ chains.acceptance,
             self._agreed(state, before, chains.position, block),
-            self._own(model, law, before, chains.position, block),
+            own_statistic(law, once(before), once(chains.position), block),
         )
         return ChainRows(chains, centre), total
-
-    def _own(self, model, law, before, after, block):
-        """What two draws, one after the other, say of the law's parameters; nothing where there are none."""
-        base = block.offset + block.x @ model.coef
-
-        def scores(w):
-            residual = w @ model.loadings.T
-            surprise = block.y - block.law.rate(base + residual, block.y)
-            return Scaled(block.law.scores(base + residual, block.y), surprise * residual)
-
-        return own_statistic(law, scores(before), scores(after), block)
 
     def _agreed(self, state, before, after, block):
         """Sums of x_il^2 r_ij r'_ij over two draws of each row (d, p), now and then; else zero, as it costs n p q."""

@@ -14,7 +14,7 @@ from jax import Array, lax
 from poplin._axes import Coefficients, Counts, Latent, Loadings, Rows
 from poplin._numerics import compiled
 from poplin.data.blocks import Block
-from poplin.laws import Expected
+from poplin.laws import POISSON, AbstractLaw, Expected
 from poplin.rows.batches import all_pairs, in_chunks, inverses, precisions, spreads
 from poplin.rows.frames import Plane, plane_search, rates
 
@@ -242,11 +242,12 @@ class Law(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """Rows: counts and base (n, p), and the means of their latents' law (n, k)."""
+    """Rows: counts and base (n, p), the means of their latents' law (n, k), the law of the counts, of cells."""
 
     y: Counts
     base: Counts
     centre: Latent
+    law: AbstractLaw = POISSON
 
 
 @compiled(static_argnames="steps")
@@ -281,24 +282,25 @@ def _directions(
     law: Law, rows: Seen, place: tuple[Latent, Latent], pairs: Array | None
 ) -> tuple[Latent, Latent]:
     mean, log_sd = place
-    rate = _rate(law, rows, mean, log_sd)
+    _, rate, weight = _expected(law, rows, mean, log_sd)
     extra = law.precision - jnp.eye(len(law.precision), dtype=mean.dtype)
-    covariance, _ = inverses(precisions(rate, law.outward, pairs) + extra)
+    covariance, _ = inverses(precisions(weight, law.outward, pairs) + extra)
     gradient = (rows.y - rate) @ law.outward - (mean - rows.centre) @ law.precision
     for_mean = jnp.einsum("nkl,nl->nk", covariance, gradient)
-    target = -0.5 * jnp.log(jnp.diagonal(law.precision) + rate @ law.outward**2)
+    target = -0.5 * jnp.log(jnp.diagonal(law.precision) + weight @ law.outward**2)
     for_log_sd = jnp.clip(target - log_sd, -LONGEST, LONGEST)
     return jnp.nan_to_num(for_mean), for_log_sd
 
 
-def _rate(law: Law, rows: Seen, mean: Latent, log_sd: Latent) -> Counts:
+def _expected(law: Law, rows: Seen, mean: Latent, log_sd: Latent) -> Expected:
     spread = jnp.exp(2 * log_sd) @ (law.outward**2).T
-    return rates(rows.base + mean @ law.outward.T + 0.5 * spread)
+    return rows.law.expected(rows.base + mean @ law.outward.T, spread, rows.y)
 
 
 def _moving_bound(law: Law, rows: Seen, mean: Latent, log_sd: Latent) -> Rows:
     """Each row's bound but for what no step changes."""
-    counts = jnp.sum(rows.y * (mean @ law.outward.T) - _rate(law, rows, mean, log_sd), axis=1)
+    remainder = _expected(law, rows, mean, log_sd).remainder
+    counts = jnp.sum(rows.y * (mean @ law.outward.T) + remainder, axis=1)
     away = mean - rows.centre
     quadratic = jnp.sum((away @ law.precision) * away, axis=1)
     trace = jnp.exp(2 * log_sd) @ jnp.diagonal(law.precision)

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from poplin._axes import Counts, Scalar
+from poplin._axes import Counts, Latent, Scalar
 from poplin.data.blocks import Block
 from poplin.laws import AbstractLaw, features_of
-from poplin.updates.structure import FAINT, LOADING_SD, moved_squares, newton_columns, newton_squares
+from poplin.updates.structure import FAINT, LOADING_SD, Model, moved_squares, newton_columns, newton_squares
 
 TIED = 0.98  # squared correlation of a parameter with its column's scale at most
 
@@ -58,6 +58,14 @@ def own_scores(law: AbstractLaw, scores: AbstractLaw, block: Block) -> AbstractL
         return each if each.shape == parameter.shape else jnp.sum(each, axis=1, keepdims=True)
 
     return jax.tree.map(score, law, scores, features)
+
+
+def scaled_scores(model: Model, w: Latent, block: Block) -> Scaled:
+    """Scores of the cells where rows are at w (n, q), under the law of the block."""
+    residual = w @ model.loadings.T
+    predictor = block.offset + block.x @ model.coef + residual
+    surprise = block.y - block.law.rate(predictor, block.y)
+    return Scaled(block.law.scores(predictor, block.y), surprise * residual)
 
 
 def own_statistic(law: AbstractLaw, before: Scaled, after: Scaled, block: Block) -> OwnStatistic:
