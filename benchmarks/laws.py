@@ -1,9 +1,9 @@
-"""`python -m benchmarks.laws`: what the laws of the counts are worth, on tables drawn from them and on one with many zeros.
+"""`python -m benchmarks.laws`: what the laws of the counts are worth, on drawn tables and on one with many zeros.
 
 Parts: `right` (which law BIC names, and what zeros that are not there cost new rows), `coverage` (intervals of B, Sigma
 and probabilities of zeros), `ratio` (the size of the likelihood-ratio test against Poisson), `bounds` (beside
-PLNmodels'), `likelihoods` and `heldout` (microcosm's 30 commonest taxa, `~ 0 + site`, with its offset). One line a fit in
-`laws.csv`, finished ones are kept; the page is `laws.md`.
+PLNmodels'), `likelihoods` and `heldout` (microcosm's 30 commonest taxa, `~ 0 + site`, with its offset). One line
+a fit in `laws.csv`, finished ones are kept; the page is `laws.md`.
 """
 
 from __future__ import annotations
@@ -327,8 +327,8 @@ def markdown(lines: list[Line], scores: Path) -> str:
     commits = ", ".join(sorted({str(line["commit"]) for line in lines}))
     parts = [
         "# Laws of the counts",
-        "Made by `python -m benchmarks.laws`; nats, higher is better, but for BIC. Beside other work: seconds are no more "
-        "than a size.",
+        "Made by `python -m benchmarks.laws`; nats, higher is better, but for BIC. Beside other work: "
+        "seconds are no more than a size.",
         f"{made}; commits {commits}",
     ]
     told = {part: [line for line in lines if line["part"] == part] for part in PARTS}
@@ -349,10 +349,10 @@ def of_choice(lines: list[Line]) -> Iterator[str]:
         return
     yield "## Which law BIC names (`--parts right`)"
     yield (
-        f"{CHOICE_COLUMNS} columns, Sigma autoregressive ({CORRELATION}), variances 1, levels N({LEVEL:g}, {LEVELS_SD}^2), "
-        f"zeros of columns {LEAST_ZEROS} to {MOST_ZEROS}, size {SIZE:g} of negative binomials. Fits by the bound, "
-        "likelihoods by importance sampling. The gap is that of BIC between the best wrong law and the true one: mean, "
-        "and least."
+        f"{CHOICE_COLUMNS} columns, Sigma autoregressive ({CORRELATION}), variances 1, levels N({LEVEL:g}, "
+        f"{LEVELS_SD}^2), zeros of columns {LEAST_ZEROS} to {MOST_ZEROS}, size {SIZE:g} of negative binomials. "
+        "Fits by the bound, likelihoods by importance sampling. The gap is that of BIC between the best wrong law and "
+        "the true one: mean, and least."
     )
     rows = []
     for table in dict.fromkeys(line["table"] for line in lines):
@@ -442,10 +442,10 @@ def of_bounds(lines: list[Line]) -> Iterator[str]:
         return
     yield "## Bounds (`--parts bounds`)"
     yield (
-        "microcosm's 30 commonest taxa (880 samples, 80 % zeros), `~ 0 + site`, offset as given; zero-inflated Poisson by "
-        "what the probability of zeros is of. Diagonal Gaussians, each fit from three places where zeros may be no counts "
-        "(as if all were, as if none was, and where the fit with one probability ends). PLNmodels 1.3.0-9010 ended at the "
-        "bounds beside."
+        "microcosm's 30 commonest taxa (880 samples, 80 % zeros), `~ 0 + site`, offset as given; zero-inflated "
+        "Poisson by what the probability of zeros is of. Diagonal Gaussians, each fit from three places where zeros "
+        "may be no counts (as if all were, as if none was, and where the fit with one probability ends). "
+        "PLNmodels 1.3.0-9010 ended at the bounds beside."
     )
     rows = [
         (line["model"], f"{line['value']:.1f}", f"{line['reference']:.1f}", str(line["iterations"]),
@@ -456,10 +456,10 @@ def of_bounds(lines: list[Line]) -> Iterator[str]:
         ("probability of zeros", "bound", "PLNmodels", "iterations of the best", "seconds"), rows
     )
     yield (
-        "With one a column this is 28 nats short of PLNmodels: the bound has many optima, hundreds of nats apart, since a "
-        "Gaussian of Z and a probability that its zero is a count are taken for independent. Tried and left: chains' means "
-        "as a start (-48485, -48537), halfway between the first two starts (-48715), another choice for each cell by "
-        "itself (no gain)."
+        "With one a column this is 28 nats short of PLNmodels: the bound has many optima, hundreds of nats "
+        "apart, since a Gaussian of Z and a probability that its zero is a count are taken for independent. Tried "
+        "and left: chains' means as a start (-48485, -48537), halfway between the first two starts (-48715), another "
+        "choice for each cell by itself (no gain)."
     )
 
 
@@ -471,8 +471,8 @@ def of_likelihood(lines: list[Line]) -> Iterator[str]:
         yield (
             "Maximum likelihood with a probability by column and site, log-likelihood by importance sampling: "
             f"**{line['value']:.1f} ± {line['error']:.1f}** for all rows. The fit {ended} after {line['iterations']} "
-            f"iterations ({line['seconds'] / 60:.0f} minutes): many of the 120 logits are of columns and sites in which a "
-            "probability of zeros has no maximum but 0 or 1, and go on toward it."
+            f"iterations ({line['seconds'] / 60:.0f} minutes): many of the 120 logits are of columns and sites in "
+            "which a probability of zeros has no maximum but 0 or 1, and go on toward it."
         )
 
 

@@ -216,7 +216,15 @@ def test_limits() -> None:
     _, eta, y = cells("poisson")
     eta, y = jnp.asarray(eta), jnp.asarray(y)
     plain = POISSON.log_prob(eta, y)
-    np.testing.assert_allclose(NegativeBinomial(jnp.asarray(20.0)).log_prob(eta, y), plain, atol=1e-5)
+    for log_size in (12.0, 20.0, 40.0):
+        # the next term is ((y - m)^2 - y) / 2 r
+        few = NegativeBinomial(jnp.full(3, log_size))
+        leading = ((y - jnp.exp(eta)) ** 2 - y) / 2 * jnp.exp(-log_size)
+        np.testing.assert_allclose(
+            few.log_prob(eta, y), plain + leading, atol=1e-13 + 1e3 * np.exp(-2 * log_size)
+        )
+        slope = few.scores(eta + 0 * y, y).log_size
+        np.testing.assert_allclose(slope, -leading, atol=1e-12 + 1e3 * np.exp(-2 * log_size))
     np.testing.assert_allclose(ZeroInflated(POISSON, jnp.asarray(-40.0)).log_prob(eta, y), plain, atol=1e-12)
 
 

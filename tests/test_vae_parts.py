@@ -224,6 +224,15 @@ def test_quick_functions_are_the_slow_ones_in_single_precision() -> None:
     assert np.allclose(jax.vmap(jax.grad(softplus))(x), expit(x.astype(float)), rtol=1e-5, atol=1e-38)
 
 
+def test_rising_products_are_sums_of_logs_however_large_the_size() -> None:
+    """In double precision, against sum_k<y log(r + k): log Gamma(r) itself has lost the whole nats at e^40."""
+    y, size = np.array([0, 1, 2, 7, 60, 3000])[:, None], np.exp(np.linspace(-12, 40, 27))
+    expected = np.array([[np.sum(np.log(r + np.arange(k))) for r in size] for k in y[:, 0]])
+    with double_precision():
+        found = np.asarray(jax.jit(log_rising)(y.astype(float), size))
+    assert np.all(np.abs(found - expected) < 1e-12 * (1 + np.abs(expected)))
+
+
 def test_slopes_of_a_negative_binomial_are_those_of_its_log_density() -> None:
     y = np.concatenate([np.arange(6.0), [50, 1000, 1e5]])[:, None, None].astype(np.float32)
     log_rate = np.linspace(-12, 12, 9, dtype=np.float32)[:, None]

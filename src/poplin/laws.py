@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.scipy.special import digamma, gammaln
 
 from poplin._numerics import double_precision
 
@@ -26,11 +25,6 @@ LARGEST_LOG_RATE = 300.0  # keeps hopeless starting points finite; far above any
 #
 # Start at `softplus` and `negative_binomial`: a step of training spends on them what it does not spend on matrix
 # products.
-
-
-SHIFT = (
-    4  # arguments are raised by it before Stirling's series, whose next term is then 1 / (1260 4^5) < 1e-6
-)
 
 
 @jax.custom_jvp
@@ -69,25 +63,39 @@ def _negative_binomial_slopes(primals, tangents):
     return value, along_rate * by_rate + along_size * by_size
 
 
-def log_rising(y: Array, size: Array) -> Array:
-    """Log Gamma(y + r) - log Gamma(r) for y >= 0 and r = `size` > 0, to about 1e-6 in single precision.
+class Series(NamedTuple):
+    """Stirling's series of log Gamma from `shift` on: the coefficients of 1 / z, 1 / z^3, ... that are kept."""
 
-    With z = r + 4: (r - 1/2) log(1 + y / z) + y (log(y + z) - 1) + [1 / 12 (y + z) - 1 / 12 z] - ..., less the logs of
-    r (r + 1) (r + 2) (r + 3) / z^4 at y + r and at r: nothing is taken off from anything as large as log Gamma.
+    shift: int
+    coefficients: tuple[float, ...]
+
+
+SINGLE = Series(4, (1 / 12, -1 / 360))  # the next term is below 1 / (1260 4^5) < 1e-6
+DOUBLE = Series(10, (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188))  # 691 / (360360 10^11) < 2e-14
+
+
+def log_rising(y: Array, size: Array) -> Array:
+    """Log Gamma(y + r) - log Gamma(r) for y >= 0 and r = `size` > 0: to 1e-6 in single precision, 2e-14 in double.
+
+    With z = r + shift: (r - 1/2) log(1 + y / z) + y (log(y + z) - 1) + [1 / 12 (y + z) - 1 / 12 z] - ..., less the logs
+    of r (r + 1) ... (z - 1) / z^shift at y + r and at r. Nothing is taken off from anything as large as log Gamma(r),
+    whose last digits are whole nats where r has gone to infinity, as it does where counts have no dispersion.
     """
-    if jnp.result_type(y, size) == jnp.float64:
-        return gammaln(y + size) - gammaln(size)
-    z = size + SHIFT
+    series = DOUBLE if jnp.result_type(y, size) == jnp.float64 else SINGLE
+    z = size + series.shift
     slope = jnp.log1p(y / z)
     high, low = 1 / (y + z), 1 / z
-    tail = (high - low) / 12 - (high**3 - low**3) / 360
-    ratio = jnp.log(_lowered(y + size, high)) - jnp.log(_lowered(size, low))
+    tail = sum(c * (high ** (2 * k + 1) - low ** (2 * k + 1)) for k, c in enumerate(series.coefficients))
+    ratio = jnp.log(_lowered(y + size, high, series.shift)) - jnp.log(_lowered(size, low, series.shift))
     return (size - 0.5) * slope + y * (jnp.log(z) + slope - 1) + tail - ratio
 
 
-def _lowered(x: Array, inverse: Array) -> Array:
-    """X (x + 1) (x + 2) (x + 3) / (x + 4)^4, `inverse` = 1 / (x + 4): no overflow however large x is."""
-    return (x * inverse) * ((x + 1) * inverse) * ((x + 2) * inverse) * ((x + 3) * inverse)
+def _lowered(x: Array, inverse: Array, shift: int) -> Array:
+    """X (x + 1) ... (x + shift - 1) / (x + shift)^shift, `inverse` = 1 / (x + shift): no overflow however large."""
+    found = x * inverse
+    for k in range(1, shift):
+        found = found * ((x + k) * inverse)
+    return found
 
 
 # The laws themselves.
@@ -294,7 +302,8 @@ class NegativeBinomial(AbstractSmoothLaw):
 
     def scores(self, eta, y):
         size, log_odds = jnp.exp(self.log_size), jnp.minimum(eta, LARGEST_LOG_RATE) - self.log_size
-        rising = size * (digamma(y + size) - digamma(size))
+        along = (jnp.ones_like(self.log_size),)
+        rising = jax.jvp(lambda log_size: log_rising(y, jnp.exp(log_size)), (self.log_size,), along)[1]
         by_rate = y - (y + size) * jax.nn.sigmoid(log_odds)
         return NegativeBinomial(rising - by_rate - size * softplus(log_odds))
 
