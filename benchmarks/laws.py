@@ -108,7 +108,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--laws", type=split, default=list(LAWS), help="laws that are fitted in `right`")
     parser.add_argument("--rows", type=split, default=list(map(str, CHOICE_ROWS)), help="rows in `right`")
-    parser.add_argument("--models", type=split, default=list(HELDOUT), help="models of `heldout`")
+    parser.add_argument("--models", nargs="+", default=list(HELDOUT), help="models of `heldout`")
     parser.add_argument("--folds", type=int, default=FOLDS, help=f"how many of the {FOLDS} folds are fitted")
     parser.add_argument("--count", type=int, default=60, help="simulated tables of a kind")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "out")
