@@ -67,7 +67,10 @@ def killed(words: list[str], folder: Path, moment: float) -> int:
     return child.wait()
 
 
-@pytest.mark.parametrize("options", [(), ("--rank", "2")], ids=["full", "rank 2"])
+LAW = ("--likelihood", "zero-inflated-poisson", "--zero-probability", "row", "--method", "variational")
+
+
+@pytest.mark.parametrize("options", [(), ("--rank", "2"), LAW], ids=["full", "rank 2", "a law"])
 def test_a_process_that_is_killed_goes_on_to_the_same_files(counts: Path, options: tuple[str, ...]) -> None:
     every = (*options, "--checkpoint-every", "1")
     subprocess.run(command(*every, "--out", "whole"), cwd=counts, check=True, timeout=300)

@@ -40,3 +40,25 @@ def test_what_is_of_poisson_counts_steps_aside(fit: poplin.PLN) -> None:
         fit.confint("dispersion")
     with pytest.raises(poplin.InputError, match="wald"):
         fit.likelihood_ratio("Intercept")
+
+
+@pytest.mark.parametrize("whose", ["single", "row"])
+def test_zeros_of_all_columns_together_and_of_rows(whose: str) -> None:
+    """One line for all columns, or one a row; the truth where there is enough to tell it."""
+    random = np.random.default_rng(7)
+    y = random.poisson(np.exp(2.5 + 0.4 * random.normal(size=(60, 12)))).astype(float)
+    truth = np.where(np.arange(60) < 30, 0.5, 0.2) if whose == "row" else 0.3
+    y[random.uniform(size=y.shape) < np.broadcast_to(truth, 60)[:, None]] = 0
+    settings = {"zero_probability": whose, "covariance": "diagonal", "method": "variational"}
+    told = poplin.PLN(likelihood="zero-inflated-poisson", **settings).fit(y).confint("zero")
+    if whose == "single":
+        assert list(told.index) == ["all"] and abs(told.probability.iloc[0] - 0.3) < 4 * np.sqrt(0.21 / 720)
+        assert abs(told.se.iloc[0] / np.sqrt(1 / (720 * 0.21)) - 1) < 0.1
+        return
+    shown = told.dropna(subset=["lower"])
+    logit = np.log(truth / (1 - truth))
+    assert len(told) == 60 and len(shown) > 50
+    inside = [
+        (low <= at <= high) for low, high, at in zip(told.lower, told.upper, logit, strict=True) if low == low
+    ]
+    assert np.mean(inside) > 0.95 - 4 * np.sqrt(0.05 * 0.95 / len(inside))
