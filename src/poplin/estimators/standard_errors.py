@@ -29,7 +29,7 @@ from poplin.inference.information import (
 )
 from poplin.inference.intervals import LARGE, Part, Root, Tests, Wanted, tests_of
 from poplin.inference.sandwich import Margins, Sandwich, deviations
-from poplin.laws import AbstractLaw, named, telling
+from poplin.laws import AbstractLaw, ZeroInflated, named, telling
 from poplin.methods.exact import Likelihood
 from poplin.methods.options import Composite, chosen
 from poplin.models.loadings import DiagonalRoot
@@ -532,7 +532,7 @@ class Roots:
             if self.of_pairs:
                 made = root(self.fit, self.free)
             elif asked.robust:
-                made = intervals.sandwich(self._bread(), self.found("observed").products)
+                made = intervals.sandwich(self._bread(), self._products())
             else:
                 made = self._plain(asked.information, more=more)
             self._roots[asked, more] = made
@@ -593,6 +593,21 @@ class Roots:
         while self.improvable(Asked(), more):
             more += 1
         return self.of(Asked(), more=more)
+
+    def _products(self) -> np.ndarray:
+        """Sums of the scores' products; the information in the place of those of zeros that are of one row alone.
+
+        Such a row's own score is 0 at the maximum: one score has no spread, and would say that nothing is uncertain.
+        """
+        found = self.found("observed")
+        products, features = np.array(found.products), self.free.block.zero_features
+        if features is not None and isinstance(self.free.here.own, ZeroInflated):
+            alone = np.count_nonzero(np.asarray(features), axis=0) == 1
+            logit = self.free.here.own.logit
+            at = self.size - logit.size + np.flatnonzero(np.repeat(alone, logit.shape[1]))
+            products[at], products[:, at] = 0.0, 0.0
+            products[at, at] = np.diag(intervals.observed_information(found))[at]
+        return products
 
     def _bread(self) -> Root:
         """The observed information's root, the expected one's where noise leaves nothing to be told from it."""
