@@ -432,8 +432,9 @@ def of_ratio(lines: list[Line]) -> Iterator[str]:
         some = [line for line in lines if line["model"] == law]
         tables = share(sum(line["p"] < LEVEL_OF_TEST for line in some), len(some))
         columns = share(sum(line["columns_below"] for line in some), sum(line["columns"] for line in some))
-        rows.append((law, str(len(some)), tables, columns))
-    yield report.table(("law", "tables", "all columns together", "each column"), rows)
+        converged = str(sum(bool(line["converged"]) for line in some))
+        rows.append((law, str(len(some)), converged, tables, columns))
+    yield report.table(("law", "tables", "fits converged", "all columns together", "each column"), rows)
 
 
 def of_bounds(lines: list[Line]) -> Iterator[str]:
@@ -472,7 +473,8 @@ def of_likelihood(lines: list[Line]) -> Iterator[str]:
             "Maximum likelihood with a probability by column and site, log-likelihood by importance sampling: "
             f"**{line['value']:.1f} ± {line['error']:.1f}** for all rows. The fit {ended} after {line['iterations']} "
             f"iterations ({line['seconds'] / 60:.0f} minutes): many of the 120 logits are of columns and sites in "
-            "which a probability of zeros has no maximum but 0 or 1, and go on toward it."
+            "which a probability of zeros has no maximum but 0 or 1, and go on toward it. Of rows 0, 5, 10 ... left out "
+            "(176), by a fit to the others (commit 13acabb): -9576.7, converged after 1780 iterations."
         )
 
 
