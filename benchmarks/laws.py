@@ -473,7 +473,7 @@ def of_likelihood(lines: list[Line]) -> Iterator[str]:
             "Maximum likelihood with a probability by column and site, log-likelihood by importance sampling: "
             f"**{line['value']:.1f} ± {line['error']:.1f}** for all rows. The fit {ended} after {line['iterations']} "
             f"iterations ({line['seconds'] / 60:.0f} minutes): many of the 120 logits are of columns and sites in "
-            "which a probability of zeros has no maximum but 0 or 1, and go on toward it. Of rows 0, 5, 10 ... left out "
+            "which a probability of zeros has no maximum but 0 or 1, and go on toward it. Of rows 0, 5, ... left out "
             "(176), by a fit to the others (commit 13acabb): -9576.7, converged after 1780 iterations."
         )
 
