@@ -56,7 +56,7 @@ HELDOUT: dict[str, dict[str, Any]] = {
     "Poisson, ml": {"zeros": "none (Poisson)"},
     "zeros by site, ml": {"zeros": BY_SITE},
 }
-REFERENCE = "zeros by site, ml"
+REFERENCE = "zeros by site, bound"
 TAXA, FOLDS = 30, 5
 CORRELATION, LEVEL, LEVELS_SD = 0.75, 2.0, 0.6
 LEAST_ZEROS, MOST_ZEROS = 0.1, 0.9
