@@ -74,6 +74,8 @@ def own_statistic(law: AbstractLaw, before: Scaled, after: Scaled, block: Block)
     Squares of scores are the information where the law holds. What two draws of a cell have in common is the square of
     its mean score: summed, what counts leave of the information (Fisher's identity). Cost n p k^2.
     """
+    if not jax.tree.leaves(law):  # else two draws' rates would be computed for nothing
+        return OwnStatistic(law, nothing_known(law, block.y.shape[1]))
     features, weights = features_of(law, block.zero_features, block.y), block.weights[:, None]
 
     def of_columns(parameter: Array, squared: Counts) -> Counts:
