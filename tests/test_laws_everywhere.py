@@ -83,7 +83,9 @@ WAYS = {
 }
 EVERY = list(itertools.product(LAWS, STRUCTURES, WAYS))
 CHOSEN = [
-    ("negative-binomial", "full", "ml over blocks"),
+    # ml of a negative binomial with a free variance is not here: it claims to be nearer than it is, as the xfail of
+    # `test_laws_oracles.py` says (and so do some of EVERY)
+    ("binomial", "diagonal", "ml over blocks"),
     ("negative-binomial", "rank", "amortised over blocks"),
     ("zero-inflated-poisson", "rank", "ml over blocks"),
     ("zero-inflated-poisson", "diagonal", "mcmc"),

@@ -88,7 +88,8 @@ def log_rising(y: Array, size: Array) -> Array:
     high, low = 1 / (y + z), 1 / z
     tail = sum(c * (high ** (2 * k + 1) - low ** (2 * k + 1)) for k, c in enumerate(series.coefficients))
     ratio = jnp.log(_lowered(y + size, high, series.shift)) - jnp.log(_lowered(size, low, series.shift))
-    return (size - 0.5) * slope + y * (jnp.log(z) + slope - 1) + tail - ratio
+    rising = (size - 0.5) * slope + y * (jnp.log(z) + slope - 1) + tail - ratio
+    return jnp.where(y > 0, rising, 0.0)  # of a zero not its rounding
 
 
 def _lowered(x: Array, inverse: Array, shift: int) -> Array:
