@@ -88,11 +88,9 @@ class Refit(AbstractMethod):
     recipe: Recipe
 
     def start(self, first: First, block):
-        own = any(leaf.size for leaf in jax.tree.leaves(first.law))
         unsettled = jnp.asarray(jnp.inf)
-        return State(
-            first.model, first.law, unsettled, unsettled if own else jnp.zeros(()), jnp.asarray(0)
-        ), first.rows
+        of_law = unsettled if self._of_law() else jnp.zeros(())
+        return State(first.model, first.law, unsettled, of_law, jnp.asarray(0)), first.rows
 
     def sweeps(self):
         return (*self._of_law(), *self._of_model())
