@@ -12,6 +12,7 @@ TYPE_CHECKING = False  # as type checkers take it; `typing` would take half of t
 if TYPE_CHECKING:
     from typing import Any
 
+    from poplin.estimators.common_basis import CommonBasis as CommonBasis
     from poplin.estimators.compare import compare as compare
     from poplin.estimators.compare import likelihood_ratio, select
     from poplin.estimators.loading import load as load
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from poplin.estimators.ppca import PPCA as PPCA
     from poplin.estimators.vae import IDEC, Autoencoder, MixtureVAE, predict_shift
     from poplin.estimators.vae import VAE as VAE
+    from poplin.sites.plan import SitePlan as SitePlan
+    from poplin.sites.summaries import SiteSummary as SiteSummary
 
 __version__ = "0.1.0"
 __all__ = [
@@ -27,7 +30,10 @@ __all__ = [
     "PPCA",
     "VAE",
     "Autoencoder",
+    "CommonBasis",
     "MixtureVAE",
+    "SitePlan",
+    "SiteSummary",
     "ConvergenceWarning",
     "DataWarning",
     "InputError",
@@ -40,6 +46,9 @@ __all__ = [
 ]
 
 _ROOMS = {
+    "CommonBasis": "poplin.estimators.common_basis",
+    "SitePlan": "poplin.sites.plan",
+    "SiteSummary": "poplin.sites.summaries",
     "compare": "poplin.estimators.compare",
     "PLN": "poplin.estimators.pln",
     "Autoencoder": "poplin.estimators.vae",

@@ -49,6 +49,8 @@ from poplin.laws import AbstractLaw, NegativeBinomial, ZeroInflated, at_rows
 from poplin.models.covariance import Covariance
 from poplin.models.draws import draw_counts
 from poplin.models.loadings import principal_axes
+from poplin.sites.plan import SitePlan
+from poplin.sites.summaries import SiteSummary, check_site, summarised
 
 TOO_LARGE = (
     "Check that the offset is on the log scale and that X is like that of the fit. If both are, the column varies too "
@@ -307,6 +309,12 @@ class PLN(AbstractStatistics, AbstractEstimator):
         )
         if settings.zero_probability == "row":
             counts = zeros_of_rows(counts)
+        return self._fit_counts(counts, began)
+
+    def _fit_counts(self, counts: Counts, began: float | None = None) -> Self:
+        """`fit` of a table that has been checked."""
+        began = time.perf_counter() if began is None else began
+        settings = recipes.checked(self.get_params())
         keeper = driver.keeper(counts, settings)
         began -= 0.0 if keeper is None else keeper.spent
         settings, chosen = contest.with_rank(counts, settings, keeper)
@@ -320,13 +328,13 @@ class PLN(AbstractStatistics, AbstractEstimator):
         )
         if depends is not None:
             result = result._replace(messages=(*result.messages, depends))
-            warnings.warn(depends, DataWarning, stacklevel=2)
+            warnings.warn(depends, DataWarning, stacklevel=3)
         self._take(result, counts)
         if chosen is not None:
             self.selection_ = chosen.table
         self.seconds_ = time.perf_counter() - began
         if not self.converged_:
-            warnings.warn(not_converged(self), ConvergenceWarning, stacklevel=2)
+            warnings.warn(not_converged(self), ConvergenceWarning, stacklevel=3)
         return self
 
     def _take(self, result: driver.Result, counts: Counts) -> None:
@@ -622,6 +630,25 @@ class PLN(AbstractStatistics, AbstractEstimator):
             Lines of text.
         """
         return summary(self if cluster is None else self.clustered(cluster))
+
+    def site_summary(self, plan: SitePlan, *, name: str, joint: bool = False) -> SiteSummary:
+        """What this fit, of a site of several, tells the others: a quadratic of its log-likelihood, and not a row.
+
+        Cost: the information of ten simulated rows for each free number.
+
+        Args:
+            plan: what the sites agreed on; the fit's rank is the plan's, and its columns are codes of the plan.
+            name: of the site.
+            joint: the fit's axes are those of a joint model (`SitePoint.refitted`): the score is told as well.
+
+        Returns:
+            The summary; `save` writes the file that leaves.
+
+        Raises:
+            InputError: the fit does not follow the plan, or has a code that too few patients have.
+        """
+        check_site(self, plan)
+        return summarised(self, str(name), plan.fingerprint, joint=joint)
 
     def save(self, path: Any) -> None:
         """Write the fit, and what new rows need, to one .npz file (no pickle), whole or not at all.

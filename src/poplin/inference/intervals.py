@@ -68,7 +68,7 @@ class Interval(NamedTuple):
 def observed_information(found: Information) -> np.ndarray:
     """The data's own information, by Louis' identity."""
     assert found.observed is not None and found.observed_gap is not None
-    return _without_noise(found.observed, found.observed_gap)
+    return without_noise(found.observed, found.observed_gap)
 
 
 def product_root(found: Information, *, simulated: bool) -> Root:
@@ -83,7 +83,7 @@ def product_root(found: Information, *, simulated: bool) -> Root:
     if share <= 0:
         return covariance_root(np.full_like(np.asarray(found.products), np.nan))
     with _threads(len(found.products)):
-        plain = _without_noise(found.products, found.products_gap)
+        plain = without_noise(found.products, found.products_gap)
         return _root_beside(plain * share, np.asarray(found.whole) * share)
 
 
@@ -97,7 +97,7 @@ def _threads(size: int) -> Iterator[None]:
         yield
 
 
-def _without_noise(matrix: Matrix, gap: Matrix) -> np.ndarray:
+def without_noise(matrix: Matrix, gap: Matrix) -> np.ndarray:
     """A matrix whose inverse, on average, is the inverse of what the matrix estimates.
 
     With noise D, E[(I + D)^-1] = I^-1 + I^-1 E[D I^-1 D] I^-1 + ...: half the difference of two independent estimates

@@ -1,0 +1,148 @@
+"""Does a site fit in? Leave-one-out tests of sites, forward selection of codes that mean something else at a site.
+
+Start at `site_test` and `code_gains`. All follow from the sites' quadratics: at a joint point they are score tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve, subspace_angles
+from scipy.special import chdtrc
+
+from poplin.sites.pooling import Pooled, Reduced, normal, pooled
+from poplin.sites.structures import Common, loadings_of, steps_from
+
+
+class SiteTest(NamedTuple):
+    """A site against all others.
+
+    statistic, df, p: twice what the joint maximum loses by the site's being in it, chi-squared; loss: nats a row;
+    angle: the widest between the site's own span and the common one, degrees.
+    """
+
+    statistic: float
+    df: int
+    p: float
+    loss: float
+    angle: float
+
+
+def site_test(joint: Pooled, sites: Sequence[Reduced], k: int) -> SiteTest:
+    """Whether site k has the others' axes: l(others) + l(k alone) - l(all), twice.
+
+    Degrees of freedom: the numbers of the site's own chart, less those that the joint model has for it alone.
+    """
+    kept = [i for i in range(len(sites)) if i != k]
+    others = pooled(joint.structure, sites, joint.here, at=kept)
+    statistic = 2 * (others.loglik + sites[k].constant - joint.loglik)
+    steps = steps_from(joint.structure, joint.here)
+    r = joint.here.own.shape[2]
+    own = len(steps.of_site(k)) - r * (r - 1) // 2
+    lacking = _only_there(sites, k) * joint.here.basis.shape[1]
+    df = len(sites[k].target) - own - lacking
+    statistic = max(statistic, 0.0)
+    numbers = sites[k].target[len(sites[k].shared) * len(sites[k].where) :]
+    angle = widest_angle(np.asarray(joint.here.basis)[sites[k].where], sites[k].chart.loadings_at(numbers))
+    return SiteTest(statistic, df, float(chdtrc(df, statistic)), 0.5 * statistic / sites[k].rows, angle)
+
+
+def _only_there(sites: Sequence[Reduced], k: int) -> int:
+    """How many codes no other site has."""
+    others = set().union(*(site.where.tolist() for i, site in enumerate(sites) if i != k))
+    return sum(j not in others for j in sites[k].where.tolist())
+
+
+def widest_angle(basis: np.ndarray, loadings: np.ndarray) -> float:
+    """The widest principal angle between V's span and the nearest directions of C's, degrees."""
+    return float(np.rad2deg(np.max(subspace_angles(basis, loadings))))
+
+
+def code_gains(joint: Pooled, sites: Sequence[Reduced], k: int, freed: Sequence[int]) -> np.ndarray:
+    """For each code of site k: what its row of C_k's being its own would gain, twice, by the score (p_k,).
+
+    Those in `freed` (places among the site's codes) are free already, and have NaN. With z_j (q,) added to row j:
+    u_j' (H_jj - H_j. H^-1 H_.j)^-1 u_j, u the slope in z_j.
+    """
+    site = sites[k]
+    rows, q = joint.loadings(site, k).shape
+    here = jnp.asarray(joint.loadings(site, k))
+    told = lambda moved: site.chart.of_loadings(here + moved)
+    along = np.asarray(jax.jacfwd(told)(jnp.zeros((rows, q)))).reshape(-1, rows, q)
+    shared = len(site.shared) * rows
+    along = np.concatenate([np.zeros((shared, rows, q)), along])
+    return _gains(joint, sites, k, along, list(freed))
+
+
+def _gains(
+    joint: Pooled, sites: Sequence[Reduced], k: int, along: np.ndarray, freed: list[int]
+) -> np.ndarray:
+    site = sites[k]
+    rows, q = along.shape[1:]
+    gradient, curvature = normal(sites, joint.told, joint.slopes)
+    slopes = site.upper @ joint.slopes[k]
+    moved = np.einsum("ab,bjq->ajq", site.upper, along)
+    apart = site.upper @ (site.target - joint.told[k])
+    ridge = 1e-10 * np.max(np.diag(curvature)) * np.eye(len(curvature))
+    free = moved[:, freed].reshape(len(moved), -1)
+    base = np.block([[curvature + ridge, slopes.T @ free], [free.T @ slopes[k], free.T @ free]])
+    slope = np.concatenate([gradient, free.T @ apart])
+    factor = cho_factor(base + 1e-12 * np.max(np.diag(base)) * np.eye(len(base)))
+    solved = cho_solve(factor, slope)
+    found = np.full(rows, np.nan)
+    for j in range(rows):
+        if j in freed:
+            continue
+        own = moved[:, j]
+        across = np.concatenate([slopes.T @ own, free.T @ own])
+        left = own.T @ own - across.T @ cho_solve(factor, across)
+        score = own.T @ apart - across.T @ solved
+        found[j] = max(float(score @ np.linalg.solve(left + 1e-12 * np.trace(left) * np.eye(q), score)), 0.0)
+    return found
+
+
+class CodeTest(NamedTuple):
+    """A code that means something else at a site: its place, statistic, p-value and that of Holm's step."""
+
+    place: int
+    statistic: float
+    p: float
+    p_adjusted: float
+
+
+def selected_codes(
+    joint: Pooled, sites: Sequence[Reduced], k: int, level: float
+) -> tuple[list[CodeTest], np.ndarray]:
+    """Codes of site k that do not fit in, one after the other, by Holm's steps; and the gains of all others at the end.
+
+    One exchanged code turns the site's axes and makes others look odd: the most telling one is set free first.
+    """
+    rows = len(sites[k].where)
+    q = sites[k].chart.loadings.shape[1]
+    found: list[CodeTest] = []
+    while True:
+        freed = [test.place for test in found]
+        gains = code_gains(joint, sites, k, freed)
+        if len(freed) >= rows - q:
+            return found, gains
+        j = int(np.nanargmax(gains))
+        p = float(chdtrc(q, gains[j]))
+        holm = min(1.0, p * (rows - len(freed)))
+        if holm > level:
+            return found, gains
+        found.append(CodeTest(j, float(gains[j]), p, holm))
+
+
+def unrelated(sites: Sequence[Reduced]) -> tuple[float, int]:
+    """Log-likelihood of sites that have nothing in common but shared coefficients' names, and their numbers."""
+    return sum(site.constant for site in sites), sum(len(site.target) for site in sites)
+
+
+def common_at(joint: Pooled, k: int) -> np.ndarray:
+    """C_k of all codes (p, q + r), those that the site lacks too."""
+    here = Common(*map(jnp.asarray, joint.here))
+    return np.asarray(loadings_of(joint.structure, here, k))

@@ -1,0 +1,168 @@
+"""What all sites agree on before anybody fits, and the files that they exchange: JSON, numbers and names, nothing else.
+
+Start at `SitePlan`. A plan says which codes, how many axes, which covariates and how few patients are too few; its
+fingerprint is in every file that follows it, so that files of other plans are refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poplin._errors import InputError
+from poplin.data.checks import check_names
+from poplin.store import written_whole
+
+FORMAT, VERSION = "poplin sites", 1
+COMMON = ("axes", "subspace", "proportional", "equal")
+MOST_NUMBERS = 6_000  # of a site, whose information is formed whole
+
+
+@dataclass(frozen=True)
+class SitePlan:
+    """What the sites of one study agree on.
+
+    Args:
+        codes: names of the columns; a site may lack some.
+        rank: q, how many common axes.
+        formula: covariates, such as "~ age + sex"; None: an intercept alone.
+        offset: name of a covariate that is added to the log rate, or its log as "log(months)"; None: none.
+        min_patients: a code that fewer patients of a site have leaves that site with no number. Take the rule of your
+            data's owner: 11 is that of CMS and PCORnet.
+        common: "axes" (each site its own scales), "subspace", "proportional" or "equal".
+        remainder: r, axes that each site has for itself beside the common ones.
+        share: covariates whose coefficients are the same at all sites.
+
+    Raises:
+        InputError: an argument that cannot be; the message says which and what is wanted.
+    """
+
+    codes: tuple[str, ...]
+    rank: int
+    formula: str | None = None
+    offset: str | None = None
+    min_patients: int = 11
+    common: str = "axes"
+    remainder: int = 0
+    share: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "codes", tuple(map(str, self.codes)))
+        object.__setattr__(self, "share", tuple(map(str, self.share)))
+        check_names(self.codes, "code", "name each code once")
+        check_model(len(self.codes), self.rank, self.common, self.remainder)
+        if not isinstance(self.min_patients, int) or self.min_patients < 1:
+            raise InputError(f"min_patients is {self.min_patients!r}; wanted is a whole number from 1.")
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same plan, and for no other."""
+        return hashlib.sha256(self._text().encode()).hexdigest()[:16]
+
+    def _text(self) -> str:
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, ensure_ascii=True)
+
+    def save(self, path: Any) -> None:
+        """Write the plan as JSON, whole or not at all.
+
+        Args:
+            path: the file.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        write_json(path, "plan", dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, path: Any) -> SitePlan:
+        """Read a plan.
+
+        Args:
+            path: a file that `save` wrote.
+
+        Returns:
+            The plan.
+
+        Raises:
+            InputError: the file is damaged, or no plan.
+        """
+        found = read_json(path, "plan")
+        known = {field.name for field in dataclasses.fields(cls)}
+        if set(found) != known:
+            raise InputError(f"{path} does not hold a whole plan. Ask the coordinator for it again.")
+        return cls(**found)
+
+    def rare(self, counts: Any, names: Sequence[str]) -> list[str]:
+        """Codes of the plan that too few patients have.
+
+        Args:
+            counts: counts (n, p), dense or scipy.sparse.
+            names: of its columns.
+
+        Returns:
+            Their names, in the order of the table.
+        """
+        many = np.asarray((counts > 0).sum(axis=0)).ravel()
+        wanted = set(self.codes)
+        return [name for name, n in zip(names, many, strict=True) if name in wanted and n < self.min_patients]
+
+
+def check_model(codes: int, rank: Any, common: str, remainder: Any) -> None:
+    """Raises `InputError` for a rank, a structure or a remainder that cannot be."""
+    if common not in COMMON:
+        raise InputError(f"common is {common!r}; wanted is one of {', '.join(COMMON)}.")
+    for name, value, least in (("rank", rank, 1), ("remainder", remainder, 0)):
+        if not isinstance(value, int | np.integer) or value < least:
+            raise InputError(f"{name} is {value!r}; wanted is a whole number from {least}.")
+    if rank + remainder >= codes:
+        raise InputError(
+            f"rank + remainder is {rank + remainder} with {codes} codes; wanted are fewer axes than codes."
+        )
+
+
+def write_json(path: Any, kind: str, content: Mapping[str, Any]) -> None:
+    """A file of this kind; arrays become lists."""
+    told = {"format": FORMAT, "version": VERSION, "kind": kind, **content}
+    try:
+        with written_whole(path) as handle:
+            json.dump(told, handle, default=_plain, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+            handle.write("\n")
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written: {error.strerror or error}. Choose another place."
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value)} cannot be written")
+
+
+def read_json(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    """What `write_json` wrote, less its head; `InputError` for a file that is none, or of another kind."""
+    path = Path(path)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not whole, or no JSON: {error}. Ask for it again.") from error
+    if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
+        raise InputError(f"{path} is no file of `poplin plan`, `poplin site` or `poplin pool`.")
+    version, is_of = found.pop("version", None), found.pop("kind", None)
+    if version != VERSION:
+        raise InputError(f"{path} is of format {version!r}; this poplin reads {VERSION}. Update poplin.")
+    if is_of != kind:
+        raise InputError(f"{path} holds a {is_of}; wanted is a {kind}.")
+    return found

@@ -1,0 +1,295 @@
+"""The joint point of several sites, from their quadratics: generalised least squares over what is common.
+
+Start at `pooled`. With t_k(x) the numbers of the joint point x in the chart of site k, the sites' log-likelihoods add
+up to
+
+l(x) = sum_k l_k + g_k't_k(x) - t_k(x)'I_k t_k(x) / 2,
+
+a sum of squares about I_k^-1 g_k, climbed by Levenberg and Marquardt's steps. Coefficients that a site shares with
+nobody are linear in it, and are profiled out before (their Schur complement). Cost of a step: K_k^3 a site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from scipy.linalg import cho_factor, cho_solve, cholesky, eigh, solve_triangular
+
+from poplin._numerics import compiled, double_precision
+from poplin.sites.structures import (
+    AbstractCommon,
+    Common,
+    Steps,
+    loadings_of,
+    simultaneous_axes,
+    steps_from,
+)
+from poplin.sites.summaries import Chart, SiteSummary
+
+MOST_STEPS = 200
+ENOUGH = 1e-8  # nats that a step gains, below which a climb has ended
+NOTHING = 1e-12  # share of the largest information of a direction, below which nothing is known of it
+FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-3, 1e-9, 1e9
+
+
+class Reduced(NamedTuple):
+    """A site's quadratic in what it shares with others: coefficients (s p_k), then its chart's numbers of C.
+
+    where: its codes among all codes; shared: its lines of B that are shared; upper (m, m): U'U = S, the information
+    with its own coefficients profiled out; target (m,): S^-1 times the score with these profiled out; coefficients
+    that are its own follow as own_score, own_factor (of their information) and beside, as `own_coef` takes them.
+    constant: the log-likelihood at the quadratic's own maximum, nats.
+    """
+
+    name: str
+    rows: int
+    chart: Chart
+    where: np.ndarray
+    shared: np.ndarray
+    upper: np.ndarray
+    target: np.ndarray
+    own_score: np.ndarray
+    own_factor: np.ndarray
+    beside: np.ndarray
+    constant: float
+
+    def own_coef(self, told: np.ndarray) -> np.ndarray:
+        """B (d, p_k) where the other numbers are `told` (m,)."""
+        d, p = self.chart.coef.shape
+        kept = np.setdiff1d(np.arange(d), self.shared)
+        coef, split = np.array(self.chart.coef), len(self.shared) * p
+        coef[self.shared] += told[:split].reshape(-1, p)
+        moved = self._solved(self.own_score - self.beside @ told)
+        coef[kept] += moved.reshape(len(kept), p)
+        return coef
+
+    def _solved(self, score: np.ndarray) -> np.ndarray:
+        back = solve_triangular(self.own_factor, score, trans=1)
+        return solve_triangular(self.own_factor, back)
+
+    def coef_covariance(self, told: np.ndarray) -> np.ndarray:
+        """Covariance of B's entries (d p_k, d p_k), from that of the other numbers as a root (m, .)."""
+        d, p = self.chart.coef.shape
+        kept = np.setdiff1d(np.arange(d), self.shared)
+        lines = lambda rows: (rows[:, None] * p + np.arange(p)).ravel()
+        root = np.zeros((d * p, told.shape[1] + len(self.own_factor)))
+        root[lines(self.shared), : told.shape[1]] = told[: len(self.shared) * p]
+        if len(kept):
+            root[lines(kept), : told.shape[1]] = -self._solved(self.beside @ told)
+            root[lines(kept), told.shape[1] :] = solve_triangular(
+                self.own_factor, np.eye(len(self.own_factor))
+            )
+        return root @ root.T
+
+
+def reduced(site: SiteSummary, codes: Sequence[str], share: Sequence[str]) -> Reduced:
+    """A site's quadratic with the coefficients that are its own profiled out."""
+    place = {code: j for j, code in enumerate(codes)}
+    where = np.array([place[code] for code in site.codes])
+    (d, p), about = site.coef.shape, site.chart
+    shared = np.array([site.covariates.index(name) for name in share], int)
+    kept = np.setdiff1d(np.arange(d), shared)
+    numbers = np.asarray(about.outward.numbers(jnp.eye(p)))  # b_f - b = (E_f R'), one line of B at a time
+    score, information = _in_units_of_coef(site, numbers)
+    lines = lambda rows: (rows[:, None] * p + np.arange(p)).ravel()
+    own, rest = lines(kept), np.concatenate([lines(shared), np.arange(d * p, len(score))])
+    factor = cholesky(information[np.ix_(own, own)])
+    across = solve_triangular(factor, information[np.ix_(own, rest)], trans=1)
+    own_score = solve_triangular(factor, score[own], trans=1)
+    left = information[np.ix_(rest, rest)] - across.T @ across
+    slope = score[rest] - across.T @ own_score
+    upper = cholesky(left)
+    target = solve_triangular(upper, solve_triangular(upper, slope, trans=1))
+    constant = site.loglik + 0.5 * (own_score @ own_score + slope @ target)
+    beside = information[np.ix_(own, rest)]
+    return Reduced(
+        site.name, site.rows, about, where, shared, upper, target, score[own], factor, beside, constant
+    )
+
+
+def _in_units_of_coef(site: SiteSummary, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Score and information with B itself in the place of E."""
+    d, p = site.coef.shape
+    score, information = site.score.copy(), site.information.copy()
+    for f in range(d):
+        line = slice(f * p, (f + 1) * p)
+        score[line] = numbers @ score[line]
+        information[line] = numbers @ information[line]
+        information[:, line] = information[:, line] @ numbers.T
+    return score, information
+
+
+class Pooled(NamedTuple):
+    """The joint point, and what is known there.
+
+    told: the numbers (m_k,) of each site in its chart; slopes: theirs along the steps (m_k, steps); loglik: the sites'
+    quadratics there, nats.
+    """
+
+    structure: AbstractCommon
+    here: Common
+    told: list[np.ndarray]
+    slopes: list[np.ndarray]
+    loglik: float
+    converged: bool
+
+    def root(self, sites: Sequence[Reduced]) -> np.ndarray:
+        """Of the covariance of the steps' numbers, (steps, .): directions of which nothing is known are left out."""
+        _, curvature = normal(sites, self.told, self.slopes)
+        values, vectors = eigh(curvature)
+        kept = values > NOTHING * values[-1]
+        return vectors[:, kept] / np.sqrt(values[kept])
+
+    def coef(self, site: Reduced, k: int) -> np.ndarray:
+        """B_k (d, p_k)."""
+        return site.own_coef(self.told[k])
+
+    def loadings(self, site: Reduced, k: int) -> np.ndarray:
+        """C_k (p_k, q + r)."""
+        return np.asarray(loadings_of(self.structure, self.here, k))[site.where]
+
+
+def begin(
+    structure: AbstractCommon, sites: Sequence[Reduced], *, codes: int, rank: int, remainder: int = 0
+) -> Common:
+    """First axes: of the mean of the sites' covariances, turned to diagonalise each as far as they can."""
+    rows = np.array([float(site.rows) for site in sites])
+    each = np.zeros((len(sites), codes, codes))
+    there = np.zeros((len(sites), codes))
+    for k, site in enumerate(sites):
+        each[k][np.ix_(site.where, site.where)] = np.asarray(site.chart.loadings @ site.chart.loadings.T)
+        there[k, site.where] = 1
+    pairs = np.einsum("k,kj,kl->jl", rows, there, there)
+    mean = np.einsum("k,kjl->jl", rows, each) / np.maximum(pairs, 1e-300)
+    basis = np.linalg.eigh(mean)[1][:, ::-1][:, :rank]
+    # of a site that lacks codes V'Sigma V would be too small: its own rows of V say what w has been
+    within = np.stack([_within(basis, site) for site in sites])
+    turn = simultaneous_axes(within, rows)
+    basis, within = basis @ turn, turn.T @ within @ turn
+    own = np.zeros((len(sites), codes, remainder))
+    for k, site in enumerate(sites):
+        if remainder:
+            inside = np.linalg.lstsq(basis[site.where], site.chart.loadings, rcond=None)[0]
+            left = site.chart.loadings - basis[site.where] @ inside
+            axes, size, _ = np.linalg.svd(left, full_matrices=False)
+            own[k][site.where] = (axes * np.maximum(size, 0.1 * size[0]))[:, :remainder]
+    first = sites[0]
+    coef = np.zeros((len(first.shared), codes))
+    weights = np.zeros(codes)
+    for site, n in zip(sites, rows, strict=True):
+        coef[:, site.where] += n * np.asarray(site.chart.coef)[site.shared]
+        weights[site.where] += n
+    return Common(basis, structure.begin(within), own, coef / np.maximum(weights, 1e-300))
+
+
+def _within(basis: np.ndarray, site: Reduced) -> np.ndarray:
+    latent = np.linalg.lstsq(basis[site.where], site.chart.loadings, rcond=None)[0]
+    return latent @ latent.T
+
+
+class Place(NamedTuple):
+    """Where a site's numbers are made: its number, its chart, its codes among all, the shared lines of its B."""
+
+    number: Array
+    chart: Chart
+    where: Array
+    shared: Array
+
+
+@compiled()
+def _numbers_of(structure: AbstractCommon, here: Common, place: Place) -> Array:
+    """The numbers (m,) of a joint point in a site's chart."""
+    coef = here.coef[:, place.where] - place.chart.coef[place.shared]
+    loadings = loadings_of(structure, here, place.number)[place.where]
+    return jnp.concatenate([coef.ravel(), place.chart.of_loadings(loadings)])
+
+
+@compiled()
+def _slopes_of(steps: Steps, place: Place) -> Array:
+    """Theirs along the steps (m, steps)."""
+    told = lambda step: _numbers_of(steps.structure, steps.at(step), place)
+    return jax.jacfwd(told)(jnp.zeros(sum(steps.sizes())))
+
+
+class _Climb:
+    """Residuals and slopes of some sites at a point."""
+
+    def __init__(self, structure: AbstractCommon, sites: Sequence[Reduced], used: Sequence[int]) -> None:
+        self.structure, self.sites = structure, sites
+        self.places = [
+            Place(jnp.asarray(k), site.chart, jnp.asarray(site.where), jnp.asarray(site.shared))
+            for k, site in zip(used, sites, strict=True)
+        ]
+
+    def told(self, here: Common) -> list[np.ndarray]:
+        here = Common(*map(jnp.asarray, here))
+        return [np.asarray(_numbers_of(self.structure, here, place)) for place in self.places]
+
+    def slopes(self, here: Common) -> list[np.ndarray]:
+        steps = steps_from(self.structure, here)
+        return [np.asarray(_slopes_of(steps, place)) for place in self.places]
+
+    def value(self, told: Sequence[np.ndarray]) -> float:
+        """The sites' quadratics, nats."""
+        found = 0.0
+        for site, numbers in zip(self.sites, told, strict=True):
+            apart = site.upper @ (numbers - site.target)
+            found += site.constant - 0.5 * float(apart @ apart)
+        return found if np.isfinite(found) else -np.inf
+
+
+def pooled(
+    structure: AbstractCommon, sites: Sequence[Reduced], here: Common, *, at: Sequence[int] | None = None
+) -> Pooled:
+    """The joint maximum of the sites' quadratics, from a point on; `at`: of these sites alone."""
+    with double_precision():
+        used = list(range(len(sites))) if at is None else list(at)
+        every, sites = sites, [sites[k] for k in used]
+        climb, damping = _Climb(structure, sites, used), FIRST_DAMPING
+        told = climb.told(here)
+        value, converged = climb.value(told), False
+        for _ in range(MOST_STEPS):
+            slopes = climb.slopes(here)
+            gradient, curvature = normal(sites, told, slopes)
+            scale = np.diag(curvature) + 1e-9 * np.max(np.diag(curvature))
+            steps, gained = steps_from(structure, here), 0.0
+            while damping < MOST_DAMPING:
+                step = cho_solve(cho_factor(curvature + damping * np.diag(scale)), gradient)
+                there = steps.moved(step)
+                numbers = climb.told(there)
+                gained = climb.value(numbers) - value
+                if gained >= 0:
+                    break
+                damping *= 8
+            if gained < 0 or damping >= MOST_DAMPING:
+                break
+            here, told, value = there, numbers, value + gained
+            damping = max(damping / 8, LEAST_DAMPING)
+            if gained < ENOUGH:
+                converged = True
+                break
+        return at_point(structure, every, here)._replace(converged=converged, loglik=value)
+
+
+def at_point(structure: AbstractCommon, sites: Sequence[Reduced], here: Common) -> Pooled:
+    """What the sites' quadratics say of a point, which is not their maximum."""
+    climb = _Climb(structure, sites, range(len(sites)))
+    told = climb.told(here)
+    return Pooled(structure, here, told, climb.slopes(here), climb.value(told), False)
+
+
+def normal(
+    sites: Sequence[Reduced], told: Sequence[np.ndarray], slopes: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gradient and curvature of the normal equations."""
+    gradient, curvature = 0.0, 0.0
+    for site, numbers, slope in zip(sites, told, slopes, strict=True):
+        along = site.upper @ slope
+        gradient = gradient + along.T @ (site.upper @ (site.target - numbers))
+        curvature = curvature + along.T @ along
+    return np.asarray(gradient), np.asarray(curvature)

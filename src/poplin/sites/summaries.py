@@ -1,0 +1,278 @@
+"""What leaves a site: a quadratic of its log-likelihood about one point, and not a row.
+
+Start at `Chart`, the numbers in which the quadratic is written, then `summarised`. About a point (B, C) of a site,
+
+l(B*, C*) = l + g't - t'I t / 2, t = the numbers of (B*, C*) in the site's chart,
+
+with l its log-likelihood, g the score and I the expected information there. Sums over rows are all that it holds, and
+of several sites they add up. At the site's own maximum g = 0; at a point that was found jointly it is not, and the
+same quadratic, maximised over what the sites share, is a step of Fisher scoring.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from poplin._errors import InputError, said
+from poplin._numerics import double_precision
+from poplin.data.tables import listed
+from poplin.fitting import recipes
+from poplin.fitting.directions import Free, free_directions, request
+from poplin.inference.coordinates import coordinates
+from poplin.inference.information import Groups, information
+from poplin.inference.intervals import without_noise
+from poplin.models.loadings import FreeLoadings, Outward, outward
+from poplin.sites.plan import MOST_NUMBERS, SitePlan, read_json, write_json
+from poplin.updates.structure import Model
+
+SCORE_DRAWS = 400_000, 64, 1000  # over all rows, of the score: draws a set of a row, from and to
+
+
+class Chart(eqx.Module):
+    """(B*, C*) as K numbers, all zero at the point (B, C), and the same for all rotations of C*'s columns.
+
+    With R = (C, complement of C) (`Outward`, the complement taken in the metric of mean rates): B* = B + E R', and of
+    R^-1 C* = (A; D) the rotation is taken out by L, A A' = L L', lower triangular: the numbers are E (d p), log
+    diag L and the rest of L, and D A^-1 L, in the order of `Coordinates`, whose tangents at the point they share. They
+    are smooth and one to one wherever C* has a part along each column of C.
+    """
+
+    coef: Array
+    loadings: Array
+    outward: Outward
+    latent: Array
+    column: Array
+
+    def loadings_at(self, numbers: np.ndarray) -> np.ndarray:
+        """C* (p, q) of numbers, rotated so that A = L: the inverse of `of_loadings`."""
+        p, q = self.loadings.shape
+        whole = np.zeros((p, q))
+        latent, column = (np.asarray(a) for a in (self.latent, self.column))
+        whole[column, latent] = np.where(latent == column, np.exp(numbers), numbers)
+        return np.asarray(self.outward.moves(jnp.asarray(whole.T))).T
+
+    def of_loadings(self, loadings: Array) -> Array:
+        """Those of C* (p, q), p q - q (q - 1) / 2 of them."""
+        q = loadings.shape[1]
+        whole = self.outward.numbers(loadings.T).T
+        inside, outside = whole[:q], whole[q:]
+        lower = jnp.linalg.cholesky(inside @ inside.T)
+        told = jnp.concatenate([lower, outside @ jnp.linalg.solve(inside, lower)])
+        on_axis, picked = self.latent == self.column, told[self.column, self.latent]
+        return jnp.where(on_axis, jnp.log(jnp.where(on_axis, picked, 1.0)), picked)
+
+
+def chart(coef: np.ndarray, loadings: np.ndarray, root: np.ndarray) -> Chart:
+    """That of a point; `root` (p,), the roots of mean rates, says in which metric the complement is taken."""
+    q = loadings.shape[1]
+    latent, column = np.indices((q, len(loadings))).reshape(2, -1)
+    kept = latent <= column
+    places = (jnp.asarray(a[kept]) for a in (latent, column))
+    return Chart(jnp.asarray(coef), jnp.asarray(loadings), outward(loadings, root, np.eye(q)), *places)
+
+
+@dataclass(frozen=True)
+class SiteSummary:
+    """A site's log-likelihood about a point: what `PLN.site_summary` returns and `CommonBasis` pools.
+
+    Attributes:
+        name: of the site.
+        plan: fingerprint of the plan that it follows.
+        codes: the columns that it tells of, p of them.
+        covariates: names of the rows of B, d of them.
+        rows: how many patients.
+        coef: B (d, p), the point.
+        loadings: C (p, q), the point.
+        root: (p,) the metric of the chart, roots of mean rates.
+        score: g (K,), K = d p + p q - q (q - 1) / 2, in the numbers of `Chart`.
+        information: I (K, K), expected.
+        score_noise: Monte-Carlo variance of the score, in units of the information's, the mean of all K numbers.
+        loglik: log-likelihood at the point, nats, with all constants.
+        loglik_se: its Monte-Carlo standard error.
+        round: 1 at the site's own maximum, from 2 on at a joint point.
+    """
+
+    name: str
+    plan: str
+    codes: tuple[str, ...]
+    covariates: tuple[str, ...]
+    rows: int
+    coef: np.ndarray
+    loadings: np.ndarray
+    root: np.ndarray
+    score: np.ndarray
+    information: np.ndarray
+    score_noise: float
+    loglik: float
+    loglik_se: float
+    round: int
+
+    def save(self, path: Any) -> None:
+        """Write the summary as JSON, whole or not at all: numbers and names as the page of the site shows them.
+
+        Args:
+            path: the file.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        told = {field.name: getattr(self, field.name) for field in fields(self)}
+        told["information"] = self.information[np.triu_indices(len(self.score))]
+        write_json(path, "summary", told)
+
+    @classmethod
+    def load(cls, path: Any) -> SiteSummary:
+        """Read a summary.
+
+        Args:
+            path: a file that `save` wrote.
+
+        Returns:
+            The summary.
+
+        Raises:
+            InputError: the file is damaged, or its numbers do not go together.
+        """
+        found = read_json(path, "summary")
+        try:
+            return _from_json(found)
+        except (TypeError, ValueError, KeyError) as error:
+            raise InputError(
+                f"{path} is damaged or was changed: {said(error)}. Ask the site for it again."
+            ) from error
+
+    @cached_property
+    def chart(self) -> Chart:
+        """In whose numbers score and information are."""
+        with double_precision():
+            return chart(self.coef, self.loadings, self.root)
+
+
+def _from_json(found: dict[str, Any]) -> SiteSummary:
+    """A summary whose numbers go together; ValueError else."""
+    names = {name: tuple(map(str, found.pop(name))) for name in ("codes", "covariates")}
+    arrays = {name: np.array(found.pop(name), float) for name in ("coef", "loadings", "root", "score")}
+    upper = np.array(found.pop("information"), float)
+    (d, p), q = (len(names["covariates"]), len(names["codes"])), arrays["loadings"].shape[-1]
+    size = d * p + p * q - q * (q - 1) // 2
+    wanted = {"coef": (d, p), "loadings": (p, q), "root": (p,), "score": (size,)}
+    for name, shape in wanted.items():
+        if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
+            raise ValueError(
+                f"{name} has the shape {arrays[name].shape} or holds no numbers, wanted is {shape}"
+            )
+    if upper.shape != (size * (size + 1) // 2,) or not np.isfinite(upper).all():
+        raise ValueError(f"information has {upper.size} numbers, wanted are {size * (size + 1) // 2}")
+    whole = np.zeros((size, size))
+    whole[np.triu_indices(size)] = upper
+    information = whole + np.triu(whole, 1).T
+    rest: dict[str, Any] = {**names, **arrays, **found}
+    made = SiteSummary(information=information, **rest)
+    kinds = {"name": str, "plan": str, "rows": int, "round": int, "loglik": float, "loglik_se": float}
+    for name, kind in kinds.items():
+        if not isinstance(getattr(made, name), kind):
+            raise ValueError(f"{name} is {getattr(made, name)!r}")
+    if made.rows < 1 or (arrays["root"] <= 0).any():
+        raise ValueError("rows or rates below 0")
+    return made
+
+
+def rounded(numbers: Any, digits: int) -> np.ndarray:
+    """To so many significant digits, as they are written."""
+    numbers = np.asarray(numbers, float)
+    flat = [float(f"{a:.{digits - 1}e}") for a in numbers.ravel()]
+    return np.array(flat).reshape(numbers.shape)
+
+
+POINT_DIGITS, DIGITS = 7, 5  # of the point; of score and information
+
+
+OTHER_LAW = (
+    "likelihood is {law!r}: sites are pooled under Poisson's law alone. Fit with likelihood='poisson', "
+    "and let codes vary by themselves on more axes (remainder)."
+)
+TOO_MANY = (
+    "{size} free numbers of a site, and the information of at most {most} is formed whole. Pool fewer codes (the "
+    "commonest), or fewer axes."
+)
+
+
+def check_site(fit: Any, plan: SitePlan) -> None:
+    """Raises `InputError` for a fit that does not follow the plan, or would tell of codes that are too rare."""
+    counts, rank = fit.counts_, plan.rank + plan.remainder
+    names = counts.column_names
+    foreign = [code for code in names if code not in set(plan.codes)]
+    if foreign:
+        raise InputError(f"The plan does not have the codes {listed(foreign)}. Fit the plan's codes alone.")
+    if fit.result_.rank() != rank:
+        raise InputError(
+            f"The fit's rank is {fit.result_.rank()}; the plan asks for {rank}: PLN(rank={rank})."
+        )
+    rare = plan.rare(counts.y, names)
+    if rare:
+        raise InputError(
+            f"Fewer than {plan.min_patients} patients have {listed(rare)}. Leave these columns out of the fit: "
+            "plan.rare(counts, names) lists them."
+        )
+
+
+def summarised(fit: Any, name: str, plan: str, *, joint: bool) -> SiteSummary:
+    """The quadratic of a fitted `PLN` about its estimates; `joint`: its axes come from several sites, and g is told.
+
+    Cost: information from simulated rows, ten for each number, and for a joint point draws of the rows' latents.
+    """
+    settings = recipes.checked(fit.get_params())
+    if jax.tree.leaves(fit.result_.law) or not fit.result_.law.exponential():
+        raise InputError(OTHER_LAW.format(law=settings.likelihood))
+    (d, p), q = fit.coef_.shape, fit.result_.loadings.shape[1]
+    if d * p + p * q - q * (q - 1) // 2 > MOST_NUMBERS:
+        raise InputError(TOO_MANY.format(size=d * p + p * q - q * (q - 1) // 2, most=MOST_NUMBERS))
+    with double_precision():
+        free = free_directions(fit)
+        model = Model(free.here.model.coef, jnp.asarray(fit.result_.loadings))
+        here = coordinates(None, FreeLoadings(), model, jnp.asarray(free.mean_rate))
+        point = [rounded(a, POINT_DIGITS) for a in (here.model.coef, here.model.loadings)]
+        root = rounded(np.sqrt(free.mean_rate + 1e-8 * np.mean(free.mean_rate)), POINT_DIGITS)
+        about = chart(point[0], point[1], root)
+        here = replace(here, model=Model(about.coef, about.loadings), outward=about.outward)
+        free = free._replace(here=here, shape=None, basis=None, rows=None)
+        found = information(free.block, here, request("expected", free, settings))
+        told = without_noise(found.products, found.products_gap)
+        score, noise = _score(free, settings, told) if joint else (np.zeros(here.size()), 0.0)
+    return SiteSummary(
+        name=name,
+        plan=plan,
+        codes=tuple(fit.counts_.column_names),
+        covariates=tuple(fit.counts_.covariate_names),
+        rows=len(fit.counts_.row_names),
+        coef=point[0],
+        loadings=point[1],
+        root=root,
+        score=rounded(score, DIGITS),
+        information=rounded(told, DIGITS),
+        score_noise=noise,
+        loglik=float(fit.loglik_),
+        loglik_se=float(fit.loglik_se_),
+        round=2 if joint else 1,
+    )
+
+
+def _score(free: Free, settings: Any, told: np.ndarray) -> tuple[np.ndarray, float]:
+    """Of the data, by Fisher's identity, and its noise in units of the information `told`: from two sets of draws."""
+    rows = len(free.block.index)
+    total, least, most = SCORE_DRAWS
+    together = Groups(np.zeros(rows, int), 1, np.asarray(free.block.weights))
+    asked = request("outer", free, settings)._replace(
+        draws=int(np.clip(total // (2 * rows), least, most)), groups=together
+    )
+    one, other = np.asarray(information(free.block, free.here, asked).by_group)[:, 0]
+    gap = 0.5 * (one - other)
+    return 0.5 * (one + other), float(gap @ np.linalg.solve(told, gap)) / len(gap)
