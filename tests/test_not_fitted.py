@@ -15,11 +15,12 @@ from sklearn.exceptions import NotFittedError
 
 import poplin
 
-MODELS = ("PLN", "PPCA", "VAE", "Autoencoder", "MixtureVAE", "IDEC")
+MODELS = ("PLN", "PPCA", "VAE", "Autoencoder", "MixtureVAE", "IDEC", "CommonBasis")
 NEED_NONE = {"fit", "fit_transform", "get_params", "set_params", "go_without"}
 TABLE = np.ones((3, 2))
 GIVEN: dict[str, Any] = {"Y": TABLE, "W": TABLE, "n": 3, "data": anndata.AnnData(TABLE), "path": "a file"}
-GIVEN |= {"hypothesis": "tree", "cluster": "donor"}
+GIVEN |= {"hypothesis": "tree", "cluster": "donor", "site": "mgh", "summaries": [], "name": "mgh"}
+GIVEN |= {"plan": poplin.SitePlan(("a", "b"), 1)}
 
 
 def methods(model: str) -> list[str]:

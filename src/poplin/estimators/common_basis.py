@@ -18,7 +18,7 @@ from poplin._errors import ConvergenceWarning, InputError, said
 from poplin._numerics import double_precision
 from poplin.data.counts import Counts, as_counts, some_rows
 from poplin.data.tables import listed
-from poplin.estimators.building import AbstractEstimator, not_fitted
+from poplin.estimators.building import AbstractEstimator
 from poplin.estimators.intervals import table_of
 from poplin.estimators.pln import PLN
 from poplin.inference import intervals
@@ -26,8 +26,8 @@ from poplin.models.loadings import principal_axes
 from poplin.sites import fitting_in, pooling, structures
 from poplin.sites.plan import check_model, read_json, write_json
 from poplin.sites.pooling import Pooled, Reduced
-from poplin.sites.structures import AbstractCommon, Common
-from poplin.sites.summaries import SiteSummary, summarised
+from poplin.sites.structures import Common
+from poplin.sites.summaries import SiteSummary, all_codes, summarised, together
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -67,17 +67,6 @@ def load_point(path: Any, site: str) -> SitePoint:
         raise InputError(f"{path} is damaged or was changed: {said(error)}. Ask for it again.") from error
 
 
-def structure(common: str, sites: int) -> AbstractCommon:
-    """What of the sites' covariances is common, by its name."""
-    made: dict[str, AbstractCommon] = {
-        "equal": structures.Equal(),
-        "proportional": structures.Proportional(sites),
-        "axes": structures.CommonAxes(),
-        "subspace": structures.CommonSubspace(),
-    }
-    return made[common]
-
-
 class Joint(NamedTuple):
     """A joint point with the quadratics that it was found from."""
 
@@ -96,24 +85,13 @@ def joined(
     """The joint point of some quadratics, from a point on, or from the sites' own covariances."""
     with double_precision():
         sites = [pooling.reduced(site, codes, settings.share) for site in summaries]
-        shape = structure(settings.common, len(sites))
+        shape = structures.named(settings.common, len(sites))
         sizes = {"codes": len(codes), "rank": settings.rank, "remainder": settings.remainder}
         first = pooling.begin(shape, sites, **sizes) if begin is None else begin
         found = pooling.pooled(shape, sites, first)
         if begin is None and settings.common in WITH_AXES:
-            found = pooling.pooled(shape, sites, in_order(found.here, settings.common))
+            found = pooling.pooled(shape, sites, structures.in_order(found.here, settings.common))
     return Joint(tuple(summaries), tuple(sites), found)
-
-
-def in_order(here: Common, common: str) -> Common:
-    """Axes by their mean scale, largest first, the entry of largest size positive."""
-    q = here.basis.shape[1]
-    scale = here.scale if common == "axes" else here.scale[None, :q]
-    order = np.argsort(-scale.mean(axis=0), kind="stable")
-    basis = here.basis[:, order]
-    largest = np.take_along_axis(basis, np.argmax(np.abs(basis), axis=0)[None, :], axis=0)
-    scale = here.scale[..., order] if common != "proportional" else np.r_[here.scale[order], here.scale[q:]]
-    return here._replace(basis=basis * np.where(largest < 0, -1.0, 1.0), scale=scale)
 
 
 class SitePoint(NamedTuple):
@@ -198,12 +176,27 @@ class CommonBasis(AbstractEstimator):
         gain_: nats that the last round gained, and more than a further one would.
         noise_: of these, what the scores' Monte-Carlo noise is worth.
         rounds_: how many there were.
+        joint_: the summaries of the last round, and the point with the slopes that were found from them.
+        n_features_in_: p.
         converged_: whether the last round gained at most 0.05 nats beyond twice that noise.
     """
 
+    basis_: np.ndarray
+    scales_: np.ndarray
+    coef_: dict[str, DataFrame]
+    sites_: tuple[str, ...]
+    codes_: tuple[str, ...]
+    loglik_: float
+    gain_: float
+    noise_: float
+    rounds_: int
+    converged_: bool
+    joint_: Joint
+    n_features_in_: int
+
     def __init__(
         self,
-        rank: int,
+        rank: int = 1,
         *,
         common: str = "axes",
         remainder: int = 0,
@@ -251,8 +244,8 @@ class CommonBasis(AbstractEstimator):
             InputError: fewer than two sites, a site with too few rows, summaries of different plans.
         """
         if groups is None:
-            summaries = checked(Y, self.share)
-            return self._begun(summaries, _all_codes(summaries))
+            summaries = together(Y, self.share)
+            return self._begun(summaries, all_codes(summaries))
         counts = as_counts(Y, X=X, offset=offset, weights=weights, data=data, formula=formula)
         check_model(len(counts.column_names), self.rank, self.common, self.remainder)
         tables = _by_site(counts, groups)
@@ -261,7 +254,7 @@ class CommonBasis(AbstractEstimator):
             for name, table in tables.items()
         }
         told = [summarised(fit, name, "", joint=False) for name, fit in fits.items()]
-        self._begun(checked(told, self.share), counts.column_names)
+        self._begun(together(told, self.share), counts.column_names)
         while self.rounds_ < self.max_rounds:
             fits = {name: self.point(name).refitted(fit) for name, fit in fits.items()}
             self.update([summarised(fit, name, "", joint=True) for name, fit in fits.items()])
@@ -300,8 +293,8 @@ class CommonBasis(AbstractEstimator):
         Raises:
             InputError: summaries of other sites, or of the first round.
         """
-        self._check_fitted()
-        summaries = checked(summaries, self.share)
+        before = self.joint_
+        summaries = together(summaries, self.share)
         if tuple(site.name for site in summaries) != self.sites_:
             raise InputError(
                 f"These are of the sites {listed(site.name for site in summaries)}; wanted are "
@@ -311,26 +304,26 @@ class CommonBasis(AbstractEstimator):
             raise InputError(
                 "A summary of the first round is among these: use fit, or ask for the second round."
             )
-        before, found = self._joint, joined(summaries, self, self.codes_, self._joint.pooled.here)
+        found = joined(summaries, self, self.codes_, before.pooled.here)
         later = before.summaries[0].round > 1
         noise = np.linalg.norm([site.loglik_se for site in (*summaries, *before.summaries)])
         if later and found.at_sites() < before.at_sites() - 3 * noise:
-            half = _between(self._from, before.pooled.here)
-            pooled = before.pooled._replace(here=half)
-            self._take(
-                before._replace(pooled=_again(pooled, before.sites)), self.codes_, rounds=self.rounds_ + 1
-            )
+            half = structures.between(self._from, before.pooled.here)
+            with double_precision():
+                pooled = pooling.at_point(before.pooled.structure, before.sites, half)
+            self._take(before._replace(pooled=pooled), self.codes_, rounds=self.rounds_ + 1)
             return self
         self._from = before.pooled.here
         self._take(found, self.codes_, rounds=self.rounds_ + 1)
         return self
 
     def _take(self, joint: Joint, codes: Sequence[str], *, rounds: int) -> None:
-        self._joint, found, here = joint, joint.pooled, joint.pooled.here
+        self.joint_, found, here = joint, joint.pooled, joint.pooled.here
         self._from = getattr(self, "_from", here)
         self.sites_ = tuple(site.name for site in joint.summaries)
         self.codes_ = tuple(codes)
-        self.basis_: np.ndarray = np.asarray(here.basis)
+        self.n_features_in_ = len(self.codes_)
+        self.basis_ = np.asarray(here.basis)
         within = np.stack(
             [np.asarray(found.structure.mixing(here.scale, k)) for k in range(len(self.sites_))]
         )
@@ -353,22 +346,12 @@ class CommonBasis(AbstractEstimator):
         self.noise_ = _noise(joint)
         self.converged_ = bool(found.converged and later and self.gain_ <= ENOUGH + 2 * self.noise_)
 
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "_joint"):
-            raise not_fitted("This CommonBasis", "joint point")
-
-    def __getattr__(self, name: str) -> Any:
-        if name.endswith("_") and not name.startswith("_"):
-            raise not_fitted("This CommonBasis", name)
-        raise AttributeError(name)
-
     @property
     def covariance_(self) -> dict[str, np.ndarray]:
         """Sigma_k by site, of all codes."""
-        self._check_fitted()
         found = {}
         for k, name in enumerate(self.sites_):
-            loadings = fitting_in.common_at(self._joint.pooled, k)
+            loadings = fitting_in.common_at(self.joint_.pooled, k)
             found[name] = loadings @ loadings.T
         return found
 
@@ -385,10 +368,9 @@ class CommonBasis(AbstractEstimator):
             InputError: there is no such site.
         """
         k = self._number(site)
-        return self._joint.pooled.loadings(self._joint.sites[k], k)
+        return self.joint_.pooled.loadings(self.joint_.sites[k], k)
 
     def _number(self, site: str) -> int:
-        self._check_fitted()
         if site not in self.sites_:
             raise InputError(f"There is no site {site!r}; there are {listed(self.sites_)}.")
         return self.sites_.index(site)
@@ -406,7 +388,7 @@ class CommonBasis(AbstractEstimator):
             InputError: there is no such site.
         """
         k = self._number(site)
-        summary, loadings = self._joint.summaries[k], self.loadings_of(site)
+        summary, loadings = self.joint_.summaries[k], self.loadings_of(site)
         axes = None
         if not self.remainder and len(loadings) == len(self.codes_):
             axes = principal_axes(loadings)[0] if self.common == "subspace" else self.basis_
@@ -441,12 +423,11 @@ class CommonBasis(AbstractEstimator):
         Raises:
             InputError: it cannot be written.
         """
-        self._check_fitted()
         settings = {name: getattr(self, name) for name in SAVED}
-        before = {"here": self._joint.pooled.here._asdict(), "from": self._from._asdict()}
+        before = {"here": self.joint_.pooled.here[:4], "from": self._from[:4]}
         points = [self.point(name)._asdict() for name in self.sites_]
         told = {"loglik": self.loglik_, "gain": None if np.isnan(self.gain_) else self.gain_}
-        told |= {"rounds": self.rounds_, "converged": self.converged_, "plan": self._joint.summaries[0].plan}
+        told |= {"rounds": self.rounds_, "converged": self.converged_, "plan": self.joint_.summaries[0].plan}
         write_json(
             path, "joint", {"settings": settings, "codes": self.codes_, "points": points, **before, **told}
         )
@@ -474,12 +455,12 @@ class CommonBasis(AbstractEstimator):
             rounds, codes = int(found["rounds"]), tuple(found["codes"])
         except (TypeError, ValueError, KeyError) as error:
             raise InputError(f"{path} is damaged or was changed: {said(error)}. Pool again.") from error
-        given = checked(summaries, made.share)
+        given = together(summaries, made.share)
         if [site.name for site in given] != [point["site"] for point in found["points"]]:
             raise InputError(f"{path} is of other sites than these {listed(site.name for site in given)}.")
         with double_precision():
             sites = tuple(pooling.reduced(site, codes, made.share) for site in given)
-            pooled = pooling.at_point(structure(made.common, len(sites)), sites, here)
+            pooled = pooling.at_point(structures.named(made.common, len(sites)), sites, here)
         made._from = before
         made._take(Joint(given, sites, pooled), codes, rounds=rounds)
         return made
@@ -498,7 +479,6 @@ class CommonBasis(AbstractEstimator):
         Raises:
             InputError: another word.
         """
-        self._check_fitted()
         if which == "scales" and self.common == "axes":
             return self._scale_interval(level)
         if which == "coef":
@@ -511,10 +491,10 @@ class CommonBasis(AbstractEstimator):
         )
 
     def _scale_interval(self, level: float) -> DataFrame:
-        found, (count, q) = self._joint.pooled, self.scales_.shape
+        found, (count, q) = self.joint_.pooled, self.scales_.shape
         steps = structures.steps_from(found.structure, found.here)
         first = steps.sizes()[0]
-        root = found.root(self._joint.sites)[first : first + count * q]
+        root = found.root(self.joint_.sites)[first : first + count * q]
         se = 2 * self.scales_ * np.linalg.norm(root, axis=1).reshape(count, q)
         told = intervals.positive(self.scales_, se, level)
         axes = [f"axis {j + 1}" for j in range(q)]
@@ -524,7 +504,7 @@ class CommonBasis(AbstractEstimator):
     def _coef_interval(self, level: float) -> DataFrame:
         import pandas
 
-        joint, root = self._joint, self._joint.pooled.root(self._joint.sites)
+        joint, root = self.joint_, self.joint_.pooled.root(self.joint_.sites)
         parts = []
         for k, site in enumerate(joint.sites):
             coef = joint.pooled.coef(site, k)
@@ -536,9 +516,9 @@ class CommonBasis(AbstractEstimator):
         return pandas.concat(parts, keys=self.sites_, names=["site"])
 
     def _basis_interval(self, level: float) -> DataFrame:
-        found = self._joint.pooled
+        found = self.joint_.pooled
         steps = structures.steps_from(found.structure, found.here)
-        root = found.root(self._joint.sites)[: steps.sizes()[0]]
+        root = found.root(self.joint_.sites)[: steps.sizes()[0]]
         with double_precision():
             moved = np.stack([np.asarray(steps.basis_moved(a)) - found.here.basis for a in root.T])
         se = np.linalg.norm(moved, axis=0)
@@ -556,7 +536,7 @@ class CommonBasis(AbstractEstimator):
         return np.rad2deg(np.linalg.norm(told, axis=0))
 
     def test_sites(self) -> DataFrame:
-        """Does each site have the axes of all others?
+        """Test whether each site has the axes of all others.
 
         Twice what the joint maximum loses by the site's being in it, chi-squared in large samples. Beside the p-value
         stand the loss in nats a row and the widest angle: with many rows any site differs by a little. In the first
@@ -567,20 +547,17 @@ class CommonBasis(AbstractEstimator):
         """
         import pandas
 
-        self._check_fitted()
-        if len(self.sites_) < 2:
-            raise InputError("test_sites needs two sites or more.")
         with double_precision():
             found = [
-                fitting_in.site_test(self._joint.pooled, self._joint.sites, k)
+                fitting_in.site_test(self.joint_.pooled, self.joint_.sites, k)
                 for k in range(len(self.sites_))
             ]
         table = pandas.DataFrame(found, index=pandas.Index(self.sites_, name="site"))
-        table.insert(3, "p_adjusted", holm(table["p"].to_numpy()))
+        table.insert(3, "p_adjusted", intervals.holm(table["p"].to_numpy()))
         return table
 
     def test_codes(self, site: str, level: float = 0.05) -> DataFrame:
-        """Which codes mean something else at a site?
+        """Find the codes that mean something else at a site.
 
         One after the other the code that fits worst is set free there, by Holm's steps: one exchanged code makes
         others look odd. Cost: a score test of every code a step.
@@ -601,38 +578,40 @@ class CommonBasis(AbstractEstimator):
 
         k = self._number(site)
         with double_precision():
-            chosen, gains = fitting_in.selected_codes(self._joint.pooled, self._joint.sites, k, level)
-        codes = self._joint.summaries[k].codes
-        q = self._joint.summaries[k].loadings.shape[1]
+            chosen, gains = fitting_in.selected_codes(self.joint_.pooled, self.joint_.sites, k, level)
+        codes = self.joint_.summaries[k].codes
+        q = self.joint_.summaries[k].loadings.shape[1]
         table = pandas.DataFrame(
-            {"step": 0, "statistic": gains, "p": chdtrc(q, gains), "p_adjusted": 1.0},
+            {"step": 0.0, "statistic": gains, "p": chdtrc(q, gains), "p_adjusted": 1.0},
             index=pandas.Index(codes, name="code"),
         )
         table["p_adjusted"] = np.minimum(table["p"] * (len(codes) - len(chosen)), 1.0)
         for step, test in enumerate(chosen, 1):
-            table.iloc[test.place] = step, test.statistic, test.p, test.p_adjusted
+            table.loc[codes[test.place]] = step, test.statistic, test.p, test.p_adjusted
         return table.astype({"step": int}).sort_values(["step", "p"], key=_chosen_first, kind="stable")
 
     def likelihood_ratio(self) -> DataFrame:
-        """How much do the sites have in common? Every rung of the ladder against the next wider one.
+        """Test how much the sites have in common: every rung of the ladder against the next wider one.
 
         Returns:
             DataFrame under the model (equal, proportional, axes, subspace, unrelated): loglik (nats), parameters (of
             covariances), and against the next: statistic, df, p.
+
+        Raises:
+            InputError: the model has a remainder.
         """
         import pandas
         from scipy.special import chdtrc
 
-        self._check_fitted()
         if self.remainder:
             raise InputError("likelihood_ratio is of models without a remainder.")
         found: list[tuple[float, int]] = []
         for name in LADDER[:-1]:
             settings = copy.copy(self).set_params(common=name)
-            joint = joined(self._joint.summaries, settings, self.codes_, None)
+            joint = joined(self.joint_.summaries, settings, self.codes_, None)
             found.append((joint.pooled.loglik, structures.degrees(joint.pooled.structure, joint.pooled.here)))
-        value, numbers = fitting_in.unrelated(self._joint.sites)
-        found.append((value, numbers - sum(len(site.shared) * len(site.where) for site in self._joint.sites)))
+        value, numbers = fitting_in.unrelated(self.joint_.sites)
+        found.append((value, numbers - sum(len(site.shared) * len(site.where) for site in self.joint_.sites)))
         loglik, parameters = (np.array(a, float) for a in zip(*found, strict=True))
         statistic, df = 2 * np.diff(loglik), np.diff(parameters)
         p = chdtrc(df, np.maximum(statistic, 0.0))
@@ -642,24 +621,14 @@ class CommonBasis(AbstractEstimator):
         return pandas.DataFrame(table, index=pandas.Index(LADDER, name="common"))
 
 
-def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's adjusted p-values."""
-    order = np.argsort(p, kind="stable")
-    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    out = np.empty(len(p))
-    out[order] = np.minimum(stepped, 1.0)
-    return out
+def _point(told: Sequence[Any], codes: int) -> Common:
+    """A point as it was saved; of what is empty a file does not keep the shape."""
+    basis, scale, own, coef = (np.array(a, float) for a in told)
+    return structures.point(basis, scale, own, coef.reshape(-1, codes))
 
 
 def _chosen_first(values: Any) -> Any:
-    return values.where(values > 0, np.inf) if values.name == "step" else values
-
-
-def _between(one: Common, other: Common) -> Common:
-    """Half way, V with orthonormal columns."""
-    mean = Common(*(0.5 * (a + b) for a, b in zip(one, other, strict=True)))
-    left, _, right = np.linalg.svd(mean.basis, full_matrices=False)
-    return mean._replace(basis=left @ right)
+    return values.mask(values == 0, len(values) + 1) if values.name == "step" else values
 
 
 def _noise(joint: Joint) -> float:
@@ -667,47 +636,6 @@ def _noise(joint: Joint) -> float:
     numbers = sum(structures.steps_from(joint.pooled.structure, joint.pooled.here).sizes())
     numbers += sum(len(site.own_score) for site in joint.sites)
     return 0.5 * numbers * float(np.mean([site.score_noise for site in joint.summaries]))
-
-
-def _again(found: Pooled, sites: Sequence[Reduced]) -> Pooled:
-    """The same point, with what the sites' quadratics say there."""
-    with double_precision():
-        return pooling.at_point(found.structure, sites, found.here)
-
-
-def checked(summaries: Any, share: Sequence[str]) -> tuple[SiteSummary, ...]:
-    """Summaries that go together, by name."""
-    summaries = tuple(summaries) if isinstance(summaries, Iterable) else ()
-    if not all(isinstance(site, SiteSummary) for site in summaries) or len(summaries) < 2:
-        raise InputError(
-            "fit takes counts with groups= (the site of each row), or two SiteSummary or more: fit.site_summary(plan, "
-            "name='mgh')."
-        )
-    names = [site.name for site in summaries]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"Two summaries are of the site {listed(twice)}. Give one of each site.")
-    plans = {site.plan: site.name for site in summaries}
-    if len(plans) > 1:
-        raise InputError(
-            f"The summaries of {listed(plans.values())} follow different plans. All sites need the same plan.json."
-        )
-    ranks = {site.loadings.shape[1]: site.name for site in summaries}
-    if len(ranks) > 1:
-        raise InputError(f"The summaries have ranks {sorted(ranks)}: fit every site with the plan's.")
-    for name in share:
-        lacking = [site.name for site in summaries if name not in site.covariates]
-        if lacking:
-            raise InputError(f"share names {name!r}, which {listed(lacking)} has not among its covariates.")
-    return tuple(sorted(summaries, key=lambda site: site.name))
-
-
-def _all_codes(summaries: Sequence[SiteSummary]) -> tuple[str, ...]:
-    """Codes of any site, in the order of those that have most."""
-    found: dict[str, None] = {}
-    for site in sorted(summaries, key=lambda site: -len(site.codes)):
-        found |= dict.fromkeys(site.codes)
-    return tuple(found)
 
 
 def _by_site(counts: Counts, groups: Any) -> Mapping[str, Counts]:

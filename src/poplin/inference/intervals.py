@@ -384,6 +384,15 @@ def adjusted(p: np.ndarray) -> np.ndarray:
     return out
 
 
+def holm(p: np.ndarray) -> np.ndarray:
+    """Holm's adjusted p-values."""
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    out = np.empty(len(p))
+    out[order] = np.minimum(stepped, 1.0)
+    return out
+
+
 # Standard errors a few columns at a time, for models whose whole information matrix is too large to be formed.
 #
 # Start at `parts`. Two ways, by the form of Sigma.

@@ -11,11 +11,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from scipy.linalg import cho_factor, cho_solve, subspace_angles
 from scipy.special import chdtrc
 
+from poplin._numerics import compiled
 from poplin.sites.pooling import Pooled, Reduced, normal, pooled
-from poplin.sites.structures import Common, loadings_of, steps_from
+from poplin.sites.structures import Common, loadings_of, steps_from, with_free_row
+from poplin.sites.summaries import Chart
+
+RIDGE = 1e-10  # share of the largest information, added where nothing is known
+TOLD = 1e-9  # share of a row's largest information below which a direction is not told
 
 
 class SiteTest(NamedTuple):
@@ -62,47 +68,34 @@ def widest_angle(basis: np.ndarray, loadings: np.ndarray) -> float:
     return float(np.rad2deg(np.max(subspace_angles(basis, loadings))))
 
 
-def code_gains(joint: Pooled, sites: Sequence[Reduced], k: int, freed: Sequence[int]) -> np.ndarray:
+def code_gains(joint: Pooled, sites: Sequence[Reduced], k: int) -> np.ndarray:
     """For each code of site k: what its row of C_k's being its own would gain, twice, by the score (p_k,).
 
-    Those in `freed` (places among the site's codes) are free already, and have NaN. With z_j (q,) added to row j:
-    u_j' (H_jj - H_j. H^-1 H_.j)^-1 u_j, u the slope in z_j.
+    With z_j (q,) added to row j: u_j'(H_jj - H_j. H^-1 H_.j)^-1 u_j, u_j the slope in z_j, H the information of it and
+    of the steps at the joint maximum.
     """
-    site = sites[k]
-    rows, q = joint.loadings(site, k).shape
-    here = jnp.asarray(joint.loadings(site, k))
-    told = lambda moved: site.chart.of_loadings(here + moved)
-    along = np.asarray(jax.jacfwd(told)(jnp.zeros((rows, q)))).reshape(-1, rows, q)
-    shared = len(site.shared) * rows
-    along = np.concatenate([np.zeros((shared, rows, q)), along])
-    return _gains(joint, sites, k, along, list(freed))
-
-
-def _gains(
-    joint: Pooled, sites: Sequence[Reduced], k: int, along: np.ndarray, freed: list[int]
-) -> np.ndarray:
-    site = sites[k]
-    rows, q = along.shape[1:]
-    gradient, curvature = normal(sites, joint.told, joint.slopes)
-    slopes = site.upper @ joint.slopes[k]
+    site, here = sites[k], jnp.asarray(joint.loadings(sites[k], k))
+    rows, q = here.shape
+    along = np.zeros((len(site.target), rows, q))
+    along[len(site.shared) * rows :] = _row_slopes(site.chart, here)
     moved = np.einsum("ab,bjq->ajq", site.upper, along)
     apart = site.upper @ (site.target - joint.told[k])
-    ridge = 1e-10 * np.max(np.diag(curvature)) * np.eye(len(curvature))
-    free = moved[:, freed].reshape(len(moved), -1)
-    base = np.block([[curvature + ridge, slopes.T @ free], [free.T @ slopes[k], free.T @ free]])
-    slope = np.concatenate([gradient, free.T @ apart])
-    factor = cho_factor(base + 1e-12 * np.max(np.diag(base)) * np.eye(len(base)))
-    solved = cho_solve(factor, slope)
-    found = np.full(rows, np.nan)
+    _, curvature = normal(sites, joint.told, joint.slopes)
+    factor = cho_factor(curvature + RIDGE * np.max(np.diag(curvature)) * np.eye(len(curvature)))
+    slopes, found = site.upper @ joint.slopes[k], np.empty(rows)
     for j in range(rows):
-        if j in freed:
-            continue
         own = moved[:, j]
-        across = np.concatenate([slopes.T @ own, free.T @ own])
+        across = slopes.T @ own
         left = own.T @ own - across.T @ cho_solve(factor, across)
-        score = own.T @ apart - across.T @ solved
-        found[j] = max(float(score @ np.linalg.solve(left + 1e-12 * np.trace(left) * np.eye(q), score)), 0.0)
+        values, vectors = np.linalg.eigh(left)
+        told = values > TOLD * values[-1]
+        found[j] = np.sum((vectors.T @ (own.T @ apart))[told] ** 2 / values[told])
     return found
+
+
+@compiled()
+def _row_slopes(about: Chart, loadings: Array) -> Array:
+    return jax.jacfwd(about.of_loadings)(loadings)
 
 
 class CodeTest(NamedTuple):
@@ -121,20 +114,18 @@ def selected_codes(
 
     One exchanged code turns the site's axes and makes others look odd: the most telling one is set free first.
     """
-    rows = len(sites[k].where)
-    q = sites[k].chart.loadings.shape[1]
+    q, codes = sites[k].chart.loadings.shape[1], sites[k].where
     found: list[CodeTest] = []
     while True:
-        freed = [test.place for test in found]
-        gains = code_gains(joint, sites, k, freed)
-        if len(freed) >= rows - q:
-            return found, gains
+        gains = code_gains(joint, sites, k)
+        gains[[test.place for test in found]] = np.nan
+        left = len(codes) - len(found)
         j = int(np.nanargmax(gains))
         p = float(chdtrc(q, gains[j]))
-        holm = min(1.0, p * (rows - len(freed)))
-        if holm > level:
+        if left <= q or p * left > level:
             return found, gains
-        found.append(CodeTest(j, float(gains[j]), p, holm))
+        found.append(CodeTest(j, float(gains[j]), p, min(1.0, p * left)))
+        joint = pooled(joint.structure, sites, with_free_row(joint.here, k, int(codes[j])))
 
 
 def unrelated(sites: Sequence[Reduced]) -> tuple[float, int]:

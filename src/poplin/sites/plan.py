@@ -41,6 +41,9 @@ class SitePlan:
         remainder: r, axes that each site has for itself beside the common ones.
         share: covariates whose coefficients are the same at all sites.
 
+    Attributes:
+        fingerprint: the same for the same plan, and for no other.
+
     Raises:
         InputError: an argument that cannot be; the message says which and what is wanted.
     """

@@ -26,6 +26,7 @@ from poplin.sites.structures import (
     Common,
     Steps,
     loadings_of,
+    point,
     simultaneous_axes,
     steps_from,
 )
@@ -184,7 +185,7 @@ def begin(
     for site, n in zip(sites, rows, strict=True):
         coef[:, site.where] += n * np.asarray(site.chart.coef)[site.shared]
         weights[site.where] += n
-    return Common(basis, structure.begin(within), own, coef / np.maximum(weights, 1e-300))
+    return point(basis, structure.begin(within), own, coef / np.maximum(weights, 1e-300))
 
 
 def _within(basis: np.ndarray, site: Reduced) -> np.ndarray:

@@ -32,13 +32,16 @@ class Common(NamedTuple):
     """Where a model of several sites stands.
 
     basis: V (p, q); scale: the sites' numbers, in the shape of the structure; own: U (K, p, r), the sites' remainders;
-    coef: coefficients that the sites share, (s, p).
+    coef: coefficients that the sites share, (s, p); free: (m, q + r), what is added to single rows of single C_k, of
+    codes that mean something else there; free_at: (m, 2), site and row of each.
     """
 
     basis: Matrix
     scale: Matrix
     own: Matrix
     coef: Matrix
+    free: Matrix
+    free_at: Matrix
 
 
 class AbstractCommon(eqx.Module):
@@ -129,6 +132,17 @@ class CommonSubspace(AbstractCommon):
         return np.arange(scale.size).reshape(scale.shape)[site]
 
 
+def named(common: str, sites: int) -> AbstractCommon:
+    """What of the sites' covariances is common, by its name."""
+    made: dict[str, AbstractCommon] = {
+        "equal": Equal(),
+        "proportional": Proportional(sites),
+        "axes": CommonAxes(),
+        "subspace": CommonSubspace(),
+    }
+    return made[common]
+
+
 def _diagonals(within: np.ndarray) -> np.ndarray:
     """Variances along V's columns (K, q), none of them nothing."""
     told = np.diagonal(within, axis1=1, axis2=2)
@@ -153,12 +167,14 @@ class Steps(eqx.Module):
     scale: Array
     own: Array
     coef: Array
+    free: Array
+    free_at: Array
 
     def sizes(self) -> tuple[int, ...]:
         """How many numbers each part has; those of the scales follow those of V."""
         p, q = self.basis.shape
         rotations = q * (q - 1) // 2 if self.structure.rotates else 0
-        return rotations + q * (p - q), self.scale.size, self.own.size, self.coef.size
+        return rotations + q * (p - q), self.scale.size, self.own.size, self.coef.size, self.free.size
 
     def _parts(self, step: Array) -> tuple[Array, ...]:
         return tuple(jnp.split(step, np.cumsum(self.sizes())[:-1]))
@@ -177,17 +193,19 @@ class Steps(eqx.Module):
 
     def at(self, step: Array) -> Common:
         """Where a step leads, to first order in V."""
-        of_basis, scale, own, coef = self._parts(step)
+        of_basis, scale, own, coef, free = self._parts(step)
         return Common(
             self.basis_moved(of_basis),
             self.scale + scale.reshape(self.scale.shape),
             self.own + own.reshape(self.own.shape),
             self.coef + coef.reshape(self.coef.shape),
+            self.free + free.reshape(self.free.shape),
+            self.free_at,
         )
 
     def moved(self, step: np.ndarray) -> Common:
         """Where a step leads, V with orthonormal columns."""
-        told = Common(*(np.asarray(a) for a in self.at(jnp.asarray(step))))
+        told = Common(*map(np.asarray, self.at(jnp.asarray(step))))
         left, _, right = np.linalg.svd(told.basis, full_matrices=False)
         return told._replace(basis=left @ right)
 
@@ -210,15 +228,47 @@ def steps_from(structure: AbstractCommon, here: Common) -> Steps:
 
 def loadings_of(structure: AbstractCommon, here: Common, site: Any) -> Array:
     """C_k (p, q + r)."""
-    return jnp.concatenate([here.basis @ structure.mixing(here.scale, site), here.own[site]], axis=1)
+    whole = jnp.concatenate([here.basis @ structure.mixing(here.scale, site), here.own[site]], axis=1)
+    at_site = jnp.asarray(here.free_at)[:, 0] == site
+    return whole.at[jnp.asarray(here.free_at)[:, 1]].add(jnp.where(at_site[:, None], here.free, 0.0))
+
+
+def point(basis: Matrix, scale: Matrix, own: Matrix, coef: Matrix) -> Common:
+    """A point at which no row is free."""
+    free = np.zeros((0, basis.shape[1] + own.shape[2]))
+    return Common(basis, scale, own, coef, free, np.zeros((0, 2), int))
+
+
+def with_free_row(here: Common, site: int, code: int) -> Common:
+    """The same point, from which one row of one C_k may go its own way."""
+    free = np.concatenate([here.free, np.zeros((1, np.shape(here.free)[1]))])
+    return here._replace(free=free, free_at=np.concatenate([here.free_at, [[site, code]]]))
 
 
 def degrees(structure: AbstractCommon, here: Common) -> int:
     """Free numbers of V, scales and remainders; what a rotation of a remainder's columns could do is none."""
     steps = steps_from(structure, here)
     r = here.own.shape[2]
-    of_basis, scales, own, _ = steps.sizes()
-    return of_basis + scales + own - len(here.own) * r * (r - 1) // 2
+    of_basis, scales, own, _, free = steps.sizes()
+    return of_basis + scales + own + free - len(here.own) * r * (r - 1) // 2
+
+
+def in_order(here: Common, common: str) -> Common:
+    """Axes by their mean scale, largest first, the entry of largest size positive."""
+    q = here.basis.shape[1]
+    scale = here.scale if common == "axes" else here.scale[None, :q]
+    order = np.argsort(-scale.mean(axis=0), kind="stable")
+    basis = here.basis[:, order]
+    largest = np.take_along_axis(basis, np.argmax(np.abs(basis), axis=0)[None, :], axis=0)
+    scale = here.scale[..., order] if common != "proportional" else np.r_[here.scale[order], here.scale[q:]]
+    return here._replace(basis=basis * np.where(largest < 0, -1.0, 1.0), scale=scale)
+
+
+def between(one: Common, other: Common) -> Common:
+    """Half way, V with orthonormal columns."""
+    mean = point(*(0.5 * (a + b) for a, b in zip(one[:4], other[:4], strict=True)))
+    left, _, right = np.linalg.svd(mean.basis, full_matrices=False)
+    return mean._replace(basis=left @ right)
 
 
 # Where to begin: the axes that nearly diagonalise all sites' covariances.

@@ -11,6 +11,7 @@ same quadratic, maximised over what the sites share, is a step of Fisher scoring
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -43,6 +44,13 @@ class Chart(eqx.Module):
     R^-1 C* = (A; D) the rotation is taken out by L, A A' = L L', lower triangular: the numbers are E (d p), log
     diag L and the rest of L, and D A^-1 L, in the order of `Coordinates`, whose tangents at the point they share. They
     are smooth and one to one wherever C* has a part along each column of C.
+
+    Args:
+        coef: B (d, p), the point.
+        loadings: C (p, q), the point.
+        outward: R.
+        latent: of each number of C, which column of C moves.
+        column: along which column of R.
     """
 
     coef: Array
@@ -52,7 +60,14 @@ class Chart(eqx.Module):
     column: Array
 
     def loadings_at(self, numbers: np.ndarray) -> np.ndarray:
-        """C* (p, q) of numbers, rotated so that A = L: the inverse of `of_loadings`."""
+        """C* of numbers, rotated so that A = L: the inverse of `of_loadings`.
+
+        Args:
+            numbers: of C, (p q - q (q - 1) / 2,).
+
+        Returns:
+            C* (p, q).
+        """
         p, q = self.loadings.shape
         whole = np.zeros((p, q))
         latent, column = (np.asarray(a) for a in (self.latent, self.column))
@@ -60,7 +75,14 @@ class Chart(eqx.Module):
         return np.asarray(self.outward.moves(jnp.asarray(whole.T))).T
 
     def of_loadings(self, loadings: Array) -> Array:
-        """Those of C* (p, q), p q - q (q - 1) / 2 of them."""
+        """The numbers of C*, whatever the rotation of its columns.
+
+        Args:
+            loadings: C* (p, q).
+
+        Returns:
+            p q - q (q - 1) / 2 numbers.
+        """
         q = loadings.shape[1]
         whole = self.outward.numbers(loadings.T).T
         inside, outside = whole[:q], whole[q:]
@@ -83,7 +105,7 @@ def chart(coef: np.ndarray, loadings: np.ndarray, root: np.ndarray) -> Chart:
 class SiteSummary:
     """A site's log-likelihood about a point: what `PLN.site_summary` returns and `CommonBasis` pools.
 
-    Attributes:
+    Args:
         name: of the site.
         plan: fingerprint of the plan that it follows.
         codes: the columns that it tells of, p of them.
@@ -98,6 +120,9 @@ class SiteSummary:
         loglik: log-likelihood at the point, nats, with all constants.
         loglik_se: its Monte-Carlo standard error.
         round: 1 at the site's own maximum, from 2 on at a joint point.
+
+    Attributes:
+        chart: the numbers that score and information are in.
     """
 
     name: str
@@ -276,3 +301,38 @@ def _score(free: Free, settings: Any, told: np.ndarray) -> tuple[np.ndarray, flo
     one, other = np.asarray(information(free.block, free.here, asked).by_group)[:, 0]
     gap = 0.5 * (one - other)
     return 0.5 * (one + other), float(gap @ np.linalg.solve(told, gap)) / len(gap)
+
+
+def together(summaries: Any, share: Sequence[str]) -> tuple[SiteSummary, ...]:
+    """Summaries that go together, by name."""
+    summaries = tuple(summaries) if isinstance(summaries, Iterable) else ()
+    if not all(isinstance(site, SiteSummary) for site in summaries) or len(summaries) < 2:
+        raise InputError(
+            "fit takes counts with groups= (the site of each row), or two SiteSummary or more: fit.site_summary(plan, "
+            "name='mgh')."
+        )
+    names = [site.name for site in summaries]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"Two summaries are of the site {listed(twice)}. Give one of each site.")
+    plans = {site.plan: site.name for site in summaries}
+    if len(plans) > 1:
+        raise InputError(
+            f"The summaries of {listed(plans.values())} follow different plans. All sites need the same plan.json."
+        )
+    ranks = {site.loadings.shape[1]: site.name for site in summaries}
+    if len(ranks) > 1:
+        raise InputError(f"The summaries have ranks {sorted(ranks)}: fit every site with the plan's.")
+    for name in share:
+        lacking = [site.name for site in summaries if name not in site.covariates]
+        if lacking:
+            raise InputError(f"share names {name!r}, which {listed(lacking)} has not among its covariates.")
+    return tuple(sorted(summaries, key=lambda site: site.name))
+
+
+def all_codes(summaries: Sequence[SiteSummary]) -> tuple[str, ...]:
+    """Codes of any site, in the order of those that have most."""
+    found: dict[str, None] = {}
+    for site in sorted(summaries, key=lambda site: -len(site.codes)):
+        found |= dict.fromkeys(site.codes)
+    return tuple(found)

@@ -1,0 +1,363 @@
+"""Several sites with the same axes: charts, quadratics, what is pooled of them, and tests of whether a site fits in.
+
+Start at `STRUCTURES`, over which laws are checked; the oracle is the joint likelihood by quadrature, climbed by scipy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import gammaln
+
+import poplin
+from poplin._numerics import double_precision
+from poplin.sites import fitting_in, pooling, structures
+from poplin.sites.structures import Common
+from poplin.sites.summaries import SiteSummary, chart
+from tests.tolerances import close, within_errors
+
+CODES, AXES, SITES = 7, 2, 3
+STRUCTURES = ("equal", "proportional", "axes", "subspace")
+
+
+def orthonormal(random: np.random.Generator, p: int, q: int) -> np.ndarray:
+    """Random axes."""
+    return np.linalg.qr(random.standard_normal((p, q)))[0]
+
+
+def common(random: np.random.Generator, structure: structures.AbstractCommon, remainder: int = 0) -> Common:
+    """A point of a structure, with variances well apart."""
+    within = np.stack([np.diag(random.uniform(1, 2, AXES) * [4, 1]) for _ in range(SITES)])
+    if not structure.rotates:
+        turn = np.stack([orthonormal(random, AXES, AXES) for _ in range(SITES)])
+        within = turn @ within @ np.swapaxes(turn, 1, 2)
+    scale = structure.begin(within)
+    own = random.normal(size=(SITES, CODES, remainder))
+    return structures.point(orthonormal(random, CODES, AXES), scale, own, random.normal(size=(1, CODES)))
+
+
+def quadratic(
+    random: np.random.Generator,
+    name: str,
+    coef: np.ndarray,
+    loadings: np.ndarray,
+    codes: np.ndarray,
+    rows: int,
+) -> SiteSummary:
+    """A site whose likelihood is a quadratic in its chart, with its maximum at these estimates."""
+    d, (p, q) = coef.shape[0], loadings.shape
+    size = d * p + p * q - q * (q - 1) // 2
+    root = random.normal(size=(2 * size, size))
+    information = rows * root.T @ root / len(root)
+    return SiteSummary(
+        name,
+        "",
+        tuple(f"code{j}" for j in codes),
+        ("Intercept", "age")[:d],
+        rows,
+        coef,
+        loadings @ orthonormal(random, q, q),
+        random.uniform(0.5, 2, p),
+        np.zeros(size),
+        0.5 * (information + information.T),
+        0.0,
+        -100.0,
+        0.0,
+        1,
+    )
+
+
+# The chart.
+
+
+def test_numbers_are_zero_at_the_point_and_the_same_for_every_rotation() -> None:
+    random = np.random.default_rng(1)
+    loadings, other = random.normal(size=(2, CODES, AXES))
+    turn = orthonormal(random, AXES, AXES)
+    with double_precision():
+        about = chart(np.zeros((1, CODES)), loadings, random.uniform(0.5, 2, CODES))
+        assert close(1 + about.of_loadings(jnp.asarray(loadings @ turn)), np.ones(CODES * AXES - 1))
+        numbers = about.of_loadings(jnp.asarray(other))
+        assert close(about.of_loadings(jnp.asarray(other @ turn)), numbers)
+        back = about.loadings_at(np.asarray(numbers))
+    assert close(back @ back.T, other @ other.T)
+
+
+def test_tangents_are_those_of_the_coordinates() -> None:
+    """So that a score and an information in `Coordinates` are a score and an information in the chart."""
+    from poplin.inference.coordinates import coordinates
+    from poplin.models.loadings import FreeLoadings
+    from poplin.updates.structure import Model
+
+    random = np.random.default_rng(2)
+    loadings, coef = random.normal(size=(CODES, AXES)), random.normal(size=(2, CODES))
+    with double_precision():
+        here = coordinates(
+            None, FreeLoadings(), Model(jnp.asarray(coef), jnp.asarray(loadings)), jnp.ones(CODES)
+        )
+        about = chart(*map(np.asarray, here.model), np.ones(CODES))
+        here = replace(here, outward=about.outward)  # whatever basis the complement has
+        pairs = np.stack([np.asarray(a) for a in here.pairs])
+        assert np.array_equal(pairs[:, 2 * CODES :], np.stack([about.latent + 2, about.column]))
+        numbers = np.eye(here.size())[2 * CODES :]
+        _, sigma = (np.asarray(a) for a in here.tangents(jnp.asarray(numbers)))
+        at_point = about.loadings_at(np.zeros(len(numbers)))
+        assert close(at_point @ at_point.T, loadings @ loadings.T)
+        step = 1e-6
+        for k, line in enumerate(np.eye(len(numbers))):
+            up, down = (about.loadings_at(sign * step * line) for sign in (1, -1))
+            assert np.allclose((up @ up.T - down @ down.T) / (2 * step), sigma[k], atol=1e-6)
+
+
+# Structures and their steps.
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("remainder", [0, 1])
+def test_steps_lead_where_they_say_and_none_is_in_vain(name: str, remainder: int) -> None:
+    """The step's first order is its difference; covariances move along as many directions as there are numbers."""
+    random, shape = np.random.default_rng(3), structures.named(name, SITES)
+    here = common(random, shape, remainder)
+    with double_precision():
+        steps = structures.steps_from(shape, here)
+        size = sum(steps.sizes()) - here.coef.size
+
+        def covariances(step: Any) -> Any:
+            moved = steps.at(jnp.concatenate([step, jnp.zeros(here.coef.size)]))
+            loadings = [structures.loadings_of(shape, moved, k) for k in range(SITES)]
+            return jnp.stack([a @ a.T for a in loadings])
+
+        slopes = np.asarray(jax.jit(jax.jacfwd(covariances))(jnp.zeros(size))).reshape(-1, size)
+        exact = steps.moved(np.r_[1e-5 * np.ones(size), np.zeros(here.coef.size)])
+        there = np.stack([np.asarray(structures.loadings_of(shape, exact, k)) for k in range(SITES)])
+        first = np.asarray(covariances(jnp.zeros(size))).ravel() + slopes @ (1e-5 * np.ones(size))
+    assert close(exact.basis.T @ exact.basis, np.eye(AXES))
+    assert np.allclose((there @ np.swapaxes(there, 1, 2)).ravel(), first, atol=1e-7)
+    assert np.linalg.matrix_rank(slopes, tol=1e-8) == structures.degrees(shape, here)
+
+
+def test_simultaneous_axes_diagonalise_what_can_be() -> None:
+    random = np.random.default_rng(4)
+    axes = orthonormal(random, 5, 5)
+    covariances = np.stack([axes * random.uniform(1, 9, 5) @ axes.T for _ in range(3)])
+    found = structures.simultaneous_axes(covariances, np.ones(3))
+    inside = found.T @ covariances @ found
+    assert close(inside * (1 - np.eye(5)) + 1, np.ones((3, 5, 5)))
+
+
+# Pooling.
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("lacking", [False, True])
+def test_sites_that_agree_are_pooled_without_loss(name: str, lacking: bool) -> None:
+    """Where all sites' maxima are of one joint model, that model is found from elsewhere, and nothing is lost."""
+    random, shape = np.random.default_rng(5), structures.named(name, SITES)
+    truth = common(random, shape)
+    codes = [
+        np.arange(CODES) if not lacking or k == 0 else np.delete(np.arange(CODES), k) for k in range(SITES)
+    ]
+    with double_precision():
+        each = [np.asarray(structures.loadings_of(shape, truth, k))[codes[k]] for k in range(SITES)]
+        told = [
+            quadratic(random, f"site{k}", random.normal(size=(1, len(codes[k]))), each[k], codes[k], 400)
+            for k in range(SITES)
+        ]
+        every = [f"code{j}" for j in range(CODES)]
+        sites = [pooling.reduced(site, every, ()) for site in told]
+        found = pooling.pooled(shape, sites, pooling.begin(shape, sites, codes=CODES, rank=AXES))
+        assert found.converged
+        assert abs(found.loglik + 100.0 * SITES) < 1e-4
+        for k, site in enumerate(sites):
+            loadings = found.loadings(site, k)
+            assert np.allclose(loadings @ loadings.T, each[k] @ each[k].T, atol=1e-4)
+            assert np.allclose(found.coef(site, k), told[k].coef, atol=1e-4)
+
+
+def test_shared_coefficients_are_the_mean_weighted_by_information() -> None:
+    """With covariances that agree and an information without cross terms, b = (sum I_k)^-1 sum I_k b_k."""
+    random, shape = np.random.default_rng(6), structures.CommonAxes()
+    truth = common(random, shape)
+    with double_precision():
+        each = [np.asarray(structures.loadings_of(shape, truth, k)) for k in range(SITES)]
+        told = []
+        for k in range(SITES):
+            site = quadratic(
+                random, f"site{k}", random.normal(size=(2, CODES)), each[k], np.arange(CODES), 100 * (k + 1)
+            )
+            information = site.information.copy()
+            information[: 2 * CODES, 2 * CODES :] = information[2 * CODES :, : 2 * CODES] = 0
+            information[:CODES, CODES : 2 * CODES] = information[CODES : 2 * CODES, :CODES] = 0
+            told.append(SiteSummary(**{**vars(site), "information": information}))
+        sites = [pooling.reduced(site, told[0].codes, ("age",)) for site in told]
+        found = pooling.pooled(shape, sites, pooling.begin(shape, sites, codes=CODES, rank=AXES))
+        total, weighted = np.zeros((CODES, CODES)), np.zeros(CODES)
+        for site in told:
+            numbers = np.asarray(site.chart.outward.numbers(jnp.eye(CODES)))
+            own = numbers @ site.information[CODES : 2 * CODES, CODES : 2 * CODES] @ numbers.T
+            total, weighted = total + own, weighted + own @ site.coef[1]
+    for k, site in enumerate(sites):
+        assert np.allclose(found.coef(site, k)[1], np.linalg.solve(total, weighted), atol=1e-4)
+        assert np.allclose(found.coef(site, k)[0], told[k].coef[0], atol=1e-4)
+
+
+def test_statistics_are_chi_squared_where_quadratics_are_exact() -> None:
+    """Sites drawn about a joint model with the spread of their information: leave-one-out, codes, the ladder."""
+    shape, rejected, gains = structures.CommonAxes(), [], []
+    for seed in range(40):
+        random = np.random.default_rng([7, seed])
+        truth = common(random, shape)
+        with double_precision():
+            told = []
+            for k in range(SITES):
+                loadings = np.asarray(structures.loadings_of(shape, truth, k))
+                site = quadratic(
+                    random, f"site{k}", np.zeros((1, CODES)), loadings, np.arange(CODES), 100_000
+                )
+                noise = np.linalg.cholesky(np.linalg.inv(site.information)) @ random.normal(
+                    size=len(site.score)
+                )
+                told.append(SiteSummary(**{**vars(site), "score": site.information @ noise}))
+            sites = [pooling.reduced(site, told[0].codes, ()) for site in told]
+            found = pooling.pooled(shape, sites, pooling.begin(shape, sites, codes=CODES, rank=AXES))
+            test = fitting_in.site_test(found, sites, 1)
+            gains.append(fitting_in.code_gains(found, sites, 1)[0])
+        assert test.df == CODES * AXES - 1 - AXES
+        rejected.append(test.statistic)
+    for statistics, df in ((rejected, test.df), (gains, AXES)):
+        error = np.sqrt(2 * df / len(statistics))
+        assert within_errors(np.mean(statistics), df, error), (np.mean(statistics), df)
+
+
+def test_an_exchanged_code_is_found_and_no_other() -> None:
+    random, shape = np.random.default_rng(8), structures.CommonAxes()
+    truth = common(random, shape)
+    with double_precision():
+        each = [np.asarray(structures.loadings_of(shape, truth, k)).copy() for k in range(SITES)]
+        each[2][[1, 4]] = each[2][[4, 1]]
+        told = [
+            quadratic(random, f"site{k}", np.zeros((1, CODES)), each[k], np.arange(CODES), 2000)
+            for k in range(SITES)
+        ]
+        found = poplin.CommonBasis(AXES).fit(told)
+    table = found.test_codes("site2")
+    assert set(table.index[table["step"] > 0]) == {"code1", "code4"}
+    assert (found.test_sites()["p"] < 0.05).all()  # each disagrees with two of which one is the odd one
+    assert found.test_sites()["loss"].idxmax() == "site2"
+
+
+# Rows: the joint maximum by quadrature and scipy.
+
+LEVEL, LIKELY = 1.0, 60
+
+
+@cache
+def two_sites() -> tuple[np.ndarray, np.ndarray]:
+    """Counts of three codes at two sites with one axis, and the site of each row."""
+    random = np.random.default_rng(9)
+    axis = np.array([0.8, 0.5, 0.33])
+    axis /= np.linalg.norm(axis)
+    scale = np.repeat([1.2, 0.7], [150, 250])
+    latent = scale[:, None] * random.standard_normal((400, 1)) * axis
+    return random.poisson(np.exp(LEVEL + latent)), np.repeat(["a", "b"], [150, 250])
+
+
+def by_scipy() -> tuple[np.ndarray, float]:
+    """Direction (2 numbers), two log scales, six levels by 60 nodes of Gauss and Hermite; the log-likelihood."""
+    y, site = two_sites()
+    nodes, weights = np.polynomial.hermite_e.hermegauss(LIKELY)
+    log_weights = np.log(weights / weights.sum())
+    rows = [y[site == name] for name in ("a", "b")]
+
+    def minus(numbers: np.ndarray) -> float:
+        axis = np.array([1.0, *numbers[:2]])
+        axis /= np.linalg.norm(axis)
+        total = 0.0
+        for counts, log_scale, level in zip(rows, numbers[2:4], numbers[4:].reshape(2, 3), strict=True):
+            eta = level + np.exp(log_scale) * nodes[:, None] * axis
+            logs = counts @ eta.T - np.exp(eta).sum(axis=1) - gammaln(counts + 1).sum(axis=1)[:, None]
+            total += np.logaddexp.reduce(logs + log_weights, axis=1).sum()
+        return -total
+
+    found = minimize(
+        minus, np.r_[0.6, 0.4, 0, -0.4, LEVEL * np.ones(6)], method="BFGS", options={"gtol": 1e-4}
+    )
+    return found.x, -found.fun
+
+
+def test_rows_in_one_place_end_at_the_joint_maximum() -> None:
+    y, site = two_sites()
+    numbers, loglik = by_scipy()
+    fit = poplin.CommonBasis(1).fit(y, groups=site)
+    axis = fit.basis_[:, 0] / fit.basis_[0, 0]
+    scales = fit.confint("scales")
+    coef = fit.confint("coef")
+    basis = fit.confint("basis")
+    assert fit.converged_
+    sure = 0.15  # of a standard error: what Monte-Carlo noise of the score leaves
+    gap = np.abs(np.log(scales["estimate"]) / 2 - numbers[2:4])
+    assert np.all(gap < sure * scales["se"] / scales["estimate"] / 2), gap
+    assert np.all(np.abs(coef["estimate"] - numbers[4:]) < sure * coef["se"])
+    assert np.all(np.abs(axis[1:] - numbers[:2]) < sure * basis["se"][1:] / fit.basis_[0, 0])
+    assert abs(fit.loglik_ - loglik) < 0.1
+    assert set(fit.at("a").transform(y[:3]).shape) == {3, 1}
+
+
+def test_files_say_what_rows_in_one_place_say() -> None:
+    """Two exchanges: the same as three rounds in one place, within half a nat."""
+    y, site = two_sites()
+    plan = poplin.SitePlan(("code1", "code2", "code3"), 1)
+    fits = {name: poplin.PLN(rank=1).fit(y[site == name]) for name in ("a", "b")}
+    named = {name: fit.counts_._replace(column_names=plan.codes) for name, fit in fits.items()}
+    for name, fit in fits.items():
+        fit.counts_ = named[name]
+    joint = poplin.CommonBasis(1).fit([fit.site_summary(plan, name=name) for name, fit in fits.items()])
+    for _ in range(2):
+        moved = {name: joint.point(name).refitted(fit) for name, fit in fits.items()}
+        joint.update([fit.site_summary(plan, name=name, joint=True) for name, fit in moved.items()])
+    _, loglik = by_scipy()
+    assert abs(joint.joint_.at_sites() - loglik) < 0.5
+    assert joint.rounds_ == 3
+
+
+def test_a_summary_on_disk_is_the_summary(tmp_path: Any) -> None:
+    random = np.random.default_rng(10)
+    site = quadratic(
+        random, "mgh", np.zeros((1, CODES)), random.normal(size=(CODES, AXES)), np.arange(CODES), 50
+    )
+    site.save(tmp_path / "mgh.json")
+    back = SiteSummary.load(tmp_path / "mgh.json")
+    for name, value in vars(site).items():
+        assert np.array_equal(getattr(back, name), value), name
+    told = (tmp_path / "mgh.json").read_text()
+    (tmp_path / "mgh.json").write_text(told[: len(told) // 2])
+    with pytest.raises(poplin.InputError, match=r"mgh\.json is not whole"):
+        SiteSummary.load(tmp_path / "mgh.json")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"name": "site1"}, "Two summaries"),
+        ({"plan": "other"}, "different plans"),
+        ({"covariates": ("age",)}, "share names 'Intercept'"),
+    ],
+)
+def test_summaries_that_do_not_go_together_are_refused(change: dict[str, Any], words: str) -> None:
+    random = np.random.default_rng(11)
+    told = [
+        quadratic(
+            random, f"site{k}", np.zeros((1, CODES)), random.normal(size=(CODES, AXES)), np.arange(CODES), 50
+        )
+        for k in range(2)
+    ]
+    told[0] = SiteSummary(**{**vars(told[0]), **change})
+    with pytest.raises(poplin.InputError, match=words):
+        poplin.CommonBasis(AXES, share=("Intercept",)).fit(told)
