@@ -2,8 +2,8 @@
 
 Parts: `designs` (each alone, one round, refitted at home, two rounds, the joint maximum), `odd` (sites with axes of
 their own, exchanged codes), `lacking` (sites without some codes), `remainder`, `rare` (rare codes). One line a table
-and way in `sites.csv`, finished ones are kept; the page is `sites.md`. p = 30 codes, 6 axes, levels 0; four sites of 300,
-700, 1500 and 3000 rows; in design 1 the largest site's scales tie.
+and way in `sites.csv`, finished ones are kept; the page is `sites.md`. 30 codes, 6 axes, levels 0; four sites of 300, 700,
+1500 and 3000 rows; in design 1 the largest site's scales tie.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def kilobytes(summary: poplin.SiteSummary) -> float:
 
 
 def odd(table: str, seed: int) -> Iterator[Line]:
-    """Site b, of 700 rows, once with all axes turned by 5 degrees, once with three codes exchanged; in round 1 and 2."""
+    """Site b, of 700 rows, with all axes turned by 5 degrees, or three codes exchanged; in round 1 and 2."""
     data, plan = drawn("design 2", 1000 + seed), plan_of()
     random = np.random.default_rng([seed, 7])
     if table == "turned":
@@ -341,7 +341,7 @@ def of_design(table: str, lines: list[Line]) -> list[str]:
             )
         )
     count = len({line["seed"] for line in lines})
-    header = ("way", "Sigma_k, relative Frobenius", "axes, degrees", "held out at n = 300, nats a row less joint maximum",
+    header = ("way", "Sigma_k, relative Frobenius", "axes, degrees", "held out at n = 300, nats a row less the joint",
               "scales covered, %", "B covered, %")  # fmt: skip
     return [f"## {table.capitalize()}, {count} tables", report.table(header, rows)]
 
