@@ -2,8 +2,8 @@
 
 Parts: `designs` (each alone, one round, refitted at home, two rounds, the joint maximum), `odd` (sites with axes of
 their own, exchanged codes), `lacking` (sites without some codes), `remainder`, `rare` (rare codes). One line a table
-and way in `sites.csv`, finished ones are kept; the page is `sites.md`. 30 codes, 6 axes, levels 0; four sites of 300, 700,
-1500 and 3000 rows; in design 1 the largest site's scales tie.
+and way in `sites.csv`, finished ones are kept; the page is `sites.md`. 30 codes, 6 axes, levels 0; four sites of 300,
+700, 1500 and 3000 rows; in design 1 the largest site's scales tie.
 """
 
 from __future__ import annotations
