@@ -138,7 +138,7 @@ def alone(counts: NDArray[Any], seed: int, rank: int = RANK) -> poplin.PLN:
 
 def plan_of(common: str = "axes", remainder: int = 0) -> poplin.SitePlan:
     """The sites' plan; no code is too rare here."""
-    codes = tuple(f"column{j + 1}" for j in range(CODES))
+    codes = tuple(f"Y{j + 1}" for j in range(CODES))
     return poplin.SitePlan(codes, RANK, min_patients=1, common=common, remainder=remainder)
 
 
@@ -230,7 +230,7 @@ def of_odd(joint: poplin.CommonBasis, moved: NDArray[np.int64]) -> Line:
     """The test of site b, and the codes that are found there."""
     test, codes = joint.test_sites().loc["b"], joint.test_codes("b")
     chosen = {str(code) for code in codes.index[codes["step"] > 0]}
-    truth = {f"column{j + 1}" for j in moved}
+    truth = {f"Y{j + 1}" for j in moved}
     return {
         **{name: test[name] for name in ("statistic", "df", "p")},
         **{"found": len(chosen & truth), "false": len(chosen - truth)},
