@@ -539,20 +539,27 @@ class CommonBasis(AbstractEstimator):
         """Test whether each site has the axes of all others.
 
         Twice what the joint maximum loses by the site's being in it, chi-squared in large samples. Beside the p-value
-        stand the loss in nats a row and the widest angle: with many rows any site differs by a little. In the first
-        round, where counts are rare, these tests are worthless and are withheld: see `NOT_YET`.
+        stand the loss in nats a row and the widest angle: with many rows any site differs by a little.
+
+        In the first round, p is withheld (NaN) of a site with codes that its counts hardly tell: where the best known
+        coefficient of a code has a standard error above a fifth of the standard deviation of its Z. About the site's
+        own maximum the likelihood of such a code is no quadratic; from the second round on, tests are by the score at
+        the joint point.
 
         Returns:
-            DataFrame under the site: statistic, df, p, p_adjusted (Holm), loss, angle (degrees).
+            DataFrame under the site: statistic, df, p, p_adjusted (Holm), loss, angle (degrees), hardly_told (how many
+            codes are).
         """
         import pandas
 
+        sites = self.joint_.sites
         with double_precision():
-            found = [
-                fitting_in.site_test(self.joint_.pooled, self.joint_.sites, k)
-                for k in range(len(self.sites_))
-            ]
+            found = [fitting_in.site_test(self.joint_.pooled, sites, k) for k in range(len(sites))]
+            told = [fitting_in.told_codes(site) for site in self.joint_.summaries]
         table = pandas.DataFrame(found, index=pandas.Index(self.sites_, name="site"))
+        table["hardly_told"] = [int(np.sum(~site)) for site in told]
+        if self.rounds_ == 1:
+            table.loc[table["hardly_told"] > 0, "p"] = np.nan
         table.insert(3, "p_adjusted", intervals.holm(table["p"].to_numpy()))
         return table
 
@@ -560,7 +567,8 @@ class CommonBasis(AbstractEstimator):
         """Find the codes that mean something else at a site.
 
         One after the other the code that fits worst is set free there, by Holm's steps: one exchanged code makes
-        others look odd. Cost: a score test of every code a step.
+        others look odd. In the first round codes that the site's counts hardly tell are left out (`test_sites`). Cost:
+        a score test of every code a step.
 
         Args:
             site: its name.
@@ -568,7 +576,7 @@ class CommonBasis(AbstractEstimator):
 
         Returns:
             DataFrame under the code: step (1 for the first that was set free, 0 for those that fit in), statistic
-            (what its being free gains, twice), p, p_adjusted.
+            (what its being free gains, twice), p, p_adjusted; NaN where it was left out.
 
         Raises:
             InputError: there is no such site.
@@ -578,14 +586,15 @@ class CommonBasis(AbstractEstimator):
 
         k = self._number(site)
         with double_precision():
-            chosen, gains = fitting_in.selected_codes(self.joint_.pooled, self.joint_.sites, k, level)
+            among = fitting_in.told_codes(self.joint_.summaries[k]) | (self.rounds_ > 1)
+            chosen, gains = fitting_in.selected_codes(self.joint_.pooled, self.joint_.sites, k, level, among)
         codes = self.joint_.summaries[k].codes
         q = self.joint_.summaries[k].loadings.shape[1]
         table = pandas.DataFrame(
             {"step": 0.0, "statistic": gains, "p": chdtrc(q, gains), "p_adjusted": 1.0},
             index=pandas.Index(codes, name="code"),
         )
-        table["p_adjusted"] = np.minimum(table["p"] * (len(codes) - len(chosen)), 1.0)
+        table["p_adjusted"] = np.minimum(table["p"] * np.isfinite(gains).sum(), 1.0)
         for step, test in enumerate(chosen, 1):
             table.loc[codes[test.place]] = step, test.statistic, test.p, test.p_adjusted
         return table.astype({"step": int}).sort_values(["step", "p"], key=_chosen_first, kind="stable")

@@ -25,6 +25,10 @@ from poplin.models.covariance import Covariance
 CHUNK = 4_000_000  # most numbers in a batch of deviations of Sigma
 LOST = 1e-6  # share of its own scale below which a direction holds no information
 TRUSTED = 0.1  # share of the whole, noise included, below which what is left of a direction cannot be told
+LEAST_SHARE, RIDGE = (
+    0.01,
+    1e-9,
+)  # of the whole, noise included, that a direction keeps; added to a whole of unit scale
 LARGE = 500  # numbers from which more than one thread is worth its start
 TOUCHED = 0.2  # share of a quantity's variance that may lie along such directions
 
@@ -68,7 +72,7 @@ class Interval(NamedTuple):
 def observed_information(found: Information) -> np.ndarray:
     """The data's own information, by Louis' identity."""
     assert found.observed is not None and found.observed_gap is not None
-    return without_noise(found.observed, found.observed_gap)
+    return _without_noise(found.observed, found.observed_gap)
 
 
 def product_root(found: Information, *, simulated: bool) -> Root:
@@ -83,7 +87,7 @@ def product_root(found: Information, *, simulated: bool) -> Root:
     if share <= 0:
         return covariance_root(np.full_like(np.asarray(found.products), np.nan))
     with _threads(len(found.products)):
-        plain = without_noise(found.products, found.products_gap)
+        plain = _without_noise(found.products, found.products_gap)
         return _root_beside(plain * share, np.asarray(found.whole) * share)
 
 
@@ -97,7 +101,7 @@ def _threads(size: int) -> Iterator[None]:
         yield
 
 
-def without_noise(matrix: Matrix, gap: Matrix) -> np.ndarray:
+def _without_noise(matrix: Matrix, gap: Matrix) -> np.ndarray:
     """A matrix whose inverse, on average, is the inverse of what the matrix estimates.
 
     With noise D, E[(I + D)^-1] = I^-1 + I^-1 E[D I^-1 D] I^-1 + ...: half the difference of two independent estimates
@@ -105,6 +109,18 @@ def without_noise(matrix: Matrix, gap: Matrix) -> np.ndarray:
     """
     noise = np.asarray(gap) @ covariance_root(np.asarray(matrix)).spread
     return np.asarray(matrix) + noise @ noise.T
+
+
+def positive_information(found: Information) -> np.ndarray:
+    """The scores' products as an information: of a direction that noise makes negative a share of the whole is left."""
+    whole = np.asarray(found.whole)
+    scale = np.sqrt(np.maximum(np.diag(whole), 1e-300))
+    lower = cholesky(whole / scale / scale[:, None] + RIDGE * np.eye(len(whole)), lower=True)
+    plain = _without_noise(found.products, found.products_gap) / scale / scale[:, None]
+    unit = solve_triangular(lower, solve_triangular(lower, plain, lower=True).T, lower=True)
+    values, vectors = eigh(0.5 * (unit + unit.T))
+    root = scale[:, None] * (lower @ (vectors * np.sqrt(np.maximum(values, LEAST_SHARE))))
+    return root @ root.T
 
 
 def noise_of(root: Root, gap: Matrix) -> float:
@@ -385,11 +401,13 @@ def adjusted(p: np.ndarray) -> np.ndarray:
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's adjusted p-values."""
-    order = np.argsort(p, kind="stable")
-    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    out = np.empty(len(p))
-    out[order] = np.minimum(stepped, 1.0)
+    """Holm's adjusted p-values; NaN stay and do not count."""
+    out, there = np.full(np.shape(p), np.nan), np.isfinite(p)
+    known = p[there]
+    order = np.argsort(known, kind="stable")
+    stepped = np.maximum.accumulate(known[order] * np.arange(len(known), 0, -1))
+    known[order] = np.minimum(stepped, 1.0)
+    out[there] = known
     return out
 
 

@@ -16,12 +16,28 @@ from scipy.linalg import cho_factor, cho_solve, subspace_angles
 from scipy.special import chdtrc
 
 from poplin._numerics import compiled
-from poplin.sites.pooling import Pooled, Reduced, normal, pooled
+from poplin.sites.pooling import Pooled, Reduced, in_units_of_coef, normal, pooled
 from poplin.sites.structures import Common, loadings_of, steps_from, with_free_row
-from poplin.sites.summaries import Chart
+from poplin.sites.summaries import Chart, SiteSummary
 
 RIDGE = 1e-10  # share of the largest information, added where nothing is known
 TOLD = 1e-9  # share of a row's largest information below which a direction is not told
+
+
+LEAST_TOLD = 0.2  # standard error of a code's level, in standard deviations of its Z, up to which it is told
+
+
+def told_codes(site: SiteSummary) -> np.ndarray:
+    """Whether a site's counts tell each code well enough for a quadratic about the site's own maximum, (p_k,).
+
+    Of a rare code the likelihood is skewed, and far from the site's own estimates its quadratic says too much: the
+    tests of sites that do fit in reject too often. A code is told where the level of its log rates, the
+    best known of its coefficients, has a standard error of at most a fifth of the standard deviation of its Z.
+    """
+    d, p = site.coef.shape
+    _, information = in_units_of_coef(site)
+    variance = np.diag(np.linalg.inv(information))[: d * p].reshape(d, p).min(axis=0)
+    return variance <= LEAST_TOLD**2 * np.sum(site.loadings**2, axis=1)
 
 
 class SiteTest(NamedTuple):
@@ -108,21 +124,24 @@ class CodeTest(NamedTuple):
 
 
 def selected_codes(
-    joint: Pooled, sites: Sequence[Reduced], k: int, level: float
+    joint: Pooled, sites: Sequence[Reduced], k: int, level: float, among: np.ndarray
 ) -> tuple[list[CodeTest], np.ndarray]:
     """Codes of site k that do not fit in, one after the other, by Holm's steps; and the gains of all others at the end.
 
+    Looked at are those `among` (p_k,).
     One exchanged code turns the site's axes and makes others look odd: the most telling one is set free first.
     """
     q, codes = sites[k].chart.loadings.shape[1], sites[k].where
     found: list[CodeTest] = []
     while True:
         gains = code_gains(joint, sites, k)
-        gains[[test.place for test in found]] = np.nan
-        left = len(codes) - len(found)
+        gains[[test.place for test in found]], gains[~among] = np.nan, np.nan
+        left = int(np.isfinite(gains).sum())
+        if not left or len(codes) - len(found) <= q:
+            return found, gains
         j = int(np.nanargmax(gains))
         p = float(chdtrc(q, gains[j]))
-        if left <= q or p * left > level:
+        if p * left > level:
             return found, gains
         found.append(CodeTest(j, float(gains[j]), p, min(1.0, p * left)))
         joint = pooled(joint.structure, sites, with_free_row(joint.here, k, int(codes[j])))

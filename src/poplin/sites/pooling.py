@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy.linalg import cho_factor, cho_solve, cholesky, eigh, solve_triangular
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, cholesky, eigh, solve_triangular
 
 from poplin._numerics import compiled, double_precision
 from poplin.sites.structures import (
@@ -35,6 +35,7 @@ from poplin.sites.summaries import Chart, SiteSummary
 MOST_STEPS = 200
 ENOUGH = 1e-8  # nats that a step gains, below which a climb has ended
 NOTHING = 1e-12  # share of the largest information of a direction, below which nothing is known of it
+LEAST_UNIT = 1e-6  # of a direction's information, on its own scale
 FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-3, 1e-9, 1e9
 
 
@@ -95,16 +96,14 @@ def reduced(site: SiteSummary, codes: Sequence[str], share: Sequence[str]) -> Re
     (d, p), about = site.coef.shape, site.chart
     shared = np.array([site.covariates.index(name) for name in share], int)
     kept = np.setdiff1d(np.arange(d), shared)
-    numbers = np.asarray(about.outward.numbers(jnp.eye(p)))  # b_f - b = (E_f R'), one line of B at a time
-    score, information = _in_units_of_coef(site, numbers)
+    score, information = in_units_of_coef(site)
     lines = lambda rows: (rows[:, None] * p + np.arange(p)).ravel()
     own, rest = lines(kept), np.concatenate([lines(shared), np.arange(d * p, len(score))])
-    factor = cholesky(information[np.ix_(own, own)])
-    across = solve_triangular(factor, information[np.ix_(own, rest)], trans=1)
+    order, m = np.concatenate([own, rest]), len(own)
+    whole = upper_root(information[np.ix_(order, order)])
+    factor, across, upper = whole[:m, :m], whole[:m, m:], whole[m:, m:]
     own_score = solve_triangular(factor, score[own], trans=1)
-    left = information[np.ix_(rest, rest)] - across.T @ across
     slope = score[rest] - across.T @ own_score
-    upper = cholesky(left)
     target = solve_triangular(upper, solve_triangular(upper, slope, trans=1))
     constant = site.loglik + 0.5 * (own_score @ own_score + slope @ target)
     beside = information[np.ix_(own, rest)]
@@ -113,9 +112,21 @@ def reduced(site: SiteSummary, codes: Sequence[str], share: Sequence[str]) -> Re
     )
 
 
-def _in_units_of_coef(site: SiteSummary, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Score and information with B itself in the place of E."""
+def upper_root(information: np.ndarray) -> np.ndarray:
+    """U, upper triangular, U'U = I; what rounding left negative counts as next to nothing known. O(K^3)."""
+    scale = np.sqrt(np.maximum(np.diag(information), 1e-300))
+    unit = information / scale / scale[:, None]
+    try:
+        return cholesky(unit) * scale
+    except LinAlgError:
+        values, vectors = eigh(unit)
+        return np.linalg.qr((vectors * np.sqrt(np.maximum(values, LEAST_UNIT))).T, mode="r") * scale
+
+
+def in_units_of_coef(site: SiteSummary) -> tuple[np.ndarray, np.ndarray]:
+    """Score and information with B itself in the place of E: a line of B moves by E_f R'."""
     d, p = site.coef.shape
+    numbers = np.asarray(site.chart.outward.numbers(jnp.eye(p)))
     score, information = site.score.copy(), site.information.copy()
     for f in range(d):
         line = slice(f * p, (f + 1) * p)

@@ -29,7 +29,7 @@ from poplin.fitting import recipes
 from poplin.fitting.directions import Free, free_directions, request
 from poplin.inference.coordinates import coordinates
 from poplin.inference.information import Groups, information
-from poplin.inference.intervals import without_noise
+from poplin.inference.intervals import positive_information
 from poplin.models.loadings import FreeLoadings, Outward, outward
 from poplin.sites.plan import MOST_NUMBERS, SitePlan, read_json, write_json
 from poplin.updates.structure import Model
@@ -270,7 +270,7 @@ def summarised(fit: Any, name: str, plan: str, *, joint: bool) -> SiteSummary:
         here = replace(here, model=Model(about.coef, about.loadings), outward=about.outward)
         free = free._replace(here=here, shape=None, basis=None, rows=None)
         found = information(free.block, here, request("expected", free, settings))
-        told = without_noise(found.products, found.products_gap)
+        told = positive_information(found)
         score, noise = _score(free, settings, told) if joint else (np.zeros(here.size()), 0.0)
     return SiteSummary(
         name=name,
