@@ -215,9 +215,9 @@ def prepare(given: Inputs, settings: dict[str, Any], out: Path) -> Job:
     table, data = _sides(given)
     formulas = {name: words for name, words in given.formulas().items() if words is not None}
     if formulas and data is None:
-        option = "--" + next(iter(formulas)).replace("_", "-")
+        words = next(iter(formulas.values()))
         raise InputError(
-            f"{option} needs covariates, and {given.counts.name} brings none. Give them with --covariates."
+            f"The formula {words!r} needs covariates, and {given.counts.name} brings none. Give them with --covariates."
         )
     table = table._replace(notes=(*table.notes, *_doubts(data, given.offset)))
     job = Job(table, settings | given.formulas(), out, given.counts.name)

@@ -20,7 +20,7 @@ from poplin import job as jobs
 from poplin import stopping
 from poplin._errors import InputError, fault, printable
 from poplin._process import claimed
-from poplin.cli import joining
+from poplin.cli import joining, sites
 from poplin.cli.options import (
     MODEL,
     RESULT,
@@ -187,6 +187,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("counts")(counts)
+app.command("plan")(sites.plan)
+app.command("site")(sites.site)
+app.command("pool")(sites.pool)
 
 
 def main() -> None:
@@ -279,8 +282,11 @@ def embed(
     counts: CountsFile,
     *,
     model: Annotated[
-        Path, typer.Option(metavar="FILE", help="model.npz of poplin fit.", rich_help_panel=MODEL)
-    ],
+        Path | None, typer.Option(metavar="FILE", help="model.npz of poplin fit.", rich_help_panel=MODEL)
+    ] = None,
+    joint: sites.JointFile = None,
+    site: sites.OfSite = None,
+    keep: sites.Kept = None,
     covariates: Covariates = None,
     offset: Offset = None,
     row_names: RowNames = None,
@@ -291,9 +297,24 @@ def embed(
     ],
     quiet: Quiet = False,
 ) -> None:
-    """Positions of new rows under a fit that was saved, as embedding.csv has those of its own; nothing is fitted."""
+    """Positions of new rows under a fit that was saved, as embedding.csv has those of its own; nothing is fitted.
+
+    Under a joint model of several sites they are along its common axes, in units of the log rate.
+    """
+    if (model is None) == (joint is None):
+        given = "Neither is" if model is None else "Both are"
+        raise InputError(
+            f"poplin embed takes either --model model.npz or --joint joint.json --site SITE. {given} given."
+        )
+    if joint is None and (site is not None or keep is not None):
+        raise InputError(
+            "--site and --keep are of a joint model. Give --joint joint.json, or leave them out."
+        )
     inputs = jobs.Inputs(counts, covariates, row_names, offset=offset, layer=layer, transpose=transpose)
-    rows = jobs.embed(inputs, model, out)
+    if model is not None:
+        rows = jobs.embed(inputs, model, out)
+    else:
+        rows = sites.embed_jointly(inputs, joint or Path(), site, keep, out)
     if not quiet:
         say(f"Written: {out}, the positions of {rows} rows.")
 

@@ -231,12 +231,14 @@ def forest(fit: Fitted) -> Picture | None:
     ticks, at = scale(ends[np.isfinite(ends)], WIDE_LEFT, RIGHT)
     step = (FLOOR - PAD) / len(chosen)
     y = FLOOR - step * (np.arange(len(chosen)) + 0.5)
-    shapes = [_line("zero", at(0.0), PAD, at(0.0), FLOOR)]
+    shapes = [line_shape("zero", at(0.0), PAD, at(0.0), FLOOR)]
     shapes += [
-        _line("range", at(a), c, at(b), c) for a, b, c in zip(low, high, y, strict=True) if np.isfinite(a + b)
+        line_shape("range", at(a), c, at(b), c)
+        for a, b, c in zip(low, high, y, strict=True)
+        if np.isfinite(a + b)
     ]
-    shapes += [_dot("mark", at(a), c) for a, c in zip(middle, y, strict=True)]
-    labels = [_named(c, fit.counts_.column_names[j]) for c, j in zip(y, chosen, strict=True)]
+    shapes += [dot_shape("mark", at(a), c) for a, c in zip(middle, y, strict=True)]
+    labels = [label_at(c, fit.counts_.column_names[j]) for c, j in zip(y, chosen, strict=True)]
     chart = Chart(
         "effects",
         f"{names[k]}: effect on the log scale",
@@ -296,7 +298,7 @@ def rootogram(found: views.Frequencies) -> Picture:
         Shape("rect", "band", _places(x=a, y=at(c), width=step, height=max(at(b) - at(c), 1.0)))
         for a, b, c in zip(x, low, high, strict=True)
     ]
-    shapes.append(_line("zero", LEFT, at(0.0), RIGHT, at(0.0)))
+    shapes.append(line_shape("zero", LEFT, at(0.0), RIGHT, at(0.0)))
     shapes.append(Shape("polyline", "curve", {"points": _path(x + step / 2, at(top))}))
     x_ticks = apart([Tick(float(x[k] + step / 2), name) for k, name in enumerate(found.bins)])
     chart = Chart("counts", "count", "root of frequency", x_ticks, ticks, [], "", [], "", tuple(shapes))
@@ -333,9 +335,11 @@ def quantiles(found: views.Residuals, curve: Curve) -> Picture:
     edge = _path(x_at(around), y_at(np.clip(np.r_[GRID, GRID[::-1]], *ends)))
     shapes = [Shape("polygon", "band", {"points": edge})]
     shapes.append(
-        _line("zero", *(float(v) for pair in zip(x_at(ends), y_at(ends), strict=True) for v in pair))
+        line_shape("zero", *(float(v) for pair in zip(x_at(ends), y_at(ends), strict=True) for v in pair))
     )
-    shapes += [_dot("mark", a, b) for a, b in zip(x_at(wanted), y_at(np.clip(value, -6, 6)), strict=True)]
+    shapes += [
+        dot_shape("mark", a, b) for a, b in zip(x_at(wanted), y_at(np.clip(value, -6, 6)), strict=True)
+    ]
     there = (curve.share > 0) & (curve.share < 1)
     tested = np.clip(ndtri(curve.share[there]), *ends)
     shapes.append(
@@ -363,11 +367,11 @@ def correlation_circle(fit: Fitted) -> Picture | None:
     shapes = [
         Shape("circle", "ring", _places(cx=middle[0], cy=middle[1], r=size * part)) for part in (1.0, 0.5)
     ]
-    shapes += [_line("zero", middle[0] - size, middle[1], middle[0] + size, middle[1])]
-    shapes += [_line("zero", middle[0], middle[1] - size, middle[0], middle[1] + size)]
+    shapes += [line_shape("zero", middle[0] - size, middle[1], middle[0] + size, middle[1])]
+    shapes += [line_shape("zero", middle[0], middle[1] - size, middle[0], middle[1] + size)]
     order = np.argsort(-np.hypot(*tips.T), kind="stable")
-    shapes += [_line("range", *middle, *place[j]) for j in order[:12]]
-    shapes += [_dot("mark", *place[j], name=fit.counts_.column_names[j]) for j in order[:300]]
+    shapes += [line_shape("range", *middle, *place[j]) for j in order[:12]]
+    shapes += [dot_shape("mark", *place[j], name=fit.counts_.column_names[j]) for j in order[:300]]
     seen = views.embedding(fit)
     across, up = (f"axis {k + 1} ({seen.share[k]:.0%} of the residual variance)" for k in (0, 1))
     chart = Chart("correlation circle", across, up, [], [], [], "", [], "", tuple(shapes))
@@ -386,9 +390,11 @@ def khat(fit: Fitted) -> Picture | None:
     shown = np.sort(np.argsort(-values, kind="stable")[:300])
     x_ticks, x_at = scale(shown.astype(float), LEFT, RIGHT)
     y_ticks, y_at = scale(np.concatenate([values[shown], [0.0, LARGEST_KHAT]]), FLOOR, PAD)
-    shapes = [_line("zero", LEFT, y_at(LARGEST_KHAT), RIGHT, y_at(LARGEST_KHAT))]
+    shapes = [line_shape("zero", LEFT, y_at(LARGEST_KHAT), RIGHT, y_at(LARGEST_KHAT))]
     names = fit.counts_.row_names
-    shapes += [_dot("mark", x_at(j), y_at(values[j]), name=f"{names[j]}: {values[j]:.2f}") for j in shown]
+    shapes += [
+        dot_shape("mark", x_at(j), y_at(values[j]), name=f"{names[j]}: {values[j]:.2f}") for j in shown
+    ]
     chart = Chart("k-hat", "row", "Pareto k-hat", x_ticks, y_ticks, [], "", [], "", tuple(shapes))
     some = "" if len(shown) == len(values) else f" The {len(shown)} largest of {len(values)} rows."
     return Picture(
@@ -398,11 +404,13 @@ def khat(fit: Fitted) -> Picture | None:
     )
 
 
-def _line(kind: str, x1: Any, y1: Any, x2: Any, y2: Any) -> Shape:
+def line_shape(kind: str, x1: Any, y1: Any, x2: Any, y2: Any) -> Shape:
+    """A straight line."""
     return Shape("line", kind, _places(x1=x1, y1=y1, x2=x2, y2=y2))
 
 
-def _dot(kind: str, x: Any, y: Any, name: str = "") -> Shape:
+def dot_shape(kind: str, x: Any, y: Any, name: str = "") -> Shape:
+    """A point, with a name under the pointer where it has one."""
     return Shape("circle", kind, _places(cx=x, cy=y, r=3) | ({"data-name": name} if name else {}))
 
 
@@ -414,5 +422,6 @@ def _path(x: np.ndarray, y: np.ndarray) -> str:
     return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
 
 
-def _named(at: float, name: str) -> Tick:
+def label_at(at: float, name: str) -> Tick:
+    """A name beside a line of a chart, cut where it is long."""
     return Tick(float(at), name if len(name) <= 24 else name[:23] + "…")

@@ -239,6 +239,16 @@ def _completed(fit: Fitted, draft: Path, origin: html.Origin | None, *, page: bo
     scales.csv has the scales of a borrowed basis, in its order, and specific.csv the variances of the columns' own,
     with their intervals, law.csv the zero probabilities and dispersions; an earlier fit's go likewise.
     """
+    written = write_estimates(fit, draft)
+    if not page:
+        (draft.parent / PAGE).unlink(missing_ok=True)
+        return written
+    (draft / PAGE).write_text(html.page(fit, origin), encoding="utf-8", newline="")
+    return [*written, PAGE]
+
+
+def write_estimates(fit: Fitted, draft: Path) -> list[str]:
+    """Write coef.csv and those of `FURTHER` that the fit has into `draft`; returns their names."""
     _write_table(draft / "coef.csv", _coefficients(fit))
     written = ["coef.csv"]
     for name, table in FURTHER.items():
@@ -248,11 +258,7 @@ def _completed(fit: Fitted, draft: Path, origin: html.Origin | None, *, page: bo
         else:
             found.to_csv(draft / name)
             written.append(name)
-    if not page:
-        (draft.parent / PAGE).unlink(missing_ok=True)
-        return written
-    (draft / PAGE).write_text(html.page(fit, origin), encoding="utf-8", newline="")
-    return [*written, PAGE]
+    return written
 
 
 def _write_table(path: Path, lines: Iterable[Sequence[Any]]) -> None:

@@ -121,6 +121,7 @@ class Origin(NamedTuple):
     covariates: Any = None
 
 
+FRAME = {name: getattr(figures, name) for name in ("WIDTH", "HEIGHT", "LEFT", "BOTTOM", "PAD")}
 LATER = "jinja2", "PIL.Image", "scipy.cluster.hierarchy", "scipy.spatial.distance"
 
 
@@ -139,13 +140,19 @@ def page(fit: Fitted, origin: Origin | None = None) -> str:
 
     `origin` says where it comes from; without it the call in Python stands in for the command.
     """
+    return rendered("page.html.j2", **_content(fit, origin or Origin()))
+
+
+def rendered(template: str, **content: Any) -> str:
+    """A page of this folder; what comes from data is escaped."""
     import jinja2
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     rules = {"autoescape": True, "undefined": jinja2.StrictUndefined}
     made = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, **rules)
     made.filters["number"] = _number
-    return made.get_template("page.html.j2").render(**_content(fit, origin or Origin()))
+    made.globals["frame"] = FRAME
+    return made.get_template(template).render(**content)
 
 
 def _content(fit: Fitted, origin: Origin) -> dict[str, Any]:
@@ -176,11 +183,10 @@ def _content(fit: Fitted, origin: Origin) -> dict[str, Any]:
         "scatter": figures.scatter(fit, origin.colour),
         "heat_map": figures.heat_map(fit),
         "traces": figures.traces(fit),
-        "frame": {name: getattr(figures, name) for name in ("WIDTH", "HEIGHT", "LEFT", "BOTTOM", "PAD")},
         **_checked(fit, origin.command),
         "data": for_script(fit, origin.colour, origin.covariates),
         "command": origin.command or summary.call(fit),
-        "versions": _versions(),
+        "versions": versions(),
         "seed": fit.get_params().get("random_state"),
         "methods": _methods_paragraph(fit),
         "references": _references(fit),
@@ -273,7 +279,8 @@ def _references(fit: Fitted) -> list[str]:
     return [software, *(reference for reference in chosen if reference)]
 
 
-def _versions() -> str:
+def versions() -> str:
+    """What made the page, for its last lines."""
     named = [f"{name} {_version(name)}" for name in ("poplin", "jax", "equinox", "numpy", "scipy")]
     return ", ".join([*named, f"Python {platform.python_version()} on {platform.machine()}"])
 
