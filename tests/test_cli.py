@@ -246,7 +246,9 @@ def test_new_rows_are_embedded_by_a_saved_fit(tmp_path: Path, monkeypatch: pytes
         CliRunner().invoke(poplin.cli.app, ["embed", "new.csv", *options[2:]], catch_exceptions=False)
 
 
-@pytest.mark.parametrize("name", ["fit", "embed", "counts", "plan", "site", "pool", "compare", "study", "simulate", "demo"])
+@pytest.mark.parametrize(
+    "name", ["fit", "embed", "counts", "plan", "site", "pool", "compare", "study", "simulate", "demo"]
+)
 def test_the_screen_shows_every_word_of_the_help(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rich takes words in brackets for marks of its own, and leaves them out."""
     monkeypatch.setenv("COLUMNS", "300")

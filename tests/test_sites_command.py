@@ -223,8 +223,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Home("ucla", other, (), (), (), None).save(folder / "keep" / "site.json")
     counts = np.random.default_rng(0).poisson(2.0, (40, 6))
     names = [f"row{i}" for i in range(40)]
-    pandas.DataFrame(counts, index=pandas.Index(names), columns=pandas.Index(list("abcdef"))).to_csv(folder / "counts.csv")
-    pandas.DataFrame(counts, index=pandas.Index(names), columns=pandas.Index(list("uvwxyz"))).to_csv(folder / "renamed.csv")
+    pandas.DataFrame(counts, index=pandas.Index(names), columns=pandas.Index(list("abcdef"))).to_csv(
+        folder / "counts.csv"
+    )
+    pandas.DataFrame(counts, index=pandas.Index(names), columns=pandas.Index(list("uvwxyz"))).to_csv(
+        folder / "renamed.csv"
+    )
     pandas.DataFrame({"ward": ["x"] * 37 + ["y"] * 3}, index=pandas.Index(names)).to_csv(folder / "facts.csv")
     dataclasses.replace(plan, formula="~ ward").save(folder / "wards.json")
     (folder / "codes.csv").write_text("a\nb\nc\n")

@@ -444,7 +444,7 @@ def pool(
         with claimed(out), _mended(out):
             paths = sites.write_joint(found, out, shlex.join(["poplin", *sys.argv[1:]]))
     if not quiet:
-        patients = sum(one.rows for one in found.summaries_)
+        patients = sum(one.rows for one in found.joint_.summaries)
         say(
             f"{len(found.sites_)} sites, {patients} patients, {len(found.codes_)} codes; round {found.rounds_}."
         )

@@ -449,10 +449,8 @@ class CommonBasis(AbstractEstimator):
         found = read_json(path, "joint")
         try:
             made = cls(**found["settings"])
-            here, before = (
-                Common(*(np.array(found[a][b], float) for b in Common._fields)) for a in ("here", "from")
-            )
             rounds, codes = int(found["rounds"]), tuple(found["codes"])
+            here, before = (_point(found[name], len(codes)) for name in ("here", "from"))
         except (TypeError, ValueError, KeyError) as error:
             raise InputError(f"{path} is damaged or was changed: {said(error)}. Pool again.") from error
         given = together(summaries, made.share)

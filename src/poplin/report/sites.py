@@ -1,7 +1,8 @@
 """What the commands of several hospitals leave behind: tables, and pages of what leaves a site and of the joint fit.
 
-Start at `write_site` and `write_joint`; `positions` places rows under a joint model. The page of a site is made from the bytes of the file that leaves, so that it
-shows what is in it, and nothing that is thought to be. Names that come from files are escaped.
+Start at `write_site` and `write_joint`; `positions` places rows under a joint model. The page of a site is made from
+the bytes of the file that leaves, so that it shows what is in it, and nothing that is thought to be. Names that come
+from files are escaped.
 """
 
 from __future__ import annotations
@@ -247,7 +248,7 @@ def write_joint(fit: CommonBasis, out: Path, command: str) -> list[Path]:
     sent.mkdir(parents=True, exist_ok=True)
     written = ["joint.json"]
     with written_together(out) as draft, written_together(sent) as copies:
-        for summary in fit.summaries_:
+        for summary in fit.joint_.summaries:
             summary.save(copies / f"{summary.name}.json")
         fit.save(draft / "joint.json")
         for name, asked in found.files.items():
@@ -285,8 +286,10 @@ def joint_page(fit: CommonBasis, found: Tables, command: str) -> str:
         common=COMMON[fit.common],
         later=fit.rounds_ > 1,
         next=fit.rounds_ + 1,
-        sites=[(one.name, one.rows, len(one.codes), _lacking(one, fit.codes_)) for one in fit.summaries_],
-        patients=sum(one.rows for one in fit.summaries_),
+        sites=[
+            (one.name, one.rows, len(one.codes), _lacking(one, fit.codes_)) for one in fit.joint_.summaries
+        ],
+        patients=sum(one.rows for one in fit.joint_.summaries),
         axes=_axes(fit, found),
         tests=None if tests is None else _lines(tests),
         odd=None if odd is None else odd.to_dict("records"),
@@ -353,8 +356,8 @@ def common_axes(joint: Path) -> pandas.DataFrame:
     """V of a joint model that was saved, under its codes; `InputError` for a file that is damaged."""
     found = read_json(joint, "joint")
     try:
-        return _on_axes(np.array(found["here"]["basis"], float), found["codes"], "code")
-    except (TypeError, ValueError, KeyError) as error:
+        return _on_axes(np.array(found["here"][0], float), found["codes"], "code")
+    except (TypeError, ValueError, LookupError) as error:
         raise InputError(f"{joint} is damaged or was changed: {said(error)}. Ask for it again.") from error
 
 
