@@ -144,9 +144,7 @@ def _codes(path: Path) -> tuple[str, ...]:
 
 MaybeCounts = Annotated[
     Path | None,
-    typer.Argument(
-        metavar="[COUNTS]", help="Patients by codes, of the first round; files as for poplin fit."
-    ),
+    typer.Argument(metavar="COUNTS", help="Patients by codes, of the first round; files as for poplin fit."),
 ]
 PlanFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="plan.json of the coordinator.", rich_help_panel=MODEL)
@@ -408,7 +406,7 @@ def _mended(out: Path) -> Iterator[None]:
 
 
 SummaryFiles = Annotated[
-    list[Path], typer.Argument(metavar="SITE.json...", help="What the sites sent, one file of each.")
+    list[Path], typer.Argument(metavar="SITE.json", help="What the sites sent, one file of each.")
 ]
 From = Annotated[
     Path | None,
