@@ -167,7 +167,9 @@ def designs(table: str, seed: int) -> Iterator[Line]:
                 "axes": angle(joint.basis_, data),
             }
             scores["one round, refitted"] = heldout(refitted["a"], data)
-        joint.update([fit.site_summary(plan, name=name, joint=True) for name, fit in refitted.items()])
+        joint.update(
+            [fit.site_summary(plan, name=name, round=joint.rounds_ + 1) for name, fit in refitted.items()]
+        )
         told[way] = of_joint(joint, data)
         scores[way] = heldout(joint.point("a").refitted(fits["a"]), data)
     for way, line in told.items():
@@ -222,7 +224,9 @@ def odd(table: str, seed: int) -> Iterator[Line]:
     joint = poplin.CommonBasis(RANK).fit([fit.site_summary(plan, name=name) for name, fit in fits.items()])
     yield {"way": "round 1"} | of_odd(joint, moved)
     moved_fits = {name: joint.point(name).refitted(fit) for name, fit in fits.items()}
-    joint.update([fit.site_summary(plan, name=name, joint=True) for name, fit in moved_fits.items()])
+    joint.update(
+        [fit.site_summary(plan, name=name, round=joint.rounds_ + 1) for name, fit in moved_fits.items()]
+    )
     yield {"way": "round 2"} | of_odd(joint, moved)
 
 
@@ -289,7 +293,9 @@ def rare(table: str, seed: int) -> Iterator[Line]:
         for name, row in joint.test_sites().iterrows():
             yield {"way": f"round {k} fits in: {name}"} | {x: row[x] for x in ("statistic", "df", "p")}
         refitted = {name: joint.point(name).refitted(fit) for name, fit in fits.items()}
-        joint.update([fit.site_summary(plan, name=name, joint=True) for name, fit in refitted.items()])
+        joint.update(
+            [fit.site_summary(plan, name=name, round=joint.rounds_ + 1) for name, fit in refitted.items()]
+        )
 
 
 PARTS: dict[str, tuple[tuple[str, ...], Any]] = {

@@ -321,7 +321,9 @@ def test_files_say_what_rows_in_one_place_say() -> None:
     joint = poplin.CommonBasis(1).fit([fit.site_summary(plan, name=name) for name, fit in fits.items()])
     for _ in range(2):
         moved = {name: joint.point(name).refitted(fit) for name, fit in fits.items()}
-        joint.update([fit.site_summary(plan, name=name, joint=True) for name, fit in moved.items()])
+        joint.update(
+            [fit.site_summary(plan, name=name, round=joint.rounds_ + 1) for name, fit in moved.items()]
+        )
     _, loglik = by_scipy()
     assert abs(joint.joint_.at_sites() - loglik) < 0.5
     assert joint.rounds_ == 3

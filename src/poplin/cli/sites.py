@@ -277,21 +277,13 @@ def _columns(table: CountTable, names: Sequence[str]) -> CountTable:
 
 def _check_covariates(table: CountTable, job: jobs.Job, plan: SitePlan) -> None:
     """Coefficients of a column of the covariates that sets few patients apart would tell of these."""
-    import numpy as np
-
     from poplin.data.counts import as_counts
+    from poplin.sites.summaries import check_covariates
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
         counts = as_counts(table, offset=job.offset, data=job.data, formula=plan.formula)
-    for column, name in zip(counts.x.T, counts.covariate_names, strict=True):
-        apart = len(column) - np.unique(column, return_counts=True)[1].max()
-        if 0 < apart < plan.min_patients and name != "Intercept":
-            raise InputError(
-                f"Only {apart} patients differ from all others in the covariate '{name}', fewer than the plan's "
-                f"{plan.min_patients}: its coefficients would tell of them. Put them to another level, or leave them "
-                "out."
-            )
+    check_covariates(counts.x, counts.covariate_names, plan)
 
 
 def _later(joint: Path, keep: Path) -> Work:
@@ -353,7 +345,7 @@ def _carried_out(work: Work, out: Path, *, quiet: bool) -> int:
                 raise KeyboardInterrupt
             if not quiet:
                 mention("What leaves the site is computed ...")
-            told = fit.site_summary(work.home.plan, name=work.home.name, joint=work.round > 1)
+            told = fit.site_summary(work.home.plan, name=work.home.name, round=work.round)
         except KeyboardInterrupt:
             complain(jobs.NOTHING)
             return jobs.INTERRUPTED

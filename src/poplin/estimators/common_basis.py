@@ -253,11 +253,11 @@ class CommonBasis(AbstractEstimator):
             name: self._site(rank=self.rank + self.remainder)._fit_counts(table)
             for name, table in tables.items()
         }
-        told = [summarised(fit, name, "", joint=False) for name, fit in fits.items()]
+        told = [summarised(fit, name, "", round=1) for name, fit in fits.items()]
         self._begun(together(told, self.share), counts.column_names)
         while self.rounds_ < self.max_rounds:
             fits = {name: self.point(name).refitted(fit) for name, fit in fits.items()}
-            self.update([summarised(fit, name, "", joint=True) for name, fit in fits.items()])
+            self.update([summarised(fit, name, "", round=self.rounds_ + 1) for name, fit in fits.items()])
             if self.converged_:
                 break
         self._fits = {name: self.point(name).refitted(fit) for name, fit in fits.items()}
@@ -300,9 +300,12 @@ class CommonBasis(AbstractEstimator):
                 f"These are of the sites {listed(site.name for site in summaries)}; wanted are "
                 f"{listed(self.sites_)}, one file each. Ask those that are missing, or begin anew without them."
             )
-        if any(site.round < 2 for site in summaries):
+        others = {site.name: site.round for site in summaries if site.round != self.rounds_ + 1}
+        if others:
             raise InputError(
-                "A summary of the first round is among these: use fit, or ask for the second round."
+                f"The summaries of {listed(others)} are of round {listed(set(others.values()))}; wanted is round "
+                f"{self.rounds_ + 1}: site_summary(plan, name=..., round={self.rounds_ + 1}) of fits under the present "
+                "axes."
             )
         found = joined(summaries, self, self.codes_, before.pooled.here)
         later = before.summaries[0].round > 1
@@ -391,7 +394,8 @@ class CommonBasis(AbstractEstimator):
         summary, loadings = self.joint_.summaries[k], self.loadings_of(site)
         axes = None
         if not self.remainder and len(loadings) == len(self.codes_):
-            axes = principal_axes(loadings)[0] if self.common == "subspace" else self.basis_
+            where = self.joint_.sites[k].where
+            axes = principal_axes(loadings)[0] if self.common == "subspace" else self.basis_[where]
         return SitePoint(site, summary.codes, summary.covariates, self.coef_[site].to_numpy(), loadings, axes)
 
     def at(self, site: str) -> PLN:
@@ -539,10 +543,10 @@ class CommonBasis(AbstractEstimator):
         Twice what the joint maximum loses by the site's being in it, chi-squared in large samples. Beside the p-value
         stand the loss in nats a row and the widest angle: with many rows any site differs by a little.
 
-        In the first round, p is withheld (NaN) of a site with codes that its counts hardly tell: where the best known
-        coefficient of a code has a standard error above a fifth of the standard deviation of its Z. About the site's
-        own maximum the likelihood of such a code is no quadratic; from the second round on, tests are by the score at
-        the joint point.
+        In the first round, p is withheld (NaN) where any site has codes that its counts hardly tell: where the best
+        known coefficient of a code has a standard error above a fifth of the standard deviation of its Z. About the
+        site's own maximum the likelihood of such a code is no quadratic, and the joint point is pulled away from all
+        sites; from the second round on, tests are by the score at the joint point.
 
         Returns:
             DataFrame under the site: statistic, df, p, p_adjusted (Holm), loss, angle (degrees), hardly_told (how many
@@ -555,9 +559,10 @@ class CommonBasis(AbstractEstimator):
             found = [fitting_in.site_test(self.joint_.pooled, sites, k) for k in range(len(sites))]
             told = [fitting_in.told_codes(site) for site in self.joint_.summaries]
         table = pandas.DataFrame(found, index=pandas.Index(self.sites_, name="site"))
-        table["hardly_told"] = [int(np.sum(~site)) for site in told]
-        if self.rounds_ == 1:
-            table.loc[table["hardly_told"] > 0, "p"] = np.nan
+        hardly = [int(np.sum(~site)) for site in told]
+        table["hardly_told"] = hardly
+        if self.rounds_ == 1 and any(hardly):
+            table["p"] = np.nan
         table.insert(3, "p_adjusted", intervals.holm(table["p"].to_numpy()))
         return table
 
@@ -565,7 +570,7 @@ class CommonBasis(AbstractEstimator):
         """Find the codes that mean something else at a site.
 
         One after the other the code that fits worst is set free there, by Holm's steps: one exchanged code makes
-        others look odd. In the first round codes that the site's counts hardly tell are left out (`test_sites`). Cost:
+        others look odd. In the first round codes that any site's counts hardly tell are left out (`test_sites`). Cost:
         a score test of every code a step.
 
         Args:
@@ -584,7 +589,13 @@ class CommonBasis(AbstractEstimator):
 
         k = self._number(site)
         with double_precision():
-            among = fitting_in.told_codes(self.joint_.summaries[k]) | (self.rounds_ > 1)
+            hardly = {
+                code
+                for site in self.joint_.summaries
+                for code, told in zip(site.codes, fitting_in.told_codes(site), strict=True)
+                if not told and self.rounds_ == 1
+            }
+            among = np.array([code not in hardly for code in self.joint_.summaries[k].codes])
             chosen, gains = fitting_in.selected_codes(self.joint_.pooled, self.joint_.sites, k, level, among)
         codes = self.joint_.summaries[k].codes
         q = self.joint_.summaries[k].loadings.shape[1]

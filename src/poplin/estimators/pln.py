@@ -631,7 +631,7 @@ class PLN(AbstractStatistics, AbstractEstimator):
         """
         return summary(self if cluster is None else self.clustered(cluster))
 
-    def site_summary(self, plan: SitePlan, *, name: str, joint: bool = False) -> SiteSummary:
+    def site_summary(self, plan: SitePlan, *, name: str, round: int = 1) -> SiteSummary:
         """What this fit, of a site of several, tells the others: a quadratic of its log-likelihood, and not a row.
 
         Cost: the information of ten simulated rows for each free number.
@@ -639,7 +639,8 @@ class PLN(AbstractStatistics, AbstractEstimator):
         Args:
             plan: what the sites agreed on; the fit's rank is the plan's, and its columns are codes of the plan.
             name: of the site.
-            joint: the fit's axes are those of a joint model (`SitePoint.refitted`): the score is told as well.
+            round: from 2 on the fit's axes are those of the joint model of the round before (`SitePoint.refitted`), and
+                the score is told as well.
 
         Returns:
             The summary; `save` writes the file that leaves.
@@ -648,7 +649,7 @@ class PLN(AbstractStatistics, AbstractEstimator):
             InputError: the fit does not follow the plan, or has a code that too few patients have.
         """
         check_site(self, plan)
-        return summarised(self, str(name), plan.fingerprint, joint=joint)
+        return summarised(self, str(name), plan.fingerprint, round=round)
 
     def save(self, path: Any) -> None:
         """Write the fit, and what new rows need, to one .npz file (no pickle), whole or not at all.

@@ -19,6 +19,7 @@ import numpy as np
 
 from poplin._errors import InputError
 from poplin.data.checks import check_names
+from poplin.data.held import dense_rows, pieces
 from poplin.store import written_whole
 
 FORMAT, VERSION = "poplin sites", 1
@@ -107,15 +108,20 @@ class SitePlan:
         """Codes of the plan that too few patients have.
 
         Args:
-            counts: counts (n, p), dense or scipy.sparse.
+            counts: counts (n, p), dense, scipy.sparse or on disk; NaN is a missing count.
             names: of its columns.
 
         Returns:
             Their names, in the order of the table.
         """
-        many = np.asarray((counts > 0).sum(axis=0)).ravel()
+        parts = (dense_rows(counts, part) for part in pieces(*counts.shape))
+        many = sum(np.count_nonzero(np.nan_to_num(part) > 0, axis=0) for part in parts)
         wanted = set(self.codes)
-        return [name for name, n in zip(names, many, strict=True) if name in wanted and n < self.min_patients]
+        return [
+            name
+            for name, n in zip(names, np.asarray(many), strict=True)
+            if name in wanted and n < self.min_patients
+        ]
 
 
 def check_model(codes: int, rank: Any, common: str, remainder: Any) -> None:

@@ -120,7 +120,8 @@ def upper_root(information: np.ndarray) -> np.ndarray:
         return cholesky(unit) * scale
     except LinAlgError:
         values, vectors = eigh(unit)
-        return np.linalg.qr((vectors * np.sqrt(np.maximum(values, LEAST_UNIT))).T, mode="r") * scale
+        root = (vectors * np.sqrt(np.maximum(values, LEAST_UNIT))).T
+        return cholesky(root.T @ root) * scale
 
 
 def in_units_of_coef(site: SiteSummary) -> tuple[np.ndarray, np.ndarray]:

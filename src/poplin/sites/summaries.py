@@ -230,6 +230,18 @@ TOO_MANY = (
 )
 
 
+def check_covariates(x: np.ndarray, names: Sequence[str], plan: SitePlan) -> None:
+    """Raises `InputError` for a covariate that sets few patients apart: its coefficients would tell of these."""
+    for column, name in zip(x.T, names, strict=True):
+        apart = len(column) - np.unique(column, return_counts=True)[1].max()
+        if 0 < apart < plan.min_patients:
+            raise InputError(
+                f"Only {apart} patients differ from all others in the covariate '{name}', fewer than the plan's "
+                f"{plan.min_patients}: its coefficients would tell of them. Put them to another level, or leave them "
+                "out."
+            )
+
+
 def check_site(fit: Any, plan: SitePlan) -> None:
     """Raises `InputError` for a fit that does not follow the plan, or would tell of codes that are too rare."""
     counts, rank = fit.counts_, plan.rank + plan.remainder
@@ -241,6 +253,7 @@ def check_site(fit: Any, plan: SitePlan) -> None:
         raise InputError(
             f"The fit's rank is {fit.result_.rank()}; the plan asks for {rank}: PLN(rank={rank})."
         )
+    check_covariates(counts.x, counts.covariate_names, plan)
     rare = plan.rare(counts.y, names)
     if rare:
         raise InputError(
@@ -249,8 +262,8 @@ def check_site(fit: Any, plan: SitePlan) -> None:
         )
 
 
-def summarised(fit: Any, name: str, plan: str, *, joint: bool) -> SiteSummary:
-    """The quadratic of a fitted `PLN` about its estimates; `joint`: its axes come from several sites, and g is told.
+def summarised(fit: Any, name: str, plan: str, *, round: int) -> SiteSummary:
+    """The quadratic of a fitted `PLN` about its estimates; from round 2 on its axes are joint ones, and g is told.
 
     Cost: information from simulated rows, ten for each number, and for a joint point draws of the rows' latents.
     """
@@ -271,7 +284,7 @@ def summarised(fit: Any, name: str, plan: str, *, joint: bool) -> SiteSummary:
         free = free._replace(here=here, shape=None, basis=None, rows=None)
         found = information(free.block, here, request("expected", free, settings))
         told = positive_information(found)
-        score, noise = _score(free, settings, told) if joint else (np.zeros(here.size()), 0.0)
+        score, noise = _score(free, settings, told) if round > 1 else (np.zeros(here.size()), 0.0)
     return SiteSummary(
         name=name,
         plan=plan,
@@ -286,7 +299,7 @@ def summarised(fit: Any, name: str, plan: str, *, joint: bool) -> SiteSummary:
         score_noise=noise,
         loglik=float(fit.loglik_),
         loglik_se=float(fit.loglik_se_),
-        round=2 if joint else 1,
+        round=round,
     )
 
 
