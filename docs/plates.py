@@ -71,6 +71,13 @@ def pln(more: dict[str, Node], generative: Arrows, inference: Arrows) -> Model:
     return Model(nodes | more, plates, shared + generative, inference)
 
 
+def of_sites(model: Model, nodes: str) -> Model:
+    """The same at every site: a box around all that is a site's own."""
+    return model._replace(
+        plates=(*model.plates, Plate(nodes, "$k=1..K$", 0.76, "left"))
+    )
+
+
 def network(
     more: dict[str, Node], generative: Arrows, inference: Arrows, rows: str
 ) -> Model:
@@ -97,6 +104,11 @@ _BASIS = {
     "V": Node(1.6, 3.7, "$V$", "known"),
     "L": Node(2.6, 3.7, r"$\Lambda$", "parameter"),
 }
+_SITES = {
+    "B": Node(0.5, 3.4, "$B_k$", "parameter"),
+    "L": Node(2.4, 3.4, r"$\Lambda_k$", "parameter"),
+    "V": Node(4.3, 3.0, "$V$", "parameter"),
+}
 _CONDITION = {
     "c": Node(2.1, 1.4, "$c_i$", "seen"),
     "g": Node(3.4, 1.4, "$g$", "parameter"),
@@ -121,6 +133,14 @@ MODELS = {
     ),
     "PLN_encoder": pln(
         _C | _ENCODER, ("C>Z",), ("y>w", "x>w~-0.6", "o>w~-0.1", "g>w")
+    ),
+    "CommonBasis": of_sites(
+        pln(
+            _SITES,
+            ("V>Z~0.15", "L>Z"),
+            ("y>w", "x>w~-0.4", "o>w~-0.1", "B>w", "L>w", "V>w"),
+        ),
+        "x Z w y o B L",
     ),
     "PPCA": Model(
         {
