@@ -128,8 +128,8 @@ def selected_codes(
 ) -> tuple[list[CodeTest], np.ndarray]:
     """Codes of site k that do not fit in, one after the other, by Holm's steps; and the gains of all others at the end.
 
-    Looked at are those `among` (p_k,).
-    One exchanged code turns the site's axes and makes others look odd: the most telling one is set free first.
+    Looked at are those `among` (p_k,). One exchanged code turns the site's axes and makes others look odd: the most
+    telling one is set free first.
     """
     q, codes = sites[k].chart.loadings.shape[1], sites[k].where
     found: list[CodeTest] = []

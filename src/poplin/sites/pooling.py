@@ -48,7 +48,6 @@ class Reduced(NamedTuple):
     constant: the log-likelihood at the quadratic's own maximum, nats.
     """
 
-    name: str
     rows: int
     chart: Chart
     where: np.ndarray
@@ -78,15 +77,19 @@ class Reduced(NamedTuple):
         """Covariance of B's entries (d p_k, d p_k), from that of the other numbers as a root (m, .)."""
         d, p = self.chart.coef.shape
         kept = np.setdiff1d(np.arange(d), self.shared)
-        lines = lambda rows: (rows[:, None] * p + np.arange(p)).ravel()
         root = np.zeros((d * p, told.shape[1] + len(self.own_factor)))
-        root[lines(self.shared), : told.shape[1]] = told[: len(self.shared) * p]
+        root[_lines(self.shared, p), : told.shape[1]] = told[: len(self.shared) * p]
         if len(kept):
-            root[lines(kept), : told.shape[1]] = -self._solved(self.beside @ told)
-            root[lines(kept), told.shape[1] :] = solve_triangular(
+            root[_lines(kept, p), : told.shape[1]] = -self._solved(self.beside @ told)
+            root[_lines(kept, p), told.shape[1] :] = solve_triangular(
                 self.own_factor, np.eye(len(self.own_factor))
             )
         return root @ root.T
+
+
+def _lines(rows: np.ndarray, p: int) -> np.ndarray:
+    """Where the entries of these rows of a (d, p) array lie in it, flat."""
+    return (rows[:, None] * p + np.arange(p)).ravel()
 
 
 def reduced(site: SiteSummary, codes: Sequence[str], share: Sequence[str]) -> Reduced:
@@ -97,8 +100,7 @@ def reduced(site: SiteSummary, codes: Sequence[str], share: Sequence[str]) -> Re
     shared = np.array([site.covariates.index(name) for name in share], int)
     kept = np.setdiff1d(np.arange(d), shared)
     score, information = in_units_of_coef(site)
-    lines = lambda rows: (rows[:, None] * p + np.arange(p)).ravel()
-    own, rest = lines(kept), np.concatenate([lines(shared), np.arange(d * p, len(score))])
+    own, rest = _lines(kept, p), np.concatenate([_lines(shared, p), np.arange(d * p, len(score))])
     order, m = np.concatenate([own, rest]), len(own)
     whole = upper_root(information[np.ix_(order, order)])
     factor, across, upper = whole[:m, :m], whole[:m, m:], whole[m:, m:]
@@ -107,9 +109,7 @@ def reduced(site: SiteSummary, codes: Sequence[str], share: Sequence[str]) -> Re
     target = solve_triangular(upper, solve_triangular(upper, slope, trans=1))
     constant = site.loglik + 0.5 * (own_score @ own_score + slope @ target)
     beside = information[np.ix_(own, rest)]
-    return Reduced(
-        site.name, site.rows, about, where, shared, upper, target, score[own], factor, beside, constant
-    )
+    return Reduced(site.rows, about, where, shared, upper, target, score[own], factor, beside, constant)
 
 
 def upper_root(information: np.ndarray) -> np.ndarray:
