@@ -329,6 +329,30 @@ def test_files_say_what_rows_in_one_place_say() -> None:
     assert joint.rounds_ == 3
 
 
+def test_a_step_after_which_the_likelihood_has_fallen_is_halved() -> None:
+    """Half way back to where the step began, and the sites' quadratics there are kept."""
+    random = np.random.default_rng(12)
+
+    def told(turn: int, loglik: float) -> list[SiteSummary]:
+        made = []
+        for k in range(SITES):
+            loadings = random.normal(size=(CODES, AXES))
+            site = quadratic(random, f"site{k}", np.zeros((1, CODES)), loadings, np.arange(CODES), 400)
+            made.append(replace(site, round=turn, loglik=loglik))
+        return made
+
+    fit = poplin.CommonBasis(AXES).fit(told(1, -100.0))
+    began = fit.basis_
+    fit.update(told(2, -100.0))
+    kept, reached = fit.joint_.summaries, fit.basis_
+    fit.update(told(3, -110.0))
+    half = began + reached
+    left, _, right = np.linalg.svd(half, full_matrices=False)
+    assert close(fit.basis_, left @ right) and fit.joint_.summaries is kept and not fit.converged_
+    fit.update(told(4, -99.0))
+    assert fit.joint_.summaries is not kept and fit.rounds_ == 4
+
+
 def test_a_summary_on_disk_is_the_summary(tmp_path: Any) -> None:
     random = np.random.default_rng(10)
     site = quadratic(
