@@ -5,13 +5,18 @@ Start at `test_ahead_is_found_by_the_call`.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.compilation_cache import get_file_cache
 
 import poplin
 from poplin._numerics import Compiled, compiled, double_precision, meanwhile
@@ -50,6 +55,43 @@ def test_another_thread_works_in_the_callers_precision():
         with jax.enable_x64(double):
             meanwhile(lambda: kinds.append(jnp.asarray(np.ones(1)).dtype)).result()
     assert kinds == [jnp.float32, jnp.float64]
+
+
+KEPT = "import jax, poplin._numerics; jax.jit(lambda a: a * 3 + 1)(2.0)"
+
+
+def test_half_of_a_kept_program_is_replaced(tmp_path: Path):
+    """What a killed process left is told once; the next process finds it whole."""
+    caches = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    ended = lambda *words: subprocess.run(
+        [sys.executable, *words, "-c", KEPT], env=os.environ | caches, capture_output=True, check=True
+    )
+    ended()
+    kept = list(tmp_path.glob("*-cache"))
+    assert kept
+    for path in kept:
+        path.write_bytes(path.read_bytes()[:40])
+    assert b"persistent compilation cache" in ended().stderr
+    ended("-W", "error")
+    assert set(tmp_path.iterdir()) == set(kept)
+
+
+def test_a_program_is_not_kept_by_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    found = get_file_cache(str(tmp_path))
+    assert found is not None
+    write = type(tmp_path).write_bytes
+
+    def torn(path: Path, data: bytes) -> int:
+        write(path, data[:2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(tmp_path), "write_bytes", torn)
+    with pytest.raises(KeyboardInterrupt):
+        found[0].put("program", b"whole")
+    assert found[0].get("program") is None
+    monkeypatch.undo()
+    found[0].put("program", b"whole")
+    assert found[0].get("program") == b"whole"
 
 
 def test_no_product_inside_a_fit_is_rounded_first():

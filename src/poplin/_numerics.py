@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -203,6 +204,38 @@ def caught_up() -> None:
 def compiled(**how: Any) -> Callable[[Callable[..., Any]], Compiled]:
     """Decorator: `compiled(donate_argnums=..., static_argnames=...)`, as for `jax.jit`."""
     return functools.partial(Compiled, **how)
+
+
+# Programs that are kept between processes, where a cache is set: an entry is there whole or not at all.
+#
+# JAX writes an entry where others read it. A process that is killed meanwhile leaves half of it: from then on every
+# process that needs the program warns, compiles it again, and leaves the half where it is.
+
+
+def _keep_programs_whole() -> None:
+    """Let JAX's cache of programs move an entry to its place when it is written, over a broken one too."""
+    from jax._src import lru_cache
+
+    in_place = lru_cache.LRUCache.put
+
+    def put(self: Any, key: str, value: bytes) -> None:
+        if self.eviction_enabled:  # of limited size: it holds a lock, and counts what it holds
+            in_place(self, key, value)
+            return
+        beside = self.path / f"{key}.{os.getpid()}.{threading.get_ident()}"
+        try:
+            beside.write_bytes(value)
+            beside.replace(self.path / f"{key}-cache")
+        finally:
+            beside.unlink(missing_ok=True)
+
+    lru_cache.LRUCache.put = put
+
+
+with contextlib.suppress(
+    ImportError, AttributeError
+):  # JAX has no public way: another version may do without
+    _keep_programs_whole()
 
 
 # The double-precision door and the small dense algebra that needs it.
