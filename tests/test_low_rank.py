@@ -13,8 +13,8 @@ import poplin
 from poplin._numerics import double_precision
 from poplin.estimators import placed_rows
 from poplin.updates import structure as structures
-from poplin.updates.low_rank import LowRank
-from poplin.updates.structure import AbstractStructure, Borrowed, Model
+from poplin.updates.low_rank import Borrowed, LowRank
+from poplin.updates.structure import AbstractStructure, Model
 from tests.tolerances import STANDARD_ERRORS
 
 
@@ -84,3 +84,19 @@ def test_of_very_many_columns_some_are_looked_at(kind: str, monkeypatch: pytest.
     for all_of_it, of_some in zip(whole, part, strict=True):
         wanted = all_of_it[:, some] if len(all_of_it) == 1 else all_of_it[np.ix_(some, some)]
         assert np.allclose(of_some, wanted, rtol=1e-12)
+
+
+def test_a_variance_that_counts_hardly_tell_ends_where_quadrature_has_it() -> None:
+    """The bound has it at zero, from where EM never comes back, whatever the likelihood says."""
+    random, variances = np.random.default_rng(3), (4.0, 0.4)
+    axes = np.linalg.qr(random.standard_normal((12, 2)))[0]
+    latent = random.standard_normal((1500, 2)) * np.sqrt(variances)
+    counts = random.poisson(np.exp(-2.0 + latent @ axes.T))
+    best, fitted = (
+        poplin.PLN(basis=axes, method=method, random_state=0).fit(counts) for method in ("exact", "ml")
+    )
+    assert fitted.converged_
+    wanted, found = (fit.confint("scales") for fit in (best, fitted))
+    off = np.abs(found["estimate"].to_numpy() - wanted["estimate"].to_numpy()) / wanted["se"].to_numpy()
+    assert np.all(off < 0.5)
+    assert fitted.loglik_ > best.loglik_ - 0.4

@@ -26,8 +26,8 @@ from poplin.rows import chains as chain
 from poplin.rows.chains import modes
 from poplin.rows.gaussian import TOLERANCE
 from poplin.updates.direct import Direct
-from poplin.updates.low_rank import LowRank
-from poplin.updates.structure import AbstractStructure, Borrowed, Full, Model, Transport
+from poplin.updates.low_rank import Borrowed, LowRank
+from poplin.updates.structure import AbstractStructure, Full, Model, Transport
 from tests.blockwise import TABLE, TABLES
 from tests.instances import LOADINGS, orthonormal
 from tests.programs import at_once

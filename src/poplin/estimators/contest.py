@@ -39,9 +39,9 @@ from poplin.methods import ml
 from poplin.methods.options import MaximumLikelihood
 from poplin.models.loadings import BorrowedBasis
 from poplin.rows.gaussian import fit_rows
-from poplin.updates.low_rank import LowRank
+from poplin.updates.low_rank import Borrowed, LowRank
 from poplin.updates.specific import most_axes
-from poplin.updates.structure import AbstractStructure, Borrowed, Model
+from poplin.updates.structure import AbstractStructure, Model
 
 # Fits along a path of ranks, on parts of the rows: one generous rank from scratch, the others from its leading axes.
 #

@@ -51,7 +51,7 @@ from poplin.methods import ml, variational
 from poplin.methods.bounds import DirectBound, FactorBound, parted
 from poplin.methods.method import over_devices
 from poplin.methods.variational import FullVariational, QuasiNewton, Turning, remains
-from poplin.models.loadings import AbstractLoadings, FreeLoadings, FrozenLoadings
+from poplin.models.loadings import AbstractLoadings, BorrowedBasis, FreeLoadings, FrozenLoadings
 from poplin.rows.cells import slow_columns
 from poplin.rows.chains import Chains
 from poplin.rows.chains import frame as chain_frame
@@ -234,6 +234,7 @@ CHAINS_MOST = 32  # chains of one row at most
 CHAIN_ENTRIES = 4_000_000  # entries (chains x columns) beyond which rows get a single chain
 SKETCHES = 10, 30, 100  # iterations before each turning of free loadings
 FARTHEST_OWN = 8.0  # size of a law's own parameter where chains begin: a probability of e^-8, a size of e^8
+LEAST_SCALE = 0.3  # of the mean variance along a given basis, from which each begins
 DRAWS = 150  # a dimension, on which Sigma's average rests while gamma is constant
 FALLS = 10  # iterations, or visits of all rows, in which gamma falls to 0.6 of what it was
 
@@ -433,7 +434,22 @@ def chain_start(
     slow = None if recipe.loadings is not None else _slow_columns(*given)
     # a bound's logits and log sizes run off where there is nothing to tell; chains would come back by small steps
     law = jax.tree.map(lambda a: jnp.clip(a, -FARTHEST_OWN, FARTHEST_OWN), start.law)
-    return Chained(ml.First(start.model, rows, mean_rate, key, slow, law), many)
+    model = start.model if recipe.loadings is None else _off_zero(recipe.loadings, start.model)
+    return Chained(ml.First(model, rows, mean_rate, key, slow, law), many)
+
+
+@compiled()
+def _off_zero(free: AbstractLoadings, model: Model) -> Model:
+    """The variances along a given basis, each at least `LEAST_SCALE` of their mean: a bound's may be zero.
+
+    At zero EM stays, whatever the likelihood says of it; from above it comes back to zero if that is the maximum.
+    """
+    if not isinstance(free, BorrowedBasis):
+        return model
+    variance = jnp.sum(model.loadings**2, axis=0)
+    return model._replace(
+        loadings=free.basis * jnp.sqrt(jnp.maximum(variance, LEAST_SCALE * jnp.mean(variance)))
+    )
 
 
 @compiled()

@@ -22,7 +22,7 @@ from poplin.methods.bounds import AbstractBound, DirectBound, FactorBound
 from poplin.methods.options import Variational, chosen, to_plain
 from poplin.models.loadings import AbstractLoadings, BorrowedBasis, FreeLoadings
 from poplin.updates.direct import Direct
-from poplin.updates.low_rank import LowRank
+from poplin.updates.low_rank import Borrowed, LowRank
 from poplin.updates.specific import GivenAxes, Specific, edges, free_axes
 from poplin.updates.structure import (
     LEVEL_SD,
@@ -30,7 +30,6 @@ from poplin.updates.structure import (
     SCALE_SD,
     AbstractShape,
     AbstractStructure,
-    Borrowed,
     Diagonal,
     Fixed,
     Full,

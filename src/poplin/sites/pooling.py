@@ -264,22 +264,21 @@ def pooled(
         used = list(range(len(sites))) if at is None else list(at)
         every, sites = sites, [sites[k] for k in used]
         climb, damping = _Climb(structure, sites, used), FIRST_DAMPING
-        told = climb.told(here)
+        told, slopes = climb.told(here), climb.slopes(here)
         value, converged = climb.value(told), False
         for _ in range(MOST_STEPS):
-            slopes = climb.slopes(here)
             gradient, curvature = normal(sites, told, slopes)
             scale = np.diag(curvature) + 1e-9 * np.max(np.diag(curvature))
-            steps, gained = steps_from(structure, here), 0.0
+            steps, gained = steps_from(structure, here), -np.inf
             while damping < MOST_DAMPING:
                 step = cho_solve(cho_factor(curvature + damping * np.diag(scale)), gradient)
-                there = steps.moved(step)
+                there = steps.moved(steps.shortened(step))
                 numbers = climb.told(there)
                 gained = climb.value(numbers) - value
-                if gained >= 0:
+                if gained >= 0 and _finite(slopes := climb.slopes(there)):
                     break
-                damping *= 8
-            if gained < 0 or damping >= MOST_DAMPING:
+                gained, damping = -np.inf, damping * 8
+            if gained < 0:
                 break
             here, told, value = there, numbers, value + gained
             damping = max(damping / 8, LEAST_DAMPING)
@@ -287,6 +286,10 @@ def pooled(
                 converged = True
                 break
         return at_point(structure, every, here)._replace(converged=converged, loglik=value)
+
+
+def _finite(slopes: Sequence[np.ndarray]) -> bool:
+    return all(np.isfinite(slope).all() for slope in slopes)
 
 
 def at_point(structure: AbstractCommon, sites: Sequence[Reduced], here: Common) -> Pooled:

@@ -191,6 +191,11 @@ class Steps(eqx.Module):
         away = self.outside @ of_basis[rotations:].reshape(self.outside.shape[1], q)
         return self.basis + self.basis @ turned + away
 
+    def shortened(self, step: np.ndarray) -> np.ndarray:
+        """The step, no longer than brings any number of the scales one further: they are logs, or in their units."""
+        first, many = self.sizes()[:2]
+        return step / max(1.0, float(np.max(np.abs(step[first : first + many]), initial=0.0)))
+
     def at(self, step: Array) -> Common:
         """Where a step leads, to first order in V."""
         of_basis, scale, own, coef, free = self._parts(step)

@@ -1,6 +1,6 @@
-"""The M-step of free loadings: every column is a Poisson regression on the covariates and on the latent.
+"""The M-steps of factor forms: of free loadings, and of the scales of a given basis.
 
-Start at `LowRank`.
+Start at `LowRank`, in which every column is a regression on the covariates and on the latent, and at `Borrowed`.
 """
 
 from typing import NamedTuple
@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import block_diag, solve_triangular
 
+from poplin._axes import Loadings
 from poplin._numerics import solve_gram
-from poplin.rows.chains import controlled_columns, shares
-from poplin.updates.convergence import LEAP, lengthened, noise_after
+from poplin.rows.chains import Shares, controlled, controlled_columns, shares
+from poplin.updates.convergence import LEAP, lengthened, noise_after, one_by_one
 from poplin.updates.structure import (
     FAINT,
     LOADING_SD,
@@ -23,6 +24,7 @@ from poplin.updates.structure import (
     Transport,
     column_inverses,
     column_statistic,
+    column_variances,
     expected_columns,
     level_penalty,
     level_prior,
@@ -34,6 +36,10 @@ from poplin.updates.structure import (
 )
 
 WARM = 0.4  # gamma while it is constant, on a table with rows enough
+LONGEST = (
+    20.0  # steps of a variance along a given axis are lengthened by this factor at most, where gamma is 1
+)
+NEXT_TO_NOTHING = 1e-6  # share of the information about a variance that counts are taken to tell at least
 COUNTS = 10.0  # a column seen less often than so many times for each of its parameters makes shorter steps
 
 
@@ -188,3 +194,140 @@ class LowRank(AbstractStructure):
 def _gain(counts: Array, k: int) -> Array:
     """Share of its step that a column makes which was seen so often (p,), and has k parameters."""
     return jnp.minimum(1.0, counts / (COUNTS * k))
+
+
+# Loadings of a given basis, of which only the scales are free.
+#
+# Start at `Borrowed`.
+
+
+class Scales(NamedTuple):
+    """The columns' Hessians (p, d, d), whether controls are trusted, the noise of a draw's second moments."""
+
+    hessian: Array
+    trusted: Array
+    noise: Array
+
+
+class Borrowed(AbstractStructure):
+    """C = V Lambda^(1/2): Lambda_k is the averaged mean of (Lambda_k^(1/2) w_k)^2.
+
+    B, and the level of w, move as in `LowRank`. Of a small Lambda_k counts say little, and EM closes but that share of
+    its gap at a step: steps of log Lambda_k are lengthened by one over it, as far as the noise of draws allows.
+    """
+
+    basis: Loadings
+    level: Array | None = None
+
+    def statistic(self, model, w, rate, block):
+        return column_statistic(block.x, w, rate, block.law.curvature(rate, block.y), block)
+
+    def means(self, chains, centre, rate, block, frame):
+        return controlled(chains, centre, rate, block, frame)
+
+    def quieter(self, model, average, total, means, frame):
+        assert means is not None
+        trusted = average.trusted & sound(means, total.rows)
+        quiet = total._replace(cross=means.cross, second=means.second)
+        chosen = jax.tree.map(lambda a, b: jnp.where(trusted, a, b), quiet, total)
+        return chosen._replace(known=shares(means.known, frame)), average._replace(trusted=trusted)
+
+    def expected(self, model, mean, covariance, counted, block):
+        return expected_columns(model.loadings, False, mean, covariance, counted, block)
+
+    def penalty(self, model, total):
+        return jnp.zeros(())
+
+    def penalty_at(self, model):
+        return level_penalty(self.level, model.coef)
+
+    def begin(self, model):
+        d, p = model.coef.shape
+        return Scales(jnp.zeros((p, d, d)), jnp.asarray(True), jnp.ones(()))
+
+    def advance(self, model, average, total, *, gamma, first):
+        hessian = average.hessian + jnp.where(first, 1.0, gamma) * (total.hessian - average.hessian)
+        before = jnp.sum(model.loadings**2, axis=0)
+        slope, curvature = level_prior(self.level, model.coef)
+        level = solve_gram(total.gram, total.cross)
+        spread = (total.second - level.T @ total.cross) / total.rows
+        noise, further = average.noise, jnp.zeros(len(before))
+        if total.known is not None:  # draws, not expectations
+            weight = jnp.where(first, 0.0, gamma)
+            further, noise = self._further(average, total.known, spread, gamma=weight)
+        variance = before * (1 + gamma * (jnp.diagonal(spread) - 1) + further)
+        coef = (
+            model.coef
+            + newton_columns(total.gradient + slope, hessian + curvature, gamma=gamma)
+            + gamma * level @ model.loadings.T
+        )
+        # a dimension without scale has nothing to turn
+        turn = jnp.diag(jnp.where(variance > 0, jnp.sqrt(before / variance), 1.0))
+        average = Scales(hessian, average.trusted, noise)
+        moved = Model(coef, self.basis * jnp.sqrt(variance))
+        return moved, average, Transport(turn, -gamma * level @ turn)
+
+    def _further(self, average, known, spread, *, gamma):
+        """By how much more of themselves variances (q,) move where counts say little; the noise of draws so far."""
+        apart, most = spread - jnp.eye(len(spread)), one_by_one(known, average.noise, gamma)
+        most = jnp.minimum(most, LONGEST / jnp.sqrt(jnp.maximum(gamma, 1e-12)))
+        longer = jnp.clip(1 / jnp.maximum(_told_of_variances(known), FAINT), 1.0, most) - 1
+        further = jnp.clip(gamma * longer * jnp.diagonal(apart), -LEAP, LEAP)
+        noise = noise_after(average.noise, known, apart)
+        return jnp.where(gamma > 0, further, 0.0), jnp.where(gamma > 0, noise, average.noise)
+
+    def scales(self):
+        return False
+
+    def rescaled(self, model, average, total, log_scale):
+        return model, average
+
+    def score(self, model, total):
+        """Slopes in B (d, p), and in log Lambda (q,)."""
+        level = solve_gram(total.gram, total.cross)
+        spread = jnp.diagonal(total.second - level.T @ total.cross) / total.rows
+        return total.gradient + level_prior(self.level, model.coef)[0], 0.5 * total.rows * (spread - 1)
+
+    def left(self, at, score):
+        told, there = self._told_of_scales(at)
+        # a variance goes no further down than to zero, its square root of `told` standard errors away
+        squares = jnp.where(score[1] < 0, jnp.minimum(score[1] ** 2 / told, told), score[1] ** 2 / told)
+        return jnp.append(newton_squares(self._curvature(at), score[0]), jnp.where(there, squares, 0.0))
+
+    def apart(self, at, one, other):
+        told, there = self._told_of_scales(at)
+        relative = (one[1] - other[1]) / jnp.where(there, jnp.sum(at.model.loadings**2, axis=0), 1.0)
+        return jnp.append(moved_squares(self._curvature(at), one[0] - other[0]), told * relative**2)
+
+    def _told_of_scales(self, at):
+        """What counts tell of log Lambda (q,), N / 2 in complete data; which of its variances there are."""
+        told = 0.5 * at.rows * jnp.maximum(_told_of_variances(at.known), NEXT_TO_NOTHING)
+        return told, jnp.sum(at.model.loadings**2, axis=0) > 0
+
+    def _curvature(self, at):
+        """The columns' Hessians as far as the counts tell, and the prior's."""
+        return jnp.mean(at.known.level) * at.average.hessian + level_prior(self.level, at.model.coef)[1]
+
+    def parameters(self, model):
+        return model.coef, jnp.sum(model.loadings**2, axis=0)
+
+    def rebuild(self, parameters):
+        return Model(parameters[0], self.basis * jnp.sqrt(parameters[1]))
+
+    def meaning(self, parameters):
+        some = looked_at(len(self.basis))
+        basis = self.basis[some]
+        return parameters[0][:, some], (basis * parameters[1]) @ basis.T
+
+    def counting_variance(self, average, model):
+        some = looked_at(len(average.hessian))
+        return Counting(column_variances(average.hessian[some]), jnp.zeros((len(some), len(some))))
+
+    def aligned(self, model, reference):
+        return model
+
+
+def _told_of_variances(known: Shares) -> Array:
+    """Of what complete data would say of each variance of w (q,), the share that counts say."""
+    across = known.axes**2
+    return jnp.sum((across @ known.second) * across, axis=1)

@@ -9,17 +9,16 @@ from abc import abstractmethod
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.scipy.linalg import cho_solve
 
 from poplin._axes import Coefficients, Counts, Covariance, Latent, Loadings, Scalar
-from poplin._numerics import inverse_and_logdet, solve_gram
+from poplin._numerics import inverse_and_logdet
 from poplin.data.blocks import Block
 from poplin.laws import Expected
-from poplin.rows.chains import Chains, Frame, Means, Shares, controlled
+from poplin.rows.chains import Chains, Frame, Means, Shares
 
 # Every column is a regression on the rows' features: its gradient, Hessian and Newton step.
 #
@@ -515,98 +514,3 @@ class AbstractStructure(eqx.Module):
     @abstractmethod
     def aligned(self, model: Model, reference: Model) -> Model:
         """The same model, rotated toward the reference where a rotation is free."""
-
-
-class Borrowed(AbstractStructure):
-    """C = V Lambda^(1/2): Lambda_k is the averaged mean of (Lambda_k^(1/2) w_k)^2.
-
-    B, and the level of w, move as in `LowRank`.
-    """
-
-    basis: Loadings
-    level: Array | None = None
-
-    def statistic(self, model, w, rate, block):
-        return column_statistic(block.x, w, rate, block.law.curvature(rate, block.y), block)
-
-    def means(self, chains, centre, rate, block, frame):
-        return controlled(chains, centre, rate, block, frame)
-
-    def quieter(self, model, average, total, means, frame):
-        assert means is not None
-        trusted = average[2] & sound(means, total.rows)
-        quiet = total._replace(cross=means.cross, second=means.second)
-        return jax.tree.map(lambda a, b: jnp.where(trusted, a, b), quiet, total), (*average[:2], trusted)
-
-    def expected(self, model, mean, covariance, counted, block):
-        return expected_columns(model.loadings, False, mean, covariance, counted, block)
-
-    def penalty(self, model, total):
-        return jnp.zeros(())
-
-    def penalty_at(self, model):
-        return level_penalty(self.level, model.coef)
-
-    def begin(self, model):
-        d, p = model.coef.shape
-        return jnp.zeros((p, d, d)), jnp.sum(model.loadings**2, axis=0), jnp.asarray(True)
-
-    def advance(self, model, average, total, *, gamma, first):
-        hessian, variance, trusted = average
-        hessian = hessian + jnp.where(first, 1.0, gamma) * (total.hessian - hessian)
-        before = jnp.sum(model.loadings**2, axis=0)
-        slope, curvature = level_prior(self.level, model.coef)
-        level = solve_gram(total.gram, total.cross)
-        spread = jnp.diagonal(total.second - level.T @ total.cross) / total.rows
-        variance = variance + gamma * (before * spread - variance)
-        coef = (
-            model.coef
-            + newton_columns(total.gradient + slope, hessian + curvature, gamma=gamma)
-            + gamma * level @ model.loadings.T
-        )
-        # a dimension without scale has nothing to turn
-        turn = jnp.diag(jnp.where(variance > 0, jnp.sqrt(before / variance), 1.0))
-        return (
-            Model(coef, self.basis * jnp.sqrt(variance)),
-            (hessian, variance, trusted),
-            Transport(turn, -gamma * level @ turn),
-        )
-
-    def scales(self):
-        return False
-
-    def rescaled(self, model, average, total, log_scale):
-        return model, average
-
-    # of the columns alone: a scale near zero, where there is nothing to settle, has no distance in units of its own,
-    # and Sigma is judged as a whole (`ml.StochasticApproximation.average`)
-    def score(self, model, total):
-        return total.gradient + level_prior(self.level, model.coef)[0]
-
-    def left(self, at, score):
-        return newton_squares(self._curvature(at), score)
-
-    def apart(self, at, one, other):
-        return moved_squares(self._curvature(at), one[0] - other[0])
-
-    def _curvature(self, at):
-        """The columns' Hessians as far as the counts tell, and the prior's."""
-        return jnp.mean(at.known.level) * at.average[0] + level_prior(self.level, at.model.coef)[1]
-
-    def parameters(self, model):
-        return model.coef, jnp.sum(model.loadings**2, axis=0)
-
-    def rebuild(self, parameters):
-        return Model(parameters[0], self.basis * jnp.sqrt(parameters[1]))
-
-    def meaning(self, parameters):
-        some = looked_at(len(self.basis))
-        basis = self.basis[some]
-        return parameters[0][:, some], (basis * parameters[1]) @ basis.T
-
-    def counting_variance(self, average, model):
-        some = looked_at(len(average[0]))
-        return Counting(column_variances(average[0][some]), jnp.zeros((len(some), len(some))))
-
-    def aligned(self, model, reference):
-        return model
