@@ -12,18 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy.linalg import cho_factor, cho_solve, subspace_angles
+from scipy.linalg import cho_factor, cho_solve, null_space, subspace_angles
 from scipy.special import chdtrc
 
 from poplin._numerics import compiled
 from poplin.sites.pooling import Pooled, Reduced, in_units_of_coef, normal, pooled
-from poplin.sites.structures import Common, loadings_of, steps_from, with_free_row
+from poplin.sites.structures import Common, loadings_of, with_free_row
 from poplin.sites.summaries import Chart, SiteSummary
 
 RIDGE = 1e-10  # share of the largest information, added where nothing is known
-TOLD = 1e-9  # share of a row's largest information below which a direction is not told
-
-
+TOLD = 1e-6  # share of the largest information below which a direction is not told
+SURE = 0.2  # radians (and changes of log scale) that a site must tell of a direction, to be tested in it
 LEAST_TOLD = 0.2  # standard error of a code's level, in standard deviations of its Z, up to which it is told
 
 
@@ -43,7 +42,7 @@ def told_codes(site: SiteSummary) -> np.ndarray:
 class SiteTest(NamedTuple):
     """A site against all others.
 
-    statistic, df, p: twice what the joint maximum loses by the site's being in it, chi-squared; loss: nats a row;
+    statistic, df, p: twice what its own C_k would gain in the directions that it tells, chi-squared; loss: nats a row;
     angle: the widest between the site's own span and the common one, degrees.
     """
 
@@ -55,58 +54,74 @@ class SiteTest(NamedTuple):
 
 
 def site_test(joint: Pooled, sites: Sequence[Reduced], k: int) -> SiteTest:
-    """Whether site k has the others' axes: l(others) + l(k alone) - l(all), twice.
+    """Whether site k has the others' axes: what its C_k's going its own way would gain, by the score.
 
-    Degrees of freedom: the numbers of the site's own chart, less those that the joint model has for it alone.
+    C_k may turn against the common axes, within their span and out of it, by any angles, and have other scales: of
+    these directions those are tested that the site alone tells to `SURE`. In others, which rare codes have, its
+    likelihood is no quadratic as far as it reaches.
     """
-    kept = [i for i in range(len(sites)) if i != k]
-    others = pooled(joint.structure, sites, joint.here, at=kept)
-    statistic = 2 * (others.loglik + sites[k].constant - joint.loglik)
-    steps = steps_from(joint.structure, joint.here)
-    r = joint.here.own.shape[2]
-    own = len(steps.of_site(k)) - r * (r - 1) // 2
-    lacking = _only_there(sites, k) * joint.here.basis.shape[1]
-    df = len(sites[k].target) - own - lacking
-    statistic = max(statistic, 0.0)
-    numbers = sites[k].target[len(sites[k].shared) * len(sites[k].where) :]
-    angle = widest_angle(np.asarray(joint.here.basis)[sites[k].where], sites[k].chart.loadings_at(numbers))
-    return SiteTest(statistic, df, float(chdtrc(df, statistic)), 0.5 * statistic / sites[k].rows, angle)
+    site = sites[k]
+    loadings = joint.loadings(site, k)
+    moves = _moves(loadings)
+    first = len(site.shared) * len(site.where)
+    along = np.zeros((len(site.target), len(moves)))
+    along[first:] = np.einsum("ajq,mjq->am", _row_slopes(site.chart, jnp.asarray(loadings)), moves)
+    moved = site.upper @ along
+    values, vectors = np.linalg.eigh(moved.T @ moved)
+    sure = vectors[:, values > 1 / SURE**2]
+    (statistic,), (df,) = _gains(joint, sites, k, (along @ sure)[None])
+    own = site.chart.loadings_at(site.target[first:])
+    angle = widest_angle(np.asarray(joint.here.basis)[site.where], own)
+    return SiteTest(statistic, df, float(chdtrc(df, statistic)), 0.5 * statistic / site.rows, angle)
 
 
-def _only_there(sites: Sequence[Reduced], k: int) -> int:
-    """How many codes no other site has."""
-    others = set().union(*(site.where.tolist() for i, site in enumerate(sites) if i != k))
-    return sum(j not in others for j in sites[k].where.tolist())
+def _moves(loadings: np.ndarray) -> np.ndarray:
+    """Directions of C (., p, q): along its own axes U, turns out of their span, within it, and log scales."""
+    axes, size, turned = np.linalg.svd(loadings, full_matrices=False)
+    q, root = len(size), size[:, None] * turned
+    out = np.einsum("pa,br->abpr", null_space(axes.T), root).reshape(-1, *loadings.shape)
+    one, other = np.tril_indices(q, -1)
+    within = np.einsum("pm,mr->mpr", axes[:, one], root[other]) - np.einsum(
+        "pm,mr->mpr", axes[:, other], root[one]
+    )
+    return np.concatenate([out, within, np.einsum("pm,mr->mpr", axes, root)])
 
 
 def widest_angle(basis: np.ndarray, loadings: np.ndarray) -> float:
-    """The widest principal angle between V's span and the nearest directions of C's, degrees."""
+    """The widest principal angle between V's span and the nearest directions of C's, degrees; NaN if C is no number."""
+    if not np.isfinite(loadings).all():
+        return float("nan")
     return float(np.rad2deg(np.max(subspace_angles(basis, loadings))))
 
 
-def code_gains(joint: Pooled, sites: Sequence[Reduced], k: int) -> np.ndarray:
-    """For each code of site k: what its row of C_k's being its own would gain, twice, by the score (p_k,).
+def _gains(
+    joint: Pooled, sites: Sequence[Reduced], k: int, along: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each set of directions of site k's numbers (sets, m, r): what z along them would gain, twice; numbers told.
 
-    With z_j (q,) added to row j: u_j'(H_jj - H_j. H^-1 H_.j)^-1 u_j, u_j the slope in z_j, H the information of it and
-    of the steps at the joint maximum.
+    u'(H_zz - H_z. H^-1 H_.z)^-1 u, u the slope in z with the joint model's steps profiled out, H the information.
     """
+    site, moved = sites[k], np.einsum("ab,sbr->sar", sites[k].upper, along)
+    gradient, curvature = normal(sites, joint.told, joint.slopes)
+    factor = cho_factor(curvature + RIDGE * np.max(np.diag(curvature)) * np.eye(len(curvature)))
+    slopes, apart = site.upper @ joint.slopes[k], site.upper @ (site.target - joint.told[k])
+    rest, found, told = cho_solve(factor, gradient), np.empty(len(along)), np.empty(len(along), int)
+    for s, own in enumerate(moved):
+        across = slopes.T @ own
+        values, vectors = np.linalg.eigh(own.T @ own - across.T @ cho_solve(factor, across))
+        there = values > TOLD * np.max(values, initial=0.0)
+        score = vectors.T @ (own.T @ apart - across.T @ rest)
+        found[s], told[s] = np.sum(score[there] ** 2 / values[there]), there.sum()
+    return found, told
+
+
+def code_gains(joint: Pooled, sites: Sequence[Reduced], k: int) -> np.ndarray:
+    """For each code of site k: what its row of C_k's being its own would gain, twice, by the score (p_k,)."""
     site, here = sites[k], jnp.asarray(joint.loadings(sites[k], k))
     rows, q = here.shape
-    along = np.zeros((len(site.target), rows, q))
-    along[len(site.shared) * rows :] = _row_slopes(site.chart, here)
-    moved = np.einsum("ab,bjq->ajq", site.upper, along)
-    apart = site.upper @ (site.target - joint.told[k])
-    _, curvature = normal(sites, joint.told, joint.slopes)
-    factor = cho_factor(curvature + RIDGE * np.max(np.diag(curvature)) * np.eye(len(curvature)))
-    slopes, found = site.upper @ joint.slopes[k], np.empty(rows)
-    for j in range(rows):
-        own = moved[:, j]
-        across = slopes.T @ own
-        left = own.T @ own - across.T @ cho_solve(factor, across)
-        values, vectors = np.linalg.eigh(left)
-        told = values > TOLD * values[-1]
-        found[j] = np.sum((vectors.T @ (own.T @ apart))[told] ** 2 / values[told])
-    return found
+    along = np.zeros((rows, len(site.target), q))
+    along[:, len(site.shared) * rows :] = np.moveaxis(np.asarray(_row_slopes(site.chart, here)), 1, 0)
+    return _gains(joint, sites, k, along)[0]
 
 
 @compiled()

@@ -34,6 +34,7 @@ from poplin.models.loadings import FreeLoadings, Outward, outward
 from poplin.sites.plan import MOST_NUMBERS, SitePlan, read_json, write_json
 from poplin.updates.structure import Model
 
+SIMULATED_ROWS = 50_000  # at least, of the information: the scores of rare codes have heavy tails
 SCORE_DRAWS = 400_000, 64, 1000  # over all rows, of the score: draws a set of a row, from and to
 
 
@@ -265,7 +266,8 @@ def check_site(fit: Any, plan: SitePlan) -> None:
 def summarised(fit: Any, name: str, plan: str, *, round: int) -> SiteSummary:
     """The quadratic of a fitted `PLN` about its estimates; from round 2 on its axes are joint ones, and g is told.
 
-    Cost: information from simulated rows, ten for each number, and for a joint point draws of the rows' latents.
+    Cost: information from 50 000 simulated rows, or ten for each number if these are more; for a joint point draws of
+    the rows' latents.
     """
     settings = recipes.checked(fit.get_params())
     if jax.tree.leaves(fit.result_.law) or not fit.result_.law.exponential():
@@ -282,7 +284,9 @@ def summarised(fit: Any, name: str, plan: str, *, round: int) -> SiteSummary:
         about = chart(point[0], point[1], root)
         here = replace(here, model=Model(about.coef, about.loadings), outward=about.outward)
         free = free._replace(here=here, shape=None, basis=None, rows=None)
-        found = information(free.block, here, request("expected", free, settings))
+        asked = request("expected", free, settings)
+        copies = max(asked.copies, -(-SIMULATED_ROWS // len(free.block.index)))
+        found = information(free.block, here, asked._replace(copies=copies))
         told = positive_information(found)
         score, noise = _score(free, settings, told) if round > 1 else (np.zeros(here.size()), 0.0)
     return SiteSummary(
