@@ -151,9 +151,9 @@ class CommonBasis(AbstractEstimator):
     Site k: Z_i = B_k'x_i + C_k w_i, Sigma_k = C_k C_k' = V Lambda_k V' + U_k U_k': V `basis_` is common, Lambda_k
     `scales_` and B_k `coef_` are the site's, U_k (p, r) if `remainder` is r. By maximum likelihood: every site tells
     its log-likelihood as a quadratic about a point, score and expected information, and the joint maximum of these is
-    where the next round begins (Fisher scoring over the sites). Cost of a round: a fit of each site under V, ten
-    simulated rows for each of its d p + p (q + r) numbers K, and K^3. Source: Flury (1984), J. Am. Stat. Assoc. 79,
-    on common principal components.
+    where the next round begins (Fisher scoring over the sites). Cost of a round: a fit of each site under V, the
+    scores of 50 000 simulated rows (or ten for each of its d p + p (q + r) numbers K), and K^3. Source: Flury (1984),
+    J. Am. Stat. Assoc. 79, on common principal components.
 
     Args:
         rank: q, how many axes are common.
@@ -540,10 +540,10 @@ class CommonBasis(AbstractEstimator):
     def test_sites(self) -> DataFrame:
         """Test whether each site has the axes of all others.
 
-        Twice what the site's covariance would gain by going its own way, by the score at the joint point: chi-squared in
-        large samples. It is tested in the directions, angles and log scales, that the site alone tells to 0.2: farther
-        the likelihood of rare codes is no quadratic. Beside the p-value stand the loss in nats a row and the widest
-        angle: with many rows any site differs by a little.
+        Twice what the site's covariance would gain by going its own way, by the score at the joint point: chi-squared
+        in large samples. It is tested in the directions, angles and log scales, that the site alone tells to 0.2:
+        farther the likelihood of rare codes is no quadratic. Beside the p-value stand the loss in nats a row and the
+        widest angle: with many rows any site differs by a little.
 
         In the first round, p is withheld (NaN) where any site has codes that its counts hardly tell: where the best
         known coefficient of a code has a standard error above a fifth of the standard deviation of its Z. About the

@@ -634,7 +634,7 @@ class PLN(AbstractStatistics, AbstractEstimator):
     def site_summary(self, plan: SitePlan, *, name: str, round: int = 1) -> SiteSummary:
         """What this fit, of a site of several, tells the others: a quadratic of its log-likelihood, and not a row.
 
-        Cost: the information of ten simulated rows for each free number.
+        Cost: the information of 50 000 simulated rows, or of ten for each free number if these are more.
 
         Args:
             plan: what the sites agreed on; the fit's rank is the plan's, and its columns are codes of the plan.

@@ -1,4 +1,4 @@
-"""Does a site fit in? Leave-one-out tests of sites, forward selection of codes that mean something else at a site.
+"""Does a site fit in? Score tests of sites, forward selection of codes that mean something else at a site.
 
 Start at `site_test` and `code_gains`. All follow from the sites' quadratics: at a joint point they are score tests.
 """
