@@ -371,15 +371,11 @@ def of_tests(lines: list[Line]) -> list[str]:
     told = []
     size = [line["p"] for line in lines if line["part"] == "designs" and "fits in" in str(line["way"])]
     if size:
-        told.append(
-            f"Sites that fit in, at the joint maximum: {percent(size)} of {len(size)} tests below 0.05."
-        )
+        told.append(f"Sites that fit in, at the joint maximum: {below(size)} tests below 0.05.")
     for way in ("round 1", "round 2"):
         turned = [line["p"] for line in lines if line["table"] == "turned" and line["way"] == way]
         if turned:
-            told.append(
-                f"A site with axes {DEGREES:g} degrees away, {way}: {percent(turned)} of {len(turned)} found."
-            )
+            told.append(f"A site with axes {DEGREES:g} degrees away, {way}: {below(turned)} found.")
         those = [line for line in lines if line["table"] == "exchanged" and line["way"] == way]
         if those:
             every = sum(line["found"] == EXCHANGED for line in those)
@@ -397,18 +393,20 @@ def of_tests(lines: list[Line]) -> list[str]:
         those = [line for line in lines if line["part"] == "rare" and line["way"] == way]
         if "fits in" in way:
             statistic = spread([line["statistic"] for line in those], 0)
-            below = percent([line["p"] for line in those])
-            told.append(f"Rare codes, {way}: statistic {statistic} on {those[0]['df']}, {below} below 0.05.")
+            known = [line["p"] for line in those if line["p"] is not None and line["p"] == line["p"]]
+            found = f"{below(known)} below 0.05" if known else "p withheld"
+            told.append(
+                f"Rare codes, {way}: statistic {statistic} on {spread([line['df'] for line in those], 0)}, {found}."
+            )
         else:
             first = spread([float(str(line["frobenius"]).split()[0]) for line in those], 3)
             told.append(f"Rare codes, {way}: Sigma of the site of 600 rows {first} off, {len(those)} tables.")
     return ["## Who fits in", *(f"- {line}" for line in told)] if told else []
 
 
-def percent(values: list[float]) -> str:
-    """Share of p-values below 0.05 with its error."""
-    low = np.mean(np.array(values) < 0.05)
-    return f"{100 * low:.1f} ± {100 * np.sqrt(low * (1 - low) / len(values)):.1f} %"
+def below(values: list[float]) -> str:
+    """How many p-values are below 0.05. A share's own error is nothing where it is 0 or 1, so counts are told."""
+    return f"{sum(value < 0.05 for value in values)} of {len(values)}"
 
 
 if __name__ == "__main__":
