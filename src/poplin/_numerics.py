@@ -232,9 +232,8 @@ def _keep_programs_whole() -> None:
     lru_cache.LRUCache.put = put
 
 
-with contextlib.suppress(
-    ImportError, AttributeError
-):  # JAX has no public way: another version may do without
+# JAX has no public way; another version may do without.
+with contextlib.suppress(ImportError, AttributeError):
     _keep_programs_whole()
 
 

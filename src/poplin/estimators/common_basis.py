@@ -572,8 +572,9 @@ class CommonBasis(AbstractEstimator):
         """Find the codes that mean something else at a site.
 
         One after the other the code that fits worst is set free there, by Holm's steps: one exchanged code makes
-        others look odd. In the first round codes that any site's counts hardly tell are left out (`test_sites`). Cost:
-        a score test of every code a step.
+        others look odd. In the first round codes that any site's counts hardly tell are left out (`test_sites`). Codes
+        that are told are best asked for there: by the second round an odd site has pulled the joint point toward it,
+        and other codes look odd too. Cost: a score test of every code a step.
 
         Args:
             site: its name.

@@ -81,10 +81,9 @@ def _moves(loadings: np.ndarray) -> np.ndarray:
     q, root = len(size), size[:, None] * turned
     out = np.einsum("pa,br->abpr", null_space(axes.T), root).reshape(-1, *loadings.shape)
     one, other = np.tril_indices(q, -1)
-    within = np.einsum("pm,mr->mpr", axes[:, one], root[other]) - np.einsum(
-        "pm,mr->mpr", axes[:, other], root[one]
-    )
-    return np.concatenate([out, within, np.einsum("pm,mr->mpr", axes, root)])
+    outer = lambda a, b: np.einsum("pm,mr->mpr", a, b)
+    within = outer(axes[:, one], root[other]) - outer(axes[:, other], root[one])
+    return np.concatenate([out, within, outer(axes, root)])
 
 
 def widest_angle(basis: np.ndarray, loadings: np.ndarray) -> float:

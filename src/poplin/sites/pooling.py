@@ -232,11 +232,11 @@ def _slopes_of(steps: Steps, place: Place) -> Array:
 class _Climb:
     """Residuals and slopes of some sites at a point."""
 
-    def __init__(self, structure: AbstractCommon, sites: Sequence[Reduced], used: Sequence[int]) -> None:
+    def __init__(self, structure: AbstractCommon, sites: Sequence[Reduced]) -> None:
         self.structure, self.sites = structure, sites
         self.places = [
             Place(jnp.asarray(k), site.chart, jnp.asarray(site.where), jnp.asarray(site.shared))
-            for k, site in zip(used, sites, strict=True)
+            for k, site in enumerate(sites)
         ]
 
     def told(self, here: Common) -> list[np.ndarray]:
@@ -256,14 +256,10 @@ class _Climb:
         return found if np.isfinite(found) else -np.inf
 
 
-def pooled(
-    structure: AbstractCommon, sites: Sequence[Reduced], here: Common, *, at: Sequence[int] | None = None
-) -> Pooled:
-    """The joint maximum of the sites' quadratics, from a point on; `at`: of these sites alone."""
+def pooled(structure: AbstractCommon, sites: Sequence[Reduced], here: Common) -> Pooled:
+    """The joint maximum of the sites' quadratics, from a point on."""
     with double_precision():
-        used = list(range(len(sites))) if at is None else list(at)
-        every, sites = sites, [sites[k] for k in used]
-        climb, damping = _Climb(structure, sites, used), FIRST_DAMPING
+        climb, damping = _Climb(structure, sites), FIRST_DAMPING
         told, slopes = climb.told(here), climb.slopes(here)
         value, converged = climb.value(told), False
         for _ in range(MOST_STEPS):
@@ -275,17 +271,17 @@ def pooled(
                 there = steps.moved(steps.shortened(step))
                 numbers = climb.told(there)
                 gained = climb.value(numbers) - value
-                if gained >= 0 and _finite(slopes := climb.slopes(there)):
+                if gained >= 0 and _finite(reached := climb.slopes(there)):
                     break
                 gained, damping = -np.inf, damping * 8
             if gained < 0:
                 break
-            here, told, value = there, numbers, value + gained
+            here, told, slopes, value = there, numbers, reached, value + gained
             damping = max(damping / 8, LEAST_DAMPING)
             if gained < ENOUGH:
                 converged = True
                 break
-        return at_point(structure, every, here)._replace(converged=converged, loglik=value)
+        return Pooled(structure, here, told, slopes, value, converged)
 
 
 def _finite(slopes: Sequence[np.ndarray]) -> bool:
@@ -294,7 +290,7 @@ def _finite(slopes: Sequence[np.ndarray]) -> bool:
 
 def at_point(structure: AbstractCommon, sites: Sequence[Reduced], here: Common) -> Pooled:
     """What the sites' quadratics say of a point, which is not their maximum."""
-    climb = _Climb(structure, sites, range(len(sites)))
+    climb = _Climb(structure, sites)
     told = climb.told(here)
     return Pooled(structure, here, told, climb.slopes(here), climb.value(told), False)
 

@@ -57,10 +57,6 @@ class AbstractCommon(eqx.Module):
     def mixing(self, scale: Matrix, site: Any) -> Array:
         """M (q, q) of C_k = V M."""
 
-    @abstractmethod
-    def of_site(self, scale: np.ndarray, site: int) -> np.ndarray:
-        """Which of the numbers (flat) are a site's own, and no other's."""
-
 
 class Equal(AbstractCommon):
     """C_k = V diag(l): log l (q,)."""
@@ -72,9 +68,6 @@ class Equal(AbstractCommon):
 
     def mixing(self, scale, site):
         return jnp.diag(jnp.exp(scale))
-
-    def of_site(self, scale, site):
-        return np.zeros(0, int)
 
 
 class Proportional(AbstractCommon):
@@ -93,9 +86,6 @@ class Proportional(AbstractCommon):
         size = jnp.concatenate([jnp.zeros(1), scale[q:]])
         return jnp.diag(jnp.exp(scale[:q] + size[site]))
 
-    def of_site(self, scale, site):
-        return len(scale) - self.sites + np.array([site] if site else [], int)
-
 
 class CommonAxes(AbstractCommon):
     """C_k = V diag(l_k): log l (K, q)."""
@@ -107,9 +97,6 @@ class CommonAxes(AbstractCommon):
 
     def mixing(self, scale, site):
         return jnp.diag(jnp.exp(scale[site]))
-
-    def of_site(self, scale, site):
-        return np.arange(scale.size).reshape(scale.shape)[site]
 
 
 class CommonSubspace(AbstractCommon):
@@ -127,9 +114,6 @@ class CommonSubspace(AbstractCommon):
         rows, columns = np.tril_indices(q)
         told = jnp.where(rows == columns, jnp.exp(jnp.where(rows == columns, scale[site], 0.0)), scale[site])
         return jnp.zeros((q, q), told.dtype).at[rows, columns].set(told)
-
-    def of_site(self, scale, site):
-        return np.arange(scale.size).reshape(scale.shape)[site]
 
 
 def named(common: str, sites: int) -> AbstractCommon:
@@ -213,13 +197,6 @@ class Steps(eqx.Module):
         told = Common(*map(np.asarray, self.at(jnp.asarray(step))))
         left, _, right = np.linalg.svd(told.basis, full_matrices=False)
         return told._replace(basis=left @ right)
-
-    def of_site(self, site: int) -> np.ndarray:
-        """Which numbers of a step are a site's own."""
-        sizes = self.sizes()
-        scales = sizes[0] + self.structure.of_site(np.asarray(self.scale), site)
-        each = sizes[2] // max(len(self.own), 1)
-        return np.concatenate([scales, sizes[0] + sizes[1] + site * each + np.arange(each)])
 
 
 def steps_from(structure: AbstractCommon, here: Common) -> Steps:

@@ -36,10 +36,8 @@ from poplin.updates.structure import (
 )
 
 WARM = 0.4  # gamma while it is constant, on a table with rows enough
-LONGEST = (
-    20.0  # steps of a variance along a given axis are lengthened by this factor at most, where gamma is 1
-)
-NEXT_TO_NOTHING = 1e-6  # share of the information about a variance that counts are taken to tell at least
+LONGEST = 20.0  # a variance along a given axis moves at most so many times as far as EM, where gamma is 1
+NEXT_TO_NOTHING = 1e-6  # share of what complete data tell of a variance that counts tell at least
 COUNTS = 10.0  # a column seen less often than so many times for each of its parameters makes shorter steps
 
 
