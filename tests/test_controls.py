@@ -66,7 +66,7 @@ def posterior(name: str) -> Posterior:
     weights /= weights.sum()
     size = len(nodes)
     y, ones = np.tile(counts, (size, 1)), np.ones((size, 1))
-    block = Block(y, ones, np.zeros((size, q)), weights, np.zeros(size), np.arange(size))
+    block = Block(y, ones, np.zeros(y.shape), weights, np.zeros(size), np.arange(size))
     mean, mean_rate = weights @ nodes, weights @ np.exp(eta)
     still = np.full(size, -0.7), np.full(size, 0.8)
     chains = chain.Chains(nodes, np.tile(1.2 * mean_rate, (size, 1)), *still)
@@ -225,6 +225,25 @@ def test_most_noise_is_taken_out(name: str) -> None:
             return float(jnp.sum(jnp.tensordot(at.block.weights, (values - middle) ** 2, 1)))
 
         assert variance(quiet) < 0.25 * variance(plain)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_centres_come_to_the_means_of_rows_from_far_away(name: str) -> None:
+    """The noise that is left from there is that from means of the rows; it is many times as much from far away."""
+    with double_precision():
+        at = posterior(name)
+        far = at.centre[:1] + 8.0
+        row = jax.tree.map(lambda a: a[:1], (at.chains.mean_rate, at.block))
+        nearer = jax.jit(
+            lambda centre: chain.nearer(centre, *row, coef=at.model.coef, frame=at.frame),
+        )
+        near = far
+        for _ in range(30):
+            near = nearer(near)
+        assert close(nearer(near), near)
+        mean = at.block.weights @ at.chains.position
+        # a Gaussian's mean, not the posterior's: a fraction of a standard deviation from it
+        assert np.abs(np.asarray(near[0] - mean)).max() < 0.1
 
 
 def test_most_noise_is_taken_out_of_gradients() -> None:

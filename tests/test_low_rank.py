@@ -15,6 +15,7 @@ from poplin.estimators import placed_rows
 from poplin.updates import structure as structures
 from poplin.updates.low_rank import Borrowed, LowRank
 from poplin.updates.structure import AbstractStructure, Model
+from tests.instances import orthonormal, simulated
 from tests.tolerances import STANDARD_ERRORS
 
 
@@ -100,3 +101,16 @@ def test_a_variance_that_counts_hardly_tell_ends_where_quadrature_has_it() -> No
     off = np.abs(found["estimate"].to_numpy() - wanted["estimate"].to_numpy()) / wanted["se"].to_numpy()
     assert np.all(off < 0.5)
     assert fitted.loglik_ > best.loglik_ - 0.4
+
+
+def test_variances_that_are_zero_in_truth_settle() -> None:
+    """Along three of five given axes nothing varies: fits end, on four seeds, and none below the others."""
+    axes = orthonormal(8, 8)
+    table = simulated(51, axes[:, :2] * np.array([2.5, 1.5]), n=300, level=1.0)
+    fits = [
+        poplin.PLN(basis=axes[:, :5], max_iter=2000, random_state=seed).fit(**table.arguments())
+        for seed in range(4)
+    ]
+    assert [fit.converged_ for fit in fits] == [True] * 4
+    reached = [fit.loglik_ for fit in fits]
+    assert np.ptp(reached) < 0.5, reached

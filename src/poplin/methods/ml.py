@@ -49,7 +49,10 @@ DECAY = 0.7  # gamma falls as k^-0.7, between 1/2 and 1
 
 
 class ChainRows(NamedTuple):
-    """What a row keeps: its chain, and a point near its posterior mean of w, for control variates (n, q)."""
+    """What a row keeps: its chain, and a point near its posterior mean of w, for control variates (n, q).
+
+    The point follows the model, never the draws: every `LENGTH` visits it comes nearer (`chains.nearer`).
+    """
 
     chains: chain.Chains
     centre: Latent
@@ -245,6 +248,11 @@ class StochasticApproximation(AbstractMethod):
         centre = rows.centre @ transport.turn + shift
         before = rows.chains.position @ transport.turn + shift
         chains = rows.chains._replace(position=before)
+        centre = jax.lax.cond(
+            (state.iteration // self.pace) % LENGTH == 0,
+            lambda: chain.nearer(centre, chains.mean_rate, block, coef=model.coef, frame=frame),
+            lambda: centre,
+        )
         key = jax.random.fold_in(state.key, state.iteration)
         adapt = (1 / (1 + state.iteration / (10 * self.pace))).astype(kind)
         chains, rate = chain.move(

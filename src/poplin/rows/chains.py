@@ -251,6 +251,21 @@ def controlled_columns(chains: Chains, centre: Latent, rate: Counts, block: Bloc
     return means._replace(gradient=jnp.concatenate([for_x, for_w]))
 
 
+def nearer(centre: Latent, mean_rate: Counts, block: Block, *, coef: Coefficients, frame: Frame) -> Latent:
+    """Points (n, q) one of Newton's steps nearer to the means of the rows' best Gaussians under the present model.
+
+    Centres that are only carried along miss as a model moves: where an axis loses its variance they stay in Z, and
+    grow in w. Cost: n p exponentials and 5 n p q.
+    """
+    v, squares = centre @ frame.to_frame, frame.loadings**2
+    variance = 1 / (frame.stiffness + told_at_least(mean_rate, block) @ squares)
+    predictor = block.offset + block.x @ coef + v @ frame.loadings.T
+    cells = block.law.expected(predictor, variance @ squares.T, block.y)
+    curvature = frame.stiffness + jnp.maximum(told_at_least(mean_rate, block), cells.weight) @ squares
+    step = ((block.y - cells.rate) @ frame.loadings - frame.stiffness * v) / curvature
+    return (v + jnp.clip(step, -FARTHEST, FARTHEST)) @ frame.from_frame
+
+
 def told_at_least(curvature: Counts, block: Block) -> Counts:
     """What cells say of their log rates, and at least what they say where the rate is the count itself."""
     return jnp.maximum(curvature, block.law.curvature(block.y, block.y))

@@ -14,7 +14,7 @@ from jax.scipy.linalg import block_diag, solve_triangular
 from poplin._axes import Loadings
 from poplin._numerics import solve_gram
 from poplin.rows.chains import Shares, controlled, controlled_columns, shares
-from poplin.updates.convergence import LEAP, lengthened, noise_after, one_by_one
+from poplin.updates.convergence import LEAP, RECENT, lengthened, noise_after, one_by_one
 from poplin.updates.structure import (
     FAINT,
     LOADING_SD,
@@ -36,7 +36,6 @@ from poplin.updates.structure import (
 )
 
 WARM = 0.4  # gamma while it is constant, on a table with rows enough
-LONGEST = 20.0  # a variance along a given axis moves at most so many times as far as EM, where gamma is 1
 NEXT_TO_NOTHING = 1e-6  # share of what complete data tell of a variance that counts tell at least
 COUNTS = 10.0  # a column seen less often than so many times for each of its parameters makes shorter steps
 
@@ -241,7 +240,7 @@ class Borrowed(AbstractStructure):
 
     def begin(self, model):
         d, p = model.coef.shape
-        return Scales(jnp.zeros((p, d, d)), jnp.asarray(True), jnp.ones(()))
+        return Scales(jnp.zeros((p, d, d)), jnp.asarray(True), jnp.ones(model.loadings.shape[1]))
 
     def advance(self, model, average, total, *, gamma, first):
         hessian = average.hessian + jnp.where(first, 1.0, gamma) * (total.hessian - average.hessian)
@@ -267,11 +266,11 @@ class Borrowed(AbstractStructure):
 
     def _further(self, average, known, spread, *, gamma):
         """By how much more of themselves variances (q,) move where counts say little; the noise of draws so far."""
-        apart, most = spread - jnp.eye(len(spread)), one_by_one(known, average.noise, gamma)
-        most = jnp.minimum(most, LONGEST / jnp.sqrt(jnp.maximum(gamma, 1e-12)))
+        apart = jnp.diagonal(spread) - 1
+        most = one_by_one(known, average.noise, gamma)
         longer = jnp.clip(1 / jnp.maximum(_told_of_variances(known), FAINT), 1.0, most) - 1
-        further = jnp.clip(gamma * longer * jnp.diagonal(apart), -LEAP, LEAP)
-        noise = noise_after(average.noise, known, apart)
+        further = jnp.clip(gamma * longer * apart, -LEAP, LEAP)
+        noise = average.noise + RECENT * (0.5 * known.draws * apart**2 - average.noise)
         return jnp.where(gamma > 0, further, 0.0), jnp.where(gamma > 0, noise, average.noise)
 
     def scales(self):
