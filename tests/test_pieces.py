@@ -232,7 +232,7 @@ def test_columns_that_tell_nothing_do_not_take_the_others_with_them(monkeypatch:
     random, common, rare = np.random.default_rng(1), 8, 6
     w = random.normal(size=(ROWS, common + rare))
     latent = 1 + w[:, :common] @ np.linalg.cholesky(0.8 * autoregressive(common, 0.5)).T
-    few = -10 + 5 * (0.6 * w[:, :rare] + 0.8 * w[:, common:])
+    few = -11 + 5 * (0.6 * w[:, :rare] + 0.8 * w[:, common:])
     counts = random.poisson(np.exp(np.concatenate([latent, few], axis=1)))
     whole, without = (poplin.PLN(shrinkage=0, max_iter=400).fit(y) for y in (counts, counts[:, :common]))
     asked = Uncertainty(whole)
