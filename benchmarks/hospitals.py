@@ -187,8 +187,9 @@ def markdown(lines: list[Line], chosen: argparse.Namespace) -> str:
         "\n\n".join(
             [
                 "# The journey of several hospitals, at size",
-                f"Made by `python -m benchmarks.hospitals`: {chosen.codes} codes, {chosen.rank} axes, {chosen.hospitals} "
-                f"hospitals of {chosen.rows} patients; all steps, one after the other, took {minutes:.1f} minutes.",
+                f"Made by `python -m benchmarks.hospitals`: {chosen.codes} codes, {chosen.rank} axes, "
+                f"{chosen.hospitals} hospitals of {chosen.rows} patients; all steps, one after the other, took "
+                f"{minutes:.1f} minutes.",
                 where,
                 report.table(header, rows),
             ]
