@@ -120,26 +120,29 @@ def test_tangents_are_those_of_the_coordinates() -> None:
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
-@pytest.mark.parametrize("remainder", [0, 1])
-def test_steps_lead_where_they_say_and_none_is_in_vain(name: str, remainder: int) -> None:
+@pytest.mark.parametrize(("remainder", "free"), [(0, 0), (1, 0), (0, 2)])
+def test_steps_lead_where_they_say_and_none_is_in_vain(name: str, remainder: int, free: int) -> None:
     """The step's first order is its difference; covariances move along as many directions as there are numbers."""
     random, shape = np.random.default_rng(3), structures.named(name, SITES)
     here = common(random, shape, remainder)
+    for row in range(free):
+        here = structures.with_free_row(here, 1, row)
     with double_precision():
         steps = structures.steps_from(shape, here)
-        size = sum(steps.sizes()) - here.coef.size
+        first, size = sum(steps.sizes()[:3]), sum(steps.sizes()) - here.coef.size
+        whole = lambda step: jnp.insert(step, np.full(here.coef.size, first), 0.0)  # B stands
 
         def covariances(step: Any) -> Any:
-            moved = steps.at(jnp.concatenate([step, jnp.zeros(here.coef.size)]))
+            moved = steps.at(whole(step))
             loadings = [structures.loadings_of(shape, moved, k) for k in range(SITES)]
             return jnp.stack([a @ a.T for a in loadings])
 
         slopes = np.asarray(jax.jit(jax.jacfwd(covariances))(jnp.zeros(size))).reshape(-1, size)
-        exact = steps.moved(np.r_[1e-5 * np.ones(size), np.zeros(here.coef.size)])
+        exact = steps.moved(np.asarray(whole(1e-5 * jnp.ones(size))))
         there = np.stack([np.asarray(structures.loadings_of(shape, exact, k)) for k in range(SITES)])
-        first = np.asarray(covariances(jnp.zeros(size))).ravel() + slopes @ (1e-5 * np.ones(size))
+        told = np.asarray(covariances(jnp.zeros(size))).ravel() + slopes @ (1e-5 * np.ones(size))
     assert close(exact.basis.T @ exact.basis, np.eye(AXES))
-    assert np.allclose((there @ np.swapaxes(there, 1, 2)).ravel(), first, atol=1e-7)
+    assert np.allclose((there @ np.swapaxes(there, 1, 2)).ravel(), told, atol=1e-7)
     assert np.linalg.matrix_rank(slopes, tol=1e-8) == structures.degrees(shape, here)
 
 
@@ -236,7 +239,7 @@ def test_statistics_are_chi_squared_where_quadratics_are_exact() -> None:
         assert within_errors(np.mean(statistics), df, error), (np.mean(statistics), df)
 
 
-def test_an_exchanged_code_is_found_and_no_other() -> None:
+def test_an_exchanged_code_is_found_and_no_other(tmp_path: Any) -> None:
     random, shape = np.random.default_rng(8), structures.CommonAxes()
     truth = common(random, shape)
     with double_precision():
@@ -251,6 +254,20 @@ def test_an_exchanged_code_is_found_and_no_other() -> None:
     assert set(table.index[table["step"] > 0]) == {"code1", "code4"}
     assert (found.test_sites()["p"] < 0.05).all()  # each disagrees with two of which one is the odd one
     assert found.test_sites()["loss"].idxmax() == "site2"
+    # set free they pull nothing: the axes are the others', and nobody is odd any more; in later rounds too
+    freed = poplin.CommonBasis(AXES, free={"site2": ["code4", "code1"]}).fit(told)
+    freed.save(tmp_path / "joint.json")
+    later = poplin.CommonBasis.load(tmp_path / "joint.json", told)
+    later.update([replace(one, round=2) for one in told])
+    assert freed.point("site2").axes is None and freed.point("site1").axes is not None
+    for fit in (freed, later):
+        assert abs(fit.loglik_ + 100.0 * SITES) < 1e-3
+        for k, name in enumerate(fit.sites_):
+            assert np.allclose(fit.covariance_[name], each[k] @ each[k].T, atol=1e-3)
+            tests = fit.test_codes(name)
+            assert (tests["step"] == 0).all()
+            assert set(tests.index[tests["p"].isna()]) == ({"code1", "code4"} if name == "site2" else set())
+        assert (fit.test_sites()["p"] > 0.9).all()
 
 
 # Rows: the joint maximum by quadrature and scipy.
@@ -341,7 +358,7 @@ def test_a_step_after_which_the_likelihood_has_fallen_is_halved() -> None:
             made.append(replace(site, round=turn, loglik=loglik))
         return made
 
-    fit = poplin.CommonBasis(AXES).fit(told(1, -100.0))
+    fit = poplin.CommonBasis(AXES, free={"site1": ["code3"]}).fit(told(1, -100.0))
     began = fit.basis_
     fit.update(told(2, -100.0))
     kept, reached = fit.joint_.summaries, fit.basis_
@@ -387,3 +404,24 @@ def test_summaries_that_do_not_go_together_are_refused(change: dict[str, Any], w
     told[0] = SiteSummary(**{**vars(told[0]), **change})
     with pytest.raises(poplin.InputError, match=words):
         poplin.CommonBasis(AXES, share=("Intercept",)).fit(told)
+
+
+@pytest.mark.parametrize(
+    "free, words",
+    [
+        ({"mgh": ["code1"]}, "free names the site 'mgh'; there are 'site0', 'site1'"),
+        ({"site1": ["code9"]}, "free names 'code9' at 'site1', which has no such code"),
+        ({"site1": "code1"}, "free names"),
+        ({"site1": [f"code{j}" for j in range(5)]}, "5 of the 7 codes of 'site1'; 3 have to be left"),
+    ],
+)
+def test_codes_that_cannot_be_free_are_refused(free: dict[str, Any], words: str) -> None:
+    random = np.random.default_rng(13)
+    told = [
+        quadratic(
+            random, f"site{k}", np.zeros((1, CODES)), random.normal(size=(CODES, AXES)), np.arange(CODES), 50
+        )
+        for k in range(2)
+    ]
+    with pytest.raises(poplin.InputError, match=words):
+        poplin.CommonBasis(AXES, free=free).fit(told)

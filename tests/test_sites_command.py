@@ -286,6 +286,18 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
         "mgh.site.json is of the first round",
     ),
     "a pool that is not there": ((*POOL, "bwh.site.json", "--from", "none"), "joint.json cannot be read"),
+    "free codes without a site": (
+        (*POOL, "bwh.site.json", "--plan", "plan.json", "--free", "a,b"),
+        "--free 'a,b' is not a site and its codes",
+    ),
+    "free codes of another site": (
+        (*POOL, "bwh.site.json", "--plan", "plan.json", "--free", "ucla=a"),
+        "free names the site 'ucla'",
+    ),
+    "a free code that is none": (
+        (*POOL, "bwh.site.json", "--plan", "plan.json", "--free", "mgh=z"),
+        "free names 'z' at 'mgh'",
+    ),
     "neither model nor joint": (("embed", "counts.csv"), "Neither is given"),
     "an unknown site": ((*EMBED, "joint/joint.json", "--site", "ucla"), "joint.json has no site 'ucla'"),
     "no site": ((*EMBED, "joint/joint.json"), "Say whose rows these are: --site"),

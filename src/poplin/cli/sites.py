@@ -12,7 +12,7 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -411,8 +411,25 @@ From = Annotated[
 ]
 
 
+Free = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SITE=A,B",
+        help="Codes that mean something else at a site (codes.csv names them): there they go their own way, in this "
+        "round and all later ones. Once for each site.",
+        rich_help_panel=MODEL,
+    ),
+]
+
+
 def pool(
-    summaries: SummaryFiles, *, plan: PlanFile = None, begun: From = None, out: Out, quiet: Quiet = False
+    summaries: SummaryFiles,
+    *,
+    plan: PlanFile = None,
+    begun: From = None,
+    free: Free = None,
+    out: Out,
+    quiet: Quiet = False,
 ) -> None:
     """Put together what several sites sent: their common axes, and who and what does not fit in."""
     check_folder(out)
@@ -430,7 +447,11 @@ def pool(
     from poplin.report import sites
 
     with _plain_warnings(), hurried(tells_all=False):
-        found = _begun(summaries, plan) if plan is not None else _gone_on(summaries, begun or Path())
+        chosen = _free(free or [])
+        if plan is not None:
+            found = _begun(summaries, plan, chosen)
+        else:
+            found = _gone_on(summaries, begun or Path(), chosen)
         with claimed(out), _mended(out):
             paths = sites.write_joint(found, out, shlex.join(["poplin", *sys.argv[1:]]))
     if not quiet:
@@ -452,7 +473,19 @@ def _how_far(found: Any) -> str:
     return f"{gained} {more}"
 
 
-def _begun(files: Sequence[Path], plan_file: Path) -> Any:
+def _free(words: Sequence[str]) -> dict[str, list[str]]:
+    """Codes by site, of words such as mgh=C01,C06."""
+    found: dict[str, list[str]] = {}
+    for word in words:
+        site, split, codes = word.partition("=")
+        named = [code.strip() for code in codes.split(",") if code.strip()]
+        if not split or not named:
+            raise InputError(f"--free {word!r} is not a site and its codes. Write --free SITE=A,B.")
+        found.setdefault(site.strip(), []).extend(named)
+    return found
+
+
+def _begun(files: Sequence[Path], plan_file: Path, free: Mapping[str, list[str]]) -> Any:
     """The joint model of the first round."""
     import poplin
 
@@ -464,11 +497,11 @@ def _begun(files: Sequence[Path], plan_file: Path) -> Any:
                 f"{path} is of a later round: say by --from DIR which pool it follows, or give the SITE.site.json of "
                 "the first round."
             )
-    settings = {"common": made.common, "remainder": made.remainder, "share": made.share}
+    settings = {"common": made.common, "remainder": made.remainder, "share": made.share, "free": free}
     return poplin.CommonBasis(made.rank, **settings).fit(told)
 
 
-def _gone_on(files: Sequence[Path], folder: Path) -> Any:
+def _gone_on(files: Sequence[Path], folder: Path, free: Mapping[str, list[str]]) -> Any:
     """The joint model one step on."""
     import poplin
     from poplin.sites.plan import read_json
@@ -488,7 +521,10 @@ def _gone_on(files: Sequence[Path], folder: Path) -> Any:
             raise InputError(
                 f"{path} is of the first round. With --from, give what poplin site --refine {JOINT} wrote."
             )
-    return poplin.CommonBasis.load(joint, before).update(told)
+    made = poplin.CommonBasis.load(joint, before)
+    already = made.free or {}
+    both = {name: [*already.get(name, ()), *free.get(name, ())] for name in {**already, **free}}
+    return made.set_params(free=both).update(told)
 
 
 def _summaries(files: Sequence[Path], fingerprint: Any, source: Path) -> list[SiteSummary]:

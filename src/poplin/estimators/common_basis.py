@@ -27,7 +27,7 @@ from poplin.sites import fitting_in, pooling, structures
 from poplin.sites.plan import check_model, read_json, write_json
 from poplin.sites.pooling import Pooled, Reduced
 from poplin.sites.structures import Common
-from poplin.sites.summaries import SiteSummary, all_codes, summarised, together
+from poplin.sites.summaries import SiteSummary, all_codes, free_rows, summarised, together
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 LADDER = ("equal", "proportional", "axes", "subspace", "unrelated")
 ENOUGH = 0.05  # nats that a further round would gain, below which there is none
 MOST_ROUNDS = 8
-SAVED = ("rank", "common", "remainder", "share", "max_rounds", "random_state")
+SAVED = ("rank", "common", "remainder", "share", "free", "max_rounds", "random_state")
 WITH_AXES = ("axes", "equal", "proportional")
 
 
@@ -83,11 +83,15 @@ def joined(
     summaries: Sequence[SiteSummary], settings: CommonBasis, codes: Sequence[str], begin: Common | None
 ) -> Joint:
     """The joint point of some quadratics, from a point on, or from the sites' own covariances."""
+    free = free_rows(settings.free, summaries, codes)
     with double_precision():
         sites = [pooling.reduced(site, codes, settings.share) for site in summaries]
         shape = structures.named(settings.common, len(sites))
         sizes = {"codes": len(codes), "rank": settings.rank, "remainder": settings.remainder}
         first = pooling.begin(shape, sites, **sizes) if begin is None else begin
+        for site, code in free:
+            if [site, code] not in np.asarray(first.free_at).tolist():
+                first = structures.with_free_row(first, site, code)
         found = pooling.pooled(shape, sites, first)
         if begin is None and settings.common in WITH_AXES:
             found = pooling.pooled(shape, sites, structures.in_order(found.here, settings.common))
@@ -104,7 +108,7 @@ class SitePoint(NamedTuple):
         coef: B (d, p).
         loadings: C (p, q + r).
         axes: (p, q) orthonormal, of Sigma_k, where the site's own scales along them are as free as the joint model's;
-            None with a remainder, or where the site lacks codes.
+            None with a remainder, or where the site lacks codes or has some that are free.
     """
 
     site: str
@@ -161,6 +165,8 @@ class CommonBasis(AbstractEstimator):
             set of scales, times a number of the site) or "equal" (one Sigma).
         remainder: r, axes that each site has for itself beside these; 0: none.
         share: covariates whose coefficients are the same at all sites, by name; none: B_k is the site's own.
+        free: by site, codes that mean something else there (`test_codes`): their rows of C_k are the site's own, and
+            pull V no more.
         max_rounds: rounds at most when rows are in one place; one begins while it would gain 0.05 nats.
         callback: told of the sites' fits, as of `PLN`.
         random_state: the seed.
@@ -201,6 +207,7 @@ class CommonBasis(AbstractEstimator):
         common: str = "axes",
         remainder: int = 0,
         share: Sequence[str] = (),
+        free: Mapping[str, Sequence[str]] | None = None,
         max_rounds: int = MOST_ROUNDS,
         callback: Any = None,
         random_state: int = 0,
@@ -209,6 +216,7 @@ class CommonBasis(AbstractEstimator):
         self.common = common
         self.remainder = remainder
         self.share = share
+        self.free = free
         self.max_rounds = max_rounds
         self.callback = callback
         self.random_state = random_state
@@ -393,7 +401,7 @@ class CommonBasis(AbstractEstimator):
         k = self._number(site)
         summary, loadings = self.joint_.summaries[k], self.loadings_of(site)
         axes = None
-        if not self.remainder and len(loadings) == len(self.codes_):
+        if not self.remainder and len(loadings) == len(self.codes_) and not (self.free or {}).get(site):
             where = self.joint_.sites[k].where
             axes = principal_axes(loadings)[0] if self.common == "subspace" else self.basis_[where]
         return SitePoint(site, summary.codes, summary.covariates, self.coef_[site].to_numpy(), loadings, axes)
@@ -428,7 +436,7 @@ class CommonBasis(AbstractEstimator):
             InputError: it cannot be written.
         """
         settings = {name: getattr(self, name) for name in SAVED}
-        before = {"here": self.joint_.pooled.here[:4], "from": self._from[:4]}
+        before = {"here": self.joint_.pooled.here, "from": self._from}
         points = [self.point(name)._asdict() for name in self.sites_]
         told = {"loglik": self.loglik_, "gain": None if np.isnan(self.gain_) else self.gain_}
         told |= {"rounds": self.rounds_, "converged": self.converged_, "plan": self.joint_.summaries[0].plan}
@@ -582,7 +590,7 @@ class CommonBasis(AbstractEstimator):
 
         Returns:
             DataFrame under the code: step (1 for the first that was set free, 0 for those that fit in), statistic
-            (what its being free gains, twice), p, p_adjusted; NaN where it was left out.
+            (what its being free gains, twice), p, p_adjusted; NaN where it was left out, or is free already.
 
         Raises:
             InputError: there is no such site.
@@ -594,10 +602,11 @@ class CommonBasis(AbstractEstimator):
         with double_precision():
             hardly = {
                 code
-                for site in self.joint_.summaries
-                for code, told in zip(site.codes, fitting_in.told_codes(site), strict=True)
+                for one in self.joint_.summaries
+                for code, told in zip(one.codes, fitting_in.told_codes(one), strict=True)
                 if not told and self.rounds_ == 1
             }
+            hardly |= set((self.free or {}).get(site, ()))
             among = np.array([code not in hardly for code in self.joint_.summaries[k].codes])
             chosen, gains = fitting_in.selected_codes(self.joint_.pooled, self.joint_.sites, k, level, among)
         codes = self.joint_.summaries[k].codes
@@ -644,8 +653,9 @@ class CommonBasis(AbstractEstimator):
 
 def _point(told: Sequence[Any], codes: int) -> Common:
     """A point as it was saved; of what is empty a file does not keep the shape."""
-    basis, scale, own, coef = (np.array(a, float) for a in told)
-    return structures.point(basis, scale, own, coef.reshape(-1, codes))
+    basis, scale, own, coef, free, free_at = (np.array(a, float) for a in told)
+    free = free.reshape(-1, basis.shape[1] + own.shape[2])
+    return Common(basis, scale, own, coef.reshape(-1, codes), free, free_at.reshape(-1, 2).astype(int))
 
 
 def _chosen_first(values: Any) -> Any:

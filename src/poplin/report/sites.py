@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -293,6 +294,7 @@ def joint_page(fit: CommonBasis, found: Tables, command: str) -> str:
         axes=_axes(fit, found),
         tests=None if tests is None else _lines(tests),
         odd=None if odd is None else odd.to_dict("records"),
+        free="" if odd is None else _free(odd),
         ladder=None if found.ladder.table is None else _lines(found.ladder.table),
         rungs=COMMON | {"unrelated": "each site has a covariance of its own, of this rank"},
         words={"sites": found.files["sites.csv"].words, "codes": found.files["codes.csv"].words}
@@ -300,6 +302,12 @@ def joint_page(fit: CommonBasis, found: Tables, command: str) -> str:
         p=lambda value: "" if value != value else "< 1e-15" if value < 1e-15 else f"{value:.2g}",
         versions=html.versions(),
     )
+
+
+def _free(odd: pandas.DataFrame) -> str:
+    """The words of a command by which these codes go their own way."""
+    words = [f"{site}={','.join(map(str, those['code']))}" for site, those in odd.groupby("site", sort=False)]
+    return shlex.join(part for word in words for part in ("--free", word))
 
 
 def _lines(table: pandas.DataFrame) -> list[dict[str, Any]]:

@@ -243,12 +243,17 @@ def in_order(here: Common, common: str) -> Common:
     basis = here.basis[:, order]
     largest = np.take_along_axis(basis, np.argmax(np.abs(basis), axis=0)[None, :], axis=0)
     scale = here.scale[..., order] if common != "proportional" else np.r_[here.scale[order], here.scale[q:]]
-    return here._replace(basis=basis * np.where(largest < 0, -1.0, 1.0), scale=scale)
+    signs = np.where(largest < 0, -1.0, 1.0)
+    free = np.concatenate([here.free[:, order] * signs, here.free[:, q:]], axis=1)
+    return here._replace(basis=basis * signs, scale=scale, free=free)
 
 
 def between(one: Common, other: Common) -> Common:
-    """Half way, V with orthonormal columns."""
-    mean = point(*(0.5 * (a + b) for a, b in zip(one[:4], other[:4], strict=True)))
+    """Half way, V with orthonormal columns; rows that are free in `other` alone have been zero before."""
+    new = len(other.free) - len(one.free)
+    one = one._replace(free=np.concatenate([one.free, np.zeros((new, other.free.shape[1]))]))
+    halves = (0.5 * (a + b) for a, b in zip(one[:5], other[:5], strict=True))
+    mean = Common(*halves, free_at=other.free_at)
     left, _, right = np.linalg.svd(mean.basis, full_matrices=False)
     return mean._replace(basis=left @ right)
 

@@ -11,7 +11,7 @@ same quadratic, maximised over what the sites share, is a step of Fisher scoring
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -353,3 +353,28 @@ def all_codes(summaries: Sequence[SiteSummary]) -> tuple[str, ...]:
     for site in sorted(summaries, key=lambda site: -len(site.codes)):
         found |= dict.fromkeys(site.codes)
     return tuple(found)
+
+
+def free_rows(
+    free: Mapping[str, Sequence[str]] | None, summaries: Sequence[SiteSummary], codes: Sequence[str]
+) -> list[tuple[int, int]]:
+    """The rows of single C_k that are free, as numbers of site and code; InputError for a code that cannot be."""
+    names, found = [site.name for site in summaries], []
+    for name, chosen in (free or {}).items():
+        if name not in names:
+            raise InputError(f"free names the site {name!r}; there are {listed(names)}.")
+        site = summaries[names.index(name)]
+        lacking = [code for code in chosen if code not in site.codes]
+        if lacking or isinstance(chosen, str):
+            raise InputError(
+                f"free names {listed(lacking or [chosen])} at {name!r}, which has no such code. Name codes of the "
+                f"site, as in free={{{name!r}: [{site.codes[0]!r}]}}."
+            )
+        left, least = len(site.codes) - len(set(chosen)), site.loadings.shape[1] + 1
+        if left < least:
+            raise InputError(
+                f"free names {len(set(chosen))} of the {len(site.codes)} codes of {name!r}; {least} have to be left, "
+                "one more than axes. A site of which so many are odd does not belong here: pool the others."
+            )
+        found += [(names.index(name), codes.index(code)) for code in dict.fromkeys(chosen)]
+    return found
