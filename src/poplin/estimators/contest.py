@@ -185,9 +185,10 @@ def _truncated(first: ml.First, rank: jax.Array, *, own_axes: bool) -> ml.First:
     """Model and chains in leading axes, those after `rank` without loadings."""
     q = first.model.loadings.shape[1]
     turn = jnp.linalg.svd(first.model.loadings, full_matrices=False)[2].T if own_axes else jnp.eye(q)
-    chains, centre = first.rows
+    chains, centre, earlier = first.rows
     turned = turn.astype(centre.dtype)
-    rows = ml.ChainRows(chains._replace(position=chains.position @ turned), centre @ turned)
+    earlier = None if earlier is None else earlier @ turned
+    rows = ml.ChainRows(chains._replace(position=chains.position @ turned), centre @ turned, earlier)
     loadings = jnp.where(jnp.arange(q) < rank, first.model.loadings @ turn, 0.0)
     return first._replace(model=Model(first.model.coef, loadings), rows=rows)
 

@@ -485,7 +485,7 @@ def repeated(
     many = many._replace(weights=many.weights / copies, index=jnp.arange(total))
     still = jnp.full(total, jnp.log(0.5), kind), jnp.full(total, 0.8, kind)
     chains = Chains(tiled(position), tiled(rate), *still)
-    return ml.ChainRows(chains, chains.position), mean_rate, many
+    return ml.ChainRows(chains, chains.position, ml.earlier_of(law, chains.position)), mean_rate, many
 
 
 def _whitened(model: Model, rows: RowGaussians, block: Block, *, direct: bool) -> tuple[Array, Array, Array]:

@@ -163,7 +163,7 @@ def _walk(recipe: Recipe, stream: Stream, start: ml.First, main: Settings) -> Fi
 def _begun(block: Block, model: Model, mean_rate: Array, law: AbstractLaw) -> ml.Visited:
     frame = chain.frame(model.loadings, mean_rate)
     coef, frame, law = jax.tree.map(lambda a: a.astype(block.y.dtype), (model.coef, frame, law))
-    return ml.at(modes(block.under(law), coef, frame), block.x.shape[1])
+    return ml.at(modes(block.under(law), coef, frame), block.x.shape[1], law)
 
 
 @compiled()

@@ -51,11 +51,13 @@ DECAY = 0.7  # gamma falls as k^-0.7, between 1/2 and 1
 class ChainRows(NamedTuple):
     """What a row keeps: its chain, and a point near its posterior mean of w, for control variates (n, q).
 
-    The point follows the model, never the draws: every `LENGTH` visits it comes nearer (`chains.nearer`).
+    The point follows the model, never the draws: every `LENGTH` visits it comes nearer (`chains.nearer`). earlier: the
+    chain's position up to so many visits ago, where the law of the counts has parameters; None elsewhere.
     """
 
     chains: chain.Chains
     centre: Latent
+    earlier: Latent | None = None
 
 
 class First(NamedTuple):
@@ -247,6 +249,7 @@ class StochasticApproximation(AbstractMethod):
         shift = block.x @ transport.shift
         centre = rows.centre @ transport.turn + shift
         before = rows.chains.position @ transport.turn + shift
+        earlier = None if rows.earlier is None else rows.earlier @ transport.turn + shift
         chains = rows.chains._replace(position=before)
         centre = jax.lax.cond(
             (state.iteration // self.pace) % LENGTH == 0,
@@ -267,9 +270,15 @@ class StochasticApproximation(AbstractMethod):
             self.structure.means(chains, centre, rate, block, frame),
             block.weights @ chains.acceptance,
             self._agreed(state, before, chains.position, block),
-            own_statistic(law, once(before), once(chains.position), block),
+            own_statistic(law, once(before if earlier is None else earlier), once(chains.position), block),
         )
-        return ChainRows(chains, centre), total
+        if earlier is not None:
+            earlier = jnp.where(self._apart(state), chains.position, earlier)
+        return ChainRows(chains, centre, earlier), total
+
+    def _apart(self, state):
+        """Whether rows' present draws are `LENGTH` visits from the earlier ones: as good as independent of them."""
+        return (state.iteration // self.pace) % LENGTH == LENGTH - 1
 
     def _agreed(self, state, before, after, block):
         """Sums of x_il^2 r_ij r'_ij over two draws of each row (d, p), now and then; else zero, as it costs n p q."""
@@ -313,7 +322,9 @@ class StochasticApproximation(AbstractMethod):
             state.model, average, total, gamma=gamma, first=first
         )
         scales = self.structure.scales()
-        law, told, along = followed(state.law, state.told, own, gamma=gamma, first=first, scales=scales)
+        newest = jnp.where(self._apart(state), jnp.minimum(AGREED, 1 - (1 - gamma) ** LENGTH), 0.0)
+        how = {"gamma": gamma, "first": first, "scales": scales, "weight": newest, "least": 0.5 * gamma}
+        law, told, along = followed(state.law, state.told, own, **how)
         if scales and jax.tree.leaves(law):
             model, average = self.structure.rescaled(model, average, total, along)
         if agreed is not None:
@@ -391,7 +402,9 @@ class StochasticApproximation(AbstractMethod):
 
         Chance: half the distance between the averages' halves, over all columns, and `WORST` times as much in any.
         Left to go: Newton's step from the mean score, less what the noise of that mean makes of it, in the worst
-        direction. Both are root mean squares over the numbers of a column or direction, in standard errors.
+        direction. Scores of a law's parameters have no control variates: their mean tells nothing before its own noise
+        is small, and counts with it, as chance does. All are root mean squares over the numbers of a column or
+        direction, in standard errors.
         """
         at = Place(state.model, state.average, state.gram, state.rows, state.known, state.agreed)
         first, second = mean_of(segments, early * 1.0), mean_of(segments, late * 1.0)
@@ -407,15 +420,15 @@ class StochasticApproximation(AbstractMethod):
         mean = jax.tree.map(lambda a: jnp.tensordot(used, a, 1) / count, segments.score)
 
         def squares(score):
-            return jnp.concatenate(
-                [self.structure.left(at, score[0]), own_left(state.told, score[1], scales=scales)]
-            )
+            return self.structure.left(at, score[0]), own_left(state.told, score[1], scales=scales)
 
-        noise = jax.lax.map(lambda score: squares(jax.tree.map(jnp.subtract, score, mean)), segments.score)
-        total = squares(mean)
-        left = total - jnp.tensordot(used, noise, 1) / (count * (count - 1))
-        worst = jnp.maximum(jnp.max(chance) / WORST**2, jnp.max(left))
-        return jnp.sqrt(jnp.maximum(jnp.mean(chance), worst))
+        apart = jax.lax.map(lambda score: squares(jax.tree.map(jnp.subtract, score, mean)), segments.score)
+        noise, own_noise = (jnp.tensordot(used, a, 1) / (count * (count - 1)) for a in apart)
+        left, own = squares(mean)
+        surely = jnp.maximum(
+            jnp.max(jnp.concatenate([chance, own + own_noise])) / WORST**2, jnp.max(left - noise)
+        )
+        return jnp.sqrt(jnp.maximum(jnp.mean(chance), surely))
 
     def done(self, state):
         return state.error <= self.tol
@@ -448,13 +461,17 @@ class StochasticApproximation(AbstractMethod):
 
 
 class Visited(NamedTuple):
-    """What rows keep: position and centre of w (n, q), log step size and acceptance (n,); how far they were moved."""
+    """What rows keep: position and centre of w (n, q), log step size and acceptance (n,); how far they were moved.
+
+    earlier: as of `ChainRows`.
+    """
 
     position: Latent
     centre: Latent
     log_step: Rows
     acceptance: Rows
     carried: Transport
+    earlier: Latent | None = None
 
 
 class MinibatchFirst(NamedTuple):
@@ -485,11 +502,17 @@ class MinibatchState(NamedTuple):
         return self.inner.iteration
 
 
-def at(centre: Latent, covariates: int) -> Visited:
+def at(centre: Latent, covariates: int, law: AbstractLaw = POISSON) -> Visited:
     """Rows that begin at their centres (n, q)."""
     (n, q), kind = centre.shape, centre.dtype
     still = jnp.full(n, jnp.log(0.5), kind), jnp.full(n, 0.8, kind)
-    return Visited(centre, centre, *still, Transport(jnp.eye(q), jnp.zeros((covariates, q))))
+    carried, earlier = Transport(jnp.eye(q), jnp.zeros((covariates, q))), earlier_of(law, centre)
+    return Visited(centre, centre, *still, carried, earlier)
+
+
+def earlier_of(law: AbstractLaw, position: Latent) -> Latent | None:
+    """What rows that begin here keep of earlier draws."""
+    return position if jax.tree.leaves(law) else None
 
 
 def since(now: Transport, then: Transport) -> Transport:
@@ -531,9 +554,9 @@ class Minibatch(AbstractMethod):
         rate = law.rate(block.offset + block.x @ model.coef + centre @ model.loadings.T, block.y)
         chains = Chains(rows.position, law.curvature(rate, block.y), rows.log_step, rows.acceptance)
         inner = state.inner._replace(transport=missed)
-        moved, total = self.inner.move(inner, ChainRows(chains, rows.centre), block)
-        chains = moved.chains
-        kept = Visited(chains.position, moved.centre, chains.log_step, chains.acceptance, state.carried)
+        moved, total = self.inner.move(inner, ChainRows(chains, rows.centre, rows.earlier), block)
+        chains, steps = moved.chains, (moved.chains.log_step, moved.chains.acceptance)
+        kept = Visited(chains.position, moved.centre, *steps, state.carried, moved.earlier)
         return kept, jax.tree.map(lambda a: a.astype(jnp.float64), total)
 
     def follow(self, state, total):

@@ -71,8 +71,8 @@ def scaled_scores(model: Model, w: Latent, block: Block) -> Scaled:
 def own_statistic(law: AbstractLaw, before: Scaled, after: Scaled, block: Block) -> OwnStatistic:
     """From the scores of the cells (n, p) in two draws, or of a bound twice; `law` has the parameters they are of.
 
-    Squares of scores are the information where the law holds. What two draws of a cell have in common is the square of
-    its mean score: summed, what counts leave of the information (Fisher's identity). Cost n p k^2.
+    Squares of scores are the information where the law holds. What two independent draws of a cell have in common is
+    the square of its mean score: summed, what counts leave of the information (Fisher's identity). Cost n p k^2.
     """
     if not jax.tree.leaves(law):  # else two draws' rates would be computed for nothing
         return OwnStatistic(law, nothing_known(law, block.y.shape[1]))
@@ -127,8 +127,10 @@ class Left(NamedTuple):
     carried: Array
 
 
-def left_of(known: Information, *, scales: bool) -> AbstractLaw:
+def left_of(known: Information, *, scales: bool, least: Scalar | float = FAINT) -> AbstractLaw:
     """A `Left` in the place of each parameter, prior included; where `scales` are free, as these follow.
+
+    `least`: the share of complete data's information that counts are taken to leave at least.
 
     A size and a variance of Z, or a probability of zeros and that variance, say nearly the same of a column: with the
     scale carried along, theta_j moves by the inverse of H - h h' / s, not by that of H, which would take steps that the
@@ -137,7 +139,7 @@ def left_of(known: Information, *, scales: bool) -> AbstractLaw:
 
     def of(square: Array, common: Array, beside: Array) -> Left:
         whole = jnp.trace(square, axis1=1, axis2=2)
-        share = jnp.clip(common / (whole + 1e-300), FAINT, 1.0)
+        share = jnp.clip(common / (whole + 1e-300), least, 1.0)
         curvature = share[:, None, None] * square + jnp.eye(square.shape[-1]) / LOADING_SD**2
         if not scales or beside.shape[1] != len(known.scale):
             return Left(curvature, jnp.zeros(curvature.shape[:2]))
@@ -152,11 +154,23 @@ def left_of(known: Information, *, scales: bool) -> AbstractLaw:
 
 
 def followed(
-    law: AbstractLaw, known: Information, total: OwnStatistic, *, gamma: Scalar, first: Array, scales: bool
+    law: AbstractLaw,
+    known: Information,
+    total: OwnStatistic,
+    *,
+    gamma: Scalar,
+    first: Array,
+    scales: bool,
+    weight: Scalar | None = None,
+    least: Scalar | float = FAINT,
 ) -> tuple[AbstractLaw, Information, Array]:
-    """The law after one draw, the average of what is known, and the log scales of Z - XB (p,) that go along."""
-    known = jax.tree.map(lambda a, b: a + jnp.where(first, 1.0, gamma) * (b - a), known, total.known)
-    left, score = left_of(known, scales=scales), penalised(law, total.score)
+    """The law after one draw, the average of what is known, and the log scales of Z - XB (p,) that go along.
+
+    `weight`: of the newest of what is known, gamma if None. `least`: as of `left_of`.
+    """
+    weight = gamma if weight is None else weight
+    known = jax.tree.map(lambda a, b: a + jnp.where(first, 1.0, weight) * (b - a), known, total.known)
+    left, score = left_of(known, scales=scales, least=least), penalised(law, total.score)
     step = jax.tree.map(lambda g, h: newton_columns(g, h.curvature, gamma=gamma), score, left)
     along = jax.tree.map(
         lambda a, h: jnp.sum(h.carried * a.T, axis=1) * jnp.ones(len(known.scale)), step, left
