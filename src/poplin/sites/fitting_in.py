@@ -65,7 +65,8 @@ def site_test(joint: Pooled, sites: Sequence[Reduced], k: int) -> SiteTest:
     moves = _moves(loadings)
     first = len(site.shared) * len(site.where)
     along = np.zeros((len(site.target), len(moves)))
-    along[first:] = np.einsum("ajq,mjq->am", _row_slopes(site.chart, jnp.asarray(loadings)), moves)
+    slopes = np.asarray(_row_slopes(site.chart, jnp.asarray(loadings)))
+    along[first:] = np.tensordot(slopes, moves, ([1, 2], [1, 2]))
     moved = site.upper @ along
     values, vectors = np.linalg.eigh(moved.T @ moved)
     sure = vectors[:, values > 1 / SURE**2]
@@ -100,7 +101,7 @@ def _gains(
 
     u'(H_zz - H_z. H^-1 H_.z)^-1 u, u the slope in z with the joint model's steps profiled out, H the information.
     """
-    site, moved = sites[k], np.einsum("ab,sbr->sar", sites[k].upper, along)
+    site, moved = sites[k], sites[k].upper @ along
     gradient, curvature = normal(sites, joint.told, joint.slopes)
     factor = cho_factor(curvature + RIDGE * np.max(np.diag(curvature)) * np.eye(len(curvature)))
     slopes, apart = site.upper @ joint.slopes[k], site.upper @ (site.target - joint.told[k])
