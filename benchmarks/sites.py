@@ -1,9 +1,10 @@
 """`python -m benchmarks.sites`: what several sites gain from common axes, and whether odd ones are found.
 
-Parts: `designs` (each alone, one round, refitted at home, two rounds, the joint maximum), `odd` (sites with axes of
-their own, exchanged codes), `lacking` (sites without some codes), `remainder`, `rare` (rare codes). One line a table
-and way in `sites.csv`, finished ones are kept; the page is `sites.md`. 30 codes, 6 axes, levels 0; four sites of 300,
-700, 1500 and 3000 rows; in design 1 the largest site's scales tie.
+Parts: `designs` (each alone, one round, refitted at home, two rounds, the joint maximum), `coverage` (of intervals
+after two rounds, on more tables), `odd` (sites with axes of their own, exchanged codes), `lacking` (sites without some
+codes), `remainder`, `rare` (rare codes). One line a table and way in `sites.csv`, finished ones are kept; the page is
+`sites.md`. 30 codes, 6 axes, levels 0; four sites of 300, 700, 1500 and 3000 rows; in design 1 the largest site's
+scales tie.
 """
 
 from __future__ import annotations
@@ -181,6 +182,19 @@ def designs(table: str, seed: int) -> Iterator[Line]:
         yield {"way": f"fits in: {name}", "statistic": row["statistic"], "df": row["df"], "p": row["p"]}
 
 
+def coverage(table: str, seed: int) -> Iterator[Line]:
+    """Two rounds: errors, intervals that hold the truth, tests of sites that all fit in."""
+    data, plan = drawn(table, 5000 + seed), plan_of()
+    fits = {name: alone(counts, seed) for name, counts in data.counts.items()}
+    joint = poplin.CommonBasis(RANK).fit([fit.site_summary(plan, name=name) for name, fit in fits.items()])
+    yield {"way": "one round"} | of_joint(joint, data)
+    refitted = {name: joint.point(name).refitted(fit) for name, fit in fits.items()}
+    joint.update([fit.site_summary(plan, name=name, round=2) for name, fit in refitted.items()])
+    yield {"way": "two rounds"} | of_joint(joint, data)
+    for name, row in joint.test_sites().iterrows():
+        yield {"way": f"fits in: {name}", "statistic": row["statistic"], "df": row["df"], "p": row["p"]}
+
+
 def of_joint(joint: poplin.CommonBasis, data: Drawn) -> Line:
     """Errors of a joint point, and how many of its intervals hold the truth."""
     near = np.abs(data.basis.T @ joint.basis_)
@@ -308,6 +322,7 @@ def rare(table: str, seed: int) -> Iterator[Line]:
 
 PARTS: dict[str, tuple[tuple[str, ...], Any]] = {
     "designs": (("design 1", "design 2"), designs),
+    "coverage": (("design 1", "design 2"), coverage),
     "odd": (("turned", "exchanged"), odd),
     "lacking": (("lacking",), lacking),
     "remainder": (("remainder",), remainder),
@@ -328,13 +343,17 @@ def markdown(lines: list[Line]) -> str:
         "Made by `python -m benchmarks.sites`: four sites of 300, 700, 1500 and 3000 rows, 30 codes, 6 axes.",
         f"{facts_}; commits {commits}",
     ]
-    for table in PARTS["designs"][0]:
-        parts += of_design(table, [line for line in lines if line["table"] == table])
+    for part in ("designs", "coverage"):
+        for table in PARTS[part][0]:
+            title = f"{table.capitalize()}{', intervals' if part == 'coverage' else ''}"
+            parts += of_design(
+                title, [line for line in lines if (line["part"], line["table"]) == (part, table)]
+            )
     parts += of_tests(lines)
     return "\n\n".join(parts) + "\n"
 
 
-def of_design(table: str, lines: list[Line]) -> list[str]:
+def of_design(title: str, lines: list[Line]) -> list[str]:
     """A line a way: errors by site, axes, held out, coverage."""
     if not lines:
         return []
@@ -342,7 +361,7 @@ def of_design(table: str, lines: list[Line]) -> list[str]:
     for way in dict.fromkeys(str(line["way"]) for line in lines if "fits in" not in str(line["way"])):
         those = [line for line in lines if line["way"] == way]
         frobenius = np.array([[float(a) for a in str(line["frobenius"]).split()] for line in those])
-        held = [line["heldout"] for line in those if line["heldout"] is not None]
+        held = [line["heldout"] for line in those if line.get("heldout") is not None]
         axes = [line["axes"] for line in those if line["axes"] is not None]
         rows.append(
             (
@@ -357,7 +376,7 @@ def of_design(table: str, lines: list[Line]) -> list[str]:
     count = len({line["seed"] for line in lines})
     header = ("way", "Sigma_k, relative Frobenius", "axes, degrees", "held out at n = 300, nats a row less the joint",
               "scales covered, %", "B covered, %")  # fmt: skip
-    return [f"## {table.capitalize()}, {count} tables", report.table(header, rows)]
+    return [f"## {title}, {count} tables", report.table(header, rows)]
 
 
 def spread(values: list[float], digits: int) -> str:
@@ -377,9 +396,10 @@ def share(lines: list[Line], hits: str, every: str) -> str:
 def of_tests(lines: list[Line]) -> list[str]:
     """Sizes, powers, exchanged codes, lacking codes, remainders, rare codes."""
     told = []
-    size = [line["p"] for line in lines if line["part"] == "designs" and "fits in" in str(line["way"])]
-    if size:
-        told.append(f"Sites that fit in, at the joint maximum: {below(size)} tests below 0.05.")
+    for part, at in (("designs", "at the joint maximum"), ("coverage", "after two rounds")):
+        size = [line["p"] for line in lines if line["part"] == part and "fits in" in str(line["way"])]
+        if size:
+            told.append(f"Sites that fit in, {at}: {below(size)} tests below 0.05.")
     freed = "round 2, those of round 1 free"
     for way in ("round 1", "round 2", freed):
         turned = [line["p"] for line in lines if line["table"] == "turned" and line["way"] == way]

@@ -170,11 +170,18 @@ def _best(model: Model, block: Block, *, direct: bool) -> tuple[np.ndarray, np.n
 
 
 def request(
-    kind: str, free: Free, settings: FitSettings, *, more: int = 0, size: int | None = None
+    kind: str,
+    free: Free,
+    settings: FitSettings,
+    *,
+    more: int = 0,
+    size: int | None = None,
+    simulated: int = SIMULATED_ROWS,
 ) -> Request:
     """How information of a kind is found for a table of this size; `more`: how often to take four times the draws.
 
-    `size` is how many numbers are told at once: all free ones if it is not given.
+    `size` is how many numbers are told at once: all free ones if it is not given. `simulated`: rows at least, of the
+    expected information. The more rows, the fewer draws of each: rows that differ tell more than draws of one.
     """
     n, size = len(free.block.index), free.here.size() if size is None else size
     key = derive(settings.random_state, Purpose.INFORMATION).key()
@@ -187,7 +194,7 @@ def request(
         draws = int(np.clip(max(all_rows, each * size) / (2 * n), 32, 2000))
         affordable = int(MOST_PRODUCTS / (2 * n * size**2))
         return plain._replace(louis=True, draws=max(draws, min(draws * 4**more, affordable)))
-    copies = -(-max(SIMULATED_ROWS, SIMULATED_ROWS_EACH * size) // n) if kind == "expected" else 0
+    copies = -(-max(simulated, SIMULATED_ROWS_EACH * size) // n) if kind == "expected" else 0
     draws, affordable = DRAWS[kind], MOST_MOVES // (n * max(copies, 1) * free.block.y.shape[1])
     if copies:
         draws = int(np.clip(SIMULATED_MOVES // (n * copies * free.block.y.shape[1]), draws, MOST_DRAWS))

@@ -284,10 +284,8 @@ def summarised(fit: Any, name: str, plan: str, *, round: int) -> SiteSummary:
         about = chart(point[0], point[1], root)
         here = replace(here, model=Model(about.coef, about.loadings), outward=about.outward)
         free = free._replace(here=here, shape=None, basis=None, rows=None)
-        asked = request("expected", free, settings)
-        copies = max(asked.copies, -(-SIMULATED_ROWS // len(free.block.index)))
-        found = information(free.block, here, asked._replace(copies=copies))
-        told = positive_information(found)
+        asked = request("expected", free, settings, simulated=SIMULATED_ROWS)
+        told = positive_information(information(free.block, here, asked))
         score, noise = _score(free, settings, told) if round > 1 else (np.zeros(here.size()), 0.0)
     return SiteSummary(
         name=name,
