@@ -252,6 +252,10 @@ def test_an_exchanged_code_is_found_and_no_other(tmp_path: Any) -> None:
         found = poplin.CommonBasis(AXES).fit(told)
     table = found.test_codes("site2")
     assert set(table.index[table["step"] > 0]) == {"code1", "code4"}
+    # asked by itself another site is blamed; over all sites the codes are found where they were exchanged
+    assert (found.test_codes("site0")["step"] > 0).any()
+    everywhere = found.test_codes()
+    assert set(everywhere.index[everywhere["step"] > 0]) == {("site2", "code1"), ("site2", "code4")}
     assert (found.test_sites()["p"] < 0.05).all()  # each disagrees with two of which one is the odd one
     assert found.test_sites()["loss"].idxmax() == "site2"
     # set free they pull nothing: the axes are the others', and nobody is odd any more; in later rounds too

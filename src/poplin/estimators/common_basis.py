@@ -576,21 +576,23 @@ class CommonBasis(AbstractEstimator):
         table.insert(3, "p_adjusted", intervals.holm(table["p"].to_numpy()))
         return table
 
-    def test_codes(self, site: str, level: float = 0.05) -> DataFrame:
-        """Find the codes that mean something else at a site.
+    def test_codes(self, site: str | None = None, level: float = 0.05) -> DataFrame:
+        """Find the codes that mean something else at a site, or at any.
 
-        One after the other the code that fits worst is set free there, by Holm's steps: one exchanged code makes
-        others look odd. In the first round codes that any site's counts hardly tell are left out (`test_sites`). Codes
-        that are told are best asked for there: by the second round an odd site has pulled the joint point toward it,
-        and other codes look odd too. Cost: a score test of every code a step.
+        One after the other the code that fits worst is set free there, by Holm's steps over all that are looked at: one
+        exchanged code makes others look odd, at its own site and elsewhere. So a site that is looked at by itself may
+        be blamed for another's codes. In the first round codes that any site's counts hardly tell are left out
+        (`test_sites`). Codes that are told are best asked for there: by the second round an odd site has pulled the
+        joint point toward it, and other codes look odd too. Cost: a score test of every code a step.
 
         Args:
-            site: its name.
+            site: its name; None: all sites together.
             level: of Holm's steps.
 
         Returns:
-            DataFrame under the code: step (1 for the first that was set free, 0 for those that fit in), statistic
-            (what its being free gains, twice), p, p_adjusted; NaN where it was left out, or is free already.
+            DataFrame under the code, or site and code: step (1 for the first that was set free, 0 for those that fit
+            in), statistic (what its being free gains, twice), p, p_adjusted; NaN where it was left out, or is free
+            already.
 
         Raises:
             InputError: there is no such site.
@@ -598,27 +600,37 @@ class CommonBasis(AbstractEstimator):
         import pandas
         from scipy.special import chdtrc
 
-        k = self._number(site)
+        numbers = range(len(self.sites_)) if site is None else [self._number(site)]
+        summaries = self.joint_.summaries
+        q = summaries[0].loadings.shape[1]
         with double_precision():
             hardly = {
                 code
-                for one in self.joint_.summaries
+                for one in summaries
                 for code, told in zip(one.codes, fitting_in.told_codes(one), strict=True)
                 if not told and self.rounds_ == 1
             }
-            hardly |= set((self.free or {}).get(site, ()))
-            among = np.array([code not in hardly for code in self.joint_.summaries[k].codes])
-            chosen, gains = fitting_in.selected_codes(self.joint_.pooled, self.joint_.sites, k, level, among)
-        codes = self.joint_.summaries[k].codes
-        q = self.joint_.summaries[k].loadings.shape[1]
-        table = pandas.DataFrame(
-            {"step": 0.0, "statistic": gains, "p": chdtrc(q, gains), "p_adjusted": 1.0},
-            index=pandas.Index(codes, name="code"),
-        )
-        table["p_adjusted"] = np.minimum(table["p"] * np.isfinite(gains).sum(), 1.0)
-        for step, test in enumerate(chosen, 1):
-            table.loc[codes[test.place]] = step, test.statistic, test.p, test.p_adjusted
-        return table.astype({"step": int}).sort_values(["step", "p"], key=_chosen_first, kind="stable")
+            among = {
+                k: np.array([code not in hardly.union(self._freed(k)) for code in summaries[k].codes])
+                for k in numbers
+            }
+            chosen, gains = fitting_in.selected_codes(self.joint_.pooled, self.joint_.sites, among, level)
+        left = sum(int(np.isfinite(each).sum()) for each in gains.values())
+        tables = {}
+        for k in numbers:
+            p = chdtrc(q, gains[k])
+            told = {"step": 0.0, "statistic": gains[k], "p": p, "p_adjusted": np.minimum(p * left, 1.0)}
+            table = pandas.DataFrame(told, index=pandas.Index(summaries[k].codes, name="code"))
+            for step, test in enumerate(chosen, 1):
+                if test.site == k:
+                    place = summaries[k].codes[test.place]
+                    table.loc[place] = step, test.statistic, test.p, test.p_adjusted
+            table = table.astype({"step": int})
+            tables[self.sites_[k]] = table.sort_values(["step", "p"], key=_chosen_first, kind="stable")
+        return pandas.concat(tables, names=["site"]) if site is None else tables[site]
+
+    def _freed(self, k: int) -> Sequence[str]:
+        return (self.free or {}).get(self.sites_[k], ())
 
     def likelihood_ratio(self) -> DataFrame:
         """Test how much the sites have in common: every rung of the ladder against the next wider one.

@@ -229,11 +229,7 @@ def tables(fit: CommonBasis) -> Tables:
             "scales.csv": scales,
             "coef.csv": _asked(lambda: fit.confint("coef")),
             "sites.csv": _asked(fit.test_sites),
-            "codes.csv": _asked(
-                lambda: pandas.concat(
-                    [fit.test_codes(site) for site in fit.sites_], keys=fit.sites_, names=["site"]
-                )
-            ),
+            "codes.csv": _asked(fit.test_codes),
         },
         _asked(fit.likelihood_ratio),
     )
@@ -279,7 +275,7 @@ class Axis(NamedTuple):
 def joint_page(fit: CommonBasis, found: Tables, command: str) -> str:
     """The report of a joint fit: what was pooled, how far it is, axes, scales, and which sites and codes do not fit."""
     tests, codes = found.of("sites.csv"), found.of("codes.csv")
-    odd = None if codes is None else codes[codes["step"] > 0].reset_index()
+    odd = None if codes is None else codes[codes["step"] > 0].reset_index().sort_values("step")
     return html.rendered(
         "joint.html.j2",
         command=command,

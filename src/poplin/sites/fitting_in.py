@@ -5,7 +5,7 @@ Start at `site_test` and `code_gains`. All follow from the sites' quadratics: at
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -130,8 +130,9 @@ def _row_slopes(about: Chart, loadings: Array) -> Array:
 
 
 class CodeTest(NamedTuple):
-    """A code that means something else at a site: its place, statistic, p-value and that of Holm's step."""
+    """A code that means something else at a site: the site's number, its place there, statistic, p-value, Holm's."""
 
+    site: int
     place: int
     statistic: float
     p: float
@@ -139,27 +140,33 @@ class CodeTest(NamedTuple):
 
 
 def selected_codes(
-    joint: Pooled, sites: Sequence[Reduced], k: int, level: float, among: np.ndarray
-) -> tuple[list[CodeTest], np.ndarray]:
-    """Codes of site k that do not fit in, one after the other, by Holm's steps; and the gains of all others at the end.
+    joint: Pooled, sites: Sequence[Reduced], among: Mapping[int, np.ndarray], level: float
+) -> tuple[list[CodeTest], dict[int, np.ndarray]]:
+    """Codes that do not fit in, one after the other, by Holm's steps; and the gains (p_k,) of all others at the end.
 
-    Looked at are those `among` (p_k,). One exchanged code turns the site's axes and makes others look odd: the most
-    telling one is set free first.
+    Looked at are those `among` (p_k,), by number of site. One exchanged code turns the common axes and makes others
+    look odd, at its own site and elsewhere: the most telling one is set free first.
     """
-    q, codes = sites[k].chart.loadings.shape[1], sites[k].where
+    q = sites[0].chart.loadings.shape[1]
     found: list[CodeTest] = []
     while True:
-        gains = code_gains(joint, sites, k)
-        gains[[test.place for test in found]], gains[~among] = np.nan, np.nan
-        left = int(np.isfinite(gains).sum())
-        if not left or len(codes) - len(found) <= q:
+        gains: dict[int, np.ndarray] = {}
+        for k, looked in among.items():
+            gone = [test.place for test in found if test.site == k]
+            gains[k] = code_gains(joint, sites, k)
+            gains[k][gone], gains[k][~looked] = np.nan, np.nan
+            if len(looked) - len(gone) <= q:  # no more of its codes can be free
+                gains[k][:] = np.nan
+        left = sum(int(np.isfinite(each).sum()) for each in gains.values())
+        if not left:
             return found, gains
-        j = int(np.nanargmax(gains))
-        p = float(chdtrc(q, gains[j]))
+        k = max(gains, key=lambda k: np.max(gains[k], initial=-np.inf, where=np.isfinite(gains[k])))
+        j = int(np.nanargmax(gains[k]))
+        p = float(chdtrc(q, gains[k][j]))
         if p * left > level:
             return found, gains
-        found.append(CodeTest(j, float(gains[j]), p, min(1.0, p * left)))
-        joint = pooled(joint.structure, sites, with_free_row(joint.here, k, int(codes[j])))
+        found.append(CodeTest(k, j, float(gains[k][j]), p, min(1.0, p * left)))
+        joint = pooled(joint.structure, sites, with_free_row(joint.here, k, int(sites[k].where[j])))
 
 
 def unrelated(sites: Sequence[Reduced]) -> tuple[float, int]:
