@@ -610,27 +610,20 @@ class CommonBasis(AbstractEstimator):
                 for code, told in zip(one.codes, fitting_in.told_codes(one), strict=True)
                 if not told and self.rounds_ == 1
             }
-            among = {
-                k: np.array([code not in hardly.union(self._freed(k)) for code in summaries[k].codes])
-                for k in numbers
-            }
+            gone = [hardly.union((self.free or {}).get(name, ())) for name in self.sites_]
+            among = {k: np.array([code not in gone[k] for code in summaries[k].codes]) for k in numbers}
             chosen, gains = fitting_in.selected_codes(self.joint_.pooled, self.joint_.sites, among, level)
-        left = sum(int(np.isfinite(each).sum()) for each in gains.values())
-        tables = {}
-        for k in numbers:
-            p = chdtrc(q, gains[k])
-            told = {"step": 0.0, "statistic": gains[k], "p": p, "p_adjusted": np.minimum(p * left, 1.0)}
-            table = pandas.DataFrame(told, index=pandas.Index(summaries[k].codes, name="code"))
-            for step, test in enumerate(chosen, 1):
-                if test.site == k:
-                    place = summaries[k].codes[test.place]
-                    table.loc[place] = step, test.statistic, test.p, test.p_adjusted
-            table = table.astype({"step": int})
-            tables[self.sites_[k]] = table.sort_values(["step", "p"], key=_chosen_first, kind="stable")
-        return pandas.concat(tables, names=["site"]) if site is None else tables[site]
-
-    def _freed(self, k: int) -> Sequence[str]:
-        return (self.free or {}).get(self.sites_[k], ())
+        places = [(self.sites_[k], code) for k in among for code in summaries[k].codes]
+        index = pandas.MultiIndex.from_tuples(places, names=["site", "code"])
+        told = {"step": 0.0, "statistic": np.concatenate(list(gains.values()))}
+        table = pandas.DataFrame(told, index=index)
+        table["p"] = chdtrc(q, table["statistic"])
+        table["p_adjusted"] = np.minimum(table["p"] * table["p"].notna().sum(), 1.0)
+        for step, test in enumerate(chosen, 1):
+            place = self.sites_[test.site], summaries[test.site].codes[test.place]
+            table.loc[place, :] = step, test.statistic, test.p, test.p_adjusted
+        table = table.astype({"step": int}).sort_values(["step", "p"], key=_chosen_first, kind="stable")
+        return table if site is None else table.loc[site]
 
     def likelihood_ratio(self) -> DataFrame:
         """Test how much the sites have in common: every rung of the ladder against the next wider one.

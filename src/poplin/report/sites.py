@@ -275,7 +275,7 @@ class Axis(NamedTuple):
 def joint_page(fit: CommonBasis, found: Tables, command: str) -> str:
     """The report of a joint fit: what was pooled, how far it is, axes, scales, and which sites and codes do not fit."""
     tests, codes = found.of("sites.csv"), found.of("codes.csv")
-    odd = None if codes is None else codes[codes["step"] > 0].reset_index().sort_values("step")
+    odd = None if codes is None else codes[codes["step"] > 0].reset_index()
     return html.rendered(
         "joint.html.j2",
         command=command,
