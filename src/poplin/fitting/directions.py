@@ -176,12 +176,12 @@ def request(
     *,
     more: int = 0,
     size: int | None = None,
-    simulated: int = SIMULATED_ROWS,
+    simulated: int | None = None,
 ) -> Request:
     """How information of a kind is found for a table of this size; `more`: how often to take four times the draws.
 
     `size` is how many numbers are told at once: all free ones if it is not given. `simulated`: rows at least, of the
-    expected information. The more rows, the fewer draws of each: rows that differ tell more than draws of one.
+    expected information, if these are to be more than usual; the more rows, the fewer draws of each.
     """
     n, size = len(free.block.index), free.here.size() if size is None else size
     key = derive(settings.random_state, Purpose.INFORMATION).key()
@@ -194,7 +194,9 @@ def request(
         draws = int(np.clip(max(all_rows, each * size) / (2 * n), 32, 2000))
         affordable = int(MOST_PRODUCTS / (2 * n * size**2))
         return plain._replace(louis=True, draws=max(draws, min(draws * 4**more, affordable)))
-    copies = -(-max(simulated, SIMULATED_ROWS_EACH * size) // n) if kind == "expected" else 0
+    copies = (
+        -(-max(simulated or SIMULATED_ROWS, SIMULATED_ROWS_EACH * size) // n) if kind == "expected" else 0
+    )
     draws, affordable = DRAWS[kind], MOST_MOVES // (n * max(copies, 1) * free.block.y.shape[1])
     if copies:
         draws = int(np.clip(SIMULATED_MOVES // (n * copies * free.block.y.shape[1]), draws, MOST_DRAWS))
