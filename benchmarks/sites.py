@@ -160,17 +160,11 @@ def designs(table: str, seed: int) -> Iterator[Line]:
     joint.fit(summaries)
     told["one round"] = of_joint(joint, data)
     for way in ("two rounds", "three rounds", "joint maximum"):
-        refitted = {name: joint.point(name).refitted(fit) for name, fit in fits.items()}
+        basis, refitted = joint.basis_, next_round(joint, fits, plan)
         if way == "two rounds":
             covariances = [fit.covariance_ for fit in refitted.values()]
-            told["one round, refitted"] = {
-                "frobenius": errors(covariances, data),
-                "axes": angle(joint.basis_, data),
-            }
+            told["one round, refitted"] = {"frobenius": errors(covariances, data), "axes": angle(basis, data)}
             scores["one round, refitted"] = heldout(refitted["a"], data)
-        joint.update(
-            [fit.site_summary(plan, name=name, round=joint.rounds_ + 1) for name, fit in refitted.items()]
-        )
         told[way] = of_joint(joint, data)
         scores[way] = heldout(joint.point("a").refitted(fits["a"]), data)
     for way, line in told.items():
@@ -178,8 +172,23 @@ def designs(table: str, seed: int) -> Iterator[Line]:
             gap = scores[way] - scores["joint maximum"]
             line |= {"heldout": gap.mean(), "heldout_error": gap.std(ddof=1) / np.sqrt(len(gap))}
         yield {"way": way, "seconds": round(time.perf_counter() - began, 1)} | line
+    yield from of_sites(joint)
+
+
+def next_round(
+    joint: poplin.CommonBasis, fits: dict[str, poplin.PLN], plan: poplin.SitePlan
+) -> dict[str, poplin.PLN]:
+    """One round more: every site refitted under the joint axes, as is returned, and asked again."""
+    refitted = {name: joint.point(name).refitted(fit) for name, fit in fits.items()}
+    k = joint.rounds_ + 1
+    joint.update([fit.site_summary(plan, name=name, round=k) for name, fit in refitted.items()])
+    return refitted
+
+
+def of_sites(joint: poplin.CommonBasis, before: str = "") -> Iterator[Line]:
+    """The test of every site, a line each."""
     for name, row in joint.test_sites().iterrows():
-        yield {"way": f"fits in: {name}", "statistic": row["statistic"], "df": row["df"], "p": row["p"]}
+        yield {"way": f"{before}fits in: {name}"} | {x: row[x] for x in ("statistic", "df", "p")}
 
 
 def coverage(table: str, seed: int) -> Iterator[Line]:
@@ -188,11 +197,9 @@ def coverage(table: str, seed: int) -> Iterator[Line]:
     fits = {name: alone(counts, seed) for name, counts in data.counts.items()}
     joint = poplin.CommonBasis(RANK).fit([fit.site_summary(plan, name=name) for name, fit in fits.items()])
     yield {"way": "one round"} | of_joint(joint, data)
-    refitted = {name: joint.point(name).refitted(fit) for name, fit in fits.items()}
-    joint.update([fit.site_summary(plan, name=name, round=2) for name, fit in refitted.items()])
+    next_round(joint, fits, plan)
     yield {"way": "two rounds"} | of_joint(joint, data)
-    for name, row in joint.test_sites().iterrows():
-        yield {"way": f"fits in: {name}", "statistic": row["statistic"], "df": row["df"], "p": row["p"]}
+    yield from of_sites(joint)
 
 
 def of_joint(joint: poplin.CommonBasis, data: Drawn) -> Line:
@@ -247,8 +254,7 @@ def odd(table: str, seed: int) -> Iterator[Line]:
     if table == "exchanged" and chosen:
         ways["round 2, those of round 1 free"] = poplin.CommonBasis(RANK, free={"b": chosen}).fit(summaries)
     for way, found in ways.items():
-        refitted = {name: found.point(name).refitted(fit) for name, fit in fits.items()}
-        found.update([fit.site_summary(plan, name=name, round=2) for name, fit in refitted.items()])
+        next_round(found, fits, plan)
         yield {"way": way, "axes": angle(found.basis_, data)} | of_odd(found, moved)
 
 
@@ -312,12 +318,8 @@ def rare(table: str, seed: int) -> Iterator[Line]:
             "loglik": joint.joint_.at_sites(),
         }
         yield {"way": f"round {k}", "axes": angle(joint.basis_, data), "gain": joint.gain_} | told
-        for name, row in joint.test_sites().iterrows():
-            yield {"way": f"round {k} fits in: {name}"} | {x: row[x] for x in ("statistic", "df", "p")}
-        refitted = {name: joint.point(name).refitted(fit) for name, fit in fits.items()}
-        joint.update(
-            [fit.site_summary(plan, name=name, round=joint.rounds_ + 1) for name, fit in refitted.items()]
-        )
+        yield from of_sites(joint, f"round {k} ")
+        next_round(joint, fits, plan)
 
 
 PARTS: dict[str, tuple[tuple[str, ...], Any]] = {

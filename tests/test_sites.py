@@ -230,8 +230,9 @@ def test_statistics_are_chi_squared_where_quadratics_are_exact() -> None:
                 told.append(SiteSummary(**{**vars(site), "score": site.information @ noise}))
             sites = [pooling.reduced(site, told[0].codes, ()) for site in told]
             found = pooling.pooled(shape, sites, pooling.begin(shape, sites, codes=CODES, rank=AXES))
-            test = fitting_in.site_test(found, sites, 1)
-            gains.append(fitting_in.code_gains(found, sites, 1)[0])
+            at = fitting_in.known_at(found, sites)
+            test = fitting_in.site_test(at, 1)
+            gains.append(fitting_in.code_gains(at, 1)[0])
         assert test.df == CODES * AXES - 1 - AXES
         rejected.append(test.statistic)
     for statistics, df in ((rejected, test.df), (gains, AXES)):
@@ -272,6 +273,25 @@ def test_an_exchanged_code_is_found_and_no_other(tmp_path: Any) -> None:
             assert (tests["step"] == 0).all()
             assert set(tests.index[tests["p"].isna()]) == ({"code1", "code4"} if name == "site2" else set())
         assert (fit.test_sites()["p"] > 0.9).all()
+
+
+def test_no_more_codes_are_found_than_can_be_free() -> None:
+    random, shape = np.random.default_rng(11), structures.CommonAxes()
+    truth = common(random, shape)
+    with double_precision():
+        each = [np.asarray(structures.loadings_of(shape, truth, k)).copy() for k in range(SITES)]
+        each[1] = random.normal(size=each[1].shape)  # a site that has nothing in common with the others
+        told = [
+            quadratic(random, f"site{k}", np.zeros((1, CODES)), each[k], np.arange(CODES), 2000)
+            for k in range(SITES)
+        ]
+        free: dict[str, list[str]] = {}
+        for _ in range(2):  # what the first pool names is set free, and asked once more
+            found = poplin.CommonBasis(AXES, free=free).fit(told).test_codes()
+            for site, code in found.index[found["step"] > 0]:
+                free.setdefault(site, []).append(code)
+    assert len(free["site1"]) == CODES - AXES - 1
+    assert found["statistic"].loc["site1"].isna().all()
 
 
 # Rows: the joint maximum by quadrature and scipy.

@@ -564,9 +564,9 @@ class CommonBasis(AbstractEstimator):
         """
         import pandas
 
-        sites = self.joint_.sites
         with double_precision():
-            found = [fitting_in.site_test(self.joint_.pooled, sites, k) for k in range(len(sites))]
+            at = fitting_in.known_at(self.joint_.pooled, self.joint_.sites)
+            found = [fitting_in.site_test(at, k) for k in range(len(at.sites))]
             told = [fitting_in.told_codes(site) for site in self.joint_.summaries]
         table = pandas.DataFrame(found, index=pandas.Index(self.sites_, name="site"))
         hardly = [int(np.sum(~site)) for site in told]
@@ -591,8 +591,8 @@ class CommonBasis(AbstractEstimator):
 
         Returns:
             DataFrame under the code, or site and code: step (1 for the first that was set free, 0 for those that fit
-            in), statistic (what its being free gains, twice), p, p_adjusted; NaN where it was left out, or is free
-            already.
+            in), statistic (what its being free gains, twice), p, p_adjusted; NaN where it was left out, is free
+            already, or as many of its site's codes are free as can be.
 
         Raises:
             InputError: there is no such site.

@@ -1,6 +1,7 @@
 """Does a site fit in? Score tests of sites, forward selection of codes that mean something else at a site.
 
-Start at `site_test` and `code_gains`. All follow from the sites' quadratics: at a joint point they are score tests.
+Start at `known_at`, then `site_test` and `code_gains`. All follow from the sites' quadratics: at a joint point they are
+score tests.
 """
 
 from __future__ import annotations
@@ -39,6 +40,25 @@ def told_codes(site: SiteSummary) -> np.ndarray:
     return variance <= LEAST_TOLD**2 * np.sum(site.loadings**2, axis=1)
 
 
+class Known(NamedTuple):
+    """A joint point, and what all tests there have in common.
+
+    factor: of the curvature H of the joint model's steps; rest: H^-1 times the gradient, which is zero at a maximum.
+    """
+
+    joint: Pooled
+    sites: Sequence[Reduced]
+    factor: tuple[np.ndarray, bool]
+    rest: np.ndarray
+
+
+def known_at(joint: Pooled, sites: Sequence[Reduced]) -> Known:
+    """What tests at a joint point need, once for all sites and codes. Cost: a step of the pool."""
+    gradient, curvature = normal(sites, joint.told, joint.slopes)
+    factor = cho_factor(curvature + RIDGE * np.max(np.diag(curvature)) * np.eye(len(curvature)))
+    return Known(joint, sites, factor, cho_solve(factor, gradient))
+
+
 class SiteTest(NamedTuple):
     """A site against all others.
 
@@ -53,15 +73,15 @@ class SiteTest(NamedTuple):
     angle: float
 
 
-def site_test(joint: Pooled, sites: Sequence[Reduced], k: int) -> SiteTest:
+def site_test(at: Known, k: int) -> SiteTest:
     """Whether site k has the others' axes: what its C_k's going its own way would gain, by the score.
 
     C_k may turn against the common axes, within their span and out of it, by any angles, and have other scales: of
     these directions those are tested that the site alone tells to `SURE`. In others, which rare codes have, its
     likelihood is no quadratic as far as it reaches.
     """
-    site = sites[k]
-    loadings = joint.loadings(site, k)
+    site = at.sites[k]
+    loadings = at.joint.loadings(site, k)
     moves = _moves(loadings)
     first = len(site.shared) * len(site.where)
     along = np.zeros((len(site.target), len(moves)))
@@ -70,9 +90,9 @@ def site_test(joint: Pooled, sites: Sequence[Reduced], k: int) -> SiteTest:
     moved = site.upper @ along
     values, vectors = np.linalg.eigh(moved.T @ moved)
     sure = vectors[:, values > 1 / SURE**2]
-    (statistic,), (df,) = _gains(joint, sites, k, (along @ sure)[None])
+    (statistic,), (df,) = _gains(at, k, (along @ sure)[None])
     own = site.chart.loadings_at(site.target[first:])
-    angle = widest_angle(np.asarray(joint.here.basis)[site.where], own)
+    angle = widest_angle(np.asarray(at.joint.here.basis)[site.where], own)
     return SiteTest(statistic, df, float(chdtrc(df, statistic)), 0.5 * statistic / site.rows, angle)
 
 
@@ -94,34 +114,30 @@ def widest_angle(basis: np.ndarray, loadings: np.ndarray) -> float:
     return float(np.rad2deg(np.max(subspace_angles(basis, loadings))))
 
 
-def _gains(
-    joint: Pooled, sites: Sequence[Reduced], k: int, along: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _gains(at: Known, k: int, along: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each set of directions of site k's numbers (sets, m, r): what z along them would gain, twice; numbers told.
 
     u'(H_zz - H_z. H^-1 H_.z)^-1 u, u the slope in z with the joint model's steps profiled out, H the information.
     """
-    site, moved = sites[k], sites[k].upper @ along
-    gradient, curvature = normal(sites, joint.told, joint.slopes)
-    factor = cho_factor(curvature + RIDGE * np.max(np.diag(curvature)) * np.eye(len(curvature)))
+    site, joint = at.sites[k], at.joint
     slopes, apart = site.upper @ joint.slopes[k], site.upper @ (site.target - joint.told[k])
-    rest, found, told = cho_solve(factor, gradient), np.empty(len(along)), np.empty(len(along), int)
-    for s, own in enumerate(moved):
+    found, told = np.empty(len(along)), np.empty(len(along), int)
+    for s, own in enumerate(site.upper @ along):
         across = slopes.T @ own
-        values, vectors = np.linalg.eigh(own.T @ own - across.T @ cho_solve(factor, across))
+        values, vectors = np.linalg.eigh(own.T @ own - across.T @ cho_solve(at.factor, across))
         there = values > TOLD * np.max(values, initial=0.0)
-        score = vectors.T @ (own.T @ apart - across.T @ rest)
+        score = vectors.T @ (own.T @ apart - across.T @ at.rest)
         found[s], told[s] = np.sum(score[there] ** 2 / values[there]), there.sum()
     return found, told
 
 
-def code_gains(joint: Pooled, sites: Sequence[Reduced], k: int) -> np.ndarray:
+def code_gains(at: Known, k: int) -> np.ndarray:
     """For each code of site k: what its row of C_k's being its own would gain, twice, by the score (p_k,)."""
-    site, here = sites[k], jnp.asarray(joint.loadings(sites[k], k))
+    site, here = at.sites[k], jnp.asarray(at.joint.loadings(at.sites[k], k))
     rows, q = here.shape
     along = np.zeros((rows, len(site.target), q))
     along[:, len(site.shared) * rows :] = np.moveaxis(np.asarray(_row_slopes(site.chart, here)), 1, 0)
-    return _gains(joint, sites, k, along)[0]
+    return _gains(at, k, along)[0]
 
 
 @compiled()
@@ -150,13 +166,13 @@ def selected_codes(
     q = sites[0].chart.loadings.shape[1]
     found: list[CodeTest] = []
     while True:
-        gains: dict[int, np.ndarray] = {}
-        for k, looked in among.items():
-            gone = [test.place for test in found if test.site == k]
-            gains[k] = code_gains(joint, sites, k)
-            gains[k][gone], gains[k][~looked] = np.nan, np.nan
-            if len(looked) - len(gone) <= q:  # no more of its codes can be free
-                gains[k][:] = np.nan
+        at, free = known_at(joint, sites), np.bincount(joint.here.free_at[:, 0], minlength=len(sites))
+        gains = {k: np.where(looked, code_gains(at, k), np.nan) for k, looked in among.items()}
+        for test in found:
+            gains[test.site][test.place] = np.nan
+        for k, each in gains.items():
+            if len(each) - free[k] <= q + 1:  # no more of its codes can be free (`free_rows`)
+                each[:] = np.nan
         left = sum(int(np.isfinite(each).sum()) for each in gains.values())
         if not left:
             return found, gains
