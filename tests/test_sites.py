@@ -272,7 +272,8 @@ def test_an_exchanged_code_is_found_and_no_other(tmp_path: Any) -> None:
             tests = fit.test_codes(name)
             assert (tests["step"] == 0).all()
             assert set(tests.index[tests["p"].isna()]) == ({"code1", "code4"} if name == "site2" else set())
-        assert (fit.test_sites()["p"] > 0.9).all()
+        tests = fit.test_sites()
+        assert (tests["p"] > 0.9).all() and (tests["angle"] < 0.1).all()
 
 
 def test_no_more_codes_are_found_than_can_be_free() -> None:
@@ -428,6 +429,14 @@ def test_summaries_that_do_not_go_together_are_refused(change: dict[str, Any], w
     told[0] = SiteSummary(**{**vars(told[0]), **change})
     with pytest.raises(poplin.InputError, match=words):
         poplin.CommonBasis(AXES, share=("Intercept",)).fit(told)
+
+
+def test_estimates_that_are_not_of_largest_likelihood_are_refused() -> None:
+    counts = two_sites()[0][:150]
+    plan = poplin.SitePlan(("Y1", "Y2", "Y3"), 1, min_patients=1)
+    fit = poplin.PLN(rank=1, method="variational").fit(counts, standard_errors=False)
+    with pytest.raises(poplin.InputError, match="by method='variational'.*method='ml', or 'exact'"):
+        fit.site_summary(plan, name="a")
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ class SiteTest(NamedTuple):
     """A site against all others.
 
     statistic, df, p: twice what its own C_k would gain in the directions that it tells, chi-squared; loss: nats a row;
-    angle: the widest between the site's own span and the common one, degrees.
+    angle: the widest between the site's own span and the common one, over the codes that are not free there, degrees.
     """
 
     statistic: float
@@ -91,8 +91,10 @@ def site_test(at: Known, k: int) -> SiteTest:
     values, vectors = np.linalg.eigh(moved.T @ moved)
     sure = vectors[:, values > 1 / SURE**2]
     (statistic,), (df,) = _gains(at, k, (along @ sure)[None])
-    own = site.chart.loadings_at(site.target[first:])
-    angle = widest_angle(np.asarray(at.joint.here.basis)[site.where], own)
+    # of codes that are free there, their rows have nothing to do with the common axes
+    free = [code for number, code in at.joint.here.free_at.tolist() if number == k]
+    kept, own = ~np.isin(site.where, free), site.chart.loadings_at(site.target[first:])
+    angle = widest_angle(np.asarray(at.joint.here.basis)[site.where[kept]], own[kept])
     return SiteTest(statistic, df, float(chdtrc(df, statistic)), 0.5 * statistic / site.rows, angle)
 
 

@@ -30,6 +30,7 @@ from poplin.fitting.directions import Free, free_directions, request
 from poplin.inference.coordinates import coordinates
 from poplin.inference.information import Groups, information
 from poplin.inference.intervals import positive_information
+from poplin.methods.options import Exact, MaximumLikelihood
 from poplin.models.loadings import FreeLoadings, Outward, outward
 from poplin.sites.plan import MOST_NUMBERS, SitePlan, read_json, write_json
 from poplin.updates.structure import Model
@@ -225,6 +226,10 @@ OTHER_LAW = (
     "likelihood is {law!r}: sites are pooled under Poisson's law alone. Fit with likelihood='poisson', "
     "and let codes vary by themselves on more axes (remainder)."
 )
+OTHER_METHOD = (
+    "The fit is by method={method!r}. A summary takes the estimates for those of largest likelihood, where the slope "
+    "is 0: fit with method='ml', or 'exact'."
+)
 TOO_MANY = (
     "{size} free numbers of a site, and the information of at most {most} is formed whole. Pool fewer codes (the "
     "commonest), or fewer axes."
@@ -244,8 +249,10 @@ def check_covariates(x: np.ndarray, names: Sequence[str], plan: SitePlan) -> Non
 
 
 def check_site(fit: Any, plan: SitePlan) -> None:
-    """Raises `InputError` for a fit that does not follow the plan, or would tell of codes that are too rare."""
-    counts, rank = fit.counts_, plan.rank + plan.remainder
+    """Raises `InputError` for a fit that does not follow the plan, is none by maximum likelihood, or has rare codes."""
+    counts, rank, method = fit.counts_, plan.rank + plan.remainder, recipes.checked(fit.get_params()).method
+    if not isinstance(method, MaximumLikelihood | Exact):
+        raise InputError(OTHER_METHOD.format(method=type(method).__name__.lower()))
     names = counts.column_names
     foreign = [code for code in names if code not in set(plan.codes)]
     if foreign:
