@@ -28,8 +28,8 @@ from poplin._numerics import hurried
 # fmt: off
 COLUMNS = (
     "part", "table", "way", "seed", "frobenius", "axes", "heldout", "heldout_error", "scales_covered", "scales",
-    "coef_covered", "coefs", "statistic", "df", "p", "found", "false", "kilobytes", "loglik", "gain", "seconds",
-    "commit", "date", "cpu", "cores", "python",
+    "by_site", "coef_covered", "coefs", "statistic", "df", "p", "found", "false", "kilobytes", "loglik", "gain",
+    "seconds", "commit", "date", "cpu", "cores", "python",
 )
 # fmt: on
 KEY = ("part", "table", "way", "seed")
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
                     warnings.simplefilter("ignore")
                     for told in PARTS[part][1](table, seed):
                         lines.append({"part": part, "table": table, "seed": seed} | told | facts())
-                        print({name: lines[-1].get(name) for name in COLUMNS[:19]}, flush=True)
+                        print({name: lines[-1].get(name) for name in COLUMNS[:21]}, flush=True)
                 records.write(out, lines, COLUMNS)
     page = chosen.out / "sites.md"
     page.write_text(markdown(lines))
@@ -133,14 +133,14 @@ def heldout(fit: poplin.PLN, data: Drawn) -> NDArray[np.float64]:
 
 
 def alone(counts: NDArray[Any], seed: int, rank: int = RANK) -> poplin.PLN:
-    """A site by itself."""
-    return poplin.PLN(rank=rank, random_state=seed).fit(counts, standard_errors=False)
+    """A site by itself, as `poplin site` fits it."""
+    return poplin.PLN(rank=rank, random_state=seed, tol=0.1).fit(counts, standard_errors=False)
 
 
 def plan_of(common: str = "axes", remainder: int = 0) -> poplin.SitePlan:
     """The sites' plan; no code is too rare here."""
-    codes = tuple(f"Y{j + 1}" for j in range(CODES))
-    return poplin.SitePlan(codes, RANK, min_patients=1, common=common, remainder=remainder)
+    codes, nobody = tuple(f"Y{j + 1}" for j in range(CODES)), {"patients_a_number": 0, "most_share": 1.0}
+    return poplin.SitePlan(codes, RANK, min_patients=1, common=common, remainder=remainder, **nobody)
 
 
 def designs(table: str, seed: int) -> Iterator[Line]:
@@ -210,10 +210,11 @@ def of_joint(joint: poplin.CommonBasis, data: Drawn) -> Line:
     truth = np.empty_like(data.scales)
     truth[:, order] = data.scales
     ends = (scales["lower"].to_numpy() <= truth.ravel()) & (truth.ravel() <= scales["upper"].to_numpy())
+    by_site = " ".join(map(str, ends.reshape(truth.shape).sum(axis=1)))
     return {
         "frobenius": errors(list(joint.covariance_.values()), data),
         **{"axes": angle(joint.basis_, data), "loglik": joint.loglik_, "gain": joint.gain_},
-        **{"scales_covered": int(ends.sum()), "scales": ends.size},
+        **{"scales_covered": int(ends.sum()), "scales": ends.size, "by_site": by_site},
         "coef_covered": int(((coef["lower"] <= 0) & (0 <= coef["upper"])).sum()),
         "coefs": len(coef),
     }
@@ -372,12 +373,13 @@ def of_design(title: str, lines: list[Line]) -> list[str]:
                 spread(axes, 1),
                 spread(held, 4),
                 share(those, "scales_covered", "scales"),
+                by_site(those),
                 share(those, "coef_covered", "coefs"),
             )
         )
     count = len({line["seed"] for line in lines})
     header = ("way", "Sigma_k, relative Frobenius", "axes, degrees", "held out at n = 300, nats a row less the joint",
-              "scales covered, %", "B covered, %")  # fmt: skip
+              "scales covered, %", "by site", "B covered, %")  # fmt: skip
     return [f"## {title}, {count} tables", report.table(header, rows)]
 
 
@@ -393,6 +395,12 @@ def share(lines: list[Line], hits: str, every: str) -> str:
     """Share of intervals that hold the truth, over tables."""
     shares = [100 * line[hits] / line[every] for line in lines if line[hits] is not None]
     return spread(shares, 1)
+
+
+def by_site(lines: list[Line]) -> str:
+    """Share of the intervals of scales that hold the truth, site by site, over the tables that say so."""
+    told = [[int(a) for a in str(line["by_site"]).split()] for line in lines if line.get("by_site")]
+    return " / ".join(f"{a:.1f}" for a in 100 * np.mean(told, axis=0) / RANK) if told else ""
 
 
 def of_tests(lines: list[Line]) -> list[str]:

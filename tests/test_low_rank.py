@@ -5,6 +5,7 @@ Start at `test_rarely_seen_columns_settle_where_a_long_fit_ends`. Its control va
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ import pytest
 import poplin
 from poplin._numerics import double_precision
 from poplin.estimators import placed_rows
+from poplin.rows.chains import Shares
 from poplin.updates import structure as structures
 from poplin.updates.low_rank import Borrowed, LowRank
-from poplin.updates.structure import AbstractStructure, Model
+from poplin.updates.structure import AbstractStructure, Model, Place
 from tests.instances import orthonormal, simulated
 from tests.tolerances import STANDARD_ERRORS
 
@@ -62,6 +64,52 @@ def test_counting_variances_of_sigma_are_those_of_columns_that_vary() -> None:
     assert np.all(np.abs(np.var(noise[:, :, 0], axis=1) / for_coef[0] - 1) < error)
     assert np.all(np.abs(np.var(sigma, axis=0) / for_sigma - 1)[off] < 2 * error)
     assert np.all(np.diagonal(for_sigma) > 0)
+
+
+SHAPE = (200, 4, 2, 2)  # rows, columns, axes, covariates
+
+
+@pytest.mark.parametrize("by_counts", [1e6, 30.0])
+@pytest.mark.parametrize("kind", ["loadings", "scales"])
+def test_errors_of_rows_and_of_counts_are_one_standard_error(kind: str, by_counts: float) -> None:
+    """W'W / N - I and the level of w, of which counts tell the half, move all columns' B and C together.
+
+    Counts tell each column by itself beside that. Squares of such errors are 1 on average, by simulation.
+    """
+    random, (n, p, q, d) = np.random.default_rng(5), SHAPE
+    size, half = 20_000, 0.5
+    x = np.column_stack([np.ones(n), random.normal(size=n)])
+    loadings, free = random.normal(size=(p, q)), kind == "loadings"
+    k = d + q if free else d
+    mixed = random.normal(size=(p, k, k))
+    hessian = by_counts * (mixed @ np.swapaxes(mixed, 1, 2) + np.eye(k))
+    axes = np.linalg.qr(random.normal(size=(q, q)))[0]
+    covariances = np.linalg.inv(hessian)
+    own = np.stack([random.multivariate_normal(np.zeros(k), v, size) for v in covariances], axis=2)
+    level = random.normal(size=(size, d, q)) @ axes.T / np.sqrt(half)
+    level = np.linalg.solve(np.linalg.cholesky(x.T @ x).T, level)
+    e = random.normal(size=(size, q, q))
+    e = (
+        axes @ (e + np.swapaxes(e, 1, 2)) @ axes.T / np.sqrt(2 * n * half)
+    )  # variances (1 + [k = l]) / (N / 2)
+    moved = own.copy()
+    moved[:, :d] += level @ loadings.T
+    with double_precision():
+        model = Model(jnp.zeros((d, p)), jnp.asarray(loadings))
+        told = (jnp.full(q, half), jnp.full((d, q), half), jnp.full((q, q), half), jnp.ones(()))
+        structure = LowRank() if free else Borrowed(jnp.eye(p)[:, :q])
+        average = structure.begin(model)._replace(hessian=jnp.asarray(hessian))
+        gram, known = jnp.asarray(x.T @ x), Shares(jnp.asarray(axes), *told)
+        at = Place(model, average, gram, jnp.asarray(float(n)), known, jnp.ones((d, p)))
+        second = jnp.zeros(q)
+        if free:
+            moved[:, d:] += 0.5 * e @ loadings.T
+            second = jnp.zeros((p, q))
+        still = (jnp.zeros((d, p)), second)
+        squares = jax.vmap(lambda m: structure.apart(at, (m[:d], m[d:].T if free else second), still))
+        found = np.asarray(squares(jnp.asarray(moved)))[:, :p]
+    error = found.std(axis=0) / np.sqrt(size)
+    assert np.all(np.abs(found.mean(axis=0) - 1) < STANDARD_ERRORS * error)
 
 
 @pytest.mark.parametrize("kind", ["rank", "basis"])

@@ -21,6 +21,7 @@ from tests import devices
 ROWS, COLUMNS = 61, 5
 BY_TWO, BY_FOUR = ("bound, rank, two starts", "ml"), ("bound", "ml, begun")
 STOPPED = "bound, full Gaussians"
+SOON = 120.0  # seconds: a minute without a sign of life, and as much again
 
 
 def shared(folder: Path, *names: str, processes: int) -> Any:
@@ -34,7 +35,7 @@ def shared(folder: Path, *names: str, processes: int) -> Any:
     return together
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two processes made fits, and went on with one that one process had begun."""
     folder = tmp_path_factory.mktemp("two")
@@ -77,13 +78,13 @@ def counts(tmp_path: Path) -> Path:
 
 
 def lost(counts: Path, victim: int, *words: str, by: int = signal.SIGKILL) -> list[int]:
-    """Kill one of two processes when the first checkpoint is there; the exit codes, within a minute of that."""
+    """Kill one of two processes when the first checkpoint is there; the exit codes, within two minutes of that."""
     begun = devices.started(command("--distributed", "--checkpoint-every", "1", *words), counts, processes=2)
     limit = time.monotonic() + devices.PATIENCE
     while not (counts / "out" / "checkpoint.npz").exists() and time.monotonic() < limit:
         time.sleep(0.01)
     begun[victim].send_signal(by)
-    codes = devices.ended([begun[1 - victim]], within=60.0)
+    codes = devices.ended([begun[1 - victim]], within=SOON)
     begun[victim].kill()
     return [*codes, begun[victim].wait()] if victim else [begun[victim].wait(), *codes]
 
@@ -100,7 +101,7 @@ def test_who_loses_a_process_ends_and_says_so_and_others_go_on(
     rank = ("--method", "variational", "--rank", "2")
     codes = lost(counts, victim, *rank)
     assert codes[victim] == -9
-    assert codes[1 - victim] not in (0, -9), "the other one went on, or hung for a minute"
+    assert codes[1 - victim] not in (0, -9), "the other one went on, or hung for two minutes"
     assert "lost another process: the fit ends unfinished" in devices.heard(counts, 1 - victim)
     assert "--resume" in devices.heard(counts, 1 - victim)
     # who is killed while it writes leaves what it wrote; whoever comes next takes that away
@@ -118,7 +119,7 @@ def test_who_loses_a_process_ends_and_says_so_and_others_go_on(
 
 def test_a_process_that_stands_still_is_taken_for_lost(counts: Path) -> None:
     codes = lost(counts, 1, by=signal.SIGSTOP)
-    assert codes[0] not in (0, -9), "the other one went on, or hung for a minute"
+    assert codes[0] not in (0, -9), "the other one went on, or hung for two minutes"
     assert "process 0 of 2 is gone, or has lost another process" in devices.heard(counts, 0)
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import minimize
+from scipy.sparse import csr_array
 from scipy.special import gammaln
 
 import poplin
@@ -437,6 +438,46 @@ def test_estimates_that_are_not_of_largest_likelihood_are_refused() -> None:
     fit = poplin.PLN(rank=1, method="variational").fit(counts, standard_errors=False)
     with pytest.raises(poplin.InputError, match="by method='variational'.*method='ml', or 'exact'"):
         fit.site_summary(plan, name="a")
+
+
+WITHHELD = {  # counts of 40 patients, what the plan says of few, why the code is withheld
+    "few patients": (np.arange(40) < 10, {"patients_a_number": 0}, "fewer than 11 patients have it"),
+    "few for each number": (
+        np.arange(40) < 11,
+        {},
+        "fewer than 12 patients have it, 3 for each of its 4 numbers",
+    ),
+    "one patient": (
+        np.where(np.arange(40) == 7, 40, 1),
+        {},
+        "one patient has more than 50 % of its counts",
+    ),
+}
+
+
+@pytest.mark.parametrize("held", [np.asarray, csr_array])
+@pytest.mark.parametrize("kind", WITHHELD)
+def test_a_code_behind_which_few_patients_are_is_withheld(kind: str, held: Any) -> None:
+    few, rule, why = WITHHELD[kind]
+    counts = np.column_stack([np.full(40, 2), few, np.arange(40) < 12]).astype(int)
+    plan = poplin.SitePlan(("a", "b", "c", "d"), 1, remainder=1, **rule)
+    assert plan.withheld(held(counts), ["a", "b", "c"], covariates=2) == {"b": why}
+    assert plan.withheld(held(counts), ["a", "elsewhere", "c"], covariates=2) == {}
+
+
+def test_a_site_sends_neither_such_codes_nor_a_fit_that_did_not_converge() -> None:
+    counts = two_sites()[0][:150]
+    plan = poplin.SitePlan(("Y1", "Y2", "Y3"), 1, min_patients=151)
+    fit = poplin.PLN(rank=1).fit(counts, standard_errors=False)
+    with pytest.raises(
+        poplin.InputError, match=r"no file tell of 'Y1', .*\(of 'Y1': fewer than 151 patients"
+    ):
+        fit.site_summary(plan, name="a")
+    begun = poplin.PLN(rank=1, max_iter=20)
+    with pytest.warns(poplin.ConvergenceWarning):
+        begun.fit(counts, standard_errors=False)
+    with pytest.raises(poplin.InputError, match=r"did not converge in \d+ iterations.*max_iter"):
+        begun.site_summary(replace(plan, min_patients=1), name="a")
 
 
 @pytest.mark.parametrize(

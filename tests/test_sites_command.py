@@ -66,7 +66,7 @@ class Journey(NamedTuple):
     table: pandas.DataFrame
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
     """Plan, fits, pool, refits, pool."""
     root = tmp_path_factory.mktemp("journey")
@@ -151,7 +151,7 @@ def test_a_code_of_few_patients_leaves_no_number(journey: Journey) -> None:
         assert '"few"' not in path.read_text()
         assert poplin.SiteSummary.load(path).codes == tuple(CODES[:-1])
         page = path.with_suffix(".html").read_text()
-        assert re.search(r"<dt>left out as rare</dt><dd>1, which fewer than 11 patients have: few\.", page)
+        assert re.search(r"<dt>withheld</dt><dd>1, [^:]*: few \(fewer than 11 patients have it\)\.", page)
 
 
 def test_the_page_shows_every_field_of_the_file(journey: Journey) -> None:
@@ -220,7 +220,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         point["covariates"], point["coef"] = ["Intercept", "age"], point["coef"] * 2
     (folder / "coded.json").write_text(json.dumps(told))
     (folder / "keep").mkdir()
-    Home("ucla", other, (), (), (), None).save(folder / "keep" / "site.json")
+    Home("ucla", other, {}, (), (), (0.1, "a")).save(folder / "keep" / "site.json")
     counts = np.random.default_rng(0).poisson(2.0, (40, 6))
     names = [f"row{i}" for i in range(40)]
     pandas.DataFrame(counts, index=pandas.Index(names), columns=pandas.Index(list("abcdef"))).to_csv(
@@ -309,18 +309,19 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
 }
 
 
+def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *words: str) -> int:
+    """Run `poplin ...` in a folder; gives the exit code."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["poplin", *words])
+    with pytest.raises(SystemExit) as ended:
+        poplin.cli.main()
+    return int(ended.value.code or 0)
+
+
 @pytest.fixture
 def ask(study: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Run `poplin ...` in the folder of the study; gives the exit code."""
-    monkeypatch.chdir(study)
-
-    def call(*words: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["poplin", *words])
-        with pytest.raises(SystemExit) as ended:
-            poplin.cli.main()
-        return int(ended.value.code or 0)
-
-    return call
+    """Run `poplin ...` in the folder of the study."""
+    return lambda *words: call(monkeypatch, study, *words)
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -347,3 +348,38 @@ def test_without_a_formula_the_joint_model_is_enough(ask: Callable[..., int], st
     assert there.loadings_ is not None
     basis = common_axes(study / "joint" / "joint.json").loc[list(table.columns)].to_numpy()
     np.testing.assert_allclose(found, there.transform(table) @ there.loadings_.T @ basis, atol=1e-6)
+
+
+def test_a_second_file_that_differs_is_written_only_again(
+    journey: Journey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same table and seed give the same file; without a patient it is another, which may replace it `--again`."""
+    folder = tmp_path / "mgh"
+    shutil.copytree(journey.hospitals["mgh"], folder)
+    sent = folder / "mgh" / "mgh.site.json"
+    words = ("--plan", "plan.json", "--name", "mgh", "--covariates", "facts.csv", "--out", "mgh")
+    before = {path: path.read_bytes() for path in (folder / "mgh").rglob("*") if path.is_file()}
+    assert call(monkeypatch, folder, "site", "counts.csv", *words) == 0
+    assert sent.read_bytes() == before[sent]
+    table = pandas.read_csv(folder / "counts.csv", index_col=0)
+    table.iloc[:-1].to_csv(folder / "fewer.csv")
+    kept = {path: path.read_bytes() for path in before}
+    capsys.readouterr()
+    assert call(monkeypatch, folder, "site", "fewer.csv", *words) == 2
+    assert "says something else" in " ".join(capsys.readouterr().err.split())
+    assert {path: path.read_bytes() for path in (folder / "mgh").rglob("*") if path.is_file()} == kept
+    assert call(monkeypatch, folder, "site", "fewer.csv", *words, "--again") == 0
+    assert sent.read_bytes() != before[sent]
+
+
+def test_a_fit_that_did_not_converge_stays(
+    journey: Journey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mgh"
+    shutil.copytree(journey.hospitals["mgh"], folder)
+    words = ("--plan", "plan.json", "--name", "mgh", "--covariates", "facts.csv", "--max-iter", "20")
+    assert call(monkeypatch, folder, "site", "counts.csv", *words, "--out", "short") == 3
+    told = " ".join(capsys.readouterr().err.split())
+    assert "Nothing is written that leaves" in told and "--max-iter" in told
+    assert {path.name for path in (folder / "short").iterdir()} == {"keep"}
+    assert not poplin.load(folder / "short" / "keep" / "model.npz").converged_

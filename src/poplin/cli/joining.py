@@ -25,7 +25,8 @@ from poplin._errors import InputError
 from poplin.job import Job
 
 ADDRESS, MANY, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
-HEARTBEAT = 20  # seconds without a sign of life after which a process is taken for lost
+# Seconds without a sign of life after which a process is taken for lost: a busy machine may stand still for 20.
+HEARTBEAT = 60
 PATIENCE = 60.0  # seconds that processes wait for each other at the beginning
 LATER = 60  # seconds by which JAX itself would wait longer
 LONG = 24 * 3600  # seconds that the others wait while the first process writes

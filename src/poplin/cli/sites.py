@@ -28,6 +28,7 @@ from poplin.cli.options import (
     RESULT,
     Covariates,
     Layer,
+    MaxIter,
     Out,
     Quiet,
     RowNames,
@@ -47,10 +48,16 @@ if TYPE_CHECKING:
     from poplin.sites.summaries import SiteSummary
 
 JOINT, SUMMARIES, FIT = "joint.json", "summaries", "model.npz"
+TOL = 0.1  # of a site's own fit: what others build on it takes its slope there for zero
 NAME = re.compile(r"\w[\w.-]{0,99}")  # of a site, which is part of files' names
 FIRST_OR_LATER = (
     "poplin site takes either a table, for the first round: COUNTS --plan plan.json --name SITE; or what was kept, for "
     "a later one: --refine joint.json --keep SITE/keep. {found}"
+)
+
+NOTHING_LEAVES = (
+    "Nothing is written that leaves, since a summary takes the estimates for those of largest likelihood; the fit is "
+    "in {keep}. Fit again with --max-iter, larger, or another --seed."
 )
 
 Codes = Annotated[
@@ -70,6 +77,25 @@ PlanOffset = Annotated[
     str | None,
     typer.Option(
         metavar="COLUMN", help="Added to the log rate: a covariate, or log(COLUMN).", rich_help_panel=MODEL
+    ),
+]
+PatientsANumber = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="A code is also left out that fewer patients have than N for each of its coefficients and loadings.",
+        rich_help_panel=MODEL,
+    ),
+]
+MostShare = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        metavar="S",
+        help="And one of which a single patient has more than this share of the counts.",
+        rich_help_panel=MODEL,
     ),
 ]
 MinPatients = Annotated[
@@ -108,6 +134,8 @@ def plan(
     formula: PlanFormula = None,
     offset: PlanOffset = None,
     min_patients: MinPatients = 11,
+    patients_a_number: PatientsANumber = 3,
+    most_share: MostShare = 0.5,
     common: Shared = "axes",
     remainder: Remainder = 0,
     share: Share = "",
@@ -120,7 +148,8 @@ def plan(
     check_file(out)
     shared = tuple(word.strip() for word in share.split(",") if word.strip())
     try:
-        made = SitePlan(_codes(codes), rank, formula, offset, min_patients, common, remainder, shared)
+        model = (rank, formula, offset, min_patients, common, remainder, shared)
+        made = SitePlan(_codes(codes), *model, patients_a_number, most_share)
     except InputError as error:
         raise InputError(f"{codes}: {error}") from error
     made.save(out)
@@ -162,6 +191,14 @@ Refine = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+Again = Annotated[
+    bool,
+    typer.Option(
+        "--again",
+        help="Replace a file that leaves by one that says something else: two tell more of the patients than one.",
+        rich_help_panel=RESULT,
+    ),
+]
 Keep = Annotated[
     Path | None,
     typer.Option(
@@ -182,6 +219,8 @@ def site(
     transpose: Transpose = False,
     layer: Layer = None,
     seed: Seed = 0,
+    max_iter: MaxIter = None,
+    again: Again = False,
     out: Out,
     quiet: Quiet = False,
 ) -> None:
@@ -192,11 +231,11 @@ def site(
     check_folder(out)
     if counts is not None and plan is not None and name is not None:
         inputs = jobs.Inputs(counts, covariates, row_names, layer=layer, transpose=transpose)
-        work = _first(inputs, plan, name, seed, out)
+        work = _first(inputs, plan, name, {"random_state": seed, "max_iter": max_iter}, out)
     else:
         assert refine is not None and keep is not None
-        work = _later(refine, keep)
-    raise typer.Exit(_carried_out(work, out, quiet=quiet))
+        work = _later(refine, keep, {} if max_iter is None else {"max_iter": max_iter})
+    raise typer.Exit(_carried_out(work, out, again=again, quiet=quiet))
 
 
 def _check_way(first: dict[str, Any], later: dict[str, Any], of_tables: dict[str, Any]) -> None:
@@ -221,7 +260,7 @@ class Work(NamedTuple):
     round: int
 
 
-def _first(inputs: jobs.Inputs, plan_file: Path, name: str, seed: int, out: Path) -> Work:
+def _first(inputs: jobs.Inputs, plan_file: Path, name: str, how: dict[str, Any], out: Path) -> Work:
     """A fit of the plan's codes under the site's own axes."""
     import poplin
 
@@ -230,10 +269,9 @@ def _first(inputs: jobs.Inputs, plan_file: Path, name: str, seed: int, out: Path
     if inputs.covariates is not None and made.formula is None and made.offset is None:
         raise InputError(f"{plan_file} has neither a formula nor an offset. Leave out --covariates.")
     inputs = inputs._replace(formula=made.formula, offset=made.offset)
-    settings = {"rank": made.rank + made.remainder, "shrinkage": 0, "random_state": seed}
+    settings = {"rank": made.rank + made.remainder, "shrinkage": 0, "tol": TOL} | how
     job = jobs.prepare(inputs, settings, out)
-    table, home = _told(job.table, made, name, inputs.counts)
-    _check_covariates(table, job, made)
+    table, home = _told(job.table, made, name, inputs.counts, _covariates(job, made))
 
     def fit(tell: Any) -> PLN:
         model = poplin.PLN(**job.settings, callback=tell)
@@ -242,25 +280,27 @@ def _first(inputs: jobs.Inputs, plan_file: Path, name: str, seed: int, out: Path
     return Work(fit, home, f"{name}.site", 1)
 
 
-def _told(table: CountTable, plan: SitePlan, name: str, source: Path) -> tuple[CountTable, Home]:
+def _told(
+    table: CountTable, plan: SitePlan, name: str, source: Path, covariates: int
+) -> tuple[CountTable, Home]:
     """The columns that the file may tell of, in the order of the plan, and those that are left out."""
     from poplin.report.sites import Home
 
     names = table.column_names
     if names is None:
         raise InputError(f"{source} names no columns; the plan's codes are found by name. Name them.")
-    rare = plan.rare(table.values, names)
-    left, known = set(plan.codes) - set(rare), set(plan.codes)
+    withheld = plan.withheld(table.values, names, covariates=covariates)
+    left, known = set(plan.codes) - set(withheld), set(plan.codes)
     kept = [code for code in plan.codes if code in left and code in set(names)]
     absent = tuple(code for code in plan.codes if code not in set(names))
     if len(kept) <= plan.rank + plan.remainder:
         raise InputError(
-            f"{source} has {len(kept)} of the plan's {len(plan.codes)} codes in {plan.min_patients} patients or more, "
-            f"and {plan.rank + plan.remainder} axes need more codes than axes. Look whether its columns are named as "
+            f"{source} has {len(kept)} of the plan's {len(plan.codes)} codes in patients enough, and "
+            f"{plan.rank + plan.remainder} axes need more codes than axes. Look whether its columns are named as "
             f"in the plan: it has {listed(names, 3)}, the plan {listed(plan.codes, 3)}."
         )
     foreign = tuple(code for code in names if code not in known)
-    return _columns(table, kept), Home(name, plan, tuple(rare), absent, foreign, None)
+    return _columns(table, kept), Home(name, plan, withheld, absent, foreign, (0.0, ""))
 
 
 def _columns(table: CountTable, names: Sequence[str]) -> CountTable:
@@ -275,18 +315,19 @@ def _columns(table: CountTable, names: Sequence[str]) -> CountTable:
     return table._replace(values=in_columns(table.values, order), column_names=tuple(names))
 
 
-def _check_covariates(table: CountTable, job: jobs.Job, plan: SitePlan) -> None:
-    """Coefficients of a column of the covariates that sets few patients apart would tell of these."""
+def _covariates(job: jobs.Job, plan: SitePlan) -> int:
+    """How many coefficients a code has; of a covariate that sets few patients apart they would tell of these."""
     from poplin.data.counts import as_counts
     from poplin.sites.summaries import check_covariates
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
-        counts = as_counts(table, offset=job.offset, data=job.data, formula=plan.formula)
+        counts = as_counts(job.table, offset=job.offset, data=job.data, formula=plan.formula)
     check_covariates(counts.x, counts.covariate_names, plan)
+    return len(counts.covariate_names)
 
 
-def _later(joint: Path, keep: Path) -> Work:
+def _later(joint: Path, keep: Path, how: dict[str, Any]) -> Work:
     """A fit given the axes of a joint model."""
     from poplin.estimators.common_basis import load_point
     from poplin.report.sites import Home
@@ -297,7 +338,7 @@ def _later(joint: Path, keep: Path) -> Work:
     first = _kept_fit(keep)
 
     def fit(tell: Any) -> PLN:
-        return point.refitted(first.set_params(callback=tell))
+        return point.refitted(first.set_params(callback=tell, **how))
 
     return Work(fit, home, f"{home.name}.round{number + 1}", number + 1)
 
@@ -331,8 +372,8 @@ def _check_name(name: str, where: str) -> None:
         raise InputError(f"{where}: the site is called {name!r}; wanted are letters, digits, '.', '-', '_'.")
 
 
-def _carried_out(work: Work, out: Path, *, quiet: bool) -> int:
-    """Fit, write, tell; the exit code."""
+def _carried_out(work: Work, out: Path, *, again: bool, quiet: bool) -> int:
+    """Fit, write, tell; the exit code. Of a fit that did not converge nothing is written that leaves."""
     from poplin._numerics import hurried
     from poplin.inference import summary
     from poplin.report import sites
@@ -343,31 +384,33 @@ def _carried_out(work: Work, out: Path, *, quiet: bool) -> int:
                 fit = work.fit(tell)
             if fit.interrupted_:
                 raise KeyboardInterrupt
+            home = work.home._replace(widest=sites.widest_share(fit))
+            if not fit.converged_:
+                with _mended(out):
+                    sites.write_kept(fit, home, out)
+                complain(f"{summary.verdict(fit)} {NOTHING_LEAVES.format(keep=out / 'keep')}")
+                return jobs.NOT_CONVERGED
             if not quiet:
                 mention("What leaves the site is computed ...")
             told = fit.site_summary(work.home.plan, name=work.home.name, round=work.round)
         except KeyboardInterrupt:
             complain(jobs.NOTHING)
             return jobs.INTERRUPTED
-        home = work.home._replace(widest=sites.widest_share(fit))
         with _mended(out):
-            paths = sites.write_site(told, fit, home, out, work.stem)
+            paths = sites.write_site(told, fit, home, out, work.stem, again=again)
     if not quiet:
         say("\n".join(_left_out(home)))
         say("\n".join(fit.counts_.notes), end=bool(fit.counts_.notes))
         say(f"Stays here: {out / 'keep'}. Look at {paths[1]}, which shows what leaves, line by line.")
         say(f"Send: {paths[0]}, sums and estimates of {told.rows} patients and {len(told.codes)} codes.")
-    if not fit.converged_:
-        complain(summary.verdict(fit))
-        return jobs.NOT_CONVERGED
     return jobs.DONE
 
 
 def _left_out(home: Home) -> Iterator[str]:
     """What the file does not tell of."""
-    few = f"Left out, as fewer than {home.plan.min_patients} patients have them"
+    for code, why in home.withheld.items():
+        yield f"Left out: {code}, as {why}."
     for words, names in (
-        (few, home.rare),
         ("In the plan and not in the table", home.absent),
         ("In the table and not in the plan, left out", home.foreign),
     ):

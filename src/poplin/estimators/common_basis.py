@@ -141,7 +141,7 @@ class SitePoint(NamedTuple):
                     "the table and the formula of the first round."
                 )
         if self.axes is not None:
-            settings = {"callback": fit.callback, "random_state": fit.random_state}
+            settings = {name: getattr(fit, name) for name in ("callback", "random_state", "max_iter")}
             return PLN(basis=self.axes, **settings)._fit_counts(fit.counts_)
         moved = copy.copy(fit)
         at = {"coef": self.coef, "loadings": self.loadings, "rows": None, "objective": None, "parts": None}

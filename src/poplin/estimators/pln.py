@@ -646,8 +646,8 @@ class PLN(AbstractStatistics, AbstractEstimator):
             The summary; `save` writes the file that leaves.
 
         Raises:
-            InputError: the fit does not follow the plan, is none by maximum likelihood, or has a code that too few
-                patients have.
+            InputError: the fit does not follow the plan, is none by maximum likelihood, did not converge, or has a code
+                that too few patients have.
         """
         check_site(self, plan)
         return summarised(self, str(name), plan.fingerprint, round=round)

@@ -19,12 +19,11 @@ import numpy as np
 from poplin._errors import InputError, said
 from poplin._numerics import double_precision
 from poplin.data.counts import Coding, as_new_rows
-from poplin.data.held import is_on_disk
 from poplin.data.tables import CountTable, listed
 from poplin.fitting.driver import Result
 from poplin.models.loadings import principal_axes
 from poplin.report import figures, files, html
-from poplin.sites.plan import SitePlan, read_json, write_json
+from poplin.sites.plan import SitePlan, behind, read_json, write_json
 from poplin.sites.summaries import SiteSummary
 from poplin.store import written_together
 
@@ -66,19 +65,26 @@ COMMON = {
 }
 
 
+SECOND = (
+    "{file} is there and says something else. What two files of a site differ by can tell of the few patients that "
+    "were added or left out. If it was not sent, or this is meant, give --again; else choose another --out."
+)
+
+
 class Home(NamedTuple):
     """What stays at a site beside the fit: its name, the plan, and what of the table is not told.
 
-    rare: codes that too few patients have; absent: codes of the plan that the table lacks; foreign: columns that the
-    plan does not have; widest: the largest share that one patient has of a code's counts, with the code.
+    withheld: codes that the file may not tell of, and why; absent: codes of the plan that the table lacks; foreign:
+    columns that the plan does not have; widest: the largest share that one patient has of a code's counts, with the
+    code.
     """
 
     name: str
     plan: SitePlan
-    rare: tuple[str, ...]
+    withheld: dict[str, str]
     absent: tuple[str, ...]
     foreign: tuple[str, ...]
-    widest: tuple[float, str] | None
+    widest: tuple[float, str]
 
     def save(self, path: Path) -> None:
         """Write it, to stay where it is."""
@@ -90,8 +96,7 @@ class Home(NamedTuple):
         found = read_json(folder / KEPT, "kept")
         try:
             found |= {"plan": SitePlan(**found["plan"])}
-            found |= {name: tuple(found[name]) for name in ("rare", "absent", "foreign")}
-            found["widest"] = None if found["widest"] is None else tuple(found["widest"])
+            found |= {name: tuple(found[name]) for name in ("absent", "foreign", "widest")}
             return cls(**found)
         except (TypeError, KeyError) as error:
             raise InputError(
@@ -99,35 +104,43 @@ class Home(NamedTuple):
             ) from error
 
 
-def widest_share(fit: PLN) -> tuple[float, str] | None:
-    """The largest share that one patient has of the counts of a code, and which; None of counts that stay on disk."""
-    y = fit.counts_.y
-    if is_on_disk(y):
-        return None
-    most = np.nanmax(y, axis=0) if isinstance(y, np.ndarray) else y.max(axis=0).toarray().ravel()
-    total = np.nansum(y, axis=0) if isinstance(y, np.ndarray) else np.asarray(y.sum(axis=0)).ravel()
-    share = most / np.maximum(total, 1)
+def widest_share(fit: PLN) -> tuple[float, str]:
+    """The largest share that one patient has of the counts of a code, and which."""
+    share = behind(fit.counts_.y)[1]
     j = int(np.argmax(share))
     return float(share[j]), fit.counts_.column_names[j]
 
 
-def write_site(summary: SiteSummary, fit: PLN, home: Home, out: Path, stem: str) -> list[Path]:
+def write_site(
+    summary: SiteSummary, fit: PLN, home: Home, out: Path, stem: str, *, again: bool = False
+) -> list[Path]:
     """Write what leaves (`stem`.json), the page that shows it, and what stays (keep/); estimates of a later round too.
 
-    All appear together, or none does. Returns the paths.
+    All appear together, or none does. Returns the paths. A file of that name that says something else may have been
+    sent: what two of them differ by can tell of the few patients who were added or left out, so it is replaced only
+    `again`; `InputError` else.
     """
-    kept = out / "keep"
-    kept.mkdir(parents=True, exist_ok=True)
     names = [f"{stem}.json", f"{stem}.html"]
-    with written_together(out) as draft, written_together(kept) as stays:
-        fit.save(stays / "model.npz")
-        home.save(stays / KEPT)
+    with written_together(out) as draft:
         summary.save(draft / names[0])
         text = (draft / names[0]).read_text(encoding="utf-8")
+        if not again and (out / names[0]).exists() and (out / names[0]).read_text(encoding="utf-8") != text:
+            raise InputError(SECOND.format(file=out / names[0]))
         (draft / names[1]).write_text(leaving_page(text, names[0], home), encoding="utf-8", newline="")
         if summary.round > 1:
             names += files.write_estimates(fit, draft)
-    return [*(out / name for name in names), kept / "model.npz", kept / KEPT]
+        kept = write_kept(fit, home, out)
+    return [*(out / name for name in names), *kept]
+
+
+def write_kept(fit: PLN, home: Home, out: Path) -> list[Path]:
+    """Write what stays at a site: the folder keep/ with its fit and what is not told."""
+    kept = out / "keep"
+    kept.mkdir(parents=True, exist_ok=True)
+    with written_together(kept) as stays:
+        fit.save(stays / "model.npz")
+        home.save(stays / KEPT)
+    return [kept / "model.npz", kept / KEPT]
 
 
 class Field(NamedTuple):
@@ -155,7 +168,7 @@ def leaving_page(text: str, file: str, home: Home) -> str:
         counted=sum(told.values()) - drawn,
         drawn=drawn,
         codes=len(found["codes"]),
-        percent=None if home.widest is None else f"{100 * home.widest[0]:.2g} %",
+        percent=f"{100 * home.widest[0]:.2g} %",
     )
 
 

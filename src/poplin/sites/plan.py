@@ -38,6 +38,9 @@ class SitePlan:
         offset: name of a covariate that is added to the log rate, or its log as "log(months)"; None: none.
         min_patients: a code that fewer patients of a site have leaves that site with no number. Take the rule of your
             data's owner: 11 is that of CMS and PCORnet.
+        patients_a_number: a code is also left out that fewer patients have than so many for each of its numbers, its
+            coefficients and loadings; 0: no such rule.
+        most_share: and one of which a single patient has more than this share of all counts; 1: no such rule.
         common: "axes" (each site its own scales), "subspace", "proportional" or "equal".
         remainder: r, axes that each site has for itself beside the common ones.
         share: covariates whose coefficients are the same at all sites.
@@ -57,6 +60,8 @@ class SitePlan:
     common: str = "axes"
     remainder: int = 0
     share: tuple[str, ...] = ()
+    patients_a_number: int = 3
+    most_share: float = 0.5
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "codes", tuple(map(str, self.codes)))
@@ -65,6 +70,12 @@ class SitePlan:
         check_model(len(self.codes), self.rank, self.common, self.remainder)
         if not isinstance(self.min_patients, int) or self.min_patients < 1:
             raise InputError(f"min_patients is {self.min_patients!r}; wanted is a whole number from 1.")
+        if not isinstance(self.patients_a_number, int) or self.patients_a_number < 0:
+            raise InputError(
+                f"patients_a_number is {self.patients_a_number!r}; wanted is a whole number from 0."
+            )
+        if not isinstance(self.most_share, int | float) or not 0 < self.most_share <= 1:
+            raise InputError(f"most_share is {self.most_share!r}; wanted is a share above 0, at most 1.")
 
     @property
     def fingerprint(self) -> str:
@@ -104,24 +115,43 @@ class SitePlan:
             raise InputError(f"{path} does not hold a whole plan. Ask the coordinator for it again.")
         return cls(**found)
 
-    def rare(self, counts: Any, names: Sequence[str]) -> list[str]:
-        """Codes of the plan that too few patients have.
+    def withheld(self, counts: Any, names: Sequence[str], *, covariates: int = 1) -> dict[str, str]:
+        """Codes of the plan that a site's file may not tell of, since few patients are behind their numbers.
 
         Args:
             counts: counts (n, p), dense, scipy.sparse or on disk; NaN is a missing count.
             names: of its columns.
+            covariates: d, coefficients a code, the intercept's included.
 
         Returns:
-            Their names, in the order of the table.
+            Why not, by code, in the order of the table.
         """
-        parts = (dense_rows(counts, part) for part in pieces(*counts.shape))
-        many = sum(np.count_nonzero(np.nan_to_num(part) > 0, axis=0) for part in parts)
-        wanted = set(self.codes)
-        return [
-            name
-            for name, n in zip(names, np.asarray(many), strict=True)
-            if name in wanted and n < self.min_patients
-        ]
+        patients, share = behind(counts)
+        numbers = covariates + self.rank + self.remainder
+        found: dict[str, str] = {}
+        for name, many, most in zip(names, patients, share, strict=True):
+            if name not in self.codes:
+                continue
+            if many < self.min_patients:
+                found[name] = f"fewer than {self.min_patients} patients have it"
+            elif many < self.patients_a_number * numbers:
+                least = self.patients_a_number * numbers
+                each = f"{self.patients_a_number} for each of its {numbers} numbers"
+                found[name] = f"fewer than {least} patients have it, {each}"
+            elif most > self.most_share:
+                found[name] = f"one patient has more than {100 * self.most_share:g} % of its counts"
+        return found
+
+
+def behind(counts: Any) -> tuple[np.ndarray, np.ndarray]:
+    """How many patients have each code (p,), and the largest share that one of them has of its counts (p,)."""
+    patients, most, total = np.zeros((3, counts.shape[1]))
+    for part in pieces(*counts.shape):
+        some = np.nan_to_num(dense_rows(counts, part))
+        patients += np.count_nonzero(some > 0, axis=0)
+        most = np.maximum(most, some.max(axis=0))
+        total += some.sum(axis=0)
+    return patients, most / np.maximum(total, 1)
 
 
 def check_model(codes: int, rank: Any, common: str, remainder: Any) -> None:

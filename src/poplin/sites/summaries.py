@@ -230,6 +230,10 @@ OTHER_METHOD = (
     "The fit is by method={method!r}. A summary takes the estimates for those of largest likelihood, where the slope "
     "is 0: fit with method='ml', or 'exact'."
 )
+NOT_CONVERGED = (
+    "The fit did not converge in {iterations} iterations. A summary takes the estimates for those of largest "
+    "likelihood: fit with a larger max_iter, or another random_state."
+)
 TOO_MANY = (
     "{size} free numbers of a site, and the information of at most {most} is formed whole. Pool fewer codes (the "
     "commonest), or fewer axes."
@@ -249,7 +253,7 @@ def check_covariates(x: np.ndarray, names: Sequence[str], plan: SitePlan) -> Non
 
 
 def check_site(fit: Any, plan: SitePlan) -> None:
-    """Raises `InputError` for a fit that does not follow the plan, is none by maximum likelihood, or has rare codes."""
+    """Raises `InputError` for a fit beside the plan, with codes that it withholds, or not at the largest likelihood."""
     counts, rank, method = fit.counts_, plan.rank + plan.remainder, recipes.checked(fit.get_params()).method
     if not isinstance(method, MaximumLikelihood | Exact):
         raise InputError(OTHER_METHOD.format(method=type(method).__name__.lower()))
@@ -262,12 +266,15 @@ def check_site(fit: Any, plan: SitePlan) -> None:
             f"The fit's rank is {fit.result_.rank()}; the plan asks for {rank}: PLN(rank={rank})."
         )
     check_covariates(counts.x, counts.covariate_names, plan)
-    rare = plan.rare(counts.y, names)
-    if rare:
+    withheld = plan.withheld(counts.y, names, covariates=len(counts.covariate_names))
+    if withheld:
+        name = next(iter(withheld))
         raise InputError(
-            f"Fewer than {plan.min_patients} patients have {listed(rare)}. Leave these columns out of the fit: "
-            "plan.rare(counts, names) lists them."
+            f"The plan lets no file tell of {listed(withheld)} (of {name!r}: {withheld[name]}). Leave these columns "
+            "out of the fit: plan.withheld(counts, names) lists them."
         )
+    if not fit.converged_:
+        raise InputError(NOT_CONVERGED.format(iterations=fit.n_iter_))
 
 
 def summarised(fit: Any, name: str, plan: str, *, round: int) -> SiteSummary:

@@ -21,6 +21,7 @@ from poplin.updates.structure import (
     AbstractStructure,
     Counting,
     Model,
+    Place,
     Transport,
     column_inverses,
     column_statistic,
@@ -155,7 +156,20 @@ class LowRank(AbstractStructure):
 
     def apart(self, at, one, other):
         moved = jnp.concatenate([one[0] - other[0], (one[1] - other[1]).T])
-        return moved_squares(self._told(at), moved)
+        return moved_squares(self._precision(at), moved)
+
+    def _precision(self, at):
+        """One over the squared standard errors of a column's (B_j, c_j), (p, k, k): neither part can be beaten.
+
+        Given w a column is known by its own counts. What columns move in common, the level of w and C (I + E / 2), is
+        known by the rows' w alone, E_kl to a variance (1 + [k = l]) / N, more as counts say less of these axes.
+        """
+        axes, root = at.known.axes, at.model.loadings @ at.known.axes
+        variance = 1 / (at.rows * jnp.maximum(at.known.second, FAINT))
+        each = jax.vmap(jnp.diag)(root**2 @ variance)
+        both = root[:, :, None] * root[:, None, :] * variance
+        by_rows = jax.vmap(block_diag)(_level_by_rows(at), 0.25 * axes @ (each + both) @ axes.T)
+        return column_inverses(column_inverses(self._curvature(at.average.hessian, at.model)) + by_rows)
 
     def _told(self, at):
         """The columns' Hessians as far as counts tell of w, and the priors'."""
@@ -186,6 +200,13 @@ class LowRank(AbstractStructure):
     def aligned(self, model, reference):
         left, _, right = jnp.linalg.svd(model.loadings.T @ reference.loadings)
         return Model(model.coef, model.loadings @ (left @ right))
+
+
+def _level_by_rows(at: Place) -> Array:
+    """What the rows' w leave of B_j (p, d, d): sum_k c_jk^2 (X'X)^-1, more along axes k that counts say little of."""
+    share = jnp.sqrt(jnp.maximum(at.known.covariates, FAINT)).T
+    along = jnp.linalg.inv(share[:, :, None] * at.gram * share[:, None, :])
+    return jnp.einsum("jk,kde->jde", (at.model.loadings @ at.known.axes) ** 2, along)
 
 
 def _gain(counts: Array, k: int) -> Array:
@@ -294,7 +315,9 @@ class Borrowed(AbstractStructure):
     def apart(self, at, one, other):
         told, there = self._told_of_scales(at)
         relative = (one[1] - other[1]) / jnp.where(there, jnp.sum(at.model.loadings**2, axis=0), 1.0)
-        return jnp.append(moved_squares(self._curvature(at), one[0] - other[0]), told * relative**2)
+        _, prior = level_prior(self.level, at.model.coef)
+        by_both = column_inverses(column_inverses(at.average.hessian + prior) + _level_by_rows(at))
+        return jnp.append(moved_squares(by_both, one[0] - other[0]), told * relative**2)
 
     def _told_of_scales(self, at):
         """What counts tell of log Lambda (q,), N / 2 in complete data; which of its variances there are."""
