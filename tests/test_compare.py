@@ -20,7 +20,7 @@ from tests.instances import TABLES
 TABLE = TABLES["weighted"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def side_by_side() -> Any:
     arguments = TABLE.arguments()
     return poplin.compare(

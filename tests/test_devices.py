@@ -31,7 +31,7 @@ DEVICES = 8
 STOPPED = ["bound", "bound, full Gaussians", "ml"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def eight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which one process with eight devices made all fits, and went on with those that one had begun."""
     folder = tmp_path_factory.mktemp("eight")

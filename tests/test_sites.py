@@ -5,8 +5,10 @@ Start at `STRUCTURES`, over which laws are checked; the oracle is the joint like
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -408,6 +410,52 @@ def test_a_summary_on_disk_is_the_summary(tmp_path: Any) -> None:
     told = (tmp_path / "mgh.json").read_text()
     (tmp_path / "mgh.json").write_text(told[: len(told) // 2])
     with pytest.raises(poplin.InputError, match=r"mgh\.json is not whole"):
+        SiteSummary.load(tmp_path / "mgh.json")
+
+
+DAMAGED: dict[str, Any] = {  # what a careless or malicious site may write, by field
+    "name": [3, None],
+    "plan": [3],
+    "codes": [[], ["a"] * CODES, ["a"], "abcdefg", 7],
+    "covariates": [[], ["Intercept", "Intercept"], None],
+    "rows": [0, -5, 2.5, "many", True],
+    "coef": [[], [[float("nan")] * CODES], [[float("inf")] * CODES], [[1e60] * CODES], "x"],
+    "loadings": [[[]], [[None] * AXES] * CODES, 3],
+    "root": [[0.0] * CODES, [-1.0] * CODES],
+    "score": [[], [1e60], {"a": 1}],
+    "information": [[], [1.0], "diag"],
+    "score_noise": [float("nan"), -1.0, None],
+    "loglik": [float("nan"), float("-inf"), "low", None],
+    "loglik_se": [float("inf"), -1.0],
+    "round": [0, 1.5, "1"],
+}
+
+
+@pytest.mark.parametrize("field", DAMAGED)
+def test_a_file_with_a_field_that_cannot_be_is_refused(field: str, tmp_path: Path) -> None:
+    random = np.random.default_rng(10)
+    loadings = random.normal(size=(CODES, AXES))
+    quadratic(random, "mgh", np.zeros((1, CODES)), loadings, np.arange(CODES), 50).save(tmp_path / "mgh.json")
+    told = json.loads((tmp_path / "mgh.json").read_text())
+    assert set(DAMAGED) == set(told) - {"format", "version", "kind"}
+    changes = [*DAMAGED[field], "gone"]
+    for value in changes:
+        changed = {name: a for name, a in told.items() if name != field or value != "gone"}
+        if value != "gone":
+            changed[field] = value
+        (tmp_path / "changed.json").write_text(json.dumps(changed))
+        with pytest.raises(poplin.InputError, match=r"changed\.json"):
+            SiteSummary.load(tmp_path / "changed.json")
+
+
+def test_an_information_below_zero_is_refused(tmp_path: Path) -> None:
+    random = np.random.default_rng(10)
+    loadings = random.normal(size=(CODES, AXES))
+    site = quadratic(random, "mgh", np.zeros((1, CODES)), loadings, np.arange(CODES), 50)
+    values, vectors = np.linalg.eigh(site.information)
+    values[0] = -0.01 * values[-1]
+    replace(site, information=(vectors * values) @ vectors.T).save(tmp_path / "mgh.json")
+    with pytest.raises(poplin.InputError, match=r"mgh\.json is damaged or was changed: .* below 0"):
         SiteSummary.load(tmp_path / "mgh.json")
 
 

@@ -35,7 +35,7 @@ def table(out: Path, plan: Plan = TOY) -> pandas.DataFrame:
     return pandas.read_csv(out / "table.csv").drop(columns=TIMES)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy study carried out at once, in this process."""
     out = tmp_path_factory.mktemp("whole")

@@ -36,7 +36,7 @@ ASKED = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of an environment that has the wheel, and the other libraries but those of the extras."""
     folder = tmp_path_factory.mktemp("wheel")

@@ -25,6 +25,7 @@ from poplin.store import written_whole
 FORMAT, VERSION = "poplin sites", 1
 COMMON = ("axes", "subspace", "proportional", "equal")
 MOST_NUMBERS = 6_000  # of a site, whose information is formed whole
+MOST_BYTES = 20 * MOST_NUMBERS**2 // 2  # of a file: that information, upper half, a number in at most 20
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,10 @@ def read_json(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     """What `write_json` wrote, less its head; `InputError` for a file that is none, or of another kind."""
     path = Path(path)
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise InputError(
+                f"{path} has {path.stat().st_size} bytes, more than any file of {FORMAT} ({MOST_BYTES})."
+            )
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error

@@ -35,6 +35,8 @@ from poplin.models.loadings import FreeLoadings, Outward, outward
 from poplin.sites.plan import MOST_NUMBERS, SitePlan, read_json, write_json
 from poplin.updates.structure import Model
 
+LARGEST = 1e50  # numbers of a file are smaller
+ROUNDED = 1e-3  # of an information in units of its diagonal, an eigenvalue may be so far below 0
 SIMULATED_ROWS = 50_000  # at least, of the information: the scores of rare codes have heavy tails
 SCORE_DRAWS = 400_000, 64, 1000  # over all rows, of the score: draws a set of a row, from and to
 
@@ -184,32 +186,59 @@ class SiteSummary:
 
 
 def _from_json(found: dict[str, Any]) -> SiteSummary:
-    """A summary whose numbers go together; ValueError else."""
+    """A summary whose numbers go together; ValueError else. Who wrote it may be careless, or mean harm."""
+    if not all(isinstance(found[name], list) for name in ("codes", "covariates")):
+        raise ValueError("codes or covariates are no list of names")
     names = {name: tuple(map(str, found.pop(name))) for name in ("codes", "covariates")}
     arrays = {name: np.array(found.pop(name), float) for name in ("coef", "loadings", "root", "score")}
     upper = np.array(found.pop("information"), float)
+    if arrays["loadings"].ndim != 2:
+        raise ValueError("loadings are no matrix")
     (d, p), q = (len(names["covariates"]), len(names["codes"])), arrays["loadings"].shape[-1]
     size = d * p + p * q - q * (q - 1) // 2
     wanted = {"coef": (d, p), "loadings": (p, q), "root": (p,), "score": (size,)}
     for name, shape in wanted.items():
-        if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
+        if arrays[name].shape != shape or not _are_numbers(arrays[name]):
             raise ValueError(
                 f"{name} has the shape {arrays[name].shape} or holds no numbers, wanted is {shape}"
             )
-    if upper.shape != (size * (size + 1) // 2,) or not np.isfinite(upper).all():
+    if size > MOST_NUMBERS or upper.shape != (size * (size + 1) // 2,) or not _are_numbers(upper):
         raise ValueError(f"information has {upper.size} numbers, wanted are {size * (size + 1) // 2}")
     whole = np.zeros((size, size))
     whole[np.triu_indices(size)] = upper
     information = whole + np.triu(whole, 1).T
+    if not _is_positive(information):
+        raise ValueError("information is that of no estimates: along some direction it is below 0")
     rest: dict[str, Any] = {**names, **arrays, **found}
     made = SiteSummary(information=information, **rest)
-    kinds = {"name": str, "plan": str, "rows": int, "round": int, "loglik": float, "loglik_se": float}
+    kinds = {"name": str, "plan": str, "rows": int, "round": int}
+    kinds |= {name: float for name in ("score_noise", "loglik", "loglik_se")}
     for name, kind in kinds.items():
-        if not isinstance(getattr(made, name), kind):
-            raise ValueError(f"{name} is {getattr(made, name)!r}")
-    if made.rows < 1 or (arrays["root"] <= 0).any():
-        raise ValueError("rows or rates below 0")
+        value = getattr(made, name)
+        if type(value) is not kind or (kind is not str and not _are_numbers(np.array(value))):
+            raise ValueError(f"{name} is {value!r}")
+    if made.rows < 1 or made.round < 1 or (arrays["root"] <= 0).any():
+        raise ValueError("rows, rounds or rates below 0")
+    if min(made.score_noise, made.loglik_se) < 0 or min(map(len, map(set, names.values()))) < 1:
+        raise ValueError("errors below 0, or no codes")
+    if any(len(set(each)) < len(each) for each in names.values()):
+        raise ValueError("two codes, or two covariates, of one name")
     return made
+
+
+def _are_numbers(values: np.ndarray) -> bool:
+    """Finite, and not so large that their products are not."""
+    return bool((np.abs(values) < LARGEST).all())
+
+
+def _is_positive(information: np.ndarray) -> bool:
+    """Whether it is a covariance, but for the digits that it is written with."""
+    scale = np.sqrt(np.maximum(np.diag(information), 1e-300))
+    try:
+        np.linalg.cholesky(information / scale / scale[:, None] + ROUNDED * np.eye(len(scale)))
+    except np.linalg.LinAlgError:
+        return False
+    return bool((np.diag(information) >= 0).all())
 
 
 def rounded(numbers: Any, digits: int) -> np.ndarray:
