@@ -24,6 +24,8 @@ from poplin.laws import (
     ZeroInflated,
     at_rows,
 )
+from poplin.updates.own import left_of, nothing_known, own_apart
+from poplin.updates.structure import FAINT, LOADING_SD
 
 SIZE, LOGIT = np.log([0.7, 2.0, 30.0]), np.array([-2.0, 0.0, 1.5])
 COUNTS, HALVES = np.arange(400.0), (0.0, 0.5)
@@ -226,6 +228,18 @@ def test_limits() -> None:
         slope = few.scores(eta + 0 * y, y).log_size
         np.testing.assert_allclose(slope, -leading, atol=1e-12 + 1e3 * np.exp(-2 * log_size))
     np.testing.assert_allclose(ZeroInflated(POISSON, jnp.asarray(-40.0)).log_prob(eta, y), plain, atol=1e-12)
+
+
+@pytest.mark.parametrize("least", [0.0, 1e-9, 0.2])
+def test_of_parameters_that_counts_leave_nothing_of_a_floor_is_taken(least: float) -> None:
+    """Else steps have no length as gamma falls to nothing, and no distance is one to the stopping rule."""
+    law = NegativeBinomial(jnp.zeros((1, 3)))
+    nothing = nothing_known(law, 3)
+    known = eqx.tree_at(lambda a: a.square.log_size, nothing, 400.0 * jnp.ones((3, 1, 1)))
+    left = left_of(known, scales=True, least=least).log_size.curvature[:, 0, 0]
+    np.testing.assert_allclose(left, 400 * max(least, FAINT) + 1 / LOADING_SD**2, rtol=1e-6)
+    moved = own_apart(known, law, NegativeBinomial(jnp.ones((1, 3))), scales=True)
+    np.testing.assert_allclose(moved, 400 * FAINT + 1 / LOADING_SD**2, rtol=1e-6)
 
 
 def test_parameters_of_rows_and_columns() -> None:

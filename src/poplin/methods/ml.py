@@ -35,7 +35,7 @@ from poplin.updates.own import (
     penalised,
     scaled_scores,
 )
-from poplin.updates.structure import FAINT, AbstractStructure, Model, Place, Transport
+from poplin.updates.structure import AbstractStructure, Model, Place, Transport
 
 SEGMENTS = 8  # means of equally many iterations that are kept apart
 LENGTH = 8  # iterations of a segment while gamma is constant
@@ -323,8 +323,7 @@ class StochasticApproximation(AbstractMethod):
         )
         scales = self.structure.scales()
         newest = jnp.where(self._apart(state), jnp.minimum(AGREED, 1 - (1 - gamma) ** LENGTH), 0.0)
-        least = jnp.maximum(FAINT, 0.5 * gamma)
-        how = {"gamma": gamma, "first": first, "scales": scales, "weight": newest, "least": least}
+        how = {"gamma": gamma, "first": first, "scales": scales, "weight": newest, "least": 0.5 * gamma}
         law, told, along = followed(state.law, state.told, own, **how)
         if scales and jax.tree.leaves(law):
             model, average = self.structure.rescaled(model, average, total, along)

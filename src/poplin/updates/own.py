@@ -127,10 +127,10 @@ class Left(NamedTuple):
     carried: Array
 
 
-def left_of(known: Information, *, scales: bool, least: Scalar | float = FAINT) -> AbstractLaw:
+def left_of(known: Information, *, scales: bool, least: Scalar | float = 0.0) -> AbstractLaw:
     """A `Left` in the place of each parameter, prior included; where `scales` are free, as these follow.
 
-    `least`: the share of complete data's information that counts are taken to leave at least.
+    `least`: the share of complete data's information that counts are taken to leave at least, never below `FAINT`.
 
     A size and a variance of Z, or a probability of zeros and that variance, say nearly the same of a column: with the
     scale carried along, theta_j moves by the inverse of H - h h' / s, not by that of H, which would take steps that the
@@ -139,7 +139,7 @@ def left_of(known: Information, *, scales: bool, least: Scalar | float = FAINT) 
 
     def of(square: Array, common: Array, beside: Array) -> Left:
         whole = jnp.trace(square, axis1=1, axis2=2)
-        share = jnp.clip(common / (whole + 1e-300), least, 1.0)
+        share = jnp.clip(common / (whole + 1e-300), jnp.maximum(least, FAINT), 1.0)
         curvature = share[:, None, None] * square + jnp.eye(square.shape[-1]) / LOADING_SD**2
         if not scales or beside.shape[1] != len(known.scale):
             return Left(curvature, jnp.zeros(curvature.shape[:2]))
@@ -162,7 +162,7 @@ def followed(
     first: Array,
     scales: bool,
     weight: Scalar | None = None,
-    least: Scalar | float = FAINT,
+    least: Scalar | float = 0.0,
 ) -> tuple[AbstractLaw, Information, Array]:
     """The law after one draw, the average of what is known, and the log scales of Z - XB (p,) that go along.
 
