@@ -418,8 +418,15 @@ DAMAGED: dict[str, Any] = {  # what a careless or malicious site may write, by f
     "plan": [3],
     "codes": [[], ["a"] * CODES, ["a"], "abcdefg", 7],
     "covariates": [[], ["Intercept", "Intercept"], None],
-    "rows": [0, -5, 2.5, "many", True],
-    "coef": [[], [[float("nan")] * CODES], [[float("inf")] * CODES], [[1e60] * CODES], "x"],
+    "rows": [0, -5, 2.5, "many", True, 10**400],
+    "coef": [
+        [],
+        [[10**400] * CODES],
+        [[float("nan")] * CODES],
+        [[float("inf")] * CODES],
+        [[1e60] * CODES],
+        "x",
+    ],
     "loadings": [[[]], [[None] * AXES] * CODES, 3],
     "root": [[0.0] * CODES, [-1.0] * CODES],
     "score": [[], [1e60], {"a": 1}],
@@ -446,6 +453,34 @@ def test_a_file_with_a_field_that_cannot_be_is_refused(field: str, tmp_path: Pat
         (tmp_path / "changed.json").write_text(json.dumps(changed))
         with pytest.raises(poplin.InputError, match=r"changed\.json"):
             SiteSummary.load(tmp_path / "changed.json")
+
+
+PLANS: dict[str, Any] = {  # by field of a plan
+    "codes": [None, 3, "abc", [], ["a", "a", "b"], [1, 2, 3], True],
+    "rank": [0, 3, 1.5, "1", None, True],
+    "formula": [3, []],
+    "offset": [3, {}],
+    "min_patients": [0, 2.5, "11", None],
+    "common": ["other", None, 3],
+    "remainder": [-1, 2, None],
+    "share": [None, 3, "age", [1]],
+    "patients_a_number": [-1, 0.5, None],
+    "most_share": [0, -1, 1.5, float("nan"), "half", None],
+}
+
+
+@pytest.mark.parametrize("field", PLANS)
+def test_a_plan_with_a_field_that_cannot_be_is_refused(field: str, tmp_path: Path) -> None:
+    poplin.SitePlan(("a", "b", "c"), 1).save(tmp_path / "plan.json")
+    told = json.loads((tmp_path / "plan.json").read_text())
+    assert set(PLANS) == set(told) - {"format", "version", "kind"}
+    for value in [*PLANS[field], "gone"]:
+        changed = {name: a for name, a in told.items() if name != field}
+        (tmp_path / "changed.json").write_text(
+            json.dumps(changed if value == "gone" else {**told, field: value})
+        )
+        with pytest.raises(poplin.InputError):
+            poplin.SitePlan.load(tmp_path / "changed.json")
 
 
 def test_an_information_below_zero_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import operator
 import re
 import shlex
 import sys
@@ -354,17 +355,15 @@ def _kept_fit(keep: Path) -> PLN:
 
 def _check_joint(joint: Path, plan: SitePlan) -> int:
     """Rounds of a joint model that follows the plan."""
-    from poplin.sites.plan import read_json
+    from poplin.sites.plan import opened
 
-    found = read_json(joint, "joint")
-    if found.get("plan") != plan.fingerprint:
-        raise InputError(
-            f"{joint} follows another plan than what was kept here. Ask for the joint.json of this study, or fit the "
-            "first round again by its plan.json."
-        )
-    if not isinstance(found.get("rounds"), int):
-        raise InputError(f"{joint} is damaged or was changed: it has no rounds. Ask for it again.")
-    return found["rounds"]
+    with opened(joint, "joint", "Ask for it again.") as found:
+        if found["plan"] != plan.fingerprint:
+            raise InputError(
+                f"{joint} follows another plan than what was kept here. Ask for the joint.json of this study, or fit "
+                "the first round again by its plan.json."
+            )
+        return operator.index(found["rounds"])
 
 
 def _check_name(name: str, where: str) -> None:
@@ -547,14 +546,11 @@ def _begun(files: Sequence[Path], plan_file: Path, free: Mapping[str, list[str]]
 def _gone_on(files: Sequence[Path], folder: Path, free: Mapping[str, list[str]]) -> Any:
     """The joint model one step on."""
     import poplin
-    from poplin.sites.plan import read_json
+    from poplin.sites.plan import opened
 
     joint = folder / JOINT
-    found = read_json(joint, "joint")
-    try:
+    with opened(joint, "joint", "Pool again.") as found:
         names = [str(point["site"]) for point in found["points"]]
-    except (TypeError, KeyError) as error:
-        raise InputError(f"{joint} is damaged or was changed: {said(error)}. Pool again.") from error
     for name in names:
         _check_name(name, str(joint))
     before = [poplin.SiteSummary.load(folder / SUMMARIES / f"{name}.json") for name in names]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
-from poplin._errors import ConvergenceWarning, InputError, said
+from poplin._errors import ConvergenceWarning, InputError
 from poplin._numerics import double_precision
 from poplin.data.counts import Counts, as_counts, some_rows
 from poplin.data.tables import listed
@@ -24,7 +24,7 @@ from poplin.estimators.pln import PLN
 from poplin.inference import intervals
 from poplin.models.loadings import principal_axes
 from poplin.sites import fitting_in, pooling, structures
-from poplin.sites.plan import check_model, read_json, write_json
+from poplin.sites.plan import check_model, numbers, opened, write_json
 from poplin.sites.pooling import Pooled, Reduced
 from poplin.sites.structures import Common
 from poplin.sites.summaries import SiteSummary, all_codes, free_rows, summarised, together
@@ -52,19 +52,16 @@ def load_point(path: Any, site: str) -> SitePoint:
     Raises:
         InputError: the file is damaged, or has no such site.
     """
-    found = read_json(path, "joint")
-    try:
+    with opened(path, "joint", "Ask for it again.") as found:
         points = {point["site"]: point for point in found["points"]}
         if site not in points:
             raise InputError(f"{path} has no site {site!r}; it has {listed(points)}.")
         told = points[site]
-        arrays = {name: np.array(told[name], float) for name in ("coef", "loadings")}
-        axes = None if told["axes"] is None else np.array(told["axes"], float)
-        return SitePoint(site, tuple(told["codes"]), tuple(told["covariates"]), **arrays, axes=axes)
-    except (TypeError, ValueError, KeyError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is damaged or was changed: {said(error)}. Ask for it again.") from error
+        codes, covariates = (tuple(map(str, told[name])) for name in ("codes", "covariates"))
+        coef = numbers(told["coef"], (len(covariates), len(codes)))
+        loadings = numbers(told["loadings"], (len(codes), None))
+        axes = None if told["axes"] is None else numbers(told["axes"], (len(codes), None))
+        return SitePoint(site, codes, covariates, coef, loadings, axes)
 
 
 class Joint(NamedTuple):
@@ -458,16 +455,15 @@ class CommonBasis(AbstractEstimator):
         Raises:
             InputError: the file is damaged, or the summaries are of others.
         """
-        found = read_json(path, "joint")
-        try:
+        with opened(path, "joint", "Pool again.") as found:
             made = cls(**found["settings"])
-            rounds, codes = int(found["rounds"]), tuple(found["codes"])
+            rounds, codes = int(found["rounds"]), tuple(map(str, found["codes"]))
             here, before = (_point(found[name], len(codes)) for name in ("here", "from"))
-        except (TypeError, ValueError, KeyError) as error:
-            raise InputError(f"{path} is damaged or was changed: {said(error)}. Pool again.") from error
-        given = together(summaries, made.share)
-        if [site.name for site in given] != [point["site"] for point in found["points"]]:
-            raise InputError(f"{path} is of other sites than these {listed(site.name for site in given)}.")
+            given = together(summaries, made.share)
+            if [site.name for site in given] != [point["site"] for point in found["points"]]:
+                raise InputError(
+                    f"{path} is of other sites than these {listed(site.name for site in given)}."
+                )
         with double_precision():
             sites = tuple(pooling.reduced(site, codes, made.share) for site in given)
             pooled = pooling.at_point(structures.named(made.common, len(sites)), sites, here)
@@ -658,7 +654,8 @@ class CommonBasis(AbstractEstimator):
 
 def _point(told: Sequence[Any], codes: int) -> Common:
     """A point as it was saved; of what is empty a file does not keep the shape."""
-    basis, scale, own, coef, free, free_at = (np.array(a, float) for a in told)
+    basis, own = numbers(told[0], (codes, None)), numbers(told[2], (None, codes, None))
+    scale, coef, free, free_at = (np.array(told[k], float) for k in (1, 3, 4, 5))
     free = free.reshape(-1, basis.shape[1] + own.shape[2])
     return Common(basis, scale, own, coef.reshape(-1, codes), free, free_at.reshape(-1, 2).astype(int))
 

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from poplin._errors import InputError, said
+from poplin._errors import InputError
 from poplin._numerics import double_precision
 from poplin.data.counts import Coding, as_new_rows
 from poplin.data.tables import CountTable, listed
 from poplin.fitting.driver import Result
 from poplin.models.loadings import principal_axes
 from poplin.report import figures, files, html
-from poplin.sites.plan import SitePlan, behind, read_json, write_json
+from poplin.sites.plan import SitePlan, behind, numbers, opened, write_json
 from poplin.sites.summaries import SiteSummary
 from poplin.store import written_together
 
@@ -93,15 +93,10 @@ class Home(NamedTuple):
     @classmethod
     def load(cls, folder: Path) -> Home:
         """Read it from the folder that stayed at the site; `InputError` where that is none."""
-        found = read_json(folder / KEPT, "kept")
-        try:
+        with opened(folder / KEPT, "kept", "Fit the site again.") as found:
             found |= {"plan": SitePlan(**found["plan"])}
             found |= {name: tuple(found[name]) for name in ("absent", "foreign", "widest")}
             return cls(**found)
-        except (TypeError, KeyError) as error:
-            raise InputError(
-                f"{folder / KEPT} is damaged or was changed: {said(error)}. Fit the site again."
-            ) from error
 
 
 def widest_share(fit: PLN) -> tuple[float, str]:
@@ -371,11 +366,8 @@ def scale_chart(sites: Sequence[str], scales: pandas.DataFrame, title: str) -> f
 
 def common_axes(joint: Path) -> pandas.DataFrame:
     """V of a joint model that was saved, under its codes; `InputError` for a file that is damaged."""
-    found = read_json(joint, "joint")
-    try:
-        return _on_axes(np.array(found["here"][0], float), found["codes"], "code")
-    except (TypeError, ValueError, LookupError) as error:
-        raise InputError(f"{joint} is damaged or was changed: {said(error)}. Ask for it again.") from error
+    with opened(joint, "joint", "Ask for it again.") as found:
+        return _on_axes(numbers(found["here"][0], (len(found["codes"]), None)), found["codes"], "code")
 
 
 def positions(

@@ -6,25 +6,28 @@ fingerprint is in every file that follows it, so that files of other plans are r
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from poplin._errors import InputError
+from poplin._errors import InputError, said
 from poplin.data.checks import check_names
 from poplin.data.held import dense_rows, pieces
+from poplin.data.tables import listed
 from poplin.store import written_whole
 
 FORMAT, VERSION = "poplin sites", 1
 COMMON = ("axes", "subspace", "proportional", "equal")
 MOST_NUMBERS = 6_000  # of a site, whose information is formed whole
+LARGEST = 1e50  # numbers of a file are smaller
 MOST_BYTES = 20 * MOST_NUMBERS**2 // 2  # of a file: that information, upper half, a number in at most 20
 
 
@@ -110,11 +113,8 @@ class SitePlan:
         Raises:
             InputError: the file is damaged, or no plan.
         """
-        found = read_json(path, "plan")
-        known = {field.name for field in dataclasses.fields(cls)}
-        if set(found) != known:
-            raise InputError(f"{path} does not hold a whole plan. Ask the coordinator for it again.")
-        return cls(**found)
+        with opened(path, "plan", "Ask the coordinator for it again.") as found:
+            return _whole_plan(found)
 
     def withheld(self, counts: Any, names: Sequence[str], *, covariates: int = 1) -> dict[str, str]:
         """Codes of the plan that a site's file may not tell of, since few patients are behind their numbers.
@@ -128,20 +128,37 @@ class SitePlan:
             Why not, by code, in the order of the table.
         """
         patients, share = behind(counts)
-        numbers = covariates + self.rank + self.remainder
+        each, wanted = covariates + self.rank + self.remainder, set(self.codes)
+        least = self.patients_a_number * each
         found: dict[str, str] = {}
         for name, many, most in zip(names, patients, share, strict=True):
-            if name not in self.codes:
+            if name not in wanted:
                 continue
             if many < self.min_patients:
                 found[name] = f"fewer than {self.min_patients} patients have it"
-            elif many < self.patients_a_number * numbers:
-                least = self.patients_a_number * numbers
-                each = f"{self.patients_a_number} for each of its {numbers} numbers"
-                found[name] = f"fewer than {least} patients have it, {each}"
+            elif many < least:
+                rule = f"{self.patients_a_number} for each of its {each} numbers"
+                found[name] = f"fewer than {least} patients have it, {rule}"
             elif most > self.most_share:
                 found[name] = f"one patient has more than {100 * self.most_share:g} % of its counts"
         return found
+
+
+def _whole_plan(found: Mapping[str, Any]) -> SitePlan:
+    """A plan of all its fields, each of its kind; ValueError else."""
+    known = {field.name for field in dataclasses.fields(SitePlan)}
+    if set(found) != known:
+        raise ValueError(f"its fields are {listed(found)}, wanted are {listed(known, len(known))}")
+    lists, words = ("codes", "share"), ("formula", "offset")
+    if not all(isinstance(found[name], list | tuple) for name in lists):
+        raise ValueError("codes or share are no list of names")
+    if not all(isinstance(one, str) for name in lists for one in found[name]):
+        raise ValueError("a code or a covariate is no name")
+    if not all(found[name] is None or isinstance(found[name], str) for name in words):
+        raise ValueError("formula or offset are no words")
+    if any(isinstance(value, bool) for value in found.values()):
+        raise ValueError("a number is true or false")
+    return SitePlan(**found)
 
 
 def behind(counts: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -189,9 +206,33 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value)} cannot be written")
 
 
-def read_json(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
-    """What `write_json` wrote, less its head; `InputError` for a file that is none, or of another kind."""
-    path = Path(path)
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str], kind: str, mend: str) -> Iterator[dict[str, Any]]:
+    """What `write_json` wrote, less its head; `InputError` for a file that is none, or of another kind.
+
+    Files come from elsewhere, and whoever wrote one may be careless, or mean harm: what inside the block turns out not
+    to go together is told as a damaged file, with `mend`.
+    """
+    found = _read(Path(path), kind)
+    try:
+        yield found
+    except InputError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged or was changed: {said(error)}. {mend}") from error
+
+
+def numbers(values: Any, shape: Sequence[int | None]) -> np.ndarray:
+    """An array of this shape (None: any size) of finite numbers, whose products are finite too; ValueError else."""
+    found = np.array(values, float)
+    fits = found.ndim == len(shape) and all(w in (None, n) for n, w in zip(found.shape, shape, strict=True))
+    if not fits or not (np.abs(found) < LARGEST).all():
+        wanted = " x ".join("any" if size is None else str(size) for size in shape) or "one number"
+        raise ValueError(f"there are numbers of the shape {found.shape}, or none; wanted is {wanted}")
+    return found
+
+
+def _read(path: Path, kind: str) -> dict[str, Any]:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise InputError(

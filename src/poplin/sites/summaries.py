@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from poplin._errors import InputError, said
+from poplin._errors import InputError
 from poplin._numerics import double_precision
 from poplin.data.tables import listed
 from poplin.fitting import recipes
@@ -32,10 +32,9 @@ from poplin.inference.information import Groups, information
 from poplin.inference.intervals import positive_information
 from poplin.methods.options import Exact, MaximumLikelihood
 from poplin.models.loadings import FreeLoadings, Outward, outward
-from poplin.sites.plan import MOST_NUMBERS, SitePlan, read_json, write_json
+from poplin.sites.plan import MOST_NUMBERS, SitePlan, numbers, opened, write_json
 from poplin.updates.structure import Model
 
-LARGEST = 1e50  # numbers of a file are smaller
 ROUNDED = 1e-3  # of an information in units of its diagonal, an eigenvalue may be so far below 0
 SIMULATED_ROWS = 50_000  # at least, of the information: the scores of rare codes have heavy tails
 SCORE_DRAWS = 400_000, 64, 1000  # over all rows, of the score: draws a set of a row, from and to
@@ -170,13 +169,8 @@ class SiteSummary:
         Raises:
             InputError: the file is damaged, or its numbers do not go together.
         """
-        found = read_json(path, "summary")
-        try:
+        with opened(path, "summary", "Ask the site for it again.") as found:
             return _from_json(found)
-        except (TypeError, ValueError, KeyError) as error:
-            raise InputError(
-                f"{path} is damaged or was changed: {said(error)}. Ask the site for it again."
-            ) from error
 
     @cached_property
     def chart(self) -> Chart:
@@ -186,24 +180,19 @@ class SiteSummary:
 
 
 def _from_json(found: dict[str, Any]) -> SiteSummary:
-    """A summary whose numbers go together; ValueError else. Who wrote it may be careless, or mean harm."""
+    """A summary whose numbers go together; ValueError, or another error of Python, else."""
     if not all(isinstance(found[name], list) for name in ("codes", "covariates")):
         raise ValueError("codes or covariates are no list of names")
     names = {name: tuple(map(str, found.pop(name))) for name in ("codes", "covariates")}
-    arrays = {name: np.array(found.pop(name), float) for name in ("coef", "loadings", "root", "score")}
-    upper = np.array(found.pop("information"), float)
-    if arrays["loadings"].ndim != 2:
-        raise ValueError("loadings are no matrix")
-    (d, p), q = (len(names["covariates"]), len(names["codes"])), arrays["loadings"].shape[-1]
+    d, p = len(names["covariates"]), len(names["codes"])
+    arrays = {"coef": numbers(found.pop("coef"), (d, p)), "root": numbers(found.pop("root"), (p,))}
+    arrays["loadings"] = numbers(found.pop("loadings"), (p, None))
+    q = arrays["loadings"].shape[1]
     size = d * p + p * q - q * (q - 1) // 2
-    wanted = {"coef": (d, p), "loadings": (p, q), "root": (p,), "score": (size,)}
-    for name, shape in wanted.items():
-        if arrays[name].shape != shape or not _are_numbers(arrays[name]):
-            raise ValueError(
-                f"{name} has the shape {arrays[name].shape} or holds no numbers, wanted is {shape}"
-            )
-    if size > MOST_NUMBERS or upper.shape != (size * (size + 1) // 2,) or not _are_numbers(upper):
-        raise ValueError(f"information has {upper.size} numbers, wanted are {size * (size + 1) // 2}")
+    if not 1 <= q <= p or size > MOST_NUMBERS:
+        raise ValueError(f"there are {q} axes of {p} codes, and {size} free numbers, {MOST_NUMBERS} at most")
+    arrays["score"] = numbers(found.pop("score"), (size,))
+    upper = numbers(found.pop("information"), (size * (size + 1) // 2,))
     whole = np.zeros((size, size))
     whole[np.triu_indices(size)] = upper
     information = whole + np.triu(whole, 1).T
@@ -215,7 +204,7 @@ def _from_json(found: dict[str, Any]) -> SiteSummary:
     kinds |= {name: float for name in ("score_noise", "loglik", "loglik_se")}
     for name, kind in kinds.items():
         value = getattr(made, name)
-        if type(value) is not kind or (kind is not str and not _are_numbers(np.array(value))):
+        if type(value) is not kind or (kind is not str and numbers(value, ()) != value):
             raise ValueError(f"{name} is {value!r}")
     if made.rows < 1 or made.round < 1 or (arrays["root"] <= 0).any():
         raise ValueError("rows, rounds or rates below 0")
@@ -224,11 +213,6 @@ def _from_json(found: dict[str, Any]) -> SiteSummary:
     if any(len(set(each)) < len(each) for each in names.values()):
         raise ValueError("two codes, or two covariates, of one name")
     return made
-
-
-def _are_numbers(values: np.ndarray) -> bool:
-    """Finite, and not so large that their products are not."""
-    return bool((np.abs(values) < LARGEST).all())
 
 
 def _is_positive(information: np.ndarray) -> bool:
